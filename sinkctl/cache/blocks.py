@@ -1,0 +1,140 @@
+"""The KV cache of a stream that takes its tokens in blocks: exactly the token-by-token rule, many tokens a forward.
+
+After each token a layer keeps the first S tokens and the last W. A token's key and value never depend on later
+tokens, so a block of T tokens goes through the model at once: each query sees its window at true distances (the
+band), and the sinks at the distance the cache would give them, min(t, S+W) − j (the strip), under one softmax.
+Keys are carried un-rotated and rotated once, relative to the block, so no number depends on how far the stream is.
+
+Shapes: B batch (1), H query heads, G key/value heads, T tokens of the block, P past tokens, N sinks, D and E widths.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.policies import Keep
+from sinkctl.kernels import stream_attention
+from sinkctl.model.attention import AttentionCall, Handler
+from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.probe import LayerFacts
+
+
+@dataclass
+class _Layer:
+    """One layer's carried keys and values, un-rotated; `k` and `v` end at the last token seen."""
+
+    keep: Keep
+    rotation: Rotation | None
+    k: Tensor | None = None  # [B, G, P, D]: all tokens until the cache is full, then the last W
+    v: Tensor | None = None
+    sink_k: Tensor | None = None  # [B, G, N, D], once the cache is full
+    sink_v: Tensor | None = None
+    facing_k: Tensor | None = None  # the sinks turned so that an un-rotated query meets them at distance S+W−j
+
+
+class BlockCache(Handler):
+    """Carries every layer's state between blocks and answers the attention layers of an attached model."""
+
+    def __init__(self, layers: list[LayerFacts], keeps: list[Keep]):
+        self.seen = 0
+        self.implementations: dict[str, str] = {}
+        self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
+        self._index = {id(facts.module): index for index, facts in enumerate(layers)}
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def boundary(self) -> int | None:
+        """How many tokens fill the cache (S+W+1, the query counted); a block must not cross it. None without sinks."""
+        full = {keep.sinks + keep.window + 1 for keep in (layer.keep for layer in self._layers) if keep.sinks}
+        assert len(full) <= 1, "layers with sinks share one S and W"
+        return full.pop() if full else None
+
+    def split(self, tokens: int) -> list[int]:
+        """Cut a block so that no part crosses the boundary."""
+        before = (self.boundary or 0) - self.seen
+        return [before, tokens - before] if 0 < before < tokens else [tokens]
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Attention of one layer over its carried state and the block; moves the state on."""
+        index = self._index[id(call.module)]
+        layer = self._layers[index]
+        keep, past = layer.keep, 0 if layer.k is None else layer.k.shape[2]
+        tokens = call.q_BHTD.shape[2]
+        full = keep.sinks > 0 and self.seen >= keep.sinks + keep.window + 1
+        k, v = _append(layer.k, call.k_BGTD), _append(layer.v, call.v_BGTE)
+        strip = None
+        if full:
+            strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v)
+        table = self._table(layer.rotation, -past, tokens, k)
+        here = table and (table[0][past:], table[1][past:])
+        implementation, reason = stream_attention.select(call.q_BHTD, call.v_BGTE, softcap=call.softcap)
+        self.implementations[implementation.name] = reason
+        out = implementation(
+            rotate(call.q_BHTD, layer.rotation, here),
+            rotate(k, layer.rotation, table),
+            v,
+            scale=call.scale,
+            window=None if keep.sinks and not full else keep.window,
+            strip=strip,
+            sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap,
+        )
+        self._carry(layer, k, v, self.seen + tokens)
+        return out
+
+    def advance(self, tokens: int) -> None:
+        """Count a block that every layer has attended."""
+        self.seen += tokens
+
+    def state(self) -> dict[str, Tensor]:
+        """What continues the stream: [B, G, tokens, width] tensors by layer, un-rotated."""
+        named = {
+            f"{index}.{name}": getattr(layer, name)
+            for index, layer in enumerate(self._layers)
+            for name in ("k", "v", "sink_k", "sink_v")
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def restore(self, state: dict[str, Tensor], seen: int) -> None:
+        """Continue from `state`, `seen` tokens into a stream."""
+        self.seen = seen
+        for name, tensor in state.items():
+            index, part = name.split(".")
+            setattr(self._layers[int(index)], part, tensor)
+
+    def bytes_held(self) -> int:
+        """Size of the carried state."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+
+    def _carry(self, layer: _Layer, k: Tensor, v: Tensor, seen: int) -> None:
+        sinks, window = layer.keep
+        if sinks and seen < sinks + window + 1:
+            layer.k, layer.v = k, v
+            return
+        if sinks and layer.sink_k is None:
+            layer.sink_k, layer.sink_v = k[:, :, :sinks].clone(), v[:, :, :sinks].clone()
+        first = 0 if window is None else max(0, k.shape[2] - window)
+        layer.k, layer.v = (k[:, :, first:].clone(), v[:, :, first:].clone()) if first else (k, v)
+
+    def _facing(self, layer: _Layer) -> Tensor:
+        if layer.facing_k is None:
+            sinks, window = layer.keep
+            table = layer.rotation and layer.rotation.table(range(-sinks - window, -window), layer.sink_k)
+            layer.facing_k = rotate(layer.sink_k, layer.rotation, table)
+        return layer.facing_k
+
+    def _table(self, rotation: Rotation | None, first: int, end: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of `first … end−1`; blocks of one size ask for the same table again and again."""
+        if rotation is None:
+            return None
+        key = (id(rotation.inv_freq_n), first, end, like.device)
+        if key not in self._tables:
+            if len(self._tables) >= 16:
+                self._tables.clear()
+            self._tables[key] = rotation.table(range(first, end), like)
+        return self._tables[key]
+
+
+def _append(past: Tensor | None, new: Tensor) -> Tensor:
+    return new if past is None else torch.cat([past, new], dim=2)

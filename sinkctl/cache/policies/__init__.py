@@ -1,0 +1,15 @@
+"""Cache policies: one a file, one line here. Recipes, `--policy`, the JSON Schema and error messages read this union."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sinkctl.cache.policies.base import Bounded, Keep, Policy
+from sinkctl.cache.policies.dense import Dense
+from sinkctl.cache.policies.recompute import Recompute
+from sinkctl.cache.policies.sink_window import SinkWindow
+from sinkctl.cache.policies.window import SlidingWindow
+
+AnyPolicy = Annotated[SinkWindow | SlidingWindow | Dense | Recompute, Field(discriminator="kind")]
+
+__all__ = ["AnyPolicy", "Bounded", "Dense", "Keep", "Policy", "Recompute", "SinkWindow", "SlidingWindow"]

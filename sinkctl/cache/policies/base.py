@@ -1,0 +1,65 @@
+"""What every policy says of itself; a policy is a setting, its state lives in the cache."""
+
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Window = Annotated[int, Field(ge=1)] | Literal["auto"]
+WINDOW = "Recent tokens kept, the query itself not counted; auto fills the model's context."
+
+
+class Keep(NamedTuple):
+    """What one layer keeps after each token: the first `sinks`, and the last `window` (None: all)."""
+
+    sinks: int
+    window: int | None
+
+
+class Policy(BaseModel):
+    """Which keys and values stay in the cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return self.kind
+
+    def resolve(self, context: int | None) -> tuple["Policy", str]:
+        """Settle every `auto` for a model trained on `context` tokens; returns (policy, reason)."""
+        return self, "as given"
+
+
+class Bounded(Policy):
+    """A policy whose cache never holds more than `sinks + window` tokens."""
+
+    sinks: int = 0
+    window: Window = "auto"
+
+    @property
+    def label(self) -> str:
+        return f"{self.sinks}+{self.window}"
+
+    @property
+    def reach(self) -> int:
+        """The largest position in the cache: that of the query, once the cache is full."""
+        return self.sinks + self.window
+
+    def resolve(self, context: int | None) -> tuple["Bounded", str]:
+        """`auto`: W = context − S − 1, so that no position lies outside what the model was trained on."""
+        if self.window != "auto":
+            return self, "as given"
+        if context is None:
+            return self.model_copy(update={"window": 1024}), "the model names no context length; 1024 as published"
+        window = max(1, context - self.sinks - 1)
+        reason = f"context {context} − {self.sinks} sinks − the query itself"
+        return self.model_copy(update={"window": window}), reason
+
+    def keep(self, own_window: int | None) -> Keep:
+        """What a layer trained with `own_window` past keys (None: all) keeps.
+
+        A layer that the policy shortens gets the sinks; one trained on less stays as it was trained.
+        """
+        shortened = own_window is None or own_window > self.window
+        return Keep(self.sinks, self.window) if shortened else Keep(0, own_window)

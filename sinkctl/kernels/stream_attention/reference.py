@@ -1,0 +1,67 @@
+"""The specification of `stream_attention`, in plain torch.
+
+Shapes: B batch, H query heads, G key/value heads (H is a multiple of G), T queries, S band keys (S ≥ T),
+N strip keys, D query/key width, E value width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Strip(NamedTuple):
+    """Keys every query sees whatever its distance (the sinks), with the queries rotated to face them."""
+
+    q_BHTD: Tensor
+    k_BGND: Tensor
+    v_BGNE: Tensor
+
+
+def stream_attention(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSE: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    strip: Strip | None = None,
+    sink_logit_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Softmax over a causal band, an unmasked strip and a learned sink logit; returns out_BHTE.
+
+    Query i stands at key S−T+i and sees the keys from `window` before it up to itself (all of them if `window` is
+    None), every strip key, and the sink logit (which takes mass and gives no value):
+
+        out_i = Σ_j exp(f(scale·q_i·k_j)) v_j / (Σ_j exp(f(scale·q_i·k_j)) + exp(sink_logit)),  f(x) = softcap·tanh(x/softcap)
+
+    q and k are rotated already; the strip has a query of its own because its distances are capped
+    (Xiao et al. 2023, arXiv 2309.17453, §3.2). Softmax in float32, or float64 for float64 inputs.
+    """
+    queries, keys = q_BHTD.shape[2], k_BGSD.shape[2]
+    position_T1 = torch.arange(keys - queries, keys, device=q_BHTD.device)[:, None]
+    key_S = torch.arange(keys, device=q_BHTD.device)
+    visible_TS = key_S <= position_T1
+    if window is not None:
+        visible_TS &= key_S >= position_T1 - window
+    score = _scores(q_BHTD, k_BGSD, scale, softcap).masked_fill(~visible_TS, -torch.inf)
+    value = _per_query_head(v_BGSE, q_BHTD)
+    if strip is not None:
+        score = torch.cat([_scores(strip.q_BHTD, strip.k_BGND, scale, softcap), score], dim=-1)
+        value = torch.cat([_per_query_head(strip.v_BGNE, q_BHTD), value], dim=2)
+    if sink_logit_H is not None:
+        sink = sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)
+        score = torch.cat([score, sink], dim=-1)
+        value = torch.cat([value, torch.zeros_like(value[:, :, :1])], dim=2)
+    return (score.softmax(-1) @ value.to(score.dtype)).to(q_BHTD.dtype)
+
+
+def _scores(q_BHTD: Tensor, k_BGSD: Tensor, scale: float, softcap: float | None) -> Tensor:
+    precise = torch.promote_types(q_BHTD.dtype, torch.float32)
+    score_BHTS = (q_BHTD.to(precise) @ _per_query_head(k_BGSD, q_BHTD).to(precise).mT) * scale
+    return score_BHTS if softcap is None else softcap * torch.tanh(score_BHTS / softcap)
+
+
+def _per_query_head(x_BGSD: Tensor, q_BHTD: Tensor) -> Tensor:
+    return x_BGSD.repeat_interleave(q_BHTD.shape[1] // x_BGSD.shape[1], dim=1)

@@ -1,0 +1,108 @@
+"""`stream_attention` in tiles of queries, each against only the keys it can see, merged by log-sum-exp.
+
+Shapes as in `reference.py`, after the query heads of a key/value head are folded into one axis: A = B·G, R = H/G.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels.stream_attention.reference import Strip
+
+# Wide enough for the matrix product, narrow enough that a short window wastes little (measured: 96-192 alike).
+TILE = 128
+
+# (q_ARTD, k_ARSD, v_ARSE, mask_TS or None, scale, softcap) → (out_ARTE, lse_ART); the mask is added to the scores.
+Partial = Callable[..., tuple[Tensor, Tensor]]
+
+
+def matmul_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None):
+    """Attention and log-sum-exp by two matrix products: any device, dtype, width and softcap."""
+    precise = torch.promote_types(q.dtype, torch.float32)
+    score = (q @ k.mT).to(precise) * scale
+    if softcap is not None:
+        score = softcap * torch.tanh(score / softcap)
+    if mask is not None:
+        score = score + mask
+    lse = score.logsumexp(-1)
+    return (score - lse[..., None]).exp().to(v.dtype) @ v, lse
+
+
+def cpu_flash_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None):
+    """The same by torch's CPU flash operator (float32 and float64, equal widths, no softcap)."""
+    assert softcap is None
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+
+
+def tiled(
+    partial: Partial,
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSE: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    strip: Strip | None = None,
+    sink_logit_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """As `reference.stream_attention`, in memory of one tile of scores; in float32 on a CPU, where half is slower."""
+    asked = q_BHTD.dtype
+    if q_BHTD.device.type == "cpu" and asked in (torch.float16, torch.bfloat16):
+        q_BHTD, k_BGSD, v_BGSE = q_BHTD.float(), k_BGSD.float(), v_BGSE.float()
+        strip = strip and Strip(*(x.float() for x in strip))
+    B, H, T, _ = q_BHTD.shape
+    G, S = k_BGSD.shape[1:3]
+
+    def fold_queries(x: Tensor) -> Tensor:
+        return x.reshape(B * G, H // G, T, -1)
+
+    def fold_keys(x: Tensor) -> Tensor:  # a stride of 0 serves every query head of the group: nothing is copied
+        return x.reshape(B * G, 1, x.shape[2], -1).expand(-1, H // G, -1, -1)
+
+    q, k, v = fold_queries(q_BHTD), fold_keys(k_BGSD), fold_keys(v_BGSE)
+    reach = S if window is None else min(window, S)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    lse = q.new_empty(q.shape[:3], dtype=precise)
+    for start in range(0, T, TILE):
+        end = min(start + TILE, T)
+        first, here = max(0, S - T + start - reach), S - T + start
+        tile = slice(start, end)
+        if window is None and here > 0:  # all of the past is visible: no mask, and none of its size is built
+            past = partial(q[:, :, tile], k[:, :, :here], v[:, :, :here], None, scale, softcap)
+            first = here
+        mask = _band_mask(end - start, here - first, reach, precise, q.device)
+        keys = slice(first, S - T + end)
+        part = partial(q[:, :, tile], k[:, :, keys], v[:, :, keys], mask, scale, softcap)
+        out[:, :, tile], lse[:, :, tile] = part if window is not None or here == 0 else merge(*past, *part)
+    if strip is not None:
+        faced = partial(
+            fold_queries(strip.q_BHTD), fold_keys(strip.k_BGND), fold_keys(strip.v_BGNE), None, scale, softcap
+        )
+        out, lse = merge(out, lse, *faced)
+    out_BHTE, lse_BHT = out.reshape(B, H, T, -1), lse.reshape(B, H, T)
+    return (out_BHTE if sink_logit_H is None else discount(out_BHTE, lse_BHT, sink_logit_H)).to(asked)
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over the union of two disjoint key sets, from the attention and log-sum-exp over each."""
+    lse = torch.logaddexp(lse_a, lse_b)
+    share_a, share_b = (lse_a - lse).exp()[..., None], (lse_b - lse).exp()[..., None]
+    return (out_a * share_a + out_b * share_b).to(out_a.dtype), lse
+
+
+def discount(out_BHTE: Tensor, lse_BHT: Tensor, sink_logit_H: Tensor) -> Tensor:
+    """Give a learned sink logit its share of the softmax."""
+    kept_BHT = torch.sigmoid(lse_BHT - sink_logit_H.to(lse_BHT.dtype)[None, :, None])
+    return (out_BHTE * kept_BHT[..., None]).to(out_BHTE.dtype)
+
+
+@lru_cache(maxsize=64)  # inner tiles of a stream share one mask
+def _band_mask(rows: int, before: int, reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where query i sees key j, −inf elsewhere; the keys start `before` positions before the first query."""
+    distance = before + torch.arange(rows, device=device)[:, None] - torch.arange(before + rows, device=device)
+    hidden = (distance < 0) | (distance > reach)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)

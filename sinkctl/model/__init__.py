@@ -1,0 +1,1 @@
+"""Checkpoints: loading them, running them with their attention replaced, and finding how they use positions."""

@@ -1,0 +1,91 @@
+"""The one seam into transformers: an attention function and a mask function under our name, live inside `with`.
+
+A model run inside `attached` hands every attention layer's queries, keys and values to one handler and does the rest
+of its forward pass itself; on leaving, it is as it was.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+NAME = "sinkctl"
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention layer asks for; B batch, H query heads, G key/value heads, T tokens, D and E widths."""
+
+    module: nn.Module
+    q_BHTD: Tensor
+    k_BGTD: Tensor
+    v_BGTE: Tensor
+    mask: Tensor | None  # what `Handler.mask` returned for this layer's kind of mask
+    scale: float
+    softcap: float | None
+    sink_logit_H: Tensor | None
+
+
+class Handler:
+    """Answers every attention layer of an attached model."""
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Return out_BHTE."""
+        raise NotImplementedError
+
+    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
+        """Return the mask handed on to the layers; the default is a token that no handler reads, never T×T."""
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+_handler: ContextVar[Handler] = ContextVar("sinkctl_attention_handler")
+
+
+def _attention(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
+    call = AttentionCall(
+        module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux
+    )
+    return _handler.get().attend(call).transpose(1, 2), None
+
+
+def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_):
+    return _handler.get().mask(mask_function, device or torch.device("cpu"))
+
+
+@contextmanager
+def attached(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
+    """Route the attention of `model` (this instance only) to `handler`.
+
+    Both interfaces are registered: an attention function without a mask function would get no mask at all. The name
+    is registered for the whole process, but reaches only models whose config carries it, which is undone on leaving.
+    """
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    token = _handler.set(handler)
+    try:
+        for config in configs.values():
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+        _handler.reset(token)
+
+
+@torch.inference_mode()
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor, position_ids_BT: Tensor | None = None):
+    """Run the decoder, without its head, and return its output object; positions are 0 unless given.
+
+    Rotation by zero is the identity, so at position 0 queries and keys reach the handler un-rotated. The mask of ones
+    keeps transformers from reading the zero positions as one packed document a token.
+    """
+    positions = torch.zeros_like(ids_BT) if position_ids_BT is None else position_ids_BT
+    return model.base_model(
+        input_ids=ids_BT, position_ids=positions, attention_mask=torch.ones_like(ids_BT), use_cache=False
+    )

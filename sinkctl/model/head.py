@@ -1,0 +1,51 @@
+"""Next-token losses from decoder outputs, through the model's own head, a slice of tokens at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+# Logits alive at once (tokens × vocabulary): 256 MiB in float32.
+LOGITS = 1 << 26
+
+
+@torch.inference_mode()
+def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
+    """NLL of each target in nats, [B, T], computed in float32 (float64 for a float64 model).
+
+    The head runs as the checkpoint's own class runs it (logit scales, soft caps), on slices of the hidden states, so
+    that logits of the whole block never exist.
+    """
+    hidden_BTD = decoder_output.last_hidden_state
+    vocabulary = model.get_input_embeddings().num_embeddings
+    step = max(1, LOGITS // (vocabulary * len(ids_BT)))
+    losses = []
+    for start in range(0, hidden_BTD.shape[1], step):
+        part = slice(start, start + step)
+        with _answering(model.base_model, decoder_output, hidden_BTD[:, part]):
+            logits_BTV = model(input_ids=ids_BT[:, part], use_cache=False).logits
+        precise = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).flatten(0, 1)
+        target = target_BT[:, part].to(logits_BTV.device)
+        losses.append(cross_entropy(precise, target.flatten(), reduction="none").view_as(target))
+    return torch.cat(losses, dim=1)
+
+
+@contextmanager
+def _answering(decoder: torch.nn.Module, output: ModelOutput, hidden: Tensor) -> Iterator[None]:
+    """Make `decoder` answer with `hidden`, so that calling the whole model runs its head only."""
+    answer = copy(output)
+    answer.last_hidden_state = hidden
+    own = decoder.__dict__.get("forward")
+    decoder.forward = lambda *args, **kwargs: answer
+    try:
+        yield
+    finally:
+        if own is None:
+            del decoder.forward
+        else:
+            decoder.forward = own

@@ -1,0 +1,183 @@
+"""A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import compute_module_sizes
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sinkctl.errors import ModelError
+from sinkctl.model.probe import LayerFacts, probe
+from sinkctl.model.settings import ModelSettings
+
+DEMO = Path(__file__).parent / "demo"
+# Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
+HASHED_WHOLE = 256 << 20
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model ready to run, its tokenizer, and what was decided on the way."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    fingerprint: str  # commit of a Hub id, digest of a folder's files, or "in memory"
+    choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+    _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens the model was trained to see at once, as its config says."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The beginning-of-sequence token."""
+        own = None if self.tokenizer is None else self.tokenizer.bos_token_id
+        return self.model.config.get_text_config().bos_token_id if own is None else own
+
+    @cached_property
+    def uses_bos(self) -> bool:
+        """Whether the tokenizer puts a BOS token in front of a text."""
+        if self.tokenizer is None or self.bos_id is None:
+            return False
+        return self.tokenizer("a").input_ids[:1] == [self.bos_id]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def layers(self, reach: int) -> list[LayerFacts]:
+        """The attention layers, with positions 0 … `reach` explained by the position probe; ModelError where not."""
+        if reach not in self._probed:
+            self._probed[reach] = probe(self.model, reach)
+        return self._probed[reach]
+
+
+def load(settings: ModelSettings | str = "demo") -> LoadedModel:
+    """Load a causal language model and its tokenizer; ModelError says what is missing and what to do."""
+    settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
+    source = str(DEMO) if settings.name == "demo" else settings.name
+    if settings.name != "demo" and _looks_like_path(source):
+        _check_folder(Path(source), settings)
+    choices: dict[str, str] = {}
+    device = _device(settings.device, choices)
+    dtype = _dtype(settings.dtype, device, choices)
+    common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    with _explained(settings.name):
+        config = AutoConfig.from_pretrained(source, **common)
+        if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
+            raise ModelError(f"{settings.name} is an encoder-decoder ({config.model_type}); sinkctl streams decoders")
+        spread = settings.device == "auto" and device.type == "cuda" and _exceeds(config, dtype, device, choices)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            device_map="auto" if spread else {"": device},
+            use_safetensors=None if settings.allow_pickle else True,
+            **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
+            **common,
+        ).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    fingerprint = getattr(model.config, "_commit_hash", None) or folder_fingerprint(Path(source))
+    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the config, tokenizer and weight files of a folder (large files: size, both ends, 64 blocks)."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".bin", ".py"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if size <= HASHED_WHOLE:
+                digest.update(file.read())
+                continue
+            for block in range(65):
+                file.seek((size - (1 << 16)) * block // 64)
+                digest.update(file.read(1 << 16))
+    return digest.hexdigest()
+
+
+def _looks_like_path(name: str) -> bool:
+    return Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
+
+
+def _check_folder(folder: Path, settings: ModelSettings) -> None:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise ModelError(f"--model {folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder}: no config.json, so this is not a Transformers checkpoint")
+    if any(folder.glob("*.safetensors")) or settings.allow_pickle:
+        return
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
+    if pickled:
+        raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
+    raise ModelError(f"{folder}: no weights (*.safetensors) beside config.json")
+
+
+def _device(asked: str, choices: dict[str, str]) -> torch.device:
+    if asked == "auto":
+        for kind, present in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+            if present:
+                choices["device"] = f"{kind}: the first accelerator present"
+                return torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+        choices["device"] = "cpu: no accelerator"
+        return torch.device("cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"--device {asked}: {torch.cuda.device_count()} CUDA devices here; see `sinkctl doctor`")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError("--device mps: not available here; see `sinkctl doctor`")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.dtype | str:
+    if asked != "auto":
+        return getattr(torch, asked)
+    if device.type == "cpu":
+        choices["dtype"] = "float32: half precision is slower on a CPU"
+        return torch.float32
+    choices["dtype"] = "auto: as the checkpoint is stored"
+    return "auto"
+
+
+def _exceeds(config, dtype, device: torch.device, choices: dict[str, str]) -> bool:
+    with init_empty_weights():
+        empty = AutoModelForCausalLM.from_config(config)
+    stored = config.dtype if dtype == "auto" else dtype
+    needed = compute_module_sizes(empty, dtype=stored)[""]
+    free = torch.cuda.mem_get_info(device)[0]
+    if needed < 0.85 * free:
+        return False
+    choices["device_map"] = f"auto: {needed / 2**30:.0f} GiB of weights, {free / 2**30:.0f} GiB free on {device}"
+    return True
+
+
+@contextmanager
+def _explained(name: str) -> Callable:
+    """Turn what transformers raises into one line that says what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        text = " ".join(str(error).split())
+        if "couldn't connect" in text or "offline" in text.lower():
+            raise ModelError(f"{name}: no such folder here, and the Hugging Face Hub cannot be reached") from error
+        if "trust_remote_code" in text:
+            raise ModelError(f"{name} brings code of its own; --trust-remote-code runs it") from error
+        if "safetensors" in text and "no file named" in text.lower():
+            raise ModelError(f"{name}: no safetensors weights; --allow-pickle loads pickled ones") from error
+        raise ModelError(f"{name} cannot be loaded: {text[:300]}") from error

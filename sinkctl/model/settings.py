@@ -1,0 +1,21 @@
+"""What a recipe says of the model."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class ModelSettings(BaseModel):
+    """Which checkpoint, and how it is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field("demo", description="A folder, a Hub id, or demo: the built-in model.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
+        "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere."
+    )
+    trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
+    allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")

@@ -1,0 +1,1 @@
+"""Recipes: every experiment is a YAML file, and every command builds one."""

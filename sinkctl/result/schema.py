@@ -1,0 +1,65 @@
+"""The one result every task returns; `result.json` is this, and reports are pure functions of it."""
+
+import statistics
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from sinkctl.result.stream import StreamDetail
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """A frozen record; NaN and infinity are written as null."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+
+class Measurement(Record):
+    """One number, its unit, which direction is better, and the samples behind it."""
+
+    name: str
+    samples: list[float]
+    unit: str
+    better: Literal["higher", "lower", "neither"]
+
+    @computed_field
+    @property
+    def value(self) -> float:
+        """Median of the samples."""
+        return statistics.median(self.samples)
+
+
+class ModelReport(Record):
+    """Which checkpoint ran, and how."""
+
+    name: str
+    fingerprint: str
+    model_type: str
+    parameters: int
+    dtype: str
+    device: str
+    context: int | None
+    layers: list[str] = Field(default_factory=list, description="What was done in each layer, one line a kind.")
+
+
+class Result(Record):
+    """Everything a run found."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    task: str
+    sinkctl_version: str
+    recipe: dict[str, Any]
+    model: ModelReport
+    choices: dict[str, str] = Field(default_factory=dict, description="Automatic choices: what → value: reason.")
+    seconds: float
+    complete: bool
+    measurements: list[Measurement]
+    verdict: list[str] = Field(default_factory=list, description="What the run says, in words.")
+    notes: list[str] = Field(default_factory=list)
+    stream: StreamDetail | None = None
+
+    def measurement(self, name: str) -> Measurement | None:
+        """The measurement called `name`, if there is one."""
+        return next((m for m in self.measurements if m.name == name), None)

@@ -1,0 +1,134 @@
+"""The run folder: whole files or none, arrays that grow on disk, and the checkpoint a run resumes from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.torch import load_file, save_file
+
+from sinkctl.errors import ResumeError, UsageError
+from sinkctl.result.schema import Result
+
+RESULT, RECIPE, ENVIRONMENT, STATE = "result.json", "recipe.yaml", "env.json", "state"
+
+
+class RunFolder:
+    """Everything one run writes."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> "RunFolder":
+        """A new run folder; one that holds an unfinished run is not overwritten."""
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise UsageError(f"--output {path}: is a file, not a folder")
+        if (folder.path / STATE).exists():
+            raise UsageError(f"--output {path}: holds an unfinished run; continue it with --resume {path}, or remove it")
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
+        return folder
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file in one step: whoever reads it sees the old one or the new one."""
+        target = self.path / name
+        temporary = target.with_name(f".{name}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+    def write_recipe(self, recipe: dict[str, Any]) -> None:
+        self.write_text(RECIPE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+    def write_json(self, name: str, data: Any) -> None:
+        self.write_text(name, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+    def write_result(self, result: Result) -> None:
+        self.write_text(RESULT, result.model_dump_json(indent=1) + "\n")
+
+    def save_state(self, data: dict[str, Any], tensors: dict[str, Any]) -> None:
+        """Write a checkpoint beside the last one, then make it the one that counts.
+
+        The tensors go to a file named after the step; `state/state.json` names that file and is replaced last.
+        """
+        states = self.path / STATE
+        states.mkdir(exist_ok=True)
+        tensor_file = f"tensors-{data['step']}.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
+        self.write_json(f"{STATE}/state.json", {**data, "tensors": tensor_file})
+        for old in states.glob("tensors-*.safetensors"):
+            if old.name != tensor_file:
+                old.unlink()
+
+    def load_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The last checkpoint: (data, tensors)."""
+        states = self.path / STATE
+        if not (states / "state.json").exists():
+            finished = " (this run is finished)" if (self.path / RESULT).exists() else ""
+            raise ResumeError(f"--resume {self.path}: holds no checkpoint to continue from{finished}")
+        data = json.loads((states / "state.json").read_text(encoding="utf-8"))
+        return data, load_file(states / data["tensors"])
+
+    def drop_state(self) -> None:
+        """The run is finished: nothing is left to resume."""
+        states = self.path / STATE
+        if not states.exists():
+            return
+        (states / "state.json").unlink(missing_ok=True)  # first, so that what is left never looks resumable
+        for file in states.iterdir():
+            file.unlink()
+        states.rmdir()
+
+
+class GrowingArray:
+    """A float32 array that grows on disk, so that memory does not; becomes a .npy file at the end."""
+
+    def __init__(self, path: Path, length: int = 0):
+        """Open `path`, keeping its first `length` values (what a checkpoint vouches for)."""
+        if length and (not path.exists() or path.stat().st_size < 4 * length):
+            raise ResumeError(f"{path}: shorter than the checkpoint says; start the run again")
+        self.path, self.length = path, length
+        self._file = path.open("r+b" if length else "w+b")
+        self._file.truncate(4 * length)
+        self._file.seek(4 * length)
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(values.astype("<f4").tobytes())
+        self.length += len(values)
+
+    def sync(self) -> None:
+        """Put everything appended so far on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def values(self) -> np.ndarray:
+        """The array, mapped from disk."""
+        self._file.flush()
+        return np.memmap(self.path, dtype="<f4", mode="r", shape=(self.length,)) if self.length else np.zeros(0, "<f4")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    """Write one array as it is, several as rows, to a .npy file, in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shape = arrays[0].shape if len(arrays) == 1 else (len(arrays), *arrays[0].shape)
+    if arrays[0].size:
+        target = np.lib.format.open_memmap(temporary, mode="w+", dtype="<f4", shape=shape)
+        for row, array in zip([target] if len(arrays) == 1 else target, arrays, strict=True):
+            row[...] = array
+        target.flush()
+        del target
+    else:
+        with temporary.open("wb") as file:
+            np.save(file, np.zeros(shape, "<f4"))
+    os.replace(temporary, path)

@@ -1,0 +1,73 @@
+"""The part of a result that only `stream` has."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
+
+
+class CurvePoint(_Record):
+    """Mean NLL of the scored tokens with positions in `first … end−1`."""
+
+    first: int
+    end: int
+    nll: float
+    tokens: int
+
+
+class PolicyScore(_Record):
+    """What one policy scored."""
+
+    label: str
+    kind: str
+    settings: dict
+    tokens: int = Field(description="Tokens scored.")
+    perplexity: float | None
+    common_perplexity: float | None = Field(description="Over the tokens that every policy of the run scored.")
+    common_tokens: int
+    cache_tokens: int | None = Field(description="Largest number of tokens in the cache; null: grows with the text.")
+    cache_bytes: int
+    extrapolates_from: int | None = Field(None, description="Position where it leaves the model's context.")
+    curve: list[CurvePoint]
+
+
+class FileMark(_Record):
+    """The scored token `index` starts at `byte` of `file`."""
+
+    index: int
+    file: str
+    byte: int
+
+
+class Passage(_Record):
+    """A surprising passage: the mean NLL of `tokens` consecutive tokens under the first policy."""
+
+    index: int
+    tokens: int
+    nll: float
+    file: str
+    byte: int
+    line: int
+    text: str
+
+
+class MemorySample(_Record):
+    """Memory at a point of the run."""
+
+    tokens: int
+    process_bytes: int
+    device_bytes: int | None
+
+
+class StreamDetail(_Record):
+    """Scores, curves and places of one streamed text."""
+
+    tokens: int
+    bos: str
+    chunk: int
+    policies: list[PolicyScore]
+    marks: list[FileMark]
+    passages: list[Passage]
+    memory: list[MemorySample]
+    sink_rate: float | None = Field(description="Share of heads with mean attention above 0.3 to the first token.")

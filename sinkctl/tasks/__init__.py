@@ -1,0 +1,1 @@
+"""Tasks: run(recipe, model) → Result."""

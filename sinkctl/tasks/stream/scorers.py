@@ -1,0 +1,218 @@
+"""What each policy does with a block of tokens: the NLL of every next token.
+
+A scorer carries its own state; `step` moves it on by one block. T tokens of a block, L tokens of a re-encoded window.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from sinkctl.cache.blocks import BlockCache
+from sinkctl.cache.policies import Dense, Policy, Recompute
+from sinkctl.errors import ModelError
+from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.head import token_nll
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.probe import LearnedPositions
+
+
+class Scorer:
+    """Scores a stream block by block under one policy."""
+
+    def __init__(self, loaded: LoadedModel, policy: Policy):
+        self.loaded, self.policy, self.seen = loaded, policy, 0
+
+    def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+        """NLL in nats of `target_T` (the token after each of `ids_T`), [T]; NaN where it is not scored."""
+        raise NotImplementedError
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(plain data, tensors) that continue this scorer."""
+        return {"seen": self.seen}, {}
+
+    def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.seen = data["seen"]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values held between blocks."""
+        return 0
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Which implementations ran, and why."""
+        return {}
+
+    @property
+    def layers(self) -> list[str]:
+        """What was done in each layer, one line a kind of layer."""
+        return []
+
+
+class BlockScorer(Scorer):
+    """`sink_window`, `window` and `dense`: the cache rule in blocks, through the stock model with raw keys."""
+
+    def __init__(self, loaded: LoadedModel, policy: Policy):
+        super().__init__(loaded, policy)
+        reach = getattr(policy, "reach", None) or loaded.context or 4096
+        self._facts = loaded.layers(reach)
+        self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
+
+    @torch.inference_mode()
+    def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+        losses, start, model = [], 0, self.loaded.model
+        for tokens in self._cache.split(len(ids_T)):
+            part = slice(start, start + tokens)
+            ids_BT, target_BT = (x[None, part].to(model.device) for x in (ids_T, target_T))
+            with attached(model, self._cache):
+                output = hidden_states(model, ids_BT)
+            losses.append(token_nll(model, output, ids_BT, target_BT)[0])
+            self._cache.advance(tokens)
+            start += tokens
+        self.seen += len(ids_T)
+        return torch.cat(losses).cpu().numpy()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"seen": self.seen}, self._cache.state()
+
+    def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super().restore(data, tensors)
+        self._cache.restore(tensors, self.seen)
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._cache.bytes_held()
+
+    @property
+    def choices(self) -> dict[str, str]:
+        return {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
+
+    @property
+    def layers(self) -> list[str]:
+        kinds: dict[str, list[int]] = {}
+        for index, facts in enumerate(self._facts):
+            keep = self.policy.keep(facts.window)
+            kept = "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
+            if facts.window is not None and keep == (0, facts.window):
+                kept = f"stays as trained, the last {facts.window} tokens"
+            turned = "not rotated"
+            if facts.rotation is not None:
+                turned = f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
+            extra = ", learned sink logits" if facts.sink_logit else ""
+            kinds.setdefault(f"{kept}; {turned}{extra}", []).append(index)
+        return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
+
+
+class LearnedDenseScorer(Scorer):
+    """`dense` for models with learned positions: the stock model and its own cache, up to its context."""
+
+    def __init__(self, loaded: LoadedModel, policy: Policy):
+        super().__init__(loaded, policy)
+        self._past = DynamicCache(config=loaded.model.config)
+
+    @torch.inference_mode()
+    def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+        nll = np.full(len(ids_T), np.nan, np.float32)
+        fits = max(0, min(len(ids_T), self.loaded.context - self.seen))
+        if fits:
+            model = self.loaded.model
+            ids_BT, target_BT = (x[None, :fits].to(model.device) for x in (ids_T, target_T))
+            output = model.base_model(input_ids=ids_BT, past_key_values=self._past, use_cache=True)
+            nll[:fits] = token_nll(model, output, ids_BT, target_BT)[0].cpu().numpy()
+        self.seen += len(ids_T)
+        return nll
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        layers = enumerate(self._past.layers)
+        return {"seen": self.seen}, {f"{i}.{n}": t for i, x in layers for n, t in (("k", x.keys), ("v", x.values))}
+
+    def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super().restore(data, tensors)
+        for index in range(len(tensors) // 2):
+            self._past.update(tensors[f"{index}.k"], tensors[f"{index}.v"], index)
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state()[1].values())
+
+
+class RecomputeScorer(Scorer):
+    """`recompute`: the last L = S+W+1 tokens through the stock model for every scored token, no cache."""
+
+    def __init__(self, loaded: LoadedModel, policy: Recompute, bos: bool):
+        super().__init__(loaded, policy)
+        self._length = policy.reach + 1
+        self._bos = loaded.bos_id if bos else None
+        self._recent = torch.zeros(0, dtype=torch.long)
+        if loaded.context is not None and self._length > loaded.context:
+            raise ModelError(f"{policy.label}: windows of {self._length} tokens do not fit the context of {loaded.context}")
+
+    @torch.inference_mode()
+    def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+        nll = np.full(len(ids_T), np.nan, np.float32)
+        known = torch.cat([self._recent, ids_T])
+        first = len(self._recent)  # index in `known` of the block's first token
+        growing = max(0, min(len(ids_T), self._length - self.seen))
+        if growing:  # windows that still start at the text's start: one causal pass serves them all
+            nll[:growing] = self._losses(known[None, : first + growing], target_T[None, :growing])[0]
+        every = self.policy.every
+        scored = [i for i in range(len(ids_T)) if (self.seen + i) % every == 0]
+        nll[sorted(set(range(growing)) - set(scored))] = np.nan
+        full = [i for i in scored if i >= growing]
+        rows = max(1, (8192 if self.loaded.device.type == "cpu" else 1 << 17) // self._length)
+        for start in range(0, len(full), rows):
+            batch = full[start : start + rows]
+            window_BL = torch.stack([known[first + i + 1 - self._length : first + i + 1] for i in batch])
+            if self._bos is not None:
+                window_BL[:, 0] = self._bos
+            nll[batch] = self._losses(window_BL, target_T[batch, None])[:, 0]
+        self._recent = known[-self._length :].clone()
+        self.seen += len(ids_T)
+        return nll
+
+    def _losses(self, ids_BL: Tensor, target_BT: Tensor) -> np.ndarray:
+        """NLL of the targets after the last tokens of each row."""
+        model = self.loaded.model
+        ids_BL, target_BT = ids_BL.to(model.device), target_BT.to(model.device)
+        output = model.base_model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False)
+        last = target_BT.shape[1]
+        output.last_hidden_state = output.last_hidden_state[:, -last:]
+        return token_nll(model, output, ids_BL[:, -last:], target_BT).cpu().numpy()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"seen": self.seen}, {"recent": self._recent}
+
+    def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super().restore(data, tensors)
+        self._recent = tensors["recent"].cpu()
+
+    @property
+    def layers(self) -> list[str]:
+        in_front = "BOS in place of the first" if self._bos is not None else "no BOS in front"
+        return [f"{self.policy.label}: the stock model over {self._length} tokens for every scored one, {in_front}"]
+
+
+def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool) -> Scorer:
+    """The scorer of a resolved policy; ModelError names what the model cannot do and what to use instead."""
+    if isinstance(policy, Recompute):
+        return RecomputeScorer(loaded, policy, bos)
+    try:
+        return BlockScorer(loaded, policy)
+    except LearnedPositions as error:
+        if isinstance(policy, Dense):
+            return LearnedDenseScorer(loaded, policy)
+        raise ModelError(f"{error}; use --policy dense (up to its context) or --policy recompute") from error
+
+
+def _ranges(indices: list[int]) -> str:
+    """0, 1, 2, 5 → '0-2, 5'."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

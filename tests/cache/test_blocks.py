@@ -1,0 +1,140 @@
+"""Streaming in blocks equals streaming token by token, on every family, to the last digits of float64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from families import STREAMED, tiny
+from reference import token_by_token_nll
+from torch.nn.functional import cross_entropy
+
+from sinkctl.cache.policies import Dense, SinkWindow, SlidingWindow
+from sinkctl.model.attention import Handler, attached
+from sinkctl.model.load import LoadedModel
+from sinkctl.tasks.stream.scorers import BlockScorer
+
+TOKENS = 48
+# S, W and chunk: chunk < S, W = 1, S = 0, W > text, chunk > text, chunk = 1, chunk across the filling of the cache.
+CASES = [(4, 3, 2), (4, 1, 9), (0, 7, 5), (1, 100, 13), (4, 12, 100), (2, 5, 1), (1, 16, 17)]
+# This family's router computes in float32 whatever the model's dtype, so float64 agreement ends there.
+ROUTED_IN_FLOAT32 = {"deepseek_v3": 1e-5}
+
+
+def wrap(model) -> LoadedModel:
+    return LoadedModel(model, None, "tiny", "in memory")
+
+
+def stream(loaded: LoadedModel, policy, ids_T: torch.Tensor, chunk: int, seen: int | None = None) -> np.ndarray:
+    """Score a text in blocks; `seen` claims that many tokens went by before the second block."""
+    scorer, losses = BlockScorer(loaded, policy), []
+    for start in range(0, len(ids_T) - 1, chunk):
+        if start and seen is not None:
+            data, tensors = scorer.state()
+            scorer.restore({"seen": data["seen"] + seen}, tensors)
+            seen = None
+        end = min(start + chunk, len(ids_T) - 1)
+        losses.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))
+    return np.concatenate(losses)
+
+
+def text(tokens: int = TOKENS) -> torch.Tensor:
+    return torch.randint(3, 64, (tokens + 1,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", STREAMED)
+def test_blocks_equal_token_by_token_on_every_family(family):
+    loaded, ids = wrap(tiny(*STREAMED[family])), text()
+    facts = loaded.layers(128)
+    for sinks, window, chunk in CASES:
+        policy = SinkWindow(sinks=sinks, window=window)
+        expected = token_by_token_nll(loaded.model, facts, [policy.keep(f.window) for f in facts], ids)
+        tolerance = ROUTED_IN_FLOAT32.get(family, 1e-10)
+        np.testing.assert_allclose(stream(loaded, policy, ids, chunk), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", STREAMED)
+def test_dense_blocks_equal_the_stock_model(family):
+    """The stock model rotates by its own tables (float32 angles), so this also checks what the probe found."""
+    model, ids = tiny(*STREAMED[family]), text()
+    with torch.no_grad():
+        logits = model(input_ids=ids[None, :-1]).logits[0]
+    expected = cross_entropy(logits, ids[1:], reduction="none")
+    np.testing.assert_allclose(stream(wrap(model), Dense(), ids, 11), expected, rtol=0, atol=2e-5)
+
+
+class _StockRotations(Handler):
+    """Feeds each token in every slot of the cache at once, so that the stock class itself rotates keys and queries."""
+
+    def __init__(self, keeps):
+        self.keeps, self.kept = keeps, {}
+
+    def attend(self, call):
+        keep, kept = self.keeps[call.module], self.kept.setdefault(call.module, [])
+        kept.append((call.k_BGTD[:, :, 0], call.v_BGTE[0, :, 0]))  # k: one row a slot
+        repeat = call.q_BHTD.shape[1] // call.k_BGTD.shape[1]
+        k_SHD = torch.stack([k[slot] for slot, (k, _) in enumerate(kept)]).repeat_interleave(repeat, 1)
+        v_SHE = torch.stack([v for _, v in kept]).repeat_interleave(repeat, 1)
+        score_HS = torch.einsum("shd,hd->hs", k_SHD, call.q_BHTD[len(kept) - 1, :, 0]) * call.scale
+        if call.softcap is not None:
+            score_HS = call.softcap * torch.tanh(score_HS / call.softcap)
+        if call.sink_logit_H is not None:
+            score_HS = torch.cat([score_HS, call.sink_logit_H[:, None].to(score_HS)], 1)
+        weight_HS = score_HS.softmax(-1)[:, : len(kept)]
+        if keep.window is not None and len(kept) > keep.sinks + keep.window:
+            del kept[keep.sinks]
+        out = torch.einsum("hs,she->he", weight_HS, v_SHE)
+        return out[None, :, None].expand(call.q_BHTD.shape[0], -1, -1, -1)
+
+
+@pytest.mark.parametrize("family", STREAMED)
+def test_streaming_equals_keys_rotated_by_the_stock_class_at_their_slots(family):
+    """No arithmetic of ours turns a key here: positions in the cache are the stock model's own `position_ids`."""
+    loaded, ids = wrap(tiny(*STREAMED[family], dtype=torch.float32)), text()
+    policy = SinkWindow(sinks=3, window=12)
+    facts = loaded.layers(policy.reach)
+    handler = _StockRotations({f.module: policy.keep(f.window) for f in facts})
+    slots = torch.arange(TOKENS + 1 if any(k.sinks == 0 for k in handler.keeps.values()) else policy.reach + 1)[:, None]
+    losses = []
+    with attached(loaded.model, handler), torch.no_grad():
+        for token, target in zip(ids[:-1], ids[1:], strict=True):
+            rows = torch.full_like(slots, int(token))
+            logits = loaded.model(
+                input_ids=rows, position_ids=slots, attention_mask=torch.ones_like(rows), use_cache=False
+            ).logits[0, 0]
+            losses.append(-logits.float().log_softmax(-1)[target])
+    np.testing.assert_allclose(stream(loaded, policy, ids, 7), torch.stack(losses), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("position", [5_000_000, 10**9])
+def test_nothing_changes_with_position(demo, book, position):
+    ids = torch.tensor(demo.tokenizer(book[:4000]).input_ids)[:601]
+    policy = SinkWindow(sinks=4, window=60)
+    near, far = stream(demo, policy, ids, 100), stream(demo, policy, ids, 100, seen=position)
+    assert (near == far).all()
+
+
+def test_float32_on_real_weights_is_independent_of_the_chunk(demo, book):
+    ids = torch.tensor(demo.tokenizer(book[:12000]).input_ids)[:2001]
+    policy = SinkWindow(sinks=4, window=60)
+    expected = stream(demo, policy, ids, 250)
+    for chunk in (64, 999, 2000):
+        np.testing.assert_allclose(stream(demo, policy, ids, chunk), expected, rtol=0, atol=5e-5)
+
+
+def test_float32_on_real_weights_is_as_close_to_float64_as_the_stock_model(demo, book):
+    exact = wrap(copy.deepcopy(demo.model).double())
+    ids = torch.tensor(demo.tokenizer(book[:3000]).input_ids)[:501]
+    truth, found = stream(exact, Dense(), ids, 128), stream(demo, Dense(), ids, 128)
+    with torch.no_grad():
+        stock = cross_entropy(demo.model(input_ids=ids[None, :-1]).logits[0], ids[1:], reduction="none").numpy()
+    assert abs(found - truth).max() <= 2 * abs(stock - truth).max()
+
+
+def test_token_by_token_equals_blocks_on_real_weights_in_float64(demo, book):
+    exact = wrap(copy.deepcopy(demo.model).double())
+    ids = torch.tensor(demo.tokenizer(book[:1500]).input_ids)[:121]
+    for policy in (SinkWindow(sinks=4, window=28), SlidingWindow(window=32)):
+        facts = exact.layers(policy.reach)
+        expected = token_by_token_nll(exact.model, facts, [policy.keep(f.window) for f in facts], ids)
+        np.testing.assert_allclose(stream(exact, policy, ids, 50), expected, rtol=0, atol=1e-10)

@@ -1,0 +1,37 @@
+"""Shared models and texts; everything runs offline."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sinkctl.model.load import DEMO, LoadedModel, load
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def demo() -> LoadedModel:
+    """The built-in model: a real sink."""
+    return load("demo")
+
+
+@pytest.fixture(scope="session")
+def stories() -> LoadedModel:
+    """stories260K: a real model without a sink."""
+    return load(str(DATA / "stories260K"))
+
+
+@pytest.fixture(scope="session")
+def book() -> str:
+    """The built-in text."""
+    return (DEMO / "text.txt").read_text(encoding="utf-8")

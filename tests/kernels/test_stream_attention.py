@@ -1,0 +1,73 @@
+"""Every implementation of stream_attention against the reference, and the reference against a closed form."""
+
+import pytest
+import torch
+
+from sinkctl.kernels.stream_attention import IMPLEMENTATIONS, Strip, select, stream_attention
+
+# H, G, T, past, W, N, D, E
+SHAPES = [
+    (3, 1, 300, 252, 252, 4, 16, 16),
+    (4, 2, 200, 0, None, 0, 16, 16),
+    (2, 2, 140, 300, None, 0, 16, 16),
+    (4, 4, 130, 70, 40, 3, 16, 16),
+    (2, 1, 50, 10, 5, 1, 16, 16),
+    (2, 2, 1, 0, 1, 0, 16, 16),
+    (4, 2, 130, 20, 20, 2, 16, 8),
+]
+
+
+def inputs(shape, dtype, seed=0):
+    H, G, T, past, window, N, D, E = shape
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(1, *size, generator=draw, dtype=dtype)
+
+    strip = Strip(normal(H, T, D), normal(G, N, D), normal(G, N, E)) if N else None
+    arguments = (normal(H, T, D), normal(G, past + T, D), normal(G, past + T, E))
+    return arguments, dict(scale=D**-0.5, window=window, strip=strip, sink_logit_H=normal(H)[0])
+
+
+def test_reference_is_the_mean_of_visible_values_when_all_scores_are_equal():
+    T, window, sinks = 12, 3, 2
+    q, k, v = torch.zeros(1, 1, T, 4), torch.zeros(1, 1, T, 4), torch.arange(T, dtype=torch.float).view(1, 1, T, 1)
+    strip = Strip(q, torch.zeros(1, 1, sinks, 4), torch.full((1, 1, sinks, 1), 100.0))
+    out = stream_attention(q, k, v, scale=1.0, window=window, strip=strip, sink_logit_H=torch.tensor([torch.log(torch.tensor(5.0))]))
+    for t in range(T):
+        seen = list(range(max(0, t - window), t + 1))
+        assert out[0, 0, t, 0] == pytest.approx((sum(seen) + 100 * sinks) / (len(seen) + sinks + 5), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n.startswith("tiled")])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_implementations_equal_the_reference_in_float64(name, shape):
+    if "flash" in name and shape[-1] != shape[-2]:
+        pytest.skip("the CPU flash operator takes values as wide as keys")
+    arguments, options = inputs(shape, torch.float64)
+    torch.testing.assert_close(
+        IMPLEMENTATIONS[name](*arguments, **options), stream_attention(*arguments, **options), rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_selected_implementation_is_as_close_to_float64_as_the_reference(shape, dtype):
+    arguments, options = inputs(shape, dtype)
+    implementation, reason = select(arguments[0], arguments[2])
+    assert reason
+    exact_options = {**options, "strip": options["strip"] and Strip(*(x.double() for x in options["strip"]))}
+    truth = stream_attention(*(x.double() for x in arguments), **exact_options)
+    error, allowed = (
+        (run(*arguments, **options) - truth).norm() / truth.norm() for run in (implementation, stream_attention)
+    )
+    assert error <= 2 * allowed
+
+
+def test_softcap_equals_the_reference():
+    arguments, options = inputs(SHAPES[0], torch.float64)
+    implementation, _ = select(arguments[0], arguments[2], softcap=1.5)
+    torch.testing.assert_close(
+        implementation(*arguments, **options, softcap=1.5),
+        stream_attention(*arguments, **options, softcap=1.5), rtol=0, atol=1e-13,
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""StreamingLLM token by token, in plain torch: the rule as published, with none of the product's arithmetic.
+
+One token a forward. Each layer caches un-rotated keys; every key is rotated at its slot in the cache and the query at
+the slot after the last; then the cache is cut to the first S and the last W tokens (Xiao et al. 2023, §3.2).
+"""
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.policies import Keep
+from sinkctl.model.attention import Handler, attached
+from sinkctl.model.positions import Rotation
+from sinkctl.model.probe import LayerFacts
+
+
+class TokenByToken(Handler):
+    """Answers one query at a time from a growing and shrinking list of keys and values."""
+
+    def __init__(self, layers: list[LayerFacts], keeps: list[Keep]):
+        self.rules = {id(facts.module): (facts.rotation, keep) for facts, keep in zip(layers, keeps, strict=True)}
+        self.kept: dict[int, list[tuple[Tensor, Tensor]]] = {id(facts.module): [] for facts in layers}
+
+    def attend(self, call):
+        rotation, keep = self.rules[id(call.module)]
+        kept = self.kept[id(call.module)]
+        kept.append((call.k_BGTD[0, :, 0], call.v_BGTE[0, :, 0]))
+        heads, groups = call.q_BHTD.shape[1], call.k_BGTD.shape[1]
+        k_SGD = torch.stack([turn(k, slot, rotation) for slot, (k, _) in enumerate(kept)])
+        v_SGE = torch.stack([v for _, v in kept])
+        q_HD = turn(call.q_BHTD[0, :, 0], len(kept) - 1, rotation)
+        out = []
+        for head in range(heads):
+            group = head // (heads // groups)
+            score_S = k_SGD[:, group] @ q_HD[head] * call.scale
+            if call.softcap is not None:
+                score_S = call.softcap * torch.tanh(score_S / call.softcap)
+            weight_S = score_S.exp()
+            total = weight_S.sum() + (0 if call.sink_logit_H is None else call.sink_logit_H[head].exp())
+            out.append((weight_S / total) @ v_SGE[:, group])
+        if keep.window is not None:
+            while len(kept) > keep.sinks + keep.window:
+                del kept[keep.sinks]
+        return torch.stack(out)[None, :, None]
+
+
+def turn(x: Tensor, position: int, rotation: Rotation | None) -> Tensor:
+    """Rotary embedding as a complex product."""
+    if rotation is None:
+        return x
+    pairs, start = len(rotation.inv_freq_n), rotation.start
+    dims = torch.arange(start, start + 2 * pairs)
+    first, second = (dims[:pairs], dims[pairs:]) if rotation.layout == "half" else (dims[::2], dims[1::2])
+    turned = torch.complex(x[..., first], x[..., second]) * torch.exp(1j * position * rotation.inv_freq_n).to(
+        torch.promote_types(x.dtype, torch.complex64)
+    )
+    y = x.clone()
+    y[..., first], y[..., second] = turned.real, turned.imag
+    return y
+
+
+def token_by_token_nll(model, layers: list[LayerFacts], keeps: list[Keep], ids_T: Tensor) -> Tensor:
+    """NLL of tokens 1 … T−1, through the stock model one token at a time; head and loss by the stock class."""
+    losses = []
+    with attached(model, TokenByToken(layers, keeps)), torch.no_grad():
+        for token, target in zip(ids_T[:-1], ids_T[1:], strict=True):
+            one = torch.ones(1, 1, dtype=torch.long)
+            logits = model(input_ids=token[None, None], position_ids=0 * one, attention_mask=one, use_cache=False).logits
+            losses.append(-logits[0, 0].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)[target])
+    return torch.stack(losses)
