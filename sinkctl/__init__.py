@@ -1,0 +1,18 @@
+"""Attention sinks in Transformers: stream past the context, in constant memory, exactly."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "stream", "stream_blocks"]
+
+if TYPE_CHECKING:
+    from sinkctl.api import load, stream, stream_blocks
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions on first use: `import sinkctl` imports no torch."""
+    if name in __all__:
+        from sinkctl import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'sinkctl' has no attribute {name!r}")

@@ -38,8 +38,8 @@ class BlockCache(Handler):
 
     def __init__(self, layers: list[LayerFacts], keeps: list[Keep]):
         self.seen = 0
-        self.implementations: dict[str, str] = {}
         self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
+        self._chosen = [_implementation(facts) for facts in layers]
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
 
@@ -49,6 +49,11 @@ class BlockCache(Handler):
         full = {keep.sinks + keep.window + 1 for keep in (layer.keep for layer in self._layers) if keep.sinks}
         assert len(full) <= 1, "layers with sinks share one S and W"
         return full.pop() if full else None
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """Names of the attention implementations in use, each with its reason."""
+        return {implementation.name: reason for implementation, reason in self._chosen}
 
     def split(self, tokens: int) -> list[int]:
         """Cut a block so that no part crosses the boundary."""
@@ -62,25 +67,19 @@ class BlockCache(Handler):
         keep, past = layer.keep, 0 if layer.k is None else layer.k.shape[2]
         tokens = call.q_BHTD.shape[2]
         full = keep.sinks > 0 and self.seen >= keep.sinks + keep.window + 1
-        k, v = _append(layer.k, call.k_BGTD), _append(layer.v, call.v_BGTE)
-        strip = None
-        if full:
-            strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v)
-        table = self._table(layer.rotation, -past, tokens, k)
-        here = table and (table[0][past:], table[1][past:])
-        implementation, reason = stream_attention.select(call.q_BHTD, call.v_BGTE, softcap=call.softcap)
-        self.implementations[implementation.name] = reason
-        out = implementation(
-            rotate(call.q_BHTD, layer.rotation, here),
-            rotate(k, layer.rotation, table),
-            v,
+        strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v) if full else None
+        table = self._table(layer.rotation, -past, tokens, call.q_BHTD)
+        out = self._chosen[index][0](
+            rotate(call.q_BHTD, layer.rotation, _rows(table, past, None)),
+            _rotated(layer, call.k_BGTD, table),
+            _joined(layer.v, call.v_BGTE),
             scale=call.scale,
             window=None if keep.sinks and not full else keep.window,
             strip=strip,
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
         )
-        self._carry(layer, k, v, self.seen + tokens)
+        self._carry(layer, call.k_BGTD, call.v_BGTE, self.seen + tokens)
         return out
 
     def advance(self, tokens: int) -> None:
@@ -108,14 +107,13 @@ class BlockCache(Handler):
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
 
     def _carry(self, layer: _Layer, k: Tensor, v: Tensor, seen: int) -> None:
+        """Move a layer's state past a block."""
         sinks, window = layer.keep
         if sinks and seen < sinks + window + 1:
-            layer.k, layer.v = k, v
-            return
-        if sinks and layer.sink_k is None:
-            layer.sink_k, layer.sink_v = k[:, :, :sinks].clone(), v[:, :, :sinks].clone()
-        first = 0 if window is None else max(0, k.shape[2] - window)
-        layer.k, layer.v = (k[:, :, first:].clone(), v[:, :, first:].clone()) if first else (k, v)
+            window = None
+        elif sinks and layer.sink_k is None:
+            layer.sink_k, layer.sink_v = (_joined(*x)[:, :, :sinks].clone() for x in ((layer.k, k), (layer.v, v)))
+        layer.k, layer.v = _last(layer.k, k, window), _last(layer.v, v, window)
 
     def _facing(self, layer: _Layer) -> Tensor:
         if layer.facing_k is None:
@@ -136,5 +134,50 @@ class BlockCache(Handler):
         return self._tables[key]
 
 
-def _append(past: Tensor | None, new: Tensor) -> Tensor:
-    return new if past is None else torch.cat([past, new], dim=2)
+def _implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:
+    weight = next(facts.module.parameters())
+    q, v = (
+        torch.empty(1, heads, 1, width, dtype=weight.dtype, device=weight.device)
+        for heads, width in ((facts.heads, facts.width), (facts.kv_heads, facts.value_width))
+    )
+    return stream_attention.select(q, v, softcap=facts.softcap)
+
+
+def _rows(table: tuple[Tensor, Tensor] | None, first: int, end: int | None) -> tuple[Tensor, Tensor] | None:
+    return table and (table[0][first:end], table[1][first:end])
+
+
+def _rotated(layer: _Layer, new: Tensor, table: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Past and new keys, each rotated once on its way into one buffer."""
+    if layer.k is None:
+        return rotate(new, layer.rotation, table)
+    past = layer.k.shape[2]
+    out = _token_major(new, past + new.shape[2])
+    rotate(layer.k, layer.rotation, _rows(table, 0, past), out[:, :, :past])
+    rotate(new, layer.rotation, _rows(table, past, None), out[:, :, past:])
+    return out
+
+
+def _token_major(like: Tensor, tokens: int) -> Tensor:
+    """An empty [B, G, tokens, width] whose memory is ordered as projections write it, so that copies are runs."""
+    B, G, _, width = like.shape
+    return torch.empty(B, tokens, G, width, dtype=like.dtype, device=like.device).transpose(1, 2)
+
+
+def _joined(past: Tensor | None, new: Tensor) -> Tensor:
+    if past is None:
+        return new
+    out = _token_major(new, past.shape[2] + new.shape[2])
+    out[:, :, : past.shape[2]] = past
+    out[:, :, past.shape[2] :] = new
+    return out
+
+
+def _last(past: Tensor | None, new: Tensor, window: int | None) -> Tensor:
+    """The last `window` tokens (None: all), in memory of their own."""
+    if window is None or new.shape[2] < window:
+        joined = _joined(past, new)
+        return joined if window is None or joined.shape[2] <= window else joined[:, :, -window:].clone()
+    kept = _token_major(new, window)
+    kept[...] = new[:, :, -window:]
+    return kept

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sinkctl.kernels.rotate import select
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -35,18 +37,11 @@ class Rotation:
         return angle_Tn.cos().to(like.device, dtype), angle_Tn.sin().to(like.device, dtype)
 
 
-def rotate(x_BHTD: Tensor, rotation: Rotation | None, table: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Turn each row by its angle, computed in float32 or wider and returned in the dtype of x; None turns nothing."""
+def rotate(
+    x_BHTD: Tensor, rotation: Rotation | None, table: tuple[Tensor, Tensor] | None, out: Tensor | None = None
+) -> Tensor:
+    """Turn each row by its angle (into `out` where given); where there is no rotation nothing turns."""
     if rotation is None or table is None:
-        return x_BHTD
-    cos_Tn, sin_Tn = table
-    pairs, start = cos_Tn.shape[-1], rotation.start
-    out = x_BHTD.clone() if 2 * pairs < x_BHTD.shape[-1] else torch.empty_like(x_BHTD)
-    if rotation.layout == "half":
-        first, second = slice(start, start + pairs), slice(start + pairs, start + 2 * pairs)
-    else:
-        first, second = slice(start, start + 2 * pairs, 2), slice(start + 1, start + 2 * pairs, 2)
-    x, y = x_BHTD[..., first], x_BHTD[..., second]
-    out[..., first] = torch.addcmul(x * cos_Tn, y, sin_Tn, value=-1)
-    out[..., second] = torch.addcmul(y * cos_Tn, x, sin_Tn)
-    return out
+        return x_BHTD if out is None else out.copy_(x_BHTD)
+    kernel, _ = select(x_BHTD)
+    return kernel(x_BHTD, *table, start=rotation.start, interleaved=rotation.layout == "interleaved", out=out)

@@ -6,6 +6,8 @@ import platform
 import sys
 from typing import Any
 
+from sinkctl import __version__
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pydantic", "typer", "triton")
 
 
@@ -22,7 +24,7 @@ def environment() -> dict[str, Any]:
         for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
     return {
-        "sinkctl": importlib.metadata.version("sinkctl"),
+        "sinkctl": __version__,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processors": os.cpu_count(),

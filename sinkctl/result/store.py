@@ -38,7 +38,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Replace a file in one step: whoever reads it sees the old one or the new one."""
         target = self.path / name
-        temporary = target.with_name(f".{name}.tmp")
+        temporary = target.with_name(f".{target.name}.tmp")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

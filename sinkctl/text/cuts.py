@@ -4,6 +4,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from sinkctl.text.stages import Merges, Pieces, Stages
@@ -14,14 +15,25 @@ WORD_CUTS, OTHER_CUTS = 16, 64  # candidates tried in it: ends of words, then an
 WORD_END = re.compile(r"\w(?=\s)")
 
 LEFTS = (1, 2, 3, 4, 5, 8, GUARD)
-KEY_CONTINUATIONS = ("", " ", "\n", "a", "A", "1", "12", "'s", ".", "中", "\u0301")
+KEY_CONTINUATIONS = ("", " ", "\n", "a", "A", "s", "1", "12", "'s", ".", "中", "\u0301")
 CONTINUATIONS = (
-    *KEY_CONTINUATIONS, *string.punctuation, "  ", " a", " A", " 1", " \n", "\r\n", "\t", "\x0b", "\na", "ab", "Ab",
-    "aB", "AB", "123", "1234", "1,", "1.5", "'t", "'re", "'ll", "'S", "’s", "...", "é", "ß", "я", "ع", "ก", "あ",
-    "한", "。", "、", "“", "—", "…", "€", "²", "Ⅷ", "😀", "\u00a0", "\u3000", "\u200b", "\u200d", "\ufe0f", "\u0308",
-    "\u094d", "\u11a8", "\u1161", "\uff9e", "\ufffd", "\x00",
+    *KEY_CONTINUATIONS, *string.punctuation, *string.ascii_letters, "  ", " a", " A", " 1", " \n", "\r\n", "\t",
+    "\x0b", "\na", "ab", "Ab", "aB", "AB", "123", "1234", "1,", "1.5", "'t", "'re", "'ll", "'S", "’s", "...", "é",
+    "ß", "я", "ع", "ก", "あ", "한", "。", "、", "“", "—", "…", "€", "²", "Ⅷ", "😀", "\u00a0", "\u3000", "\u200b",
+    "\u200d", "\ufe0f", "\u0308", "\u094d", "\u11a8", "\u1161", "\uff9e", "\ufffd", "\x00",
 )  # fmt: skip
 BRACKETS = ("", *string.punctuation, "a", "1", "\n")
+
+
+@dataclass(frozen=True)
+class NoCuts:
+    """For a tokenizer that cannot be looked into."""
+
+    reason: str
+    bounded: bool = False
+
+    def last(self, text: str, after: int) -> int | None:
+        return None
 
 
 class SafeCuts:
@@ -52,7 +64,7 @@ class SafeCuts:
         self._trims = stages.trims
         self._normalizes = stages.kinds - {"Prepend"}
         self._merges: Merges | None = None
-        self._brackets = (*BRACKETS, *sorted(stages.pattern_literals()))
+        self._brackets = (*BRACKETS, *sorted(stages.pattern_literals))
         self._enclosable = lru_cache(4096)(self._found_enclosed)
         self.is_safe = lru_cache(4096)(self._found_safe)
         self.bounded, self.reason = self._bounds()
@@ -99,10 +111,10 @@ class SafeCuts:
         near = left[-GUARD:]
         if self._merges is not None:
             return self._apart(near, right) and self._model_parts(near, right)
-        if self._stages.has_regex and self._enclosable(_representative(left[-1]), right):
-            return False
-        return self._splits(near, right, CONTINUATIONS) and all(
-            self._splits(left[-length:], right, KEY_CONTINUATIONS) for length in LEFTS
+        return (
+            self._splits(near, right, CONTINUATIONS)
+            and all(self._splits(left[-length:], right, KEY_CONTINUATIONS) for length in LEFTS)
+            and not (self._stages.has_regex and self._enclosable(_representative(left[-1]), right))
         )
 
     def _at_added_token(self, left: str) -> bool:

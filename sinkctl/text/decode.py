@@ -26,13 +26,12 @@ class Characters:
     bytes: np.ndarray
     lines: np.ndarray
 
-    def __add__(self, other: "Characters") -> "Characters":
-        if not self.text:
-            return other
-        return Characters(
-            self.text + other.text,
-            np.concatenate([self.bytes, other.bytes]),
-            np.concatenate([self.lines, other.lines]),
+    @classmethod
+    def joined(cls, parts: "list[Characters]") -> "Characters":
+        return cls(
+            "".join(part.text for part in parts),
+            np.concatenate([part.bytes for part in parts]),
+            np.concatenate([part.lines for part in parts]),
         )
 
     def after(self, count: int) -> "Characters":

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from sinkctl.errors import TextError
-from sinkctl.text.decode import LONGEST_BOM, NOTHING, Characters, Errors, bom_length
+from sinkctl.text.decode import NOTHING, Characters, Errors, bom_length
 
 JOIN = "\n\n"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -20,22 +20,22 @@ class RecordDecoder:
 
     def __init__(self, name: str, field: str, errors: Errors) -> None:
         self.name, self.field, self.errors = name, field, errors
-        self._pending = b""
+        self._pending: list[bytes] = []
         self._byte = 0  # of the first pending byte
         self._line = 1
         self._first = True
 
     def feed(self, data: bytes, final: bool = False) -> Characters:
         """The text of the records that `data` completes; `final` says that nothing follows."""
-        data = self._pending + data
+        self._pending.append(data)
+        if not final and b"\n" not in data:
+            return NOTHING
+        data = b"".join(self._pending)
         if self._byte == 0:
-            if len(data) < LONGEST_BOM and not final:
-                self._pending = data
-                return NOTHING
             self._byte = bom_length(self.name, data, self.errors)
             data = data[self._byte :]
         lines = data.split(b"\n")
-        self._pending = b"" if final else lines.pop()
+        self._pending = [] if final else [lines.pop()]
         texts, starts, numbers = [], [], []
         for line in lines:
             if line.strip():

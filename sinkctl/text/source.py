@@ -63,7 +63,7 @@ class Source:
     def __init__(self, name: str | Path) -> None:
         self.name = str(name)
         self.is_pipe = is_pipe(name)
-        self.compression = Path(name).suffix.lower() if Path(name).suffix.lower() in COMPRESSED else None
+        self.compression = compression(name)
         try:
             self._raw = sys.stdin.buffer if self.name == STDIN else open(name, "rb")  # noqa: SIM115 (closed by close)
         except OSError as error:
@@ -96,6 +96,11 @@ class Source:
             self._raw.close()
 
 
+def compression(name: str | Path) -> str | None:
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in COMPRESSED else None
+
+
 def is_pipe(name: str | Path) -> bool:
     return str(name) == STDIN or not Path(name).is_file()
 
@@ -103,7 +108,7 @@ def is_pipe(name: str | Path) -> bool:
 def is_records(name: str | Path) -> bool:
     """Whether the name, its compression suffix aside, ends in .jsonl."""
     path = Path(name)
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower() == ".jsonl"
+    return (path.with_suffix("") if compression(path) else path).suffix.lower() == ".jsonl"
 
 
 def check(files: Sequence[str | Path]) -> None:

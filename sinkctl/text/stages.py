@@ -20,7 +20,9 @@ PRE_TOKENIZERS = {
 # What only the start of a text gets. Segments after the first are tokenized with text to their left, so they do not.
 AT_START = {"prepend_scheme": "never", "add_prefix_space": False, "strip_left": False}
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-LITERAL_RUN = re.compile(r"(?:\\\W|[^\\\[\](){}.*+?^$|])+")
+BYTE_LEVEL = "'s|'t|'re|'ve|'m|'ll|'d"  # the literals in the pattern that ByteLevel has built in
+NOT_LITERAL = re.compile(r"\[(?:\\.|[^\]\\])*\]|\\[pP]\{\^?\w+\}|\\\w|\(\?[\w<]*[:=!]?|[{]\d*,?\d*[}]")
+LITERAL = re.compile(r"(?:\\\W|[^\\()|.*+?^$])+")
 
 Pieces = list[tuple[str, tuple[int, int]]]
 
@@ -28,26 +30,18 @@ Pieces = list[tuple[str, tuple[int, int]]]
 class Stages:
     """Normalizer and pre-tokenizer of a tokenizer, without what they do only at the start of a text."""
 
-    def __init__(self, backend: Tokenizer) -> None:
-        spec = json.loads(backend.to_str())
+    def __init__(self, serialized: str) -> None:
+        spec = json.loads(serialized)
         self.normalizers = list(_flat(spec["normalizer"]))
         self.pre_tokenizers = list(_flat(spec["pre_tokenizer"]))
         self.added_tokens = spec["added_tokens"]
         self.model = spec["model"]
-        probe = Tokenizer.from_str(json.dumps(self._probe()))
-        self._normalizer, self._pre_tokenizer = probe.normalizer, probe.pre_tokenizer
-        self._whole_normalizer = backend.normalizer
-
-    def _probe(self) -> dict[str, Any]:
-        normalizers = [part | _neutral(part) for part in self.normalizers if part["type"] != "Prepend"]
-        pre_tokenizers = [part | _neutral(part) for part in self.pre_tokenizers]
-        return {
-            "version": "1.0",
-            "added_tokens": [],
-            "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers} if pre_tokenizers else None,
-            "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""},
-        }
+        self._whole_normalizer = _stages(self.normalizers, []).normalizer
+        inner = _stages(
+            [part | _neutral(part) for part in self.normalizers if part["type"] != "Prepend"],
+            [part | _neutral(part) for part in self.pre_tokenizers],
+        )
+        self._normalizer, self._pre_tokenizer = inner.normalizer, inner.pre_tokenizer
 
     def normalize(self, text: str) -> str:
         return self._normalizer.normalize_str(text) if self._normalizer else text
@@ -79,11 +73,13 @@ class Stages:
     def has_regex(self) -> bool:
         return any("Regex" in _pattern(part) for part in self.normalizers + self.pre_tokenizers)
 
+    @cached_property
     def pattern_literals(self) -> set[str]:
-        """Literal text of the regular expressions that could open or close something."""
+        """Literal text in the regular expressions, such as 'll."""
         patterns = [_pattern(part).get("Regex", "") for part in self.normalizers + self.pre_tokenizers]
-        runs = {run.replace("\\", "") for pattern in patterns for run in LITERAL_RUN.findall(pattern)}
-        return {run for run in runs if not run.isalnum() and (len(run) > 1 or not run.isascii())}
+        patterns += [BYTE_LEVEL for part in self.pre_tokenizers if part["type"] == "ByteLevel"]
+        runs = {run.replace("\\", "") for pattern in patterns for run in LITERAL.findall(NOT_LITERAL.sub("|", pattern))}
+        return {form for run in runs for form in (run, run.upper())}
 
     @property
     def trims(self) -> bool:
@@ -93,10 +89,11 @@ class Stages:
     def unsafe_endings(self) -> set[str]:
         """Endings of the text before a cut that forbid it: an added token may follow from there, or has just ended.
 
-        The same for the literal patterns of Split and Replace, which must not be cut inside.
+        The same for literal text in the patterns of Split and Replace, which must not be cut inside.
         """
         added = {token["content"] for token in self.added_tokens}
         literals = {_pattern(part).get("String", "") for part in self.normalizers + self.pre_tokenizers}
+        literals |= self.pattern_literals
         forms = added | {self.normalize(text) for text in added}
         if self._whole_normalizer is not None:
             forms |= {self._whole_normalizer.normalize_str(text) for text in added}
@@ -131,6 +128,17 @@ class Merges:
         """
         known = (left in self.vocabulary) + (right in self.vocabulary)
         return (left, right) not in self.joined if known == 2 else self.bytes_stand_alone
+
+
+def _stages(normalizers: list[dict[str, Any]], pre_tokenizers: list[dict[str, Any]]) -> Tokenizer:
+    spec = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers} if pre_tokenizers else None,
+        "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""},
+    }
+    return Tokenizer.from_str(json.dumps(spec))
 
 
 def _flat(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

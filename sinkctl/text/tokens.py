@@ -1,7 +1,7 @@
 """Token ids of whole files, a block at a time."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,15 +12,17 @@ from tokenizers import Tokenizer
 
 from sinkctl.errors import ResumeError, TextError
 from sinkctl.text import source
-from sinkctl.text.cuts import GUARD, SafeCuts
+from sinkctl.text.cuts import GUARD, NoCuts, SafeCuts
 from sinkctl.text.decode import NOTHING, Characters, Errors, TextDecoder
 from sinkctl.text.position import TextPosition
 from sinkctl.text.records import RecordDecoder
 from sinkctl.text.source import Source
 from sinkctl.text.stages import Stages
 
+Encode = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class TokenBlock:
     """Consecutive tokens of one file; `TokenStream(..., start=block.start)` begins with this block again."""
 
@@ -36,7 +38,7 @@ class TokenStream:
 
     `files` are paths, or `-` for standard input; .gz, .xz, .bz2 and .zst are decompressed; .jsonl (and standard input
     when `field` is given) holds one object a line, and the text is the records' `field`s joined by blank lines. Files
-    are tokenized separately. Each read of `block_bytes` decompressed bytes ends in at most one block.
+    are tokenized separately. A read of `block_bytes` decompressed bytes gives at most one block.
 
     Where no cut of a tokenizer is known to be exact, `bounded` is False, `bounded_reason` says why, and each file
     is read whole and comes as one block. Tokenizers without a fast implementation know no offsets and are refused.
@@ -59,13 +61,13 @@ class TokenStream:
         self._start = start or TextPosition()
         if start is not None:
             self._check_start(start)
-        self._encoder, self._cuts = _prepare(tokenizer)
+        self._encode, self._cuts = _prepare(tokenizer)
         self.bounded, self.bounded_reason = self._cuts.bounded, self._cuts.reason
         self.largest_buffer = 0  # most characters ever held
         self._sizes = [None if source.is_pipe(name) else Path(name).stat().st_size for name in self._files]
-        plain = not any(Path(name).suffix.lower() in source.COMPRESSED for name in self._files)
+        plain = all(source.compression(name) is None for name in self._files)
         self.bytes_total = sum(self._sizes) if plain and None not in self._sizes else None
-        self._read_before = sum(size or 0 for size in self._sizes[: self._start.file]) if plain else 0
+        self._read_before = 0
         self._source: Source | None = None
         self._file = self._start.file
 
@@ -84,12 +86,11 @@ class TokenStream:
 
     def __iter__(self) -> Iterator[TokenBlock]:
         start = self._start
+        self._read_before = sum(size or 0 for size in self._sizes[: start.file]) if self.bytes_total else 0
         for file in range(start.file, len(self._files)):
             self._file, self._source = file, Source(self._files[file])
             try:
-                yield from self._blocks(
-                    self._source, start if self._file == start.file else TextPosition(file=self._file)
-                )
+                yield from self._blocks(self._source, start if file == start.file else TextPosition(file=file))
             finally:
                 self._read_before += self._source.bytes_read
                 self._source.close()
@@ -101,7 +102,12 @@ class TokenStream:
         self._replay(data, buffer, start)
         while raw := data.read(self._block_bytes):
             buffer.feed(raw)
-            self.largest_buffer = max(self.largest_buffer, len(buffer.held.text))
+            self.largest_buffer = max(self.largest_buffer, buffer.size)
+            if len(raw) < self._block_bytes:
+                break
+            if not (self.bounded and buffer.has_grown):
+                continue
+            buffer.gather()
             cut = self._cuts.last(buffer.held.text, start.guard)
             if cut is None:
                 continue
@@ -110,8 +116,9 @@ class TokenStream:
             if len(block.ids):
                 yield block
         buffer.feed(b"", final=True)
-        self.largest_buffer = max(self.largest_buffer, len(buffer.held.text))
-        if len(buffer.held.text) > start.guard:
+        buffer.gather()
+        self.largest_buffer = max(self.largest_buffer, buffer.size)
+        if buffer.size > start.guard:
             block = self._block(buffer, len(buffer.held.text), start)
             if len(block.ids):
                 yield block
@@ -132,8 +139,8 @@ class TokenStream:
     def _block(self, buffer: "_Buffer", cut: int, start: TextPosition) -> TokenBlock:
         """The tokens up to `cut`, those of the guard left out."""
         held = buffer.held
-        ids, characters = self._encoder(held.text[:cut])
-        guard, _ = self._encoder(held.text[: start.guard]) if start.guard else (ids[:0], characters)
+        ids, characters = self._encode(held.text[:cut])
+        guard, _ = self._encode(held.text[: start.guard]) if start.guard else (ids[:0], characters)
         assert np.array_equal(ids[: len(guard)], guard), "a cut was not exact"
         characters = np.minimum(characters[len(guard) :], cut - 1)
         return TokenBlock(ids[len(guard) :], held.bytes[characters], held.lines[characters], start.file, start)
@@ -156,17 +163,32 @@ class _Buffer:
 
     def __init__(self, decoder: TextDecoder | RecordDecoder) -> None:
         self.held: Characters = NOTHING
+        self._waiting: list[Characters] = []
+        self.size = 0  # characters in both
         self.sha256 = hashlib.sha256()
         self._dropped = 0  # characters of the text before `held`
         self._decoder = decoder
 
+    @property
+    def has_grown(self) -> bool:
+        """Whether enough came in to look for a cut: a quarter, so that looking stays linear where there is none."""
+        return 5 * len(self.held.text) <= 4 * self.size
+
     def feed(self, data: bytes, final: bool = False) -> None:
         self.sha256.update(data)
-        self.held += self._decoder.feed(data, final)
+        self._waiting.append(self._decoder.feed(data, final))
+        self.size += len(self._waiting[-1].text)
+
+    def gather(self) -> None:
+        """Join what came in to `held`."""
+        self.held = Characters.joined([self.held, *self._waiting])
+        self._waiting = []
 
     def drop_before(self, char: int) -> None:
+        self.gather()
         count = min(max(0, char - self._dropped), len(self.held.text))
         self.held = self.held.after(count)
+        self.size -= count
         self._dropped += count
 
     def cut(self, cut: int, file: int, read: int) -> TextPosition:
@@ -185,7 +207,7 @@ class _Buffer:
         return position
 
 
-def _prepare(tokenizer: Any) -> tuple[Any, SafeCuts]:
+def _prepare(tokenizer: Any) -> tuple[Encode, SafeCuts | NoCuts]:
     """A function from text to (ids, first character of each), and the cuts that are exact for it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
@@ -193,8 +215,17 @@ def _prepare(tokenizer: Any) -> tuple[Any, SafeCuts]:
             f"{type(tokenizer).__name__} has no fast implementation, so the place of a token in the text is unknown;"
             " use a checkpoint with a tokenizer.json"
         )
+    try:
+        serialized = backend.to_str()
+    except Exception as error:  # the bindings raise no narrower type
+
+        def encode_whole(text: str) -> tuple[np.ndarray, np.ndarray]:
+            out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            return _arrays(out["input_ids"], out["offset_mapping"])
+
+        return encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})")
     # A copy: the caller's truncation and padding stay, and no post-processor trims spaces off the offsets.
-    copy = Tokenizer.from_str(backend.to_str())
+    copy = Tokenizer.from_str(serialized)
     copy.no_truncation()
     copy.no_padding()
     copy.post_processor = None
@@ -202,7 +233,10 @@ def _prepare(tokenizer: Any) -> tuple[Any, SafeCuts]:
 
     def encode(text: str) -> tuple[np.ndarray, np.ndarray]:
         encoding = copy.encode(text, add_special_tokens=False)
-        offsets = np.fromiter(chain.from_iterable(encoding.offsets), np.int64)
-        return np.array(encoding.ids, np.int64), offsets[::2]
+        return _arrays(encoding.ids, encoding.offsets)
 
-    return encode, SafeCuts(Stages(copy))
+    return encode, SafeCuts(Stages(serialized))
+
+
+def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(ids, np.int64), np.fromiter(chain.from_iterable(offsets), np.int64)[::2]

@@ -71,3 +71,24 @@ def test_softcap_equals_the_reference():
         implementation(*arguments, **options, softcap=1.5),
         stream_attention(*arguments, **options, softcap=1.5), rtol=0, atol=1e-13,
     )  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["triton", "cuda_flash"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(8, 2, 700, 300, 300, 4, 128, 128), (4, 4, 1000, 0, None, 0, 64, 64), *SHAPES])
+def test_gpu_kernels_err_no_more_than_twice_plain_torch_at_that_precision(name, dtype, shape):
+    if name == "cuda_flash" and shape[-1] != shape[-2]:
+        pytest.skip("the CUDA flash operator takes values as wide as keys")
+    arguments, options = inputs(shape, dtype)
+    move = {"strip": options["strip"] and Strip(*(x.cuda() for x in options["strip"]))}
+    options = {**options, **move, "sink_logit_H": options["sink_logit_H"].cuda()}
+    arguments = [x.cuda() for x in arguments]
+    exact = {**options, "strip": options["strip"] and Strip(*(x.double() for x in options["strip"]))}
+    for softcap in (None, 1.5) if name == "triton" else (None,):
+        truth = stream_attention(*(x.double() for x in arguments), **exact, softcap=softcap)
+        found, plain = (
+            (IMPLEMENTATIONS[i](*arguments, **options, softcap=softcap) - truth).norm() / truth.norm()
+            for i in (name, "tiled")
+        )
+        assert found <= 2 * plain

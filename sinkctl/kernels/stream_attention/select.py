@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
-from sinkctl.kernels.stream_attention import reference, tiled
+from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,37 @@ class Implementation:
         return self.run(*args, **kwargs)
 
 
+def _triton(*args, **kwargs) -> Tensor:
+    from sinkctl.kernels.stream_attention.triton import triton_attention
+
+    return triton_attention(*args, **kwargs)
+
+
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
         Implementation("reference", reference.stream_attention),
         Implementation("tiled", partial(tiled.tiled, tiled.matmul_partial)),
         Implementation("tiled_cpu_flash", partial(tiled.tiled, tiled.cpu_flash_partial)),
+        Implementation("cuda_flash", cuda_flash.cuda_flash),
+        Implementation("triton", _triton),
     )
 }
 
 
 def select(q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None) -> tuple[Implementation, str]:
     """The fastest implementation for this device, dtype and shape, and the reason."""
-    device = q_BHTD.device.type
-    if device == "cpu" and softcap is None and q_BHTD.shape[-1] == v_BGSE.shape[-1]:
+    device, width, value_width = q_BHTD.device.type, q_BHTD.shape[-1], v_BGSE.shape[-1]
+    lacks = "softcap" if softcap is not None else "values of another width than keys" if width != value_width else None
+    if device == "cpu" and lacks is None:
         return IMPLEMENTATIONS["tiled_cpu_flash"], "torch's CPU flash operator, in tiles of queries"
     if device == "cpu":
-        lacks = "softcap" if softcap is not None else "values of another width than keys"
         return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: the CPU flash operator has no {lacks}"
-    return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: no kernel for {device}"
+    if device != "cuda" or q_BHTD.dtype not in (torch.float16, torch.bfloat16):
+        return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: no kernel for {device} in {q_BHTD.dtype}"
+    runs, reason = triton_runs()
+    if runs and max(width, value_width) <= 256:
+        return IMPLEMENTATIONS["triton"], f"one kernel for band, strip and sink logit ({reason})"
+    if lacks is None and width <= 256:
+        return IMPLEMENTATIONS["cuda_flash"], f"torch's CUDA flash operator and a merged strip: {reason}"
+    return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: {reason}"

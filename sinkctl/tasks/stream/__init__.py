@@ -1,0 +1,6 @@
+"""`stream`: per-token losses of a text of any length, in constant memory."""
+
+from sinkctl.tasks.stream.scoring import Progress, ScoredBlock, StreamRun
+from sinkctl.tasks.stream.task import Outcome, run
+
+__all__ = ["Outcome", "Progress", "ScoredBlock", "StreamRun", "run"]

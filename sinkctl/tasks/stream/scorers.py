@@ -87,6 +87,12 @@ class BlockScorer(Scorer):
         return self._cache.bytes_held()
 
     @property
+    def bytes_a_token(self) -> int:
+        """Bytes of keys and values one kept token takes."""
+        width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts)
+        return width * torch.empty(0, dtype=self.loaded.dtype).element_size()
+
+    @property
     def choices(self) -> dict[str, str]:
         return {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
 

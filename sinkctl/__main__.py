@@ -1,0 +1,5 @@
+"""`python -m sinkctl`."""
+
+from sinkctl.cli import main
+
+main()

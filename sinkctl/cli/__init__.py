@@ -1,0 +1,56 @@
+"""The command line: parse → recipe → task → report. Nothing here imports torch before a command runs."""
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from sinkctl import __version__
+from sinkctl.cli import doctor, recipe, stream
+from sinkctl.errors import Interrupted, SinkctlError
+
+app = typer.Typer(
+    name="sinkctl",
+    help="Attention sinks in Transformers: stream texts of any length in constant memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("stream")(stream.stream)
+app.add_typer(recipe.app, name="recipe")
+app.command("doctor")(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sinkctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Global options."""
+
+
+def _interrupt(*_) -> None:
+    raise Interrupted("stopped")
+
+
+def main() -> None:
+    """Run the command line; errors are one line and an exit code, SINKCTL_DEBUG=1 adds the traceback."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _interrupt)
+    try:
+        app()
+    except SinkctlError as error:
+        if os.environ.get("SINKCTL_DEBUG") == "1":
+            raise
+        print(f"sinkctl: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,36 @@
+"""The flags that commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.", rich_help_panel="Model")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel="Model")]
+Dtype = Annotated[
+    str | None, typer.Option(help="auto, float32, bfloat16, float16 or float64.", rich_help_panel="Model")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
+]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="A recipe file, or the name of a built-in one; flags override it.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any recipe field, dotted: policies.0.window=512."),
+]
+Seed = Annotated[int | None, typer.Option(help="For whatever is drawn at random.")]
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option("--fail-on", metavar="METRIC<=NUMBER", help="Exit 1 where this fails (also >=); may repeat."),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]

@@ -1,0 +1,45 @@
+"""`sinkctl recipe`: list, show and check recipes."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+
+
+@app.command("ls")
+def ls() -> None:
+    """List the built-in recipes."""
+    from sinkctl.recipe.named import built_in, purpose
+
+    recipes = built_in()
+    width = max(map(len, recipes), default=0)
+    for name, path in recipes.items():
+        print(f"{name:<{width}}  {purpose(path)}")
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.")]) -> None:
+    """Print a recipe."""
+    from sinkctl.recipe.named import find
+
+    print(find(name).read_text(encoding="utf-8"), end="")
+
+
+@app.command("validate")
+def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or names.")]) -> None:
+    """Check recipes against the schema; the first problem is named with its line."""
+    from sinkctl.recipe.load import load
+    from sinkctl.recipe.named import find
+
+    for name in files:
+        load(find(name))
+        print(f"{name}: valid")
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of recipes."""
+    from sinkctl.recipe.json_schema import json_schema
+
+    print(json_schema(), end="")

@@ -1,0 +1,140 @@
+"""`stream_attention` as one Triton kernel: the sink logit and the strip seed the running softmax, then the band.
+
+One program holds a tile of queries of one head, rotated for the band and un-rotated for the strip. Only the tiles of
+keys at the band's two edges are masked. Shapes as in `reference.py`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sinkctl.kernels.stream_attention.reference import Strip
+
+@triton.jit
+def _capped(score, softcap, HAS_CAP: tl.constexpr):
+    """Scores in units of log 2; tanh(x) = 1 − 2 / (e^2x + 1)."""
+    if HAS_CAP:
+        score = softcap * (1 - 2 / (tl.exp2(2 * 1.4426950408889634 * score / softcap) + 1))
+    return score * 1.4426950408889634  # log2(e)
+
+
+@triton.jit
+def _attend(m, l, acc, score, v):
+    """One step of the running softmax over a tile of keys."""
+    m_new = tl.maximum(m, tl.max(score, 1))
+    p = tl.exp2(score - m_new[:, None])
+    shrink = tl.exp2(m - m_new)
+    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None])
+    return m_new, l * shrink + tl.sum(p, 1), acc
+
+
+@triton.jit
+def _band(
+    m, l, acc, q, k, v, ks, vs, here, first, end, S, window, scale, softcap,
+    D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, BN: tl.constexpr,
+    MASKED: tl.constexpr, HAS_CAP: tl.constexpr,
+):  # fmt: skip
+    d, e = tl.arange(0, PD), tl.arange(0, PE)
+    for start in tl.range(first, end, BN):
+        j = start + tl.arange(0, BN)
+        inside = j < S
+        if PD == D and not MASKED:
+            k_tile = tl.load(k + d[:, None] + j.to(tl.int64)[None, :] * ks)
+        else:
+            k_tile = tl.load(k + d[:, None] + j.to(tl.int64)[None, :] * ks, (d[:, None] < D) & inside[None, :], 0.0)
+        score = _capped(tl.dot(q, k_tile) * scale, softcap, HAS_CAP)
+        if MASKED:
+            distance = here[:, None] - j[None, :]
+            score = tl.where((distance >= 0) & (distance <= window), score, -float("inf"))
+        if PE == E and not MASKED:
+            v_tile = tl.load(v + j.to(tl.int64)[:, None] * vs + e[None, :])
+        else:
+            v_tile = tl.load(v + j.to(tl.int64)[:, None] * vs + e[None, :], inside[:, None] & (e[None, :] < E), 0.0)
+        m, l, acc = _attend(m, l, acc, score, v_tile)
+    return m, l, acc
+
+
+@triton.jit
+def _kernel(
+    q, k, v, q_strip, k_strip, v_strip, sink, out,
+    qb, qh, qt, kb, kh, ks, vb, vh, vs, rb, rh, rt, ob, oh, ot, kn, vn,
+    H, G, T, S, N, window, scale, softcap,
+    D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, PN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+    HAS_STRIP: tl.constexpr, HAS_SINK: tl.constexpr, HAS_CAP: tl.constexpr,
+):  # fmt: skip
+    # Late tiles first: in a dense call they are the longest.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
+    g = h // (H // G)
+    i = tile * BM + tl.arange(0, BM)
+    d, e = tl.arange(0, PD), tl.arange(0, PE)
+    live = (i[:, None] < T) & (d[None, :] < D)
+    rows = i.to(tl.int64)[:, None]
+    q_tile = tl.load(q + b * qb + h * qh + rows * qt + d[None, :], live, 0.0)
+    acc = tl.zeros([BM, PE], tl.float32)
+    if HAS_SINK:
+        m = tl.zeros([BM], tl.float32) + tl.load(sink + h).to(tl.float32) * 1.4426950408889634
+        l = tl.zeros([BM], tl.float32) + 1.0
+    else:
+        m = tl.zeros([BM], tl.float32) - 1e30  # finite: an edge tile may hide every key from a row
+        l = tl.zeros([BM], tl.float32)
+    if HAS_STRIP:
+        n = tl.arange(0, PN)
+        group = b * G + g
+        faced = tl.load(q_strip + b * rb + h * rh + rows * rt + d[None, :], live, 0.0)
+        k_tile = tl.load(k_strip + group * kn + n[None, :] * D + d[:, None], (n[None, :] < N) & (d[:, None] < D), 0.0)
+        v_tile = tl.load(v_strip + group * vn + n[:, None] * E + e[None, :], (n[:, None] < N) & (e[None, :] < E), 0.0)
+        score = _capped(tl.dot(faced, k_tile) * scale, softcap, HAS_CAP)
+        m, l, acc = _attend(m, l, acc, tl.where(n[None, :] < N, score, -float("inf")), v_tile)
+    first_query = S - T + tile * BM
+    here = S - T + i
+    first = tl.maximum(0, first_query - window) // BN * BN
+    end = tl.minimum(S, first_query + BM)
+    seen_by_all = tl.maximum(first, tl.cdiv(tl.maximum(0, first_query + BM - 1 - window), BN) * BN)
+    diagonal = tl.maximum(first, (first_query + 1) // BN * BN)
+    seen_by_all = tl.minimum(seen_by_all, diagonal)
+    k_head, v_head = k + b * kb + g * kh, v + b * vb + g * vh
+    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, first, seen_by_all, S, window, scale, softcap,
+                      D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, seen_by_all, diagonal, S, window, scale, softcap,
+                      D, E, PD, PE, BN, False, HAS_CAP)  # fmt: skip
+    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, diagonal, end, S, window, scale, softcap,
+                      D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+    target = out + b * ob + h * oh + rows * ot + e[None, :]
+    tl.store(target, (acc / l[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
+
+
+def triton_attention(
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSE: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    strip: Strip | None = None,
+    sink_logit_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """As `reference.stream_attention`, for half precision on CUDA; last dimensions contiguous."""
+    (B, H, T, D), (G, S), E = q_BHTD.shape, k_BGSD.shape[1:3], v_BGSE.shape[-1]
+    out_BTHE = torch.empty(B, T, H, E, dtype=q_BHTD.dtype, device=q_BHTD.device)  # as the output projection reads it
+    out = out_BTHE.transpose(1, 2)
+    faced = strip or Strip(q_BHTD, k_BGSD[:, :, :0], v_BGSE[:, :, :0])
+    k_strip, v_strip = faced.k_BGND.contiguous(), faced.v_BGNE.contiguous()
+    widths = triton.next_power_of_2(D), triton.next_power_of_2(E)
+    BM, BN, warps, stages = (128, 64, 4, 3) if max(widths) <= 64 else (128, 64, 8, 3)
+    if max(widths) > 128:
+        BM, BN, warps, stages = 64, 32, 4, 2
+    _kernel[(triton.cdiv(T, BM), B * H)](
+        q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H, out,
+        *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *faced.q_BHTD.stride()[:3],
+        *out.stride()[:3], k_strip.shape[2] * D, v_strip.shape[2] * E,
+        H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale, softcap or 0.0,
+        D=D, E=E, PD=max(16, widths[0]), PE=max(16, widths[1]),
+        PN=max(16, triton.next_power_of_2(max(1, k_strip.shape[2]))), BM=BM, BN=BN,
+        HAS_STRIP=strip is not None, HAS_SINK=sink_logit_H is not None, HAS_CAP=softcap is not None,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,1 @@
+"""Metrics of a checkpoint: one a file, one definition, one test against a closed form."""

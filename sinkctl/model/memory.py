@@ -1,0 +1,28 @@
+"""How much memory a model leaves, and the block size that fits it."""
+
+import torch
+
+from sinkctl.model.load import LoadedModel
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Bytes held on an accelerator by this process; None on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return None
+
+
+def auto_chunk(loaded: LoadedModel) -> tuple[int, str]:
+    """Tokens a forward takes: where throughput has levelled off, and activations stay a small part of memory."""
+    if loaded.device.type == "cpu":
+        return 1024, "1024: CPU throughput levels off there"
+    config = loaded.model.config.get_text_config()
+    widths = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    bytes_a_token = 4 * widths
+    free = torch.cuda.mem_get_info(loaded.device)[0] if loaded.device.type == "cuda" else 4 << 30
+    chunk = 16384
+    while chunk > 256 and chunk * bytes_a_token > free // 4:
+        chunk //= 2
+    return chunk, f"{chunk}: activations of about {bytes_a_token * chunk / 2**30:.1f} GiB"

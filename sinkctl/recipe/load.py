@@ -1,0 +1,137 @@
+"""YAML and `key=value` → a validated recipe; whatever is wrong is named with its file, line and field."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from sinkctl.errors import RecipeError
+from sinkctl.recipe.schema import RECIPES, Recipe
+from sinkctl.recipe.yaml12 import Keys, parse, parse_value
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
+    """A recipe file as plain data, with the line of every value."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}; `sinkctl recipe ls` lists the built-in recipes") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    try:
+        data, lines = parse(text)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"{error.problem_mark.line + 1}: "
+        raise RecipeError(f"{path}:{line} {error.problem}".replace(":  ", ": ")) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping that starts with `task: {next(iter(RECIPES))}`")
+    return data, lines
+
+
+def override(data: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Apply `key=value` with dotted keys and list indices to plain data; new keys are validated later."""
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {assignment}: write key=value, such as policies.0.window=512")
+        try:
+            value = parse_value(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {assignment}: {text!r} is no YAML value") from error
+        target: Any = data
+        *parents, last = key.split(".")
+        for part in parents:
+            target = _step(target, part, assignment)
+        if isinstance(target, list):
+            _step(target, last, assignment)
+            target[int(last)] = value
+        else:
+            target[last] = value
+
+
+def _step(target: Any, part: str, assignment: str) -> Any:
+    if isinstance(target, list):
+        if not part.isdigit() or int(part) >= len(target):
+            raise RecipeError(f"--set {assignment}: {part} is not an index of a list of {len(target)}")
+        return target[int(part)]
+    if not isinstance(target, dict):
+        raise RecipeError(f"--set {assignment}: {part} lies inside a plain value")
+    return target.setdefault(part, {})
+
+
+def validate(data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int] | None = None) -> Recipe:
+    """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`."""
+    if data.get("task") not in RECIPES:
+        line = (lines or {}).get(("task",))
+        hint = suggest(str(data["task"]), RECIPES) if "task" in data else f"; one of {', '.join(RECIPES)}"
+        problem = f"no such task {data['task']!r}" if "task" in data else "missing"
+        raise RecipeError(f"{source}{f':{line}' if line else ''}: task: {problem}{hint}")
+    try:
+        return TypeAdapter(Recipe).validate_python(data)
+    except ValidationError as error:
+        raise RecipeError(_describe(error, data, source, lines or {})) from error
+
+
+def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe file."""
+    data, lines = read(path)
+    override(data, assignments)
+    return validate(data, str(path), lines)
+
+
+def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: dict[Keys, int]) -> str:
+    """The first problem in one line; an unknown field goes before what may follow from it."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    path = _path(problem["loc"], data)
+    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+    where = f"{source}:{line}" if line else source
+    name = ".".join(map(str, path)) or "recipe"
+    match problem["type"]:
+        case "extra_forbidden":
+            said = f"no such field{suggest(str(path[-1]), _siblings(path, data))}"
+        case "union_tag_invalid":
+            kinds = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
+            said = f"no such kind {problem['ctx']['tag']!r}{suggest(problem['ctx']['tag'], kinds)}"
+        case "union_tag_not_found":
+            said = "say which `kind`"
+        case _:
+            said = f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {problem['input']!r})"
+    return f"{where}: {name}: {said}"
+
+
+def _path(location: tuple[str | int, ...], data: Any) -> Keys:
+    """pydantic's location without the names of union members, which are no keys of the data."""
+    path: list[str | int] = []
+    for part in location:
+        inside = part in data if isinstance(data, dict) else isinstance(data, (list, tuple)) and isinstance(part, int)
+        if inside:
+            path.append(part)
+            data = data[part]
+    return tuple(path)
+
+
+def _siblings(path: Keys, data: Any) -> list[str]:
+    """The fields of the settings that hold the last key of `path`."""
+    models: list[type[BaseModel]] = [RECIPES[data["task"]]]
+    for part in path[:-1]:
+        data = data[part]
+        if isinstance(part, str):
+            models = [m for model in models if part in model.model_fields for m in _models(model.model_fields[part].annotation)]
+    of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == data.get("kind")]
+    return [name for model in of_kind or models for name in model.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; one of {', '.join(known)}"

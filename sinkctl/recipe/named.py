@@ -1,0 +1,38 @@
+"""The recipes that come with the package."""
+
+from pathlib import Path
+
+from sinkctl.errors import UsageError
+from sinkctl.recipe.load import suggest
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def folder() -> Path:
+    """Where they are: inside an installed package, or at the top of a checkout."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def built_in() -> dict[str, Path]:
+    """Name, such as stream/book, → file."""
+    return {str(path.relative_to(folder()).with_suffix("")): path for path in sorted(folder().rglob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """A file as it is, or a built-in recipe by its name."""
+    path = Path(name)
+    if path.exists():
+        return path
+    known = built_in()
+    if name in known:
+        return known[name]
+    raise UsageError(f"--recipe {name}: no such file or built-in recipe{suggest(name, list(known))}")
+
+
+def purpose(path: Path) -> str:
+    """The first words of a recipe: its first comment that is no editor instruction."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and "yaml-language-server" not in line:
+            return line.removeprefix("# ")
+    return ""

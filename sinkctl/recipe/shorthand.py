@@ -1,0 +1,25 @@
+"""Policies as the command line and Python calls write them: `4+252`, `dense`, `recompute:4+252`."""
+
+import re
+from typing import Any, get_args
+
+from sinkctl.cache.policies import AnyPolicy
+from sinkctl.errors import UsageError
+from sinkctl.recipe.load import suggest
+
+KINDS = [member.model_fields["kind"].default for member in get_args(get_args(AnyPolicy)[0])]
+
+
+def policy(text: str) -> dict[str, Any]:
+    """`KIND`, `S+W` (sinks and window; 0+W is the bare window) or `recompute:S+W`, as recipe data."""
+    kind, colon, size = text.partition(":")
+    if not colon and "+" in text:
+        kind, size = "", text
+    match = re.fullmatch(r"(\d+)\+(\d+|auto)", size) if size else None
+    if (size and not match) or (kind and kind not in KINDS) or (size and kind == "dense"):
+        raise UsageError(f"--policy {text}: write S+W, such as 4+252, or a kind{suggest(kind, KINDS)}")
+    if not match:
+        return {"kind": kind}
+    sinks, window = int(match[1]), match[2] if match[2] == "auto" else int(match[2])
+    kind = kind or ("sink_window" if sinks else "window")
+    return {"kind": kind, "sinks": sinks, "window": window}

@@ -1,0 +1,108 @@
+"""A result on a terminal: at any width, with or without colour, and in plain ASCII where the encoding asks for it."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sinkctl.report.chart import chart_caption, unicode_chart
+from sinkctl.report.printable import shorten, to_ascii, visible
+from sinkctl.report.summary import (
+    BEST,
+    measurement_row,
+    model_line,
+    score_table,
+    speed_line,
+    unfinished,
+)
+from sinkctl.report.units import count
+from sinkctl.result.schema import Result
+from sinkctl.result.stream import Passage, StreamDetail
+
+PASSAGES = 5
+WIDEST_CHART = 100
+CHART_INDENT = 9
+
+
+def render(result: Result, console: Console) -> None:
+    """Print the verdict, what was scored, the picture, passages, notes, speed and model."""
+    for line in unfinished(result):
+        console.print(_text(line, console, "yellow"))
+    for line in result.verdict:
+        console.print(_text(line, console, "bold"))
+    if result.stream is not None:
+        _stream(result.stream, console)
+    elif result.measurements:
+        _measurements(result, console)
+    if result.notes:
+        console.print()
+    for note in result.notes:
+        _hanging("note: ", note, console)
+    console.print()
+    if result.stream is not None:
+        console.print(_text(speed_line(result), console))
+    console.print(_text(model_line(result.model), console, "dim"))
+
+
+def _stream(stream: StreamDetail, console: Console) -> None:
+    _scores(stream, console)
+    ascii_only = console.options.ascii_only
+    chart = unicode_chart(stream.policies, min(console.width, WIDEST_CHART), ascii_only=ascii_only)
+    if chart:
+        console.print()
+        console.print(chart, no_wrap=True, overflow="crop")
+        _hanging(" " * CHART_INDENT, chart_caption(stream.policies), console, "dim")
+    if stream.passages:
+        console.print()
+        console.print(_text("Most surprising passages", console, "bold"))
+    for passage in stream.passages[:PASSAGES]:
+        _passage(passage, console)
+
+
+def _scores(stream: StreamDetail, console: Console) -> None:
+    scores = score_table(stream.policies)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for number, name in enumerate(scores.columns):
+        head = Text("\n").join(_text(part, console) for part in name.rsplit(" ", 1))
+        table.add_column(head, justify="right" if number else "left", vertical="bottom", no_wrap=number > 0)
+    marked = {column for _, column in scores.best}
+    for y, row in enumerate(scores.rows):
+        cells = []
+        for x, value in enumerate(row):
+            best = (y, x) in scores.best
+            pad = (BEST if best else " " * len(BEST)) if x in marked else ""
+            cells.append(_text(value + pad, console, "bold green" if best else ""))
+        table.add_row(*cells)
+    console.print()
+    console.print(table)
+    for line in scores.legend:
+        console.print(_text(line, console, "dim"))
+
+
+def _measurements(result: Result, console: Console) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for measurement in result.measurements:
+        table.add_row(*(_text(value, console) for value in measurement_row(measurement)))
+    console.print()
+    console.print(table)
+
+
+def _passage(passage: Passage, console: Console) -> None:
+    place = f"{passage.file}:{passage.line}  byte {count(passage.byte)}  {passage.nll:.2f} nats"
+    console.print(_text(f"  {place}", console, "cyan"), overflow="fold")
+    ellipsis = "..." if console.options.ascii_only else "…"
+    text = shorten(_text(passage.text, console).plain, console.width - 4, ellipsis)
+    console.print(Text(f"    {text}"), no_wrap=True, overflow="crop")
+
+
+def _hanging(head: str, words: str, console: Console, style: str = "") -> None:
+    """`words` wrapped to the right of `head`."""
+    for number, line in enumerate(_text(words, console, style).wrap(console, console.width - len(head))):
+        line.rstrip()
+        console.print(Text.assemble((head if number == 0 else " " * len(head), "dim"), line))
+
+
+def _text(words: str, console: Console, style: str = "") -> Text:
+    """Words from anywhere: never read as markup, never able to steer the terminal."""
+    shown = visible(words)
+    return Text(to_ascii(shown) if console.options.ascii_only else shown, style=style)

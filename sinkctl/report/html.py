@@ -1,0 +1,179 @@
+"""A result as one HTML file: no request, no script, light and dark, fit to print."""
+
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from pydantic_core import to_jsonable_python
+
+from sinkctl.report import units
+from sinkctl.report.curves import captions
+from sinkctl.report.picture import memory_svg, svg
+from sinkctl.report.printable import visible
+from sinkctl.report.summary import (
+    BEST,
+    measurement_row,
+    model_line,
+    score_table,
+    speed_line,
+    unfinished,
+)
+from sinkctl.result.schema import Result
+from sinkctl.result.stream import Passage, PolicyScore, StreamDetail
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself refuses scripts and requests
+
+
+def html(result: Result, environment: dict[str, Any]) -> str:
+    """The whole report as one page; every text in it is escaped."""
+    title = f"sinkctl {result.task}: {result.model.name}"
+    style = files("sinkctl.report").joinpath("page.css").read_text(encoding="utf-8")
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_escaped(title)}</title>",
+            f"<style>\n{style}</style>",
+            "</head>",
+            "<body>",
+            *_header(result, title),
+            *(_stream(result.stream) if result.stream is not None else []),
+            *_list("Notes", result.notes),
+            *_how(result),
+            *_section("Measurements", _table(measurement_row(m) for m in result.measurements)),
+            *_section("Recipe", [_yaml(result.recipe)]),
+            *_section("Environment", _table(_flat(environment))),
+            f'<footer class="quiet">sinkctl {_escaped(result.sinkctl_version)}</footer>',
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _header(result: Result, title: str) -> list[str]:
+    return [
+        "<header>",
+        f"<h1>{_escaped(title)}</h1>",
+        f'<p class="quiet">{_escaped(model_line(result.model))}<br>{_escaped(speed_line(result))}</p>',
+        "</header>",
+        *(f'<p class="warning">{_escaped(line)}</p>' for line in unfinished(result)),
+        *(f'<p class="verdict">{_escaped(line)}</p>' for line in result.verdict),
+    ]
+
+
+def _stream(stream: StreamDetail) -> list[str]:
+    parts = _scores(stream.policies)
+    if any(policy.curve for policy in stream.policies):
+        caption = " ".join(["Perplexity against position in the text.", *captions(stream.policies)])
+        parts += _figure(svg(stream.policies), caption)
+    if stream.passages:
+        under = f"Highest mean NLL under {stream.policies[0].label}." if stream.policies else ""
+        parts += _section(
+            "Most surprising passages",
+            [f'<p class="quiet">{_escaped(under)}</p>', '<ol class="passages">']
+            + [_passage(passage) for passage in stream.passages]
+            + ["</ol>"],
+        )
+    if stream.memory:
+        parts += _section("Memory", _figure(memory_svg(stream.memory), "Memory while the text was read."))
+    return parts
+
+
+def _scores(policies: list[PolicyScore]) -> list[str]:
+    scores = score_table(policies)
+    head = "".join(
+        f'<th scope="col"{" class=number" if number else ""}>{_escaped(name)}</th>'
+        for number, name in enumerate(scores.columns)
+    )
+    rows = []
+    for y, (label, *values) in enumerate(scores.rows):
+        cells = [f'<th scope="row">{_escaped(label)}</th>']
+        for x, value in enumerate(values, start=1):
+            cell = f'<td class="number">{_escaped(value)}</td>'
+            best = f'<td class="number best">{_escaped(value)}<span class="mark">{BEST}</span></td>'
+            cells.append(best if (y, x) in scores.best else cell)
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return [
+        '<div class="scroll"><table class="scores">',
+        f"<thead><tr>{head}</tr></thead>",
+        "<tbody>",
+        *rows,
+        "</tbody></table></div>",
+        f'<p class="legend">{_escaped("; ".join(scores.legend))}</p>',
+    ]
+
+
+def _passage(passage: Passage) -> str:
+    place = f"{passage.file}:{passage.line}"
+    offset = f"byte {units.count(passage.byte)}, {passage.nll:.2f} nats over {units.count(passage.tokens)} tokens"
+    return (
+        f'<li><strong>{_escaped(place)}</strong> <span class="quiet">{_escaped(offset)}</span>'
+        f"<code>{_escaped(passage.text)}</code></li>"
+    )
+
+
+def _how(result: Result) -> list[str]:
+    facts = []
+    if result.stream is not None:
+        stream = result.stream
+        facts = [
+            ["text", f"{units.count(stream.tokens)} tokens"],
+            ["BOS", stream.bos],
+            ["forward pass", f"{units.count(stream.chunk)} tokens"],
+        ]
+        if stream.sink_rate is not None:
+            facts.append(["sink rate", f"{stream.sink_rate:.1%} of heads give the first token more than 0.3"])
+    facts.append(["model fingerprint", result.model.fingerprint])
+    return [
+        *_section("How it was run", _table(facts)),
+        *_section("Automatic choices", _table([name, reason] for name, reason in result.choices.items())),
+        *_list("Layers", result.model.layers),
+    ]
+
+
+def _section(title: str, body: list[str]) -> list[str]:
+    return [f"<section><h2>{_escaped(title)}</h2>", *body, "</section>"] if body else []
+
+
+def _list(title: str, items: list[str]) -> list[str]:
+    body = ["<ul>", *(f"<li>{_escaped(item)}</li>" for item in items), "</ul>"]
+    return _section(title, body) if items else []
+
+
+def _figure(drawing: str, caption: str) -> list[str]:
+    return ["<figure>", drawing, f"<figcaption>{_escaped(caption)}</figcaption>", "</figure>"]
+
+
+def _table(rows: Iterable[list[str]]) -> list[str]:
+    lines = []
+    for label, *values in rows:
+        cells = "".join(f"<td>{_escaped(value)}</td>" for value in values)
+        lines.append(f'<tr><th scope="row" class="label">{_escaped(label)}</th>{cells}</tr>')
+    return ["<table><tbody>", *lines, "</tbody></table>"] if lines else []
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    text = yaml.safe_dump(to_jsonable_python(data), sort_keys=False, allow_unicode=True)
+    return f"<pre>{escape(text)}</pre>"
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
+    """Nested data as (dotted name, value) rows; lists by index, bytes in their units, nulls left out."""
+    for name, value in data.items():
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield [f"{prefix}{name}", units.memory(value) if str(name).endswith("_bytes") else str(value)]
+
+
+def _escaped(text: str) -> str:
+    return escape(visible(text))

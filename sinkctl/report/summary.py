@@ -1,0 +1,88 @@
+"""What every report says in words and rows: the score table, the model, speed and memory."""
+
+import math
+from typing import NamedTuple
+
+from sinkctl.report import units
+from sinkctl.result.schema import Measurement, ModelReport, Result
+from sinkctl.result.stream import PolicyScore
+
+BEST, BEYOND = " *", " †"
+
+
+class ScoreTable(NamedTuple):
+    """Policies and what they scored, as text; `best` holds the (row, column) of the lowest perplexity."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    best: set[tuple[int, int]]
+    legend: list[str]
+
+
+def score_table(policies: list[PolicyScore]) -> ScoreTable:
+    """One row a policy, in their order; policies are compared on the tokens that all of them scored."""
+    common = any(policy.common_perplexity is not None and policy.common_tokens != policy.tokens for policy in policies)
+    columns = ["policy", "perplexity", "tokens scored", "cache tokens", "cache memory"]
+    rows = [_score_row(policy) for policy in policies]
+    legend = []
+    if common:
+        columns.insert(2, "on common tokens")
+        for row, policy in zip(rows, policies, strict=True):
+            row.insert(2, units.perplexity(policy.common_perplexity))
+        shared = max(policy.common_tokens for policy in policies)
+        legend.append(f"common tokens: the {units.count(shared)} that every policy scored")
+    best = {(row, 2 if common else 1) for row in _lowest(policies, common)}
+    if best:
+        legend.insert(0, "* lowest perplexity")
+    beyond = sorted({policy.extrapolates_from for policy in policies if policy.extrapolates_from is not None})
+    if beyond:
+        places = ("position " if len(beyond) == 1 else "positions ") + ", ".join(map(units.count, beyond))
+        legend.append(f"† beyond the model's context from {places} on")
+    return ScoreTable(columns, rows, best, legend)
+
+
+def model_line(model: ModelReport) -> str:
+    """demo: llama, 5.51M parameters, float32 on cpu, context 512."""
+    context = f"context {model.context}" if model.context is not None else "no context length named"
+    size = units.short_count(model.parameters)
+    return f"{model.name}: {model.model_type}, {size} parameters, {model.dtype} on {model.device}, {context}"
+
+
+def speed_line(result: Result) -> str:
+    """Speed, peak memory and time, as far as they were measured."""
+    said = []
+    for name, words in (("stream.tokens_per_s", "{}"), ("stream.peak_memory", "peak memory {}")):
+        measurement = result.measurement(name)
+        if measurement is not None and measurement.samples:
+            said.append(words.format(units.quantity(measurement.value, measurement.unit)))
+    return " · ".join([*said, units.duration(result.seconds)])
+
+
+def measurement_row(measurement: Measurement) -> list[str]:
+    """Name, median, range over the samples, direction."""
+    samples = measurement.samples
+    value = units.quantity(measurement.value, measurement.unit) if samples else units.NOTHING
+    spread = ""
+    if len(samples) > 1:
+        low, high = (units.quantity(of(samples), measurement.unit) for of in (min, max))
+        spread = f"{low} to {high} ({len(samples)} samples)"
+    better = "" if measurement.better == "neither" else f"{measurement.better} is better"
+    return [measurement.name, value, spread, better]
+
+
+def unfinished(result: Result) -> list[str]:
+    """The sentence that an incomplete run begins with."""
+    return [] if result.complete else ["Incomplete: the run stopped before its end; these numbers cover what it read."]
+
+
+def _score_row(policy: PolicyScore) -> list[str]:
+    beyond = BEYOND if policy.extrapolates_from is not None else ""
+    cache = "all" if policy.cache_tokens is None else units.count(policy.cache_tokens)
+    score, memory = units.perplexity(policy.perplexity), units.memory(policy.cache_bytes)
+    return [policy.label + beyond, score, units.count(policy.tokens), cache, memory]
+
+
+def _lowest(policies: list[PolicyScore], common: bool) -> list[int]:
+    scores = [policy.common_perplexity if common else policy.perplexity for policy in policies]
+    numbers = {row: score for row, score in enumerate(scores) if score is not None and math.isfinite(score)}
+    return [row for row, score in numbers.items() if score == min(numbers.values())] if len(numbers) > 1 else []

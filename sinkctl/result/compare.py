@@ -1,0 +1,44 @@
+"""Thresholds on measurements: `METRIC<=NUMBER`, `METRIC>=NUMBER`."""
+
+import difflib
+import re
+from typing import NamedTuple
+
+from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.result.schema import Result
+
+
+class Threshold(NamedTuple):
+    """What a measurement must satisfy."""
+
+    metric: str
+    sign: str
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        return value <= self.limit if self.sign == "<=" else value >= self.limit
+
+
+def parse(text: str) -> Threshold:
+    """One `--fail-on`; UsageError says how it is written."""
+    match = re.fullmatch(r"(.+?)(<=|>=)(.+)", text)
+    try:
+        return Threshold(match[1].strip(), match[2], float(match[3]))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--fail-on {text}: write METRIC<=NUMBER or METRIC>=NUMBER, such as perplexity<=30") from error
+
+
+def check(result: Result, thresholds: list[Threshold]) -> None:
+    """Raise ThresholdError, naming every threshold that does not hold; UsageError for a metric that is not there."""
+    broken = []
+    for threshold in thresholds:
+        measurement = result.measurement(threshold.metric)
+        if measurement is None:
+            names = [m.name for m in result.measurements]
+            close = difflib.get_close_matches(threshold.metric, names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
+            raise UsageError(f"--fail-on {threshold.metric}: this run measured no such thing; {hint}")
+        if not threshold.holds(measurement.value):
+            broken.append(f"{threshold.metric} is {measurement.value:.6g}, not {threshold.sign} {threshold.limit:g}")
+    if broken:
+        raise ThresholdError("; ".join(broken))

@@ -1,0 +1,127 @@
+"""A finished (or stopped) stream → its Result: measurements, and what they say in words."""
+
+from sinkctl import __version__
+from sinkctl.cache.policies import Bounded, Recompute
+from sinkctl.result.schema import Measurement, ModelReport, Result
+from sinkctl.result.stream import FileMark, Passage, PolicyScore, StreamDetail
+from sinkctl.tasks.stream.scoring import StreamRun
+
+# Below this share of heads a checkpoint counts as having no sink (a real one without: 0 of 40 heads).
+NO_SINK = 0.01
+
+
+def result_of(run: StreamRun, complete: bool) -> Result:
+    """Everything the run found."""
+    policies = [_score(run, label) for label in run.scorers]
+    config = run.loaded.model.config
+    layers = [line for scorer in run.scorers.values() for line in scorer.layers]
+    choices = dict(run.choices)
+    for scorer in run.scorers.values():
+        choices |= scorer.choices
+    return Result(
+        task="stream",
+        sinkctl_version=__version__,
+        recipe=run.recipe.model_dump(mode="json"),
+        model=ModelReport(
+            name=run.loaded.name,
+            fingerprint=run.loaded.fingerprint,
+            model_type=config.model_type,
+            parameters=run.loaded.model.num_parameters(),
+            dtype=str(run.loaded.dtype).removeprefix("torch."),
+            device=str(run.loaded.device),
+            context=run.loaded.context,
+            layers=list(dict.fromkeys(layers)),
+        ),
+        choices=choices,
+        seconds=run.seconds,
+        complete=complete,
+        measurements=_measurements(run, policies),
+        verdict=_verdict(run, policies),
+        notes=_notes(run),
+        stream=StreamDetail(
+            tokens=run.scored,
+            bos=run.bos,
+            chunk=run.recipe.chunk,
+            policies=policies,
+            marks=[FileMark(index=i, file=run.files[f], byte=b) for i, f, b in run.marks.items],
+            passages=[Passage(**{**p, "file": run.files[p["file"]]}) for p in run.passages.found],
+            memory=run.memory.items,
+            sink_rate=run.sink_rate,
+        ),
+    )
+
+
+def _score(run: StreamRun, label: str) -> PolicyScore:
+    scorer, policy = run.scorers[label], run.scorers[label].policy
+    bounded = isinstance(policy, Bounded)
+    context = run.loaded.context
+    beyond = context is not None and (policy.reach + 1 > context if bounded else run.scored > context)
+    return PolicyScore(
+        label=label,
+        kind=policy.kind,
+        settings=policy.model_dump(mode="json"),
+        tokens=run.totals[label].tokens,
+        perplexity=run.totals[label].perplexity,
+        common_perplexity=run.common[label].perplexity,
+        common_tokens=run.common[label].tokens,
+        cache_tokens=policy.reach if bounded else None,
+        cache_bytes=scorer.cache_bytes,
+        extrapolates_from=context if beyond else None,
+        curve=run.curves[label].points(),
+    )
+
+
+def _measurements(run: StreamRun, policies: list[PolicyScore]) -> list[Measurement]:
+    found = []
+    for score in policies:
+        for name, value in (("perplexity", score.perplexity), ("common_perplexity", score.common_perplexity)):
+            if value is not None:
+                found.append(Measurement(name=f"{score.label}.{name}", samples=[value], unit="perplexity", better="lower"))
+    first = policies[0]
+    if first.perplexity is not None:
+        found.insert(0, Measurement(name="perplexity", samples=[first.perplexity], unit="perplexity", better="lower"))
+    speed = run.scored / max(run.seconds, 1e-9)
+    found.append(Measurement(name="stream.tokens_per_s", samples=[speed], unit="tok/s", better="higher"))
+    found.append(Measurement(name="stream.peak_memory", samples=[run.peak_bytes], unit="bytes", better="lower"))
+    if run.sink_rate is not None:
+        found.append(Measurement(name="sink_rate", samples=[run.sink_rate], unit="share of heads", better="neither"))
+    return found
+
+
+def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
+    said = []
+    if run.sink_rate is not None:
+        share = f"{run.sink_rate:.1%} of heads give the first token more than 0.3 of their attention"
+        found = "No sink found" if run.sink_rate < NO_SINK else "Sink found"
+        said.append(f"{found}: {share} (64-token samples of this text).")
+    kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
+    bare = next((p for p in policies if p.kind == "window" or p.settings.get("sinks") == 0), None)
+    if kept and bare and kept.common_perplexity and bare.common_perplexity:
+        cost = bare.common_perplexity / kept.common_perplexity - 1
+        numbers = f"{kept.common_perplexity:.4g} with ({kept.label}), {bare.common_perplexity:.4g} without ({bare.label})"
+        if cost > 0.01:
+            said.append(f"Dropping the first tokens costs {cost:.1%} of perplexity: {numbers}.")
+        else:
+            said.append(f"Dropping the first tokens costs nothing ({cost:+.1%}): {numbers}.")
+    reference = next((p for p in policies if p.kind == "recompute"), None)
+    if kept and reference and kept.common_perplexity and reference.common_perplexity:
+        gap = kept.common_perplexity / reference.common_perplexity - 1
+        said.append(f"{kept.label} is within {abs(gap):.1%} of {reference.label}, on the {kept.common_tokens} tokens both scored.")
+    return said
+
+
+def _notes(run: StreamRun) -> list[str]:
+    notes = [run.bos[0].upper() + run.bos[1:] + "."]
+    context = run.loaded.context
+    for label, scorer in run.scorers.items():
+        policy = scorer.policy
+        if isinstance(policy, Bounded) and context is not None and policy.reach + 1 > context:
+            notes.append(f"{label} reaches position {policy.reach}, past the model's context of {context}.")
+        if policy.kind == "dense" and context is not None and run.scored > context:
+            stops = run.totals[label].tokens < run.scored
+            notes.append(f"dense {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
+        if isinstance(policy, Recompute) and policy.every > 1:
+            notes.append(f"{label} scored one token in {policy.every}.")
+    if not run.stream.bounded:
+        notes.append(f"The text was held in memory whole: {run.stream.bounded_reason}.")
+    return notes

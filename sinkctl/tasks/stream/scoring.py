@@ -1,0 +1,230 @@
+"""`stream`: score a text under one or more cache policies, block by block, resumably."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import ModelError, ResumeError, TextError
+from sinkctl.metrics.sink_rate import LENGTH, sink_rate
+from sinkctl.model.load import DEMO, LoadedModel
+from sinkctl.model.memory import auto_chunk, device_bytes
+from sinkctl.recipe.schema import StreamRecipe
+from sinkctl.result.stream import MemorySample
+from sinkctl.tasks.stream.feed import Block, Feed
+from sinkctl.tasks.stream.passages import Passages
+from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+from sinkctl.tasks.stream.summary import Curve, Thinned, Total
+from sinkctl.text import TextPosition, TokenStream, fingerprint
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    tokens: int
+    share: float | None
+    tokens_per_second: float
+    perplexities: dict[str, float | None]
+    process_bytes: int
+    device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ScoredBlock:
+    """The losses of consecutive text tokens: nats, one array a policy; places in the decompressed files."""
+
+    first: int
+    nll: dict[str, np.ndarray]
+    ids: np.ndarray
+    byte_offsets: np.ndarray
+    lines: np.ndarray
+    files: np.ndarray
+
+
+class StreamRun:
+    """One pass over a text; iterate it for `ScoredBlock`s, then ask for `result()`."""
+
+    def __init__(self, recipe: StreamRecipe, loaded: LoadedModel, state: tuple[dict, dict] | None = None):
+        if loaded.tokenizer is None:
+            raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
+        self.loaded, self.choices = loaded, dict(loaded.choices)
+        self.policies = [self._resolved(policy) for policy in recipe.policies]
+        self.bos_id, self.bos = bos_rule(recipe.text.bos, loaded)
+        if self.bos_id is not None:
+            self.bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
+        chunk = recipe.chunk
+        if chunk == "auto":
+            chunk, self.choices["chunk"] = auto_chunk(loaded)
+        self.recipe = recipe.model_copy(update={"policies": tuple(self.policies), "chunk": chunk})
+        labels = [policy.label for policy in self.policies]
+        if len(set(labels)) < len(labels):
+            raise ModelError(f"two policies are the same: {', '.join(labels)}")
+        self.files = recipe.text.files or (str(DEMO / "text.txt"),)
+        self.scorers = {policy.label: self._scorer(policy) for policy in self.policies}
+        self.totals = {label: Total() for label in labels}
+        self.common = {label: Total() for label in labels}
+        self.curves = {label: Curve() for label in labels}
+        self.passages = Passages(loaded.tokenizer.decode)
+        self.marks, self.memory = Thinned(), Thinned()
+        self.scored, self.seconds, self.sink_rate = 0, 0.0, None
+        self.peak_bytes = 0
+        self._step = 0
+        self.marker: dict[str, Any] | None = None
+        if state is not None:
+            self._restore(*state)
+        start = None if self.marker is None else TextPosition.model_validate(self.marker["position"])
+        text = recipe.text
+        self.stream = TokenStream(self.files, loaded.tokenizer, field=text.field, errors=text.errors, start=start)
+        self.choices["text"] = self.stream.bounded_reason
+
+    def _resolved(self, policy: Policy) -> Policy:
+        resolved, reason = policy.resolve(self.loaded.context)
+        if resolved != policy:
+            self.choices[f"window of {resolved.label}"] = f"{resolved.window}: {reason}"
+        return resolved
+
+    def _scorer(self, policy: Policy) -> Scorer:
+        return scorer_for(self.loaded, policy, bos=self.bos_id is not None)
+
+    def __iter__(self) -> Iterator[ScoredBlock]:
+        feed = Feed(
+            self.stream, self.recipe.chunk, self.bos_id, self.recipe.text.bos_each_file, self.recipe.limit, self.marker
+        )
+        began = time.perf_counter()
+        for block in feed:
+            if self.sink_rate is None:
+                self.sink_rate = self._measure_sink(block)
+            scored = self._score(block)
+            self.marker, self._step = block.after, self._step + 1
+            now = time.perf_counter()
+            self.seconds, began = self.seconds + now - began, now
+            self._watch_memory()
+            yield scored
+        if not self.scored:
+            raise TextError(f"{', '.join(self.files)}: no token to score (a text needs at least two, or one after a BOS)")
+
+    def _score(self, block: Block) -> ScoredBlock:
+        ids, targets = torch.from_numpy(block.ids), torch.from_numpy(block.targets)
+        text = block.is_text
+        losses = {label: scorer.step(ids, targets)[text] for label, scorer in self.scorers.items()}
+        places = (block.targets[text], block.byte_offsets[text], block.lines[text], block.files[text])
+        shared = np.isfinite(np.stack(list(losses.values()))).all(0)
+        for label, nll in losses.items():
+            self.totals[label].add(nll)
+            self.common[label].add(nll[shared])
+            self.curves[label].add(self.scored, nll)
+        self.passages.add(np.nan_to_num(next(iter(losses.values())), nan=0.0), *places)
+        if text.any():
+            self.marks.offer((self.scored, int(places[3][0]), int(places[1][0])))
+        scored = ScoredBlock(self.scored, losses, *places)
+        self.scored += int(text.sum())
+        return scored
+
+    def _measure_sink(self, block: Block) -> float | None:
+        """On 64-token samples of the text's beginning, each with BOS in front where the stream has one."""
+        own = block.ids if self.bos_id is None else block.ids[1:]
+        length = LENGTH - (self.bos_id is not None)
+        samples = torch.from_numpy(own[: len(own) // length * length].reshape(-1, length)[:16].copy())
+        if self.bos_id is not None:
+            samples = torch.cat([torch.full((len(samples), 1), self.bos_id), samples], dim=1)
+        try:
+            layers = self.loaded.layers(LENGTH)
+        except ModelError:
+            return None
+        return sink_rate(self.loaded.model, layers, samples) if len(samples) else None
+
+    def _watch_memory(self) -> None:
+        process = psutil.Process().memory_info().rss
+        device = device_bytes(self.loaded.device)
+        self.peak_bytes = max(self.peak_bytes, process if device is None else device)
+        self.memory.offer(MemorySample(tokens=self.scored, process_bytes=process, device_bytes=device))
+
+    def progress(self) -> Progress:
+        latest = self.memory.items[-1]
+        share = self.stream.share_read
+        if self.recipe.limit is not None:
+            share = max(share or 0.0, min(1.0, self.scored / self.recipe.limit))
+        return Progress(
+            self.scored, share, self.scored / max(self.seconds, 1e-9),
+            {label: total.perplexity for label, total in self.totals.items()},
+            latest.process_bytes, latest.device_bytes,
+        )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json", exclude={"fail_on"}),
+            "model": self.loaded.fingerprint,
+            "dtype": str(self.loaded.dtype),
+            "device": self.loaded.device.type,
+            "text": fingerprint(self.files),
+        }
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Everything that continues this run: (JSON, tensors)."""
+        data, tensors = {}, {}
+        for number, (label, scorer) in enumerate(self.scorers.items()):
+            data[label], own = scorer.state()
+            tensors |= {f"{number}/{name}": tensor.cpu() for name, tensor in own.items()}
+        return {
+            "step": self._step,
+            "identity": self.identity(),
+            "marker": self.marker,
+            "scorers": data,
+            "totals": {label: [t.nll, t.tokens] for label, t in self.totals.items()},
+            "common": {label: [t.nll, t.tokens] for label, t in self.common.items()},
+            "curves": {label: curve.to_json() for label, curve in self.curves.items()},
+            "passages": self.passages.to_json(),
+            "marks": vars(self.marks),
+            "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
+            "scored": self.scored,
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "sink_rate": self.sink_rate,
+        }, tensors
+
+    def _restore(self, data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for key, now in self.identity().items():
+            if data["identity"][key] != now:
+                raise ResumeError(_changed(key, data["identity"][key], now))
+        for number, (label, scorer) in enumerate(self.scorers.items()):
+            own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{number}/")}
+            scorer.restore(data["scorers"][label], {n: t.to(self.loaded.device) for n, t in own.items()})
+        for label in self.scorers:
+            self.totals[label], self.common[label] = Total(*data["totals"][label]), Total(*data["common"][label])
+            self.curves[label] = Curve.from_json(data["curves"][label])
+        self.passages = Passages(self.loaded.tokenizer.decode, data["passages"])
+        self.marks = Thinned(**data["marks"])
+        items = [MemorySample(**item) for item in data["memory"]["items"]]
+        self.memory = Thinned(**{**data["memory"], "items": items})
+        self.scored, self.seconds, self.sink_rate = data["scored"], data["seconds"], data["sink_rate"]
+        self.marker, self._step, self.peak_bytes = data["marker"], data["step"], data["peak_bytes"]
+
+
+def bos_rule(asked: str, loaded: LoadedModel) -> tuple[int | None, str]:
+    """(BOS id to put in front or None, what was done in words)."""
+    if asked == "never":
+        return None, "no BOS: --bos never"
+    if asked == "always":
+        if loaded.bos_id is None:
+            raise ModelError(f"--bos always: {loaded.name} has no BOS token")
+        return loaded.bos_id, "BOS: --bos always"
+    if loaded.uses_bos:
+        return loaded.bos_id, "BOS: the tokenizer adds one"
+    return None, "no BOS: the tokenizer adds none"
+
+
+def _changed(key: str, before: Any, now: Any) -> str:
+    if key == "recipe":
+        keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+        return f"the recipe changed since this run was started ({', '.join(keys)}); start a new run"
+    if key == "text":
+        names = [b["path"] for b, n in zip(before, now, strict=False) if b != n]
+        return f"the text changed since this run was started ({', '.join(names) or 'other files'}); start a new run"
+    return f"the {key} changed since this run was started ({before} before, {now} now); start a new run"
