@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -65,17 +66,16 @@ def floor_seconds(window: int, sinks: int, rate: float) -> float:
 class Stream:
     """A scorer kept in its steady state, fed random tokens."""
 
-    def __init__(self, loaded: LoadedModel, window: int, chunk: int, implementation: str | None = None):
-        self.scorer = BlockScorer(loaded, SinkWindow(sinks=4, window=window))
-        if implementation is not None:
-            chosen = (IMPLEMENTATIONS[implementation], "asked for")
-            self.scorer._cache._chosen = [chosen] * len(self.scorer._cache._chosen)
+    def __init__(self, loaded: LoadedModel, window: int, chunk: int, way: str = "triton, compiled"):
+        name, _, compiled = way.partition(", ")
+        self.scorer = BlockScorer(loaded, SinkWindow(sinks=4, window=window), chunk if compiled else None)
+        self.scorer._cache._chosen = [(IMPLEMENTATIONS[name], "asked for")] * SHAPE["num_hidden_layers"]
         self.chunk, self.draw = chunk, torch.Generator().manual_seed(0)
-        self.step()
+        self.losses = [self.step(), self.step()]  # the first fills the cache, the second compiles
 
-    def step(self) -> None:
+    def step(self) -> np.ndarray:
         ids = torch.randint(0, SHAPE["vocab_size"], (self.chunk + 1,), generator=self.draw)
-        self.scorer.step(ids[:-1], ids[1:])
+        return self.scorer.step(ids[:-1], ids[1:])
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     arguments.add_argument("--long", type=int, default=0, help="also stream this many tokens at W=2044")
     arguments.add_argument("--chunks", type=int, nargs="*", default=[])
     arguments.add_argument("--windows", type=int, nargs="*", default=[1020, 2044, 4092])
-    arguments.add_argument("--implementations", nargs="*", default=["triton", "cuda_flash"])
+    arguments.add_argument("--ways", nargs="*", default=["triton, compiled", "triton", "cuda_flash"])
     options = arguments.parse_args()
     rate, copy = matmul_rate(), copy_rate()
     loaded = build()
@@ -92,9 +92,10 @@ def main() -> None:
     for window in options.windows:
         runs = {
             (name, size): Stream(loaded, window, size, name)
-            for name in options.implementations
+            for name in options.ways
             for size in [chunk, *options.chunks]
         }
+        means = {key: float(np.mean(stream.losses[1], dtype=np.float64)) for key, stream in runs.items()}
         times = {key: [] for key in runs}
         for _ in range(5):
             for key, stream in runs.items():
@@ -102,13 +103,13 @@ def main() -> None:
         for (name, size), samples in times.items():
             speed = size / statistics.median(samples)
             share = floor_seconds(window, 4, rate) * speed
-            rows.append((window, name, size, speed, share, max(samples) / min(samples) - 1))
+            rows.append((window, name, size, speed, share, max(samples) / min(samples) - 1, means[name, size]))
         del runs
         torch.cuda.empty_cache()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {rate / 1e12:.0f} TFLOP/s bf16, {copy / 1e12:.2f} TB/s copy")
-    print("window  attention    chunk   tokens/s  share of floor  spread")
-    for window, name, size, speed, share, spread in rows:
-        print(f"{window:6d}  {name:11s} {size:6d}  {speed:9.0f}  {share:14.1%}  {spread:6.1%}")
+    print("window  way               chunk   tokens/s  share of floor  spread  mean NLL of block 2")
+    for window, name, size, speed, share, spread, mean in rows:
+        print(f"{window:6d}  {name:16s} {size:6d}  {speed:9.0f}  {share:14.1%}  {spread:6.1%}  {mean:.5f}")
     if options.long:
         stream = Stream(loaded, 2044, chunk)
         began, held = time.perf_counter(), []

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from sinkctl.kernels.stream_attention.reference import Strip
 
+LOG2E = 1.4426950408889634
+
 @triton.jit
-def _capped(score, softcap, HAS_CAP: tl.constexpr):
-    """Scores in units of log 2; tanh(x) = 1 − 2 / (e^2x + 1)."""
+def _scores(product, scale, softcap, HAS_CAP: tl.constexpr):
+    """Scores in units of ln 2 (`scale` holds that factor); tanh(x) = 1 − 2 / (2^(2x/ln 2) + 1)."""
     if HAS_CAP:
-        score = softcap * (1 - 2 / (tl.exp2(2 * 1.4426950408889634 * score / softcap) + 1))
-    return score * 1.4426950408889634  # log2(e)
+        return softcap * (1 - 2 / (tl.exp2(product * scale * (2 / softcap)) + 1)) * 1.4426950408889634
+    return product * scale
 
 
 @triton.jit
@@ -43,7 +45,7 @@ def _band(
             k_tile = tl.load(k + d[:, None] + j.to(tl.int64)[None, :] * ks)
         else:
             k_tile = tl.load(k + d[:, None] + j.to(tl.int64)[None, :] * ks, (d[:, None] < D) & inside[None, :], 0.0)
-        score = _capped(tl.dot(q, k_tile) * scale, softcap, HAS_CAP)
+        score = _scores(tl.dot(q, k_tile), scale, softcap, HAS_CAP)
         if MASKED:
             distance = here[:, None] - j[None, :]
             score = tl.where((distance >= 0) & (distance <= window), score, -float("inf"))
@@ -86,7 +88,7 @@ def _kernel(
         faced = tl.load(q_strip + b * rb + h * rh + rows * rt + d[None, :], live, 0.0)
         k_tile = tl.load(k_strip + group * kn + n[None, :] * D + d[:, None], (n[None, :] < N) & (d[:, None] < D), 0.0)
         v_tile = tl.load(v_strip + group * vn + n[:, None] * E + e[None, :], (n[:, None] < N) & (e[None, :] < E), 0.0)
-        score = _capped(tl.dot(faced, k_tile) * scale, softcap, HAS_CAP)
+        score = _scores(tl.dot(faced, k_tile), scale, softcap, HAS_CAP)
         m, l, acc = _attend(m, l, acc, tl.where(n[None, :] < N, score, -float("inf")), v_tile)
     first_query = S - T + tile * BM
     here = S - T + i
@@ -104,6 +106,13 @@ def _kernel(
                       D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
     target = out + b * ob + h * oh + rows * ot + e[None, :]
     tl.store(target, (acc / l[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
+
+
+def tiles(width: int) -> tuple[int, int, int, int]:
+    """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values."""
+    if width <= 64:
+        return 128, 64, 4, 3
+    return (128, 64, 8, 3) if width <= 128 else (64, 32, 4, 2)
 
 
 def triton_attention(
@@ -124,14 +133,12 @@ def triton_attention(
     faced = strip or Strip(q_BHTD, k_BGSD[:, :, :0], v_BGSE[:, :, :0])
     k_strip, v_strip = faced.k_BGND.contiguous(), faced.v_BGNE.contiguous()
     widths = triton.next_power_of_2(D), triton.next_power_of_2(E)
-    BM, BN, warps, stages = (128, 64, 4, 3) if max(widths) <= 64 else (128, 64, 8, 3)
-    if max(widths) > 128:
-        BM, BN, warps, stages = 64, 32, 4, 2
+    BM, BN, warps, stages = tiles(max(widths))
     _kernel[(triton.cdiv(T, BM), B * H)](
         q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H, out,
         *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *faced.q_BHTD.stride()[:3],
         *out.stride()[:3], k_strip.shape[2] * D, v_strip.shape[2] * E,
-        H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale, softcap or 0.0,
+        H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale * LOG2E, softcap or 0.0,
         D=D, E=E, PD=max(16, widths[0]), PE=max(16, widths[1]),
         PN=max(16, triton.next_power_of_2(max(1, k_strip.shape[2]))), BM=BM, BN=BN,
         HAS_STRIP=strip is not None, HAS_SINK=sink_logit_H is not None, HAS_CAP=softcap is not None,

@@ -3,6 +3,7 @@
 A scorer carries its own state; `step` moves it on by one block. T tokens of a block, L tokens of a re-encoded window.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.policies import Dense, Policy, Recompute
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.compiled import CompiledLayers
 from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LearnedPositions
@@ -55,11 +57,13 @@ class Scorer:
 class BlockScorer(Scorer):
     """`sink_window`, `window` and `dense`: the cache rule in blocks, through the stock model with raw keys."""
 
-    def __init__(self, loaded: LoadedModel, policy: Policy):
+    def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
+        """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
         super().__init__(loaded, policy)
         reach = getattr(policy, "reach", None) or loaded.context or 4096
         self._facts = loaded.layers(reach)
         self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
+        self._compiled, self._compile_size = CompiledLayers(loaded.model, self._facts), compile_size
 
     @torch.inference_mode()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
@@ -67,7 +71,8 @@ class BlockScorer(Scorer):
         for tokens in self._cache.split(len(ids_T)):
             part = slice(start, start + tokens)
             ids_BT, target_BT = (x[None, part].to(model.device) for x in (ids_T, target_T))
-            with attached(model, self._cache):
+            compiled = self._compiled.active() if tokens == self._compile_size else nullcontext()
+            with attached(model, self._cache), compiled:
                 output = hidden_states(model, ids_BT)
             losses.append(token_nll(model, output, ids_BT, target_BT)[0])
             self._cache.advance(tokens)
@@ -201,12 +206,12 @@ class RecomputeScorer(Scorer):
         return [f"{self.policy.label}: the stock model over {self._length} tokens for every scored one, {in_front}"]
 
 
-def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool) -> Scorer:
+def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool, compile_size: int | None = None) -> Scorer:
     """The scorer of a resolved policy; ModelError names what the model cannot do and what to use instead."""
     if isinstance(policy, Recompute):
         return RecomputeScorer(loaded, policy, bos)
     try:
-        return BlockScorer(loaded, policy)
+        return BlockScorer(loaded, policy, compile_size)
     except LearnedPositions as error:
         if isinstance(policy, Dense):
             return LearnedDenseScorer(loaded, policy)

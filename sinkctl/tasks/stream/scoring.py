@@ -10,8 +10,9 @@ import psutil
 import torch
 
 from sinkctl.cache.policies import Policy
-from sinkctl.errors import ModelError, ResumeError, TextError
+from sinkctl.errors import ModelError, ResumeError, TextError, UsageError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
+from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk, device_bytes
 from sinkctl.recipe.schema import StreamRecipe
@@ -58,14 +59,18 @@ class StreamRun:
         self.bos_id, self.bos = bos_rule(recipe.text.bos, loaded)
         if self.bos_id is not None:
             self.bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
-        chunk = recipe.chunk
+        self.files = recipe.text.files or (str(DEMO / "text.txt"),)
+        chunk, compile_ = recipe.chunk, recipe.compile
         if chunk == "auto":
             chunk, self.choices["chunk"] = auto_chunk(loaded)
-        self.recipe = recipe.model_copy(update={"policies": tuple(self.policies), "chunk": chunk})
+        if compile_ == "auto":
+            compile_, reason = worth_compiling(loaded.model, loaded.device, self._expected_tokens(recipe))
+            self.choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
+        settled = {"policies": tuple(self.policies), "chunk": chunk, "compile": compile_}
+        self.recipe = recipe.model_copy(update=settled)
         labels = [policy.label for policy in self.policies]
         if len(set(labels)) < len(labels):
-            raise ModelError(f"two policies are the same: {', '.join(labels)}")
-        self.files = recipe.text.files or (str(DEMO / "text.txt"),)
+            raise UsageError(f"two policies are the same: {', '.join(labels)}")
         self.scorers = {policy.label: self._scorer(policy) for policy in self.policies}
         self.totals = {label: Total() for label in labels}
         self.common = {label: Total() for label in labels}
@@ -90,7 +95,15 @@ class StreamRun:
         return resolved
 
     def _scorer(self, policy: Policy) -> Scorer:
-        return scorer_for(self.loaded, policy, bos=self.bos_id is not None)
+        size = self.recipe.chunk if self.recipe.compile else None
+        return scorer_for(self.loaded, policy, bos=self.bos_id is not None, compile_size=size)
+
+    def _expected_tokens(self, recipe: StreamRecipe) -> float | None:
+        """About four bytes a token; None for a pipe."""
+        if recipe.limit is not None:
+            return recipe.limit
+        sizes = [file["size"] for file in fingerprint(self.files)]
+        return None if None in sizes else sum(sizes) / 4
 
     def __iter__(self) -> Iterator[ScoredBlock]:
         feed = Feed(
