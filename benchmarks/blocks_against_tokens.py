@@ -16,7 +16,6 @@ from sinkctl.cache.policies import SinkWindow
 from sinkctl.model.load import DEMO, load
 from sinkctl.tasks.stream.scorers import BlockScorer
 
-
 POLICY = SinkWindow(sinks=4, window=252)
 
 
@@ -48,7 +47,9 @@ def main() -> None:
     def by_generate() -> float:
         prompt = ids[None, :256]
         began = time.perf_counter()
-        model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=200, min_new_tokens=200, do_sample=False)
+        model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=200, min_new_tokens=200, do_sample=False
+        )
         return 200 / (time.perf_counter() - began)
 
     ways = {"blocks of 1024": by_blocks, "token by token": by_tokens, "stock generate": by_generate}
@@ -59,7 +60,8 @@ def main() -> None:
             if round_:
                 speeds[name].append(speed)
     medians = {name: statistics.median(samples) for name, samples in speeds.items()}
-    print(f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()}, torch {torch.__version__}, built-in model, float32, 4+252")
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
+    print(f"CPU, {threads}, torch {torch.__version__}, built-in model, float32, 4+252")
     for name, speed in medians.items():
         print(f"{name:16s} {speed:8.0f} tokens/s  {speed / medians['token by token']:6.1f}×")
 

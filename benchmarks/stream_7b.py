@@ -106,7 +106,8 @@ def main() -> None:
             rows.append((window, name, size, speed, share, max(samples) / min(samples) - 1, means[name, size]))
         del runs
         torch.cuda.empty_cache()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {rate / 1e12:.0f} TFLOP/s bf16, {copy / 1e12:.2f} TB/s copy")
+    machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    print(f"{machine}: {rate / 1e12:.0f} TFLOP/s bf16, {copy / 1e12:.2f} TB/s copy")
     print("window  way               chunk   tokens/s  share of floor  spread  mean NLL of block 2")
     for window, name, size, speed, share, spread, mean in rows:
         print(f"{window:6d}  {name:16s} {size:6d}  {speed:9.0f}  {share:14.1%}  {spread:6.1%}  {mean:.5f}")
@@ -118,9 +119,11 @@ def main() -> None:
             held.append(torch.cuda.memory_allocated() / 2**30)
         torch.cuda.synchronize()
         took, steady = time.perf_counter() - began, held[len(held) // 20 :]
+        tokens = len(held) * chunk
+        print(f"{tokens:,} tokens at 4+2044 in {took:.1f} s, {tokens / took:.0f} tokens/s")
         print(
-            f"{options.long // chunk * chunk:,} tokens at 4+2044 in {took:.1f} s, {len(held) * chunk / took:.0f} tokens/s; device memory "
-            f"{min(steady):.3f} to {max(steady):.3f} GiB after the first 5 %, peak {torch.cuda.max_memory_allocated() / 2**30:.2f}"
+            f"device memory {min(steady):.3f} to {max(steady):.3f} GiB after the first 5 %, "
+            f"peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
         )
 
 

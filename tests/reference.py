@@ -64,6 +64,8 @@ def token_by_token_nll(model, layers: list[LayerFacts], keeps: list[Keep], ids_T
     with attached(model, TokenByToken(layers, keeps)), torch.no_grad():
         for token, target in zip(ids_T[:-1], ids_T[1:], strict=True):
             one = torch.ones(1, 1, dtype=torch.long)
-            logits = model(input_ids=token[None, None], position_ids=0 * one, attention_mask=one, use_cache=False).logits
+            logits = model(
+                input_ids=token[None, None], position_ids=0 * one, attention_mask=one, use_cache=False
+            ).logits
             losses.append(-logits[0, 0].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)[target])
     return torch.stack(losses)

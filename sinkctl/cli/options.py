@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.", rich_help_panel="Model")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel="Model")]
 Dtype = Annotated[

@@ -26,19 +26,24 @@ def stream(
     window: Annotated[
         str | None,
         typer.Option(
-            "--window", "-W", rich_help_panel=_SIZES,
+            "--window",
+            "-W",
+            rich_help_panel=_SIZES,
             help="Recent tokens kept, the query itself not counted; auto (default) fills the model's context.",
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            "--policy", "-p", rich_help_panel=_SIZES,
-            help="sink_window (default), window, dense, recompute; or a size: 4+252, 0+256, recompute:4+252. May repeat.",
+            "--policy",
+            "-p",
+            rich_help_panel=_SIZES,
+            help="sink_window (default), window, dense, recompute; or S+W, 0+W, recompute:S+W. May repeat.",
         ),
     ] = None,
     chunk: Annotated[
-        str | None, typer.Option(help="Tokens a forward pass; the result does not depend on it.", rich_help_panel=_SIZES)
+        str | None,
+        typer.Option(help="Tokens a forward pass; the result does not depend on it.", rich_help_panel=_SIZES),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many tokens.", rich_help_panel=_TEXT)] = None,
     field: Annotated[
@@ -48,7 +53,8 @@ def stream(
         str | None, typer.Option(help="Bytes that are not UTF-8: strict or replace.", rich_help_panel=_TEXT)
     ] = None,
     bos: Annotated[
-        str | None, typer.Option(help="BOS in front: auto (as the tokenizer does), always, never.", rich_help_panel=_TEXT)
+        str | None,
+        typer.Option(help="BOS in front: auto (as the tokenizer does), always, never.", rich_help_panel=_TEXT),
     ] = None,
     model: options.Model = None,
     revision: options.Revision = None,
@@ -92,7 +98,9 @@ def _build(
     from sinkctl.result.store import RECIPE
 
     if resume is not None and (recipe is not None or output is not None):
-        raise UsageError("--resume takes the recipe and the folder of the run it continues; leave --recipe and --output out")
+        raise UsageError(
+            "--resume takes the recipe and the folder of the run it continues; leave --recipe and --output out"
+        )
     data, lines, source = {"task": "stream"}, {}, "command line"
     if resume is not None and not (resume / RECIPE).exists():
         raise UsageError(f"--resume {resume}: no run folder ({RECIPE} is missing)")

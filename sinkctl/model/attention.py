@@ -48,7 +48,14 @@ _handler: ContextVar[Handler] = ContextVar("sinkctl_attention_handler")
 @torch.compiler.disable  # handlers keep state, so a compiled layer calls them between its graphs
 def _attention(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
     call = AttentionCall(
-        module, query, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap,
+        s_aux,
     )
     return _handler.get().attend(call).transpose(1, 2), None
 

@@ -19,7 +19,10 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
         return False, "only pays on a GPU"
     if tokens is None:
         return False, "the length of the text is unknown"
-    if any(hasattr(model.config.get_text_config(), name) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+    if any(
+        hasattr(model.config.get_text_config(), name)
+        for name in ("num_experts", "num_local_experts", "n_routed_experts")
+    ):
         return False, "a mixture of experts does not compile into one graph"
     if tokens * model.num_parameters() < WORTH_IT:
         return False, f"about {tokens:,.0f} tokens are too few to repay compiling"

@@ -87,11 +87,19 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
             hidden_states(model, ids)
         with attached(model, at_far):
             hidden_states(model, ids, far.to(model.device))
-        tables = [b.detach().double().cpu() for n, b in model.named_buffers() if "inv_freq" in n and "original" not in n]
+        tables = [
+            b.detach().double().cpu() for n, b in model.named_buffers() if "inv_freq" in n and "original" not in n
+        ]
     except ModelError as error:
         raise ModelError(f"{kind}: {error}") from None
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        raise ModelError(f"{kind} cannot be run with its attention replaced ({type(error).__name__}: {error})") from error
+    except IndexError as error:
+        raise LearnedPositions(
+            f"{kind} knows no position {reach}: it encodes positions as learned embeddings"
+        ) from error
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise ModelError(
+            f"{kind} cannot be run with its attention replaced ({type(error).__name__}: {error})"
+        ) from error
     finally:
         for name, buffer in model.named_buffers():
             if name in buffers:
@@ -113,7 +121,9 @@ def _check_calls(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
             "so its cache cannot be streamed; no adapter for it exists yet"
         )
     if len({id(call.module) for call in calls}) < len(calls):
-        raise ModelError(f"{kind} attends more than once a layer (a difference of two softmaxes); this is not supported")
+        raise ModelError(
+            f"{kind} attends more than once a layer (a difference of two softmaxes); this is not supported"
+        )
     if len(calls) != layers:
         raise ModelError(
             f"{kind}: {layers - len(calls)} of {layers} layers are not softmax attention (a recurrent state, which is "

@@ -121,7 +121,12 @@ def _siblings(path: Keys, data: Any) -> list[str]:
     for part in path[:-1]:
         data = data[part]
         if isinstance(part, str):
-            models = [m for model in models if part in model.model_fields for m in _models(model.model_fields[part].annotation)]
+            models = [
+                m
+                for model in models
+                if part in model.model_fields
+                for m in _models(model.model_fields[part].annotation)
+            ]
     of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == data.get("kind")]
     return [name for model in of_kind or models for name in model.model_fields]
 

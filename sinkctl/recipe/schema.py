@@ -32,7 +32,9 @@ class StreamRecipe(_Settings):
     text: TextSettings = TextSettings()
     policies: tuple[AnyPolicy, ...] = Field((SinkWindow(),), min_length=1, description="Cache policies, run together.")
     chunk: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Tokens a forward pass takes.")
-    compile: bool | Literal["auto"] = Field("auto", description="torch.compile the decoder layers; auto: where it pays.")
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile the decoder layers; auto: where it pays."
+    )
     limit: int | None = Field(None, ge=1, description="Stop after this many text tokens.")
     seed: int = Field(0, description="For whatever is drawn at random.")
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")

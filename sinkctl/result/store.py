@@ -28,7 +28,9 @@ class RunFolder:
         if folder.path.exists() and not folder.path.is_dir():
             raise UsageError(f"--output {path}: is a file, not a folder")
         if (folder.path / STATE).exists():
-            raise UsageError(f"--output {path}: holds an unfinished run; continue it with --resume {path}, or remove it")
+            raise UsageError(
+                f"--output {path}: holds an unfinished run; continue it with --resume {path}, or remove it"
+            )
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -33,7 +33,9 @@ def test_reference_is_the_mean_of_visible_values_when_all_scores_are_equal():
     T, window, sinks = 12, 3, 2
     q, k, v = torch.zeros(1, 1, T, 4), torch.zeros(1, 1, T, 4), torch.arange(T, dtype=torch.float).view(1, 1, T, 1)
     strip = Strip(q, torch.zeros(1, 1, sinks, 4), torch.full((1, 1, sinks, 1), 100.0))
-    out = stream_attention(q, k, v, scale=1.0, window=window, strip=strip, sink_logit_H=torch.tensor([torch.log(torch.tensor(5.0))]))
+    out = stream_attention(
+        q, k, v, scale=1.0, window=window, strip=strip, sink_logit_H=torch.tensor([torch.log(torch.tensor(5.0))])
+    )
     for t in range(T):
         seen = list(range(max(0, t - window), t + 1))
         assert out[0, 0, t, 0] == pytest.approx((sum(seen) + 100 * sinks) / (len(seen) + sinks + 5), rel=1e-6)

@@ -1,4 +1,4 @@
-"""Cache policies: one a file, one line here. Recipes, `--policy`, the JSON Schema and error messages read this union."""
+"""Cache policies: one a file, one line here. Recipes, `--policy`, the JSON Schema and errors read this union."""
 
 from typing import Annotated
 

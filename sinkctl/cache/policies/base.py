@@ -1,6 +1,6 @@
 """What every policy says of itself; a policy is a setting, its state lives in the cache."""
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 

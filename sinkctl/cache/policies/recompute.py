@@ -8,7 +8,7 @@ from sinkctl.cache.policies.base import WINDOW, Bounded, Window
 
 
 class Recompute(Bounded):
-    """Re-encode the last `sinks + window + 1` tokens for every token, with no cache (the baseline of the paper's 22.2×).
+    """Re-encode the last `sinks + window + 1` tokens for every token, without a cache (the baseline of the 22.2×).
 
     Where the model uses a BOS token it takes the place of the first of them.
     """

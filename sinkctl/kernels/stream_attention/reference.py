@@ -34,7 +34,7 @@ def stream_attention(
     Query i stands at key S−T+i and sees the keys from `window` before it up to itself (all of them if `window` is
     None), every strip key, and the sink logit (which takes mass and gives no value):
 
-        out_i = Σ_j exp(f(scale·q_i·k_j)) v_j / (Σ_j exp(f(scale·q_i·k_j)) + exp(sink_logit)),  f(x) = softcap·tanh(x/softcap)
+        out_i = Σ_j exp(s_ij) v_j / (Σ_j exp(s_ij) + exp(sink_logit)),  s_ij = softcap·tanh(scale·q_i·k_j / softcap)
 
     q and k are rotated already; the strip has a query of its own because its distances are capped
     (Xiao et al. 2023, arXiv 2309.17453, §3.2). Softmax in float32, or float64 for float64 inputs.

@@ -13,6 +13,7 @@ from sinkctl.kernels.stream_attention.reference import Strip
 
 LOG2E = 1.4426950408889634
 
+
 @triton.jit
 def _scores(product, scale, softcap, HAS_CAP: tl.constexpr):
     """Scores in units of ln 2 (`scale` holds that factor); tanh(x) = 1 − 2 / (2^(2x/ln 2) + 1)."""
@@ -22,18 +23,18 @@ def _scores(product, scale, softcap, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
-def _attend(m, l, acc, score, v):
+def _attend(m, norm, acc, score, v):
     """One step of the running softmax over a tile of keys."""
     m_new = tl.maximum(m, tl.max(score, 1))
     p = tl.exp2(score - m_new[:, None])
     shrink = tl.exp2(m - m_new)
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None])
-    return m_new, l * shrink + tl.sum(p, 1), acc
+    return m_new, norm * shrink + tl.sum(p, 1), acc
 
 
 @triton.jit
 def _band(
-    m, l, acc, q, k, v, ks, vs, here, first, end, S, window, scale, softcap,
+    m, norm, acc, q, k, v, ks, vs, here, first, end, S, window, scale, softcap,
     D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, BN: tl.constexpr,
     MASKED: tl.constexpr, HAS_CAP: tl.constexpr,
 ):  # fmt: skip
@@ -53,8 +54,8 @@ def _band(
             v_tile = tl.load(v + j.to(tl.int64)[:, None] * vs + e[None, :])
         else:
             v_tile = tl.load(v + j.to(tl.int64)[:, None] * vs + e[None, :], inside[:, None] & (e[None, :] < E), 0.0)
-        m, l, acc = _attend(m, l, acc, score, v_tile)
-    return m, l, acc
+        m, norm, acc = _attend(m, norm, acc, score, v_tile)
+    return m, norm, acc
 
 
 @triton.jit
@@ -78,10 +79,10 @@ def _kernel(
     acc = tl.zeros([BM, PE], tl.float32)
     if HAS_SINK:
         m = tl.zeros([BM], tl.float32) + tl.load(sink + h).to(tl.float32) * 1.4426950408889634
-        l = tl.zeros([BM], tl.float32) + 1.0
+        norm = tl.zeros([BM], tl.float32) + 1.0
     else:
         m = tl.zeros([BM], tl.float32) - 1e30  # finite: an edge tile may hide every key from a row
-        l = tl.zeros([BM], tl.float32)
+        norm = tl.zeros([BM], tl.float32)
     if HAS_STRIP:
         n = tl.arange(0, PN)
         group = b * G + g
@@ -89,7 +90,7 @@ def _kernel(
         k_tile = tl.load(k_strip + group * kn + n[None, :] * D + d[:, None], (n[None, :] < N) & (d[:, None] < D), 0.0)
         v_tile = tl.load(v_strip + group * vn + n[:, None] * E + e[None, :], (n[:, None] < N) & (e[None, :] < E), 0.0)
         score = _scores(tl.dot(faced, k_tile), scale, softcap, HAS_CAP)
-        m, l, acc = _attend(m, l, acc, tl.where(n[None, :] < N, score, -float("inf")), v_tile)
+        m, norm, acc = _attend(m, norm, acc, tl.where(n[None, :] < N, score, -float("inf")), v_tile)
     first_query = S - T + tile * BM
     here = S - T + i
     first = tl.maximum(0, first_query - window) // BN * BN
@@ -98,20 +99,20 @@ def _kernel(
     diagonal = tl.maximum(first, (first_query + 1) // BN * BN)
     seen_by_all = tl.minimum(seen_by_all, diagonal)
     k_head, v_head = k + b * kb + g * kh, v + b * vb + g * vh
-    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, first, seen_by_all, S, window, scale, softcap,
-                      D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
-    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, seen_by_all, diagonal, S, window, scale, softcap,
-                      D, E, PD, PE, BN, False, HAS_CAP)  # fmt: skip
-    m, l, acc = _band(m, l, acc, q_tile, k_head, v_head, ks, vs, here, diagonal, end, S, window, scale, softcap,
-                      D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+    m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, first, seen_by_all, S, window, scale,
+                      softcap, D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+    m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, seen_by_all, diagonal, S, window, scale,
+                      softcap, D, E, PD, PE, BN, False, HAS_CAP)  # fmt: skip
+    m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, diagonal, end, S, window, scale,
+                      softcap, D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
     target = out + b * ob + h * oh + rows * ot + e[None, :]
-    tl.store(target, (acc / l[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
+    tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
 
 
 def tiles(width: int) -> tuple[int, int, int, int]:
     """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values."""
     if width <= 64:
-        return 128, 64, 4, 3
+        return 64, 64, 4, 3
     return (128, 64, 8, 3) if width <= 128 else (64, 32, 4, 2)
 
 

@@ -1,11 +1,13 @@
 """The stream of inputs and targets, cut into blocks of one size, and the marker to restart it from."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sinkctl.errors import ResumeError
 from sinkctl.text import TextPosition, TokenBlock, TokenStream
 
 
@@ -35,6 +37,10 @@ class _Segment:
     @property
     def left(self) -> int:
         return self.rows.shape[1] - self.consumed
+
+    def digest(self) -> str:
+        """Of the ids consumed so far: what a resumed run must find here again."""
+        return hashlib.sha256(np.ascontiguousarray(self.rows[0, : self.consumed]).tobytes()).hexdigest()
 
 
 class Feed:
@@ -70,6 +76,10 @@ class Feed:
                 bos = self._bos_id is not None and ((first) or (self._each_file and block.start.char == 0))
             room = len(block.ids) if self._limit is None else min(len(block.ids), self._limit - text)
             segment = _Segment(self._rows(block, room, bos), block.start, bos, text, marker["skip"] if first else 0)
+            if first and self._marker is not None and segment.digest() != marker["sha256"]:
+                raise ResumeError(
+                    "the text changed since the run was started, just before where it stopped; start a new run"
+                )
             text, first = text + room, False
             if segment.left > 0:
                 yield segment
@@ -101,6 +111,7 @@ class Feed:
             "skip": front.consumed,
             "bos": front.bos,
             "text_before": front.text_before,
+            "sha256": front.digest(),
         }
         target = rows[:, 1:]
         return Block(rows[0, :-1], target[0], target[1].astype(bool), target[2], target[3], target[4], after)

@@ -30,8 +30,7 @@ class Passages:
         starts = np.arange(0, self._pending.shape[1] - TOKENS + 1, STRIDE)
         if not len(starts):
             return
-        sums = np.concatenate([[0.0], np.cumsum(self._pending[0])])
-        means = (sums[starts + TOKENS] - sums[starts]) / TOKENS
+        means = self._pending[0][starts[:, None] + np.arange(TOKENS)].mean(1)
         floor = self.found[-1]["nll"] if len(self.found) == KEPT else -np.inf
         for i in np.flatnonzero(means > floor):
             self._offer(int(starts[i]), float(means[i]))

@@ -60,7 +60,7 @@ class BlockScorer(Scorer):
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
         """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
         super().__init__(loaded, policy)
-        reach = getattr(policy, "reach", None) or loaded.context or 4096
+        reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
         self._facts = loaded.layers(reach)
         self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
         self._compiled, self._compile_size = CompiledLayers(loaded.model, self._facts), compile_size
@@ -111,7 +111,9 @@ class BlockScorer(Scorer):
                 kept = f"stays as trained, the last {facts.window} tokens"
             turned = "not rotated"
             if facts.rotation is not None:
-                turned = f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
+                turned = (
+                    f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
+                )
             extra = ", learned sink logits" if facts.sink_logit else ""
             kinds.setdefault(f"{kept}; {turned}{extra}", []).append(index)
         return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
@@ -159,7 +161,9 @@ class RecomputeScorer(Scorer):
         self._bos = loaded.bos_id if bos else None
         self._recent = torch.zeros(0, dtype=torch.long)
         if loaded.context is not None and self._length > loaded.context:
-            raise ModelError(f"{policy.label}: windows of {self._length} tokens do not fit the context of {loaded.context}")
+            raise ModelError(
+                f"{policy.label}: windows of {self._length} tokens do not fit the context of {loaded.context}"
+            )
 
     @torch.inference_mode()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:

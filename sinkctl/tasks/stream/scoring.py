@@ -60,6 +60,7 @@ class StreamRun:
         if self.bos_id is not None:
             self.bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
         self.files = recipe.text.files or (str(DEMO / "text.txt"),)
+        self.names = recipe.text.files or ("built-in text",)
         chunk, compile_ = recipe.chunk, recipe.compile
         if chunk == "auto":
             chunk, self.choices["chunk"] = auto_chunk(loaded)
@@ -120,7 +121,9 @@ class StreamRun:
             self._watch_memory()
             yield scored
         if not self.scored:
-            raise TextError(f"{', '.join(self.files)}: no token to score (a text needs at least two, or one after a BOS)")
+            raise TextError(
+                f"{', '.join(self.names)}: no token to score (a text needs at least two, or one after a BOS)"
+            )
 
     def _score(self, block: Block) -> ScoredBlock:
         ids, targets = torch.from_numpy(block.ids), torch.from_numpy(block.targets)

@@ -98,5 +98,7 @@ def _run(
 
 
 def _stopped(stream: StreamRun, folder: RunFolder | None) -> str:
-    kept = "nothing was kept (no --output)" if folder is None else f"continue with: sinkctl stream --resume {folder.path}"
+    kept = (
+        "nothing was kept (no --output)" if folder is None else f"continue with: sinkctl stream --resume {folder.path}"
+    )
     return f"stopped after {stream.scored:,} tokens; {kept}"

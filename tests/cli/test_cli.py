@@ -1,0 +1,159 @@
+"""The command line: what it prints where, and its exit codes."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sinkctl.cli import main
+from sinkctl.model.load import DEMO
+
+
+@pytest.fixture
+def sinkctl(monkeypatch, capfd):
+    """Run a command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sinkctl", *map(str, arguments)])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_help_imports_no_torch():
+    program = """
+import sys
+from sinkctl.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+assert not {"torch", "numpy", "transformers"} & set(sys.modules)
+"""
+    for command in ("stream", "recipe", "doctor"):
+        done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+
+
+def test_the_cache_rule_is_in_the_help(sinkctl):
+    _, out, _ = sinkctl("stream", "--help")
+    assert "the first S tokens and the last W" in " ".join(out.replace("│", " ").split())
+
+
+def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
+    """What → (arguments, exit code, words of the one line)."""
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"caf\xe9 au lait")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text((DEMO / "config.json").read_text())
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((DEMO / "config.json").read_text())
+    records = tmp_path / "records.jsonl"
+    records.write_text('{"text": "a"}\n{"txt": "b"}\n')
+    damaged = tmp_path / "damaged.gz"
+    damaged.write_bytes(b"\x1f\x8b\x08 nothing like gzip")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task: stream\nmodell: {}\n")
+    return {
+        "no such text": (["nowhere.txt"], 3, "nowhere.txt"),
+        "a folder for a text": ([str(empty)], 3, "is a directory"),
+        "not UTF-8": ([str(latin)], 3, "byte 3"),
+        "damaged compression": ([str(damaged)], 3, "damaged.gz"),
+        "a record without the field": ([str(records)], 3, "records.jsonl:2"),
+        "no such model folder": (["-m", "./nowhere"], 3, "no such folder"),
+        "a folder that is no checkpoint": (["-m", str(empty)], 3, "config.json"),
+        "pickled weights": (["-m", str(pickled)], 3, "--allow-pickle"),
+        "no weights": (["-m", str(bare)], 3, "no weights"),
+        "an unreachable Hub id": (["-m", "nobody/nothing"], 3, "nobody/nothing"),
+        "no such device": (["--device", "cuda:7"], 3, "sinkctl doctor"),
+        "a malformed device": (["--device", "gpu"], 2, "model.device"),
+        "a misspelled policy": (["-p", "sink_windw"], 2, "did you mean 'sink_window'"),
+        "a window of nothing": (["-W", "0"], 2, "greater than or equal to 1"),
+        "the same policy twice": (["-p", "4+60", "-p", "4+60"], 2, "two policies are the same"),
+        "a misspelled recipe key": (["-r", str(recipe)], 2, "recipe.yaml:2: modell: no such field; did you mean"),
+        "no such recipe": (["-r", "stream/bok"], 2, "did you mean 'stream/book'"),
+        "an unknown override": (["--set", "chnk=3"], 2, "did you mean 'chunk'"),
+        "a malformed threshold": (["--fail-on", "perplexity<30"], 2, "METRIC<=NUMBER"),
+        "an unknown metric": (["--limit", "50", "--fail-on", "perplexty<=30"], 2, "did you mean 'perplexity'"),
+        "nothing to resume": (["--resume", str(empty)], 2, "no run folder"),
+        "a file for an output folder": (["--limit", "50", "-o", str(latin)], 2, "is a file"),
+        "recompute past the context": (["-p", "recompute:4+900"], 3, "context of 512"),
+    }  # fmt: skip
+
+
+def test_bad_input_is_one_line_and_an_exit_code(sinkctl, tmp_path, subtests):
+    for name, (arguments, code, words) in wrong_inputs(tmp_path).items():
+        with subtests.test(name):
+            found, out, err = sinkctl("stream", *arguments, "-q")
+            assert (found, out) == (code, ""), err
+            assert err.count("\n") == 1, err
+            assert err.startswith("sinkctl: ")
+            assert words in err
+
+
+def test_a_wrong_flag_is_a_usage_error(sinkctl):
+    code, out, err = sinkctl("stream", "--windw", "3")
+    assert (code, out) == (2, "")
+    assert "--window" in err
+
+
+def test_json_goes_to_standard_output_and_a_crossed_threshold_exits_1(sinkctl):
+    code, out, err = sinkctl("stream", "--limit", "300", "-W", "60", "--json", "--fail-on", "perplexity<=1")
+    assert code == 1
+    assert json.loads(out)["stream"]["tokens"] == 300
+    assert err.startswith("sinkctl: perplexity is ")
+
+
+def test_standard_input_is_a_text(sinkctl):
+    text = "It was half-past four o'clock, and the land-surveyor said so. " * 20
+    code, out, _ = sinkctl("stream", "-", "-W", "60", "--json", stdin=text.encode())
+    assert code == 0
+    assert json.loads(out)["stream"]["marks"][0]["file"] == "-"
+
+
+def test_a_run_folder_is_complete_and_its_recipe_runs_again(sinkctl, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert sinkctl("stream", "--limit", "300", "-p", "4+60", "-p", "0+64", "-o", first, "-q")[0] == 0
+    assert {p.name for p in first.iterdir()} == {"recipe.yaml", "result.json", "env.json", "report.html", "nll.npy"}
+    assert sinkctl("stream", "-r", first / "recipe.yaml", "-o", second, "-q")[0] == 0
+    assert (first / "nll.npy").read_bytes() == (second / "nll.npy").read_bytes()
+    losses = np.load(first / "nll.npy")
+    result = json.loads((first / "result.json").read_text())
+    assert losses.shape == (2, 300)
+    assert losses.dtype == np.float32
+    for row, policy in zip(losses, result["stream"]["policies"], strict=True):
+        assert policy["perplexity"] == pytest.approx(np.exp(row.mean(dtype=np.float64)), rel=1e-9)
+
+
+def test_a_dry_run_prints_the_settled_recipe_and_writes_nothing(sinkctl, tmp_path):
+    code, out, err = sinkctl("stream", "--dry-run", "-o", tmp_path / "none")
+    assert code == 0
+    assert "window: 507" in out
+    assert "context 512 − 4 sinks − the query itself" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_recipes_and_the_doctor(sinkctl, tmp_path):
+    _, listed, _ = sinkctl("recipe", "ls")
+    assert "stream/book" in listed
+    assert sinkctl("recipe", "show", "stream/book")[1].startswith("# yaml-language-server")
+    assert sinkctl("recipe", "validate", "stream/book", "stream/sinks")[0] == 0
+    assert json.loads(sinkctl("recipe", "schema")[1])["$schema"]
+    assert "kernels" in json.loads(sinkctl("doctor", "--json")[1])

@@ -1,0 +1,27 @@
+"""The sink rate against a closed form, and against what is known of real checkpoints."""
+
+import pytest
+import torch
+from families import tiny
+
+from sinkctl.metrics.sink_rate import sink_rate
+from sinkctl.model.probe import probe
+
+
+def test_flat_attention_gives_the_harmonic_mean():
+    """With all scores equal, query t gives the first token 1/(t+1)."""
+    model = tiny("llama", {}, torch.float32)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
+    ids, alpha = torch.randint(3, 64, (2, 16)), sum(1 / t for t in range(1, 17)) / 16
+    layers = probe(model, 16)
+    assert sink_rate(model, layers, ids, epsilon=alpha - 1e-4) == 1
+    assert sink_rate(model, layers, ids, epsilon=alpha + 1e-4) == 0
+
+
+def test_the_demo_model_sinks_on_bos_and_not_without_it(demo, book):
+    own = torch.tensor(demo.tokenizer(book[:40_000], add_special_tokens=False).input_ids)
+    with_bos = torch.cat([torch.full((100, 1), demo.bos_id), own[: 100 * 63].view(100, 63)], dim=1)
+    layers = demo.layers(64)
+    assert sink_rate(demo.model, layers, with_bos) == pytest.approx(0.76, abs=0.02)
+    assert sink_rate(demo.model, layers, own[: 100 * 64].view(100, 64)) < 0.01

@@ -1,0 +1,85 @@
+"""Recipes: what is wrong is named with its file, line and field; what ships is valid."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sinkctl.errors import RecipeError, UsageError
+from sinkctl.recipe.json_schema import json_schema
+from sinkctl.recipe.load import load
+from sinkctl.recipe.named import built_in, folder
+from sinkctl.recipe.shorthand import policy
+
+WRONG = [
+    ("task: stream\npolicies:\n  - kind: sink_window\n    wndow: 5\n", ":4: policies.0.wndow: no such field; did you mean"),
+    ("task: stream\npolicies:\n  - kind: sink_windo\n", ":3: policies.0: no such kind 'sink_windo'; did you mean"),
+    ("task: stream\npolicies:\n  - {sinks: 4}\n", ":3: policies.0: say which `kind`"),
+    ("task: stream\npolicies:\n  - {kind: sink_window, window: 0}\n", ":3: policies.0.window: input should be"),
+    ("task: stream\nmodel:\n  nam: x\n", ":3: model.nam: no such field; did you mean 'name'?"),
+    ("task: strem\n", ":1: task: no such task 'strem'; did you mean 'stream'?"),
+    ("model: {}\n", ": task: missing; one of stream"),
+    ("task: stream\nlimit: 5\nlimit: 6\n", ":3: limit is given twice"),
+    ("task: stream\n  x: [\n", ":2: mapping values are not allowed here"),
+    ("- a\n", ": a recipe is a mapping that starts with `task: stream`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG)
+def test_a_wrong_recipe_is_one_line_with_file_line_and_field(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}{message}")
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_means_what_people_read(tmp_path):
+    """YAML 1.1 would read no as false, 12:30 as 750 and 1e3 as text."""
+    path = tmp_path / "r.yaml"
+    path.write_text("task: stream\nlimit: 1e3\ntext:\n  field: no\n  files: [12:30]\n")
+    found = load(path)
+    assert (found.limit, found.text.field, found.text.files) == (1000, "no", ("12:30",))
+
+
+def test_overrides_reach_into_lists_and_are_validated(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("task: stream\npolicies: [{kind: sink_window}]\n")
+    found = load(path, ["policies.0.window=512", "model.dtype=float64"])
+    assert (found.policies[0].window, found.model.dtype) == (512, "float64")
+    for wrong, message in (
+        ("policies.0.wndow=1", "did you mean 'window'"),
+        ("policies.3.window=1", "not an index"),
+        ("x", "key=value"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            load(path, [wrong])
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_recipes_are_valid_and_say_how_to_run_them(name):
+    path = built_in()[name]
+    load(path)
+    schema = json.loads((folder() / "schema/recipe.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
+    assert f"#   sinkctl stream --recipe {name}" in lines
+
+
+def test_the_committed_schema_is_fresh():
+    committed = Path(folder() / "schema/recipe.schema.json").read_text()
+    assert committed == json_schema(), "run: sinkctl recipe schema > recipes/schema/recipe.schema.json"
+
+
+def test_policies_are_written_as_in_the_papers():
+    assert policy("4+252") == {"kind": "sink_window", "sinks": 4, "window": 252}
+    assert policy("0+256") == {"kind": "window", "sinks": 0, "window": 256}
+    assert policy("recompute:4+auto") == {"kind": "recompute", "sinks": 4, "window": "auto"}
+    assert policy("dense") == {"kind": "dense"}
+    for wrong in ("4-252", "densse", "dense:4+2", "4+", "window:x"):
+        with pytest.raises(UsageError, match="--policy"):
+            policy(wrong)

@@ -1,0 +1,71 @@
+"""The house rules that a reader relies on: which way imports point, and who may print."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "sinkctl"
+# Folder → the folders of ours it may import; recipe → load → run → result → report.
+MAY_IMPORT = {
+    "errors": set(),
+    "kernels": set(),
+    "model": {"errors", "kernels"},
+    "text": {"errors"},
+    "cache": {"errors", "kernels", "model"},
+    "metrics": {"errors", "kernels", "model"},
+    "recipe": {"errors", "cache", "model"},
+    "result": {"errors"},
+    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "recipe", "result"},
+    "report": {"errors", "result"},
+    "api": {"errors", "model", "recipe", "tasks", "result", "report"},
+    "cli": {"errors", "api", "model", "recipe", "tasks", "result", "report", "kernels"},
+    "__main__": {"cli"},
+    "__init__": {"api"},
+}
+
+
+def sources() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way_and_only_the_outside_prints(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    ours = {name.split(".")[1] for name in imported(tree) if name.startswith("sinkctl.")} - {part, "__version__"}
+    assert ours <= MAY_IMPORT[part], f"{part} may not import {sorted(ours - MAY_IMPORT[part])}"
+    assert not any(name.split(".")[0] == "click" for name in imported(tree)), "Typer brings its own click"
+    if part not in ("cli", "report"):
+        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        assert "print" not in called
+
+
+def test_the_command_line_imports_torch_only_inside_commands():
+    for path in (ROOT / "cli").glob("*.py"):
+        if path.name == "plan.py":  # imported by a command, after torch
+            continue
+        top = ast.Module(
+            [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))], []
+        )
+        heavy = {
+            n
+            for n in imported(top)
+            if n.split(".")[0] in ("torch", "transformers") or n.startswith(("sinkctl.api", "sinkctl.model.load"))
+        }
+        assert not heavy, f"{path.name} imports {heavy}"
+
+
+def test_files_stay_short():
+    long = {str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text().splitlines())) > 300}
+    assert not long

@@ -1,0 +1,66 @@
+"""The README tells the truth: its commands run, its Python runs, its table of models is the tested one."""
+
+import gzip
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from families import STREAMED
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    return [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def desk(tmp_path, book, monkeypatch):
+    """The files that the README speaks of, small."""
+    (tmp_path / "book.txt").write_text(book[:12_000], encoding="utf-8")
+    (tmp_path / "chapters").mkdir()
+    (tmp_path / "chapters/one.txt.gz").write_bytes(gzip.compress(book[:2000].encode()))
+    (tmp_path / "logs.jsonl").write_text(
+        "".join(json.dumps({"message": line}) + "\n" for line in book[:2000].split("\n"))
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_every_command_of_the_readme_runs(desk):
+    assert len(commands()) > 10
+    for command in commands():
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_python_of_the_readme_runs(desk, capsys):
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert "Sink found" in capsys.readouterr().out
+
+
+def test_the_main_command_of_the_readme_is_the_documented_default(desk):
+    (install, test) = blocks("bash")
+    assert install.split("&&")[-1].strip() == ".venv/bin/sinkctl stream"
+    assert shlex.split(test.split("&&")[-1]) == [".venv/bin/pytest"]
+
+
+def test_the_models_named_are_the_models_tested():
+    named = set(
+        re.search(r"Tested: (.*?)\. Layers", README, re.S)[1]
+        .replace("\n", " ")
+        .replace(" (llama3 and YaRN scaling too)", "")
+        .split(", ")
+    )
+    assert named == {name for name in STREAMED if not name.startswith("llama_")}
