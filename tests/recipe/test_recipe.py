@@ -14,7 +14,7 @@ from sinkctl.recipe.named import built_in, folder
 from sinkctl.recipe.shorthand import policy
 
 WRONG = [
-    ("task: stream\npolicies:\n  - kind: sink_window\n    wndow: 5\n", ":4: policies.0.wndow: no such field; did you mean"),
+    ("task: stream\npolicies:\n  - kind: window\n    wndow: 5\n", ":4: policies.0.wndow: no such field; did you mean"),
     ("task: stream\npolicies:\n  - kind: sink_windo\n", ":3: policies.0: no such kind 'sink_windo'; did you mean"),
     ("task: stream\npolicies:\n  - {sinks: 4}\n", ":3: policies.0: say which `kind`"),
     ("task: stream\npolicies:\n  - {kind: sink_window, window: 0}\n", ":3: policies.0.window: input should be"),
