@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
+from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
@@ -14,6 +16,7 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.recipe.shorthand import policy
 from sinkctl.report.html import html
 from sinkctl.result.environment import environment
+from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
 
@@ -22,14 +25,18 @@ Model = str | ModelSettings | LoadedModel
 
 def load(name: str = "demo", **settings: Any) -> LoadedModel:
     """Load a checkpoint: a folder, a Hub id, or `demo`; settings as in a recipe's `model` (device, dtype, …)."""
-    return _load(ModelSettings(name=name, **settings))
+    try:
+        return _load(ModelSettings(name=name, **settings))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(f"sinkctl.load: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
 
 
 def stream(
     text: str | Path | Sequence[str | Path] | StreamRecipe = (),
     *,
     model: Model = "demo",
-    policies: Sequence[str] = ("sink_window",),
+    policies: str | Sequence[str] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -38,26 +45,29 @@ def stream(
 ) -> Outcome:
     """Per-token losses of a text under one or more cache policies.
 
-    `text` is a file, several, or a whole recipe; `policies` are kinds or sizes (`4+252`, `dense`); `settings` are the
-    recipe's other fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`, `errors`). With `output`, a run
-    folder is kept there (and continued with `resume`). Returns the Result and, by policy, NLL in nats a token, float32.
+    `text` is a file, several, or a whole recipe; `policies` are kinds or sizes (`4+252`, `dense`; default
+    `sink_window`); `settings` are the recipe's other fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`,
+    `errors`). With `output`, a run folder is kept there (and continued with `resume`). Returns the Result and, by
+    policy, NLL in nats a token, float32. Raises SinkctlError.
     """
+    if resume and output is None:
+        raise UsageError("resume=True continues the run kept in `output`; name it")
     recipe, loaded = _recipe(text, policies, settings, model)
-    if progress is not None:
-        outcome = run(recipe, loaded, output=output, resume=resume, progress=progress, stop=stop)
-    else:
-        with tqdm(unit="tok", unit_scale=True) as bar:
-            outcome = run(recipe, loaded, output=output, resume=resume, progress=_shown(bar), stop=stop)
-    if output is not None:
-        RunFolder(output).write_text("report.html", html(outcome.result, environment()))
-    return outcome
+
+    def finish(folder: RunFolder, result: Result) -> None:
+        folder.write_text("report.html", html(result, environment()))
+
+    with tqdm(unit="tok", unit_scale=True, disable=progress is not None) as bar:
+        return run(
+            recipe, loaded, output=output, resume=resume, progress=progress or _shown(bar), stop=stop, finish=finish
+        )
 
 
 def stream_blocks(
     text: str | Path | Sequence[str | Path] | StreamRecipe = (),
     *,
     model: Model = "demo",
-    policies: Sequence[str] = ("sink_window",),
+    policies: str | Sequence[str] | None = None,
     **settings: Any,
 ) -> Iterator[ScoredBlock]:
     """The same, live: yields the losses, ids and places of each block as it is scored."""
@@ -65,23 +75,31 @@ def stream_blocks(
     yield from StreamRun(recipe, loaded)
 
 
-def _recipe(text, policies: Sequence[str], settings: dict[str, Any], model: Model) -> tuple[StreamRecipe, LoadedModel]:
+def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[StreamRecipe, LoadedModel]:
     if isinstance(text, StreamRecipe):
-        recipe = text
-    else:
-        files = [text] if isinstance(text, (str, Path)) else list(text)
-        of_text = {key: settings.pop(key) for key in ("field", "errors", "bos", "bos_each_file") if key in settings}
-        data = {
-            "task": "stream",
-            "text": {"files": [str(file) for file in files], **of_text},
-            "policies": [policy(p) for p in policies],
-            **settings,
-        }
-        recipe = validate(data, "sinkctl.stream")
+        if policies is not None or settings:
+            raise UsageError("a recipe says its own policies and settings; change them with recipe.model_copy")
+        return text, model if isinstance(model, LoadedModel) else _load(text.model)
+    files = [text] if isinstance(text, (str, Path)) else list(text)
+    chosen = [policies] if isinstance(policies, str) else policies or ["sink_window"]
+    of_text = {key: settings.pop(key) for key in ("field", "errors", "bos", "bos_each_file") if key in settings}
+    data = {
+        "task": "stream",
+        "model": _settings_of(model).model_dump(),
+        "text": {"files": [str(file) for file in files], **of_text},
+        "policies": [policy(p) for p in chosen],
+        **settings,
+    }
+    recipe = validate(data, "sinkctl.stream")
+    return recipe, model if isinstance(model, LoadedModel) else _load(recipe.model)
+
+
+def _settings_of(model: Model) -> ModelSettings:
+    """What a recipe says of this model, so that the kept recipe runs again."""
     if isinstance(model, LoadedModel):
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": model.name})}), model
-    chosen = recipe.model if model == "demo" else (ModelSettings(name=model) if isinstance(model, str) else model)
-    return recipe.model_copy(update={"model": chosen}), _load(chosen)
+        dtype = str(model.dtype).removeprefix("torch.")
+        return ModelSettings(name=model.name, device=str(model.device), dtype=dtype)
+    return ModelSettings(name=model) if isinstance(model, str) else model
 
 
 def _shown(bar: tqdm) -> Callable[[Progress], None]:

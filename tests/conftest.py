@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sinkctl.model.load import DEMO, LoadedModel, load
+from sinkctl.model.settings import ModelSettings
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,13 +23,13 @@ def _two_threads():
 @pytest.fixture(scope="session")
 def demo() -> LoadedModel:
     """The built-in model: a real sink."""
-    return load("demo")
+    return load(ModelSettings(device="cpu"))
 
 
 @pytest.fixture(scope="session")
 def stories() -> LoadedModel:
     """stories260K: a real model without a sink."""
-    return load(str(DATA / "stories260K"))
+    return load(ModelSettings(name=str(DATA / "stories260K"), device="cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,12 @@ STREAMED = {
     ),
     "helium": ("helium", dict(head_dim=8)),
     "ernie4_5": ("ernie4_5", {}),
+    "nanochat": ("nanochat", {}),
+    "jetmoe": ("jetmoe", dict(kv_channels=8, num_key_value_heads=2, num_attention_heads=None, num_local_experts=4)),
+    "afmoe": (
+        "afmoe",
+        dict(head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_dense_layers=1, **SLIDING),
+    ),
 }  # fmt: skip
 
 # name → (model_type, settings, a word of the reason)
@@ -72,6 +78,12 @@ REFUSED = {
              shared_expert_intermediate_size=16, linear_num_key_heads=2, linear_num_value_heads=2,
              linear_key_head_dim=8, linear_value_head_dim=8),
         "not softmax attention",
+    ),
+    "falcon_h1": (
+        "falcon_h1",
+        dict(head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8,
+             mamba_chunk_size=8),
+        "reach each other outside",
     ),
     "llama4": (
         "llama4_text",

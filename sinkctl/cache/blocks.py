@@ -41,7 +41,9 @@ class BlockCache(Handler):
         self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
         self._chosen = [_implementation(facts) for facts in layers]
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
+        self._devices = [next(facts.module.parameters()).device for facts in layers]
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._last_tables = self._tables  # those of the block before: in the steady state they serve again
 
     @property
     def boundary(self) -> int | None:
@@ -85,6 +87,7 @@ class BlockCache(Handler):
     def advance(self, tokens: int) -> None:
         """Count a block that every layer has attended."""
         self.seen += tokens
+        self._last_tables, self._tables = self._tables, {}
 
     def state(self) -> dict[str, Tensor]:
         """What continues the stream: [B, G, tokens, width] tensors by layer, un-rotated."""
@@ -100,7 +103,7 @@ class BlockCache(Handler):
         self.seen = seen
         for name, tensor in state.items():
             index, part = name.split(".")
-            setattr(self._layers[int(index)], part, tensor)
+            setattr(self._layers[int(index)], part, tensor.to(self._devices[int(index)]))
 
     def bytes_held(self) -> int:
         """Size of the carried state."""
@@ -123,14 +126,13 @@ class BlockCache(Handler):
         return layer.facing_k
 
     def _table(self, rotation: Rotation | None, first: int, end: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines of `first … end−1`; blocks of one size ask for the same table again and again."""
+        """Cosines and sines of `first … end−1`, shared by the layers of a block and kept for the next."""
         if rotation is None:
             return None
-        key = (id(rotation.inv_freq_n), first, end, like.device)
+        key = (id(rotation), first, end, like.device)
         if key not in self._tables:
-            if len(self._tables) >= 16:
-                self._tables.clear()
-            self._tables[key] = rotation.table(range(first, end), like)
+            held = self._last_tables.get(key)
+            self._tables[key] = rotation.table(range(first, end), like) if held is None else held
         return self._tables[key]
 
 
@@ -175,9 +177,8 @@ def _joined(past: Tensor | None, new: Tensor) -> Tensor:
 
 def _last(past: Tensor | None, new: Tensor, window: int | None) -> Tensor:
     """The last `window` tokens (None: all), in memory of their own."""
-    if window is None or new.shape[2] < window:
+    if past is not None and (window is None or new.shape[2] < window):
         joined = _joined(past, new)
         return joined if window is None or joined.shape[2] <= window else joined[:, :, -window:].clone()
-    kept = _token_major(new, window)
-    kept[...] = new[:, :, -window:]
-    return kept
+    first = 0 if window is None else max(0, new.shape[2] - window)
+    return _token_major(new, new.shape[2] - first).copy_(new[:, :, first:])

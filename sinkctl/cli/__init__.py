@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -48,11 +49,11 @@ def main() -> None:
         signal.signal(name, _interrupt)
     try:
         app()
-    except SinkctlError as error:
-        if os.environ.get("SINKCTL_DEBUG") == "1":
-            raise
-        print(f"sinkctl: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has gone (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except (SinkctlError, OSError) as error:
+        if os.environ.get("SINKCTL_DEBUG") == "1":
+            traceback.print_exc()
+        print(f"sinkctl: {error}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, SinkctlError) else 3)

@@ -26,7 +26,6 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any recipe field, dotted: policies.0.window=512."),
 ]
-Seed = Annotated[int | None, typer.Option(help="For whatever is drawn at random.")]
 FailOn = Annotated[
     list[str] | None,
     typer.Option("--fail-on", metavar="METRIC<=NUMBER", help="Exit 1 where this fails (also >=); may repeat."),

@@ -64,7 +64,6 @@ def stream(
     allow_pickle: options.AllowPickle = False,
     recipe: options.Recipe = None,
     set_: options.Set = None,
-    seed: options.Seed = None,
     fail_on: options.FailOn = None,
     output: options.Output = None,
     resume: options.Resume = None,
@@ -81,7 +80,7 @@ def stream(
         "model.name": model, "model.revision": revision, "model.device": device, "model.dtype": dtype,
         "model.trust_remote_code": trust_remote_code or None, "model.allow_pickle": allow_pickle or None,
         "text.files": files or None, "text.field": field, "text.errors": errors, "text.bos": bos,
-        "chunk": chunk, "limit": limit, "seed": seed, "fail_on": fail_on or None,
+        "chunk": chunk, "limit": limit, "fail_on": fail_on or None,
     }  # fmt: skip
     built = _build(recipe, resume, output, flags, policy or [], sinks, window, set_ or [])
     _run(built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run)
@@ -92,7 +91,7 @@ def _build(
     sinks: int | None, window: str | None, assignments: list[str],
 ):  # fmt: skip
     """Recipe file (or the kept one), then flags, then --set."""
-    from sinkctl.recipe.load import override, read, validate
+    from sinkctl.recipe.load import override, put, read, validate
     from sinkctl.recipe.named import find
     from sinkctl.recipe.shorthand import policy
     from sinkctl.result.store import RECIPE
@@ -111,20 +110,21 @@ def _build(
         raise UsageError(f"{source}: a recipe for `sinkctl {data['task']}`")
     for key, value in flags.items():
         if value is not None:
-            *parents, last = key.split(".")
-            target = data
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[last] = int(value) if key == "chunk" and value.isdigit() else value
+            put(data, key, _number(value) if key == "chunk" else value, source)
     if policies:
         data["policies"] = [policy(p) for p in policies]
-    for chosen in data.setdefault("policies", [{"kind": "sink_window"}]):
-        if sinks is not None and chosen.get("kind") in ("sink_window", "recompute"):
-            chosen["sinks"] = sinks
-        if window is not None and chosen.get("kind") != "dense":
-            chosen["window"] = int(window) if window.isdigit() else window
+    chosen = data.setdefault("policies", [{"kind": "sink_window"}])
+    for each in filter(lambda p: isinstance(p, dict), chosen if isinstance(chosen, list) else []):
+        if sinks is not None and each.get("kind") in ("sink_window", "recompute"):
+            each["sinks"] = sinks
+        if window is not None and each.get("kind") != "dense":
+            each["window"] = _number(window)
     override(data, assignments)
     return validate(data, source, lines)
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _run(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
@@ -133,7 +133,7 @@ def _run(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
     from sinkctl.cli.progress import shown
     from sinkctl.result.compare import check, parse
 
-    thresholds = [parse(text) for text in recipe.fail_on]
+    thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
     words = Console(stderr=True, quiet=quiet)
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext():
         from transformers.utils import logging

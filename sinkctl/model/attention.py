@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from sinkctl.errors import ModelError
+
 NAME = "sinkctl"
 
 
@@ -57,7 +59,7 @@ def _attention(module, query, key, value, attention_mask=None, scaling=None, sof
         softcap,
         s_aux,
     )
-    return _handler.get().attend(call).transpose(1, 2), None
+    return _handler.get().attend(call).transpose(1, 2).contiguous(), None
 
 
 def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_):
@@ -66,11 +68,13 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
 
 @contextmanager
 def attached(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
-    """Route the attention of `model` (this instance only) to `handler`.
+    """Route the attention of `model`, and of whatever shares its config object, to `handler`.
 
     Both interfaces are registered: an attention function without a mask function would get no mask at all. The name
     is registered for the whole process, but reaches only models whose config carries it, which is undone on leaving.
     """
+    if model.training:
+        raise ModelError("the model is in training mode; call model.eval() first")
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
@@ -86,7 +90,17 @@ def attached(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
         _handler.reset(token)
 
 
-@torch.inference_mode()
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model that comes before its head."""
+    decoder = model.get_decoder()
+    if decoder is None or decoder is model:
+        decoder = getattr(model, "model", None)
+    if not isinstance(decoder, nn.Module):
+        raise ModelError("its class does not tell the decoder from the head; this is not supported")
+    return decoder
+
+
+@torch.no_grad()
 def hidden_states(model: PreTrainedModel, ids_BT: Tensor, position_ids_BT: Tensor | None = None):
     """Run the decoder, without its head, and return its output object; positions are 0 unless given.
 
@@ -94,6 +108,6 @@ def hidden_states(model: PreTrainedModel, ids_BT: Tensor, position_ids_BT: Tenso
     keeps transformers from reading the zero positions as one packed document a token.
     """
     positions = torch.zeros_like(ids_BT) if position_ids_BT is None else position_ids_BT
-    return model.base_model(
+    return decoder_of(model)(
         input_ids=ids_BT, position_ids=positions, attention_mask=torch.ones_like(ids_BT), use_cache=False
     )

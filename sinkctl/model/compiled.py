@@ -41,14 +41,17 @@ class CompiledLayers:
     def active(self) -> Iterator[None]:
         # One graph a layer at worst; past the limit dynamo would silently run layers uncompiled.
         with torch._dynamo.config.patch(recompile_limit=8 + 4 * len(self._blocks)):
+            before = [block._compiled_call_impl for block in self._blocks]
             if self._calls is None:
                 for block in self._blocks:
                     block.compile(dynamic=False)
                 self._calls = [block._compiled_call_impl for block in self._blocks]
-            for block, call in zip(self._blocks, self._calls, strict=True):
-                block._compiled_call_impl = call
+            self._use(self._calls)
             try:
                 yield
             finally:
-                for block in self._blocks:
-                    block._compiled_call_impl = None
+                self._use(before)
+
+    def _use(self, calls: list) -> None:
+        for block, call in zip(self._blocks, calls, strict=True):
+            block._compiled_call_impl = call

@@ -10,25 +10,30 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from sinkctl.errors import ModelError
+from sinkctl.model.attention import decoder_of
+
 # Logits alive at once (tokens × vocabulary): 256 MiB in float32.
 LOGITS = 1 << 26
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
     """NLL of each target in nats, [B, T], computed in float32 (float64 for a float64 model).
 
     The head runs as the checkpoint's own class runs it (logit scales, soft caps), on slices of the hidden states, so
     that logits of the whole block never exist.
     """
-    hidden_BTD = decoder_output.last_hidden_state
+    hidden_BTD, decoder = decoder_output.last_hidden_state, decoder_of(model)
     vocabulary = model.get_input_embeddings().num_embeddings
     step = max(1, LOGITS // (vocabulary * len(ids_BT)))
     losses = []
     for start in range(0, hidden_BTD.shape[1], step):
         part = slice(start, start + step)
-        with _answering(model.base_model, decoder_output, hidden_BTD[:, part]):
+        with _answering(decoder, decoder_output, hidden_BTD[:, part]) as asked:
             logits_BTV = model(input_ids=ids_BT[:, part], use_cache=False).logits
+        if not asked:
+            raise ModelError(f"{model.config.model_type} does not call its decoder as a whole; this is not supported")
         precise = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).flatten(0, 1)
         target = target_BT[:, part].to(logits_BTV.device)
         losses.append(cross_entropy(precise, target.flatten(), reduction="none").view_as(target))
@@ -36,14 +41,19 @@ def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tenso
 
 
 @contextmanager
-def _answering(decoder: torch.nn.Module, output: ModelOutput, hidden: Tensor) -> Iterator[None]:
-    """Make `decoder` answer with `hidden`, so that calling the whole model runs its head only."""
+def _answering(decoder: torch.nn.Module, output: ModelOutput, hidden: Tensor) -> Iterator[list]:
+    """Make `decoder` answer with `hidden`, so that calling the whole model runs its head only; yields its calls."""
     answer = copy(output)
     answer.last_hidden_state = hidden
-    own = decoder.__dict__.get("forward")
-    decoder.forward = lambda *args, **kwargs: answer
+    own, asked = decoder.__dict__.get("forward"), []
+
+    def forward(*args, **kwargs):
+        asked.append(True)
+        return answer
+
+    decoder.forward = forward
     try:
-        yield
+        yield asked
     finally:
         if own is None:
             del decoder.forward

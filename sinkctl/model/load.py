@@ -1,7 +1,7 @@
 """A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from accelerate.utils import compute_module_sizes
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 
@@ -79,15 +79,18 @@ def load(settings: ModelSettings | str = "demo") -> LoadedModel:
         config = AutoConfig.from_pretrained(source, **common)
         if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
             raise ModelError(f"{settings.name} is an encoder-decoder ({config.model_type}); sinkctl streams decoders")
-        spread = settings.device == "auto" and device.type == "cuda" and _exceeds(config, dtype, device, choices)
-        model = AutoModelForCausalLM.from_pretrained(
+        spread = settings.device == "auto" and device.type == "cuda" and _exceeds(config, dtype, common, choices)
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
             device_map="auto" if spread else {"": device},
             use_safetensors=None if settings.allow_pickle else True,
+            output_loading_info=True,
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             **common,
-        ).eval()
+        )
+        _check_complete(settings.name, report)
+        model.eval()
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     fingerprint = getattr(model.config, "_commit_hash", None) or folder_fingerprint(Path(source))
     return LoadedModel(model, tokenizer, settings.name, fingerprint, choices)
@@ -153,9 +156,19 @@ def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.d
     return "auto"
 
 
-def _exceeds(config, dtype, device: torch.device, choices: dict[str, str]) -> bool:
+def _check_complete(name: str, report: dict) -> None:
+    """transformers fills what is missing with random numbers, and only logs it."""
+    for kind in ("missing", "mismatched"):
+        keys = sorted(map(str, report[f"{kind}_keys"]))
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise ModelError(f"{name}: {kind} weights ({keys[0]}{more}); the checkpoint does not fit its config.json")
+
+
+def _exceeds(config, dtype, common: dict, choices: dict[str, str]) -> bool:
+    device = torch.device("cuda", 0)
     with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(config)
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=common["trust_remote_code"])
     stored = config.dtype if dtype == "auto" else dtype
     needed = compute_module_sizes(empty, dtype=stored)[""]
     free = torch.cuda.mem_get_info(device)[0]
@@ -166,13 +179,13 @@ def _exceeds(config, dtype, device: torch.device, choices: dict[str, str]) -> bo
 
 
 @contextmanager
-def _explained(name: str) -> Callable:
+def _explained(name: str) -> Iterator[None]:
     """Turn what transformers raises into one line that says what to do."""
     try:
         yield
-    except ModelError:
+    except SinkctlError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # whatever a damaged checkpoint makes a library raise
         text = " ".join(str(error).split())
         if "couldn't connect" in text or "offline" in text.lower():
             raise ModelError(f"{name}: no such folder here, and the Hugging Face Hub cannot be reached") from error
@@ -180,4 +193,4 @@ def _explained(name: str) -> Callable:
             raise ModelError(f"{name} brings code of its own; --trust-remote-code runs it") from error
         if "safetensors" in text and "no file named" in text.lower():
             raise ModelError(f"{name}: no safetensors weights; --allow-pickle loads pickled ones") from error
-        raise ModelError(f"{name} cannot be loaded: {text[:300]}") from error
+        raise ModelError(f"{name} cannot be loaded ({type(error).__name__}): {text[:300]}") from error

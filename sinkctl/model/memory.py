@@ -5,10 +5,11 @@ import torch
 from sinkctl.model.load import LoadedModel
 
 
-def device_bytes(device: torch.device) -> int | None:
-    """Bytes held on an accelerator by this process; None on a CPU."""
+def device_bytes(device: torch.device, peak: bool = False) -> int | None:
+    """Bytes held on all accelerators of its kind by this process, now or at the most; None on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.memory_reserved(device)
+        held = torch.cuda.max_memory_reserved if peak else torch.cuda.memory_reserved
+        return sum(held(number) for number in range(torch.cuda.device_count()))
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return None

@@ -1,6 +1,7 @@
 """The position probe: one pass at position 0, one reaching far, and what maps one onto the other in every layer."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,7 @@ class LayerFacts:
     value_width: int
     window: int | None  # past keys it was trained to see, the query itself not counted; None: all
     rotation: Rotation | None
+    pinned: bool  # its frequencies change with length, and are held at those for the farthest position
     sink_logit: bool
     softcap: float | None
     module: nn.Module = field(repr=False)
@@ -40,16 +42,16 @@ class _Recorder(Handler):
     """Records each call and answers with the token's own value, so that layer inputs do not depend on positions."""
 
     calls: list[AttentionCall] = field(default_factory=list)
-    masks: list[tuple[Tensor, int | None]] = field(default_factory=list)  # kept alive: each address means one mask
+    windows: list[int | None] = field(default_factory=list)
 
     def attend(self, call: AttentionCall) -> Tensor:
         self.calls.append(call)
         return call.v_BGTE.repeat_interleave(call.q_BHTD.shape[1] // call.v_BGTE.shape[1], dim=1)
 
     def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
-        token = super().mask(mask_function, device)
-        self.masks.append((token, past_keys(mask_function)))
-        return token
+        self.windows.append(past_keys(mask_function))
+        # Its value says which mask it is: layers may be handed a copy, on another device.
+        return torch.full((1, 1, 1, 1), len(self.windows) - 1, device=device)
 
 
 def past_keys(mask_function: Callable) -> int | None:
@@ -68,7 +70,7 @@ def past_keys(mask_function: Callable) -> int | None:
     return None if width == FAR else width - 1
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     """Find how every attention layer of `model` uses positions 0 … `reach`.
 
@@ -79,73 +81,112 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     kind = model.config.model_type
     vocabulary = model.get_input_embeddings().num_embeddings
     far = torch.tensor([sorted({1, 2, 3, 7, reach // 3, reach // 2, max(reach - 1, 0), reach})])
-    ids = torch.randint(0, vocabulary, far.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if "inv_freq" in name}
-    try:
-        at_zero, at_far = _Recorder(), _Recorder()
-        with attached(model, at_zero):
-            hidden_states(model, ids)
-        with attached(model, at_far):
-            hidden_states(model, ids, far.to(model.device))
-        tables = [
-            b.detach().double().cpu() for n, b in model.named_buffers() if "inv_freq" in n and "original" not in n
-        ]
-    except ModelError as error:
-        raise ModelError(f"{kind}: {error}") from None
-    except IndexError as error:
-        raise LearnedPositions(
-            f"{kind} knows no position {reach}: it encodes positions as learned embeddings"
-        ) from error
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise ModelError(
-            f"{kind} cannot be run with its attention replaced ({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        for name, buffer in model.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
-    _check_calls(model, at_zero.calls)
-    windows = {token.data_ptr(): window for token, window in at_zero.masks}
+    ids = torch.randint(1, vocabulary, far.shape, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([ids[:, :1] - 1, ids[:, 1:]], dim=1)  # another first token
+    with _restored(model):
+        before = _tables(model)
+        try:
+            zero = _record(model, ids)
+            _check_calls(model, zero.calls)
+            _check_tokens_apart(model, zero.calls, _record(model, other).calls)
+            _check_not_learned(model, zero.calls, _record(model, ids, torch.arange(far.shape[1])[None]).calls)
+            moved = _record(model, ids, far)
+        except ModelError as error:
+            raise type(error)(f"{kind}: {error}") from None
+        except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            raise ModelError(
+                f"{kind} cannot be run with its attention replaced ({type(error).__name__}: {error})"
+            ) from error
+        tables = list(zip(before, _tables(model), strict=True))
     names = {id(module): name for name, module in model.named_modules()}
+    candidates = {width: list(_candidates(width, tables)) for width in {call.q_BHTD.shape[-1] for call in zero.calls}}
     return [
-        _facts(zero, moved, names[id(zero.module)], tables, far[0], windows, kind)
-        for zero, moved in zip(at_zero.calls, at_far.calls, strict=True)
+        _facts(still, turned, names[id(still.module)], candidates, far[0], zero.windows, kind)
+        for still, turned in zip(zero.calls, moved.calls, strict=True)
     ]
 
 
+def _record(model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> _Recorder:
+    recorder = _Recorder()
+    with attached(model, recorder):
+        hidden_states(model, ids.to(model.device), None if positions is None else positions.to(model.device))
+    return recorder
+
+
+def _tables(model: PreTrainedModel) -> list[Tensor]:
+    """Every table of rotary frequencies the model holds now."""
+    return [
+        buffer.detach().double().cpu().clone()
+        for name, buffer in model.named_buffers()
+        if "inv_freq" in name and "original" not in name
+    ]
+
+
+@contextmanager
+def _restored(model: PreTrainedModel) -> Iterator[None]:
+    """Put rotary modules back as they were: scalings that change with length keep what they last saw."""
+    owners = [m for m in model.modules() if any("inv_freq" in name for name, _ in m.named_buffers(recurse=False))]
+    buffers = [(m, name, b.clone()) for m in owners for name, b in m.named_buffers(recurse=False)]
+    plain = [(m, k, v) for m in owners for k, v in vars(m).items() if isinstance(v, (int, float, str, type(None)))]
+    try:
+        yield
+    finally:
+        for module, name, value in buffers:
+            module.register_buffer(name, value, persistent=name not in module._non_persistent_buffers_set)
+        for module, name, value in plain:
+            setattr(module, name, value)
+
+
+def _check_tokens_apart(model: PreTrainedModel, calls: list[AttentionCall], others: list[AttentionCall]) -> None:
+    """With every token answered by its own value, nothing may pass from one token to the next."""
+    for call, other in zip(calls, others, strict=True):
+        for one, two in ((call.q_BHTD, other.q_BHTD), (call.k_BGTD, other.k_BGTD), (call.v_BGTE, other.v_BGTE)):
+            if _error(one[:, :, 1:], two[:, :, 1:]) > _tolerance(one):
+                raise ModelError(
+                    "tokens also reach each other outside softmax attention (a recurrent state or a convolution), "
+                    "which is not carried between chunks yet"
+                )
+
+
+def _check_not_learned(model: PreTrainedModel, calls: list[AttentionCall], moved: list[AttentionCall]) -> None:
+    if _error(calls[0].v_BGTE, moved[0].v_BGTE) > _tolerance(calls[0].v_BGTE):
+        raise LearnedPositions("positions are learned embeddings, which cannot be shifted")
+
+
+def _tolerance(x: Tensor) -> float:
+    return 3e-2 if x.dtype in (torch.float16, torch.bfloat16) else 2e-3
+
+
 def _check_calls(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
-    kind, layers = model.config.model_type, model.config.get_text_config().num_hidden_layers
+    layers = model.config.get_text_config().num_hidden_layers
     if not calls:
         raise ModelError(
-            f"{kind} never calls transformers' attention interface (its attention is its own, or it has none), "
+            "never calls transformers' attention interface (its attention is its own, or it has none), "
             "so its cache cannot be streamed; no adapter for it exists yet"
         )
-    if len({id(call.module) for call in calls}) < len(calls):
-        raise ModelError(
-            f"{kind} attends more than once a layer (a difference of two softmaxes); this is not supported"
-        )
+    if len({id(call.module) for call in calls}) < len(calls) or len(calls) > layers:
+        raise ModelError("attends more than once a layer (a difference of two softmaxes, say); this is not supported")
     if len(calls) != layers:
         raise ModelError(
-            f"{kind}: {layers - len(calls)} of {layers} layers are not softmax attention (a recurrent state, which is "
+            f"{layers - len(calls)} of {layers} layers are not softmax attention (a recurrent state, which is "
             "not carried between chunks yet)"
         )
 
 
-def _facts(zero, moved, name, tables, far_T, windows, kind) -> LayerFacts:
-    if not torch.equal(zero.v_BGTE, moved.v_BGTE):
-        raise LearnedPositions(f"{kind} encodes positions as learned embeddings, which cannot be shifted")
-    dtype_error = 3e-2 if zero.q_BHTD.dtype in (torch.float16, torch.bfloat16) else 2e-3
-    for rotation in _candidates(zero.q_BHTD.shape[-1], tables):
-        table = rotation and rotation.table(far_T, zero.q_BHTD)
-        pairs = [(zero.q_BHTD, moved.q_BHTD), (zero.k_BGTD, moved.k_BGTD)]
-        if all(_error(rotate(still, rotation, table), turned) < dtype_error for still, turned in pairs):
+def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
+    pairs = [(zero.q_BHTD, moved.q_BHTD), (zero.k_BGTD, moved.k_BGTD)]
+    for rotation, pinned in candidates[zero.q_BHTD.shape[-1]]:  # layers that turn alike share one Rotation
+        table = rotation and _stock_table(rotation, far_T, zero.q_BHTD)
+        if all(_error(rotate(still, rotation, table), turned) < _tolerance(still) for still, turned in pairs):
+            found = rotation, pinned
             break
     else:
         raise ModelError(
             f"{kind}: no rotation explains how {name} uses positions up to {int(far_T[-1])} "
             "(a scale by position, or an unknown position encoding)"
         )
-    if zero.mask is not None and zero.mask.data_ptr() not in windows:
+    mask = None if zero.mask is None else int(zero.mask.flatten()[0])
+    if mask is not None and not 0 <= mask < len(windows):
         raise ModelError(f"{kind}: {name} changes its attention mask in a way that is not understood")
     return LayerFacts(
         name=name,
@@ -153,21 +194,31 @@ def _facts(zero, moved, name, tables, far_T, windows, kind) -> LayerFacts:
         kv_heads=zero.k_BGTD.shape[1],
         width=zero.q_BHTD.shape[-1],
         value_width=zero.v_BGTE.shape[-1],
-        window=None if zero.mask is None else windows[zero.mask.data_ptr()],
-        rotation=rotation,
+        window=None if mask is None else windows[mask],
+        rotation=found[0],
+        pinned=found[1],
         sink_logit=zero.sink_logit_H is not None,
         softcap=zero.softcap,
         module=zero.module,
     )
 
 
-def _candidates(width: int, tables: list[Tensor]) -> Iterator[Rotation | None]:
-    yield None
-    for table in tables:
+def _candidates(width: int, tables: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Rotation | None, bool]]:
+    """(rotation, whether its frequencies moved with length), the likeliest first."""
+    yield None, False
+    for before, table in tables:
         for start in sorted({0, width - 2 * len(table)}):
             if start >= 0:
-                yield Rotation("half", start, table)
-                yield Rotation("interleaved", start, table)
+                for frequencies in (table, -table):
+                    yield Rotation("half", start, frequencies), not torch.equal(before, table)
+                    yield Rotation("interleaved", start, frequencies), not torch.equal(before, table)
+
+
+def _stock_table(rotation: Rotation, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """With float32 angles, as the stock classes compute them; far out these are not the true ones."""
+    angle_Tn = (positions.float()[:, None] * rotation.inv_freq_n.float()).to(like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return angle_Tn.cos().to(dtype), angle_Tn.sin().to(dtype)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

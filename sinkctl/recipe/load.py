@@ -26,8 +26,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f"{error.problem_mark.line + 1}: "
         raise RecipeError(f"{path}:{line} {error.problem}".replace(":  ", ": ")) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping that starts with `task: {next(iter(RECIPES))}`")
     return data, lines
@@ -41,32 +41,39 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> None:
             raise RecipeError(f"--set {assignment}: write key=value, such as policies.0.window=512")
         try:
             value = parse_value(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise RecipeError(f"--set {assignment}: {text!r} is no YAML value") from error
-        target: Any = data
-        *parents, last = key.split(".")
-        for part in parents:
-            target = _step(target, part, assignment)
-        if isinstance(target, list):
-            _step(target, last, assignment)
-            target[int(last)] = value
+        put(data, key, value, f"--set {assignment}")
+
+
+def put(data: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set a dotted key, making mappings on the way; RecipeError, naming `source`, where that cannot be."""
+    target: Any = data
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(target, dict):
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
         else:
-            target[last] = value
+            target = target[_index(target, part, source)]
+    if isinstance(target, dict):
+        target[last] = value
+    else:
+        target[_index(target, last, source)] = value
 
 
-def _step(target: Any, part: str, assignment: str) -> Any:
-    if isinstance(target, list):
-        if not part.isdigit() or int(part) >= len(target):
-            raise RecipeError(f"--set {assignment}: {part} is not an index of a list of {len(target)}")
-        return target[int(part)]
-    if not isinstance(target, dict):
-        raise RecipeError(f"--set {assignment}: {part} lies inside a plain value")
-    return target.setdefault(part, {})
+def _index(target: Any, part: str, source: str) -> int:
+    if not isinstance(target, list):
+        raise RecipeError(f"{source}: {part} lies inside a plain value")
+    if not part.isdecimal() or int(part) >= len(target):
+        raise RecipeError(f"{source}: {part} is not an index of a list of {len(target)}")
+    return int(part)
 
 
 def validate(data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int] | None = None) -> Recipe:
     """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`."""
-    if data.get("task") not in RECIPES:
+    if not isinstance(data.get("task"), str) or data["task"] not in RECIPES:
         line = (lines or {}).get(("task",))
         hint = suggest(str(data["task"]), RECIPES) if "task" in data else f"; one of {', '.join(RECIPES)}"
         problem = f"no such task {data['task']!r}" if "task" in data else "missing"
@@ -100,7 +107,8 @@ def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: 
         case "union_tag_not_found":
             said = "say which `kind`"
         case _:
-            said = f"{problem['msg'][0].lower()}{problem['msg'][1:]} (given: {problem['input']!r})"
+            message = problem["msg"].replace("valid tuple", "list").replace("Tuple", "List")
+            said = f"{message[0].lower()}{message[1:]} (given: {problem['input']!r})"
     return f"{where}: {name}: {said}"
 
 

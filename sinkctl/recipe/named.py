@@ -22,7 +22,7 @@ def built_in() -> dict[str, Path]:
 def find(name: str) -> Path:
     """A file as it is, or a built-in recipe by its name."""
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         return path
     known = built_in()
     if name in known:

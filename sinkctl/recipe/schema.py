@@ -36,7 +36,6 @@ class StreamRecipe(_Settings):
         "auto", description="torch.compile the decoder layers; auto: where it pays."
     )
     limit: int | None = Field(None, ge=1, description="Stop after this many text tokens.")
-    seed: int = Field(0, description="For whatever is drawn at random.")
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 

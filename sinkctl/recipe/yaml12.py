@@ -23,8 +23,8 @@ for _tag, _pattern, _starts in (
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
-class DuplicateKey(yaml.MarkedYAMLError):
-    """A mapping that names one key twice."""
+class KeyProblem(yaml.MarkedYAMLError):
+    """A mapping that names one key twice, or by something that is no word."""
 
 
 def parse(text: str) -> tuple[Any, dict[Keys, int]]:
@@ -51,8 +51,10 @@ def _collect(node: yaml.Node, path: Keys, lines: dict[Keys, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise KeyProblem(problem="a key must be a plain word", problem_mark=key.start_mark)
             if key.value in seen:
-                raise DuplicateKey(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                raise KeyProblem(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
             lines[(*path, key.value)] = key.start_mark.line + 1
             _collect(value, (*path, key.value), lines)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sinkctl.errors import ThresholdError, UsageError
@@ -28,17 +29,23 @@ def parse(text: str) -> Threshold:
         raise UsageError(f"--fail-on {text}: write METRIC<=NUMBER or METRIC>=NUMBER, such as perplexity<=30") from error
 
 
+def check_names(thresholds: list[Threshold], names: Sequence[str]) -> None:
+    """Raise UsageError for a metric that the run will not measure."""
+    for threshold in thresholds:
+        if threshold.metric not in names:
+            close = difflib.get_close_matches(threshold.metric, names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
+            raise UsageError(f"--fail-on {threshold.metric}: this run measures no such thing; {hint}")
+
+
 def check(result: Result, thresholds: list[Threshold]) -> None:
-    """Raise ThresholdError, naming every threshold that does not hold; UsageError for a metric that is not there."""
+    """Raise ThresholdError, naming every threshold that does not hold or could not be measured."""
     broken = []
     for threshold in thresholds:
         measurement = result.measurement(threshold.metric)
         if measurement is None:
-            names = [m.name for m in result.measurements]
-            close = difflib.get_close_matches(threshold.metric, names, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
-            raise UsageError(f"--fail-on {threshold.metric}: this run measured no such thing; {hint}")
-        if not threshold.holds(measurement.value):
+            broken.append(f"{threshold.metric} could not be measured")
+        elif not threshold.holds(measurement.value):
             broken.append(f"{threshold.metric} is {measurement.value:.6g}, not {threshold.sign} {threshold.limit:g}")
     if broken:
         raise ThresholdError("; ".join(broken))

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sinkctl.errors import ResumeError, UsageError
 from sinkctl.result.schema import Result
 
-RESULT, RECIPE, ENVIRONMENT, STATE = "result.json", "recipe.yaml", "env.json", "state"
+RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
+STATE, CHECKPOINT = "state", "state.json"
 
 
 class RunFolder:
@@ -23,16 +25,19 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
-        """A new run folder; one that holds an unfinished run is not overwritten."""
+        """A new run folder; one that holds a run, finished or not, is not overwritten."""
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise UsageError(f"--output {path}: is a file, not a folder")
-        if (folder.path / STATE).exists():
+        if (folder.path / RESULT).exists():
+            raise UsageError(f"--output {path}: holds a finished run; name another folder, or remove it")
+        if (folder.path / STATE / CHECKPOINT).exists():
             raise UsageError(
                 f"--output {path}: holds an unfinished run; continue it with --resume {path}, or remove it"
             )
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
+            folder.drop_state()
         except OSError as error:
             raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
         return folder
@@ -65,7 +70,9 @@ class RunFolder:
         states.mkdir(exist_ok=True)
         tensor_file = f"tensors-{data['step']}.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
-        self.write_json(f"{STATE}/state.json", {**data, "tensors": tensor_file})
+        with (states / tensor_file).open("rb") as file:
+            os.fsync(file.fileno())
+        self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "tensors": tensor_file})
         for old in states.glob("tensors-*.safetensors"):
             if old.name != tensor_file:
                 old.unlink()
@@ -73,18 +80,21 @@ class RunFolder:
     def load_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint: (data, tensors)."""
         states = self.path / STATE
-        if not (states / "state.json").exists():
+        if not (states / CHECKPOINT).exists():
             finished = " (this run is finished)" if (self.path / RESULT).exists() else ""
             raise ResumeError(f"--resume {self.path}: holds no checkpoint to continue from{finished}")
-        data = json.loads((states / "state.json").read_text(encoding="utf-8"))
-        return data, load_file(states / data["tensors"])
+        try:
+            data = json.loads((states / CHECKPOINT).read_text(encoding="utf-8"))
+            return data, load_file(states / data["tensors"])
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            raise ResumeError(f"{states}: the checkpoint is damaged ({error}); start the run again") from error
 
     def drop_state(self) -> None:
         """The run is finished: nothing is left to resume."""
         states = self.path / STATE
         if not states.exists():
             return
-        (states / "state.json").unlink(missing_ok=True)  # first, so that what is left never looks resumable
+        (states / CHECKPOINT).unlink(missing_ok=True)  # first, so that what is left never looks resumable
         for file in states.iterdir():
             file.unlink()
         states.rmdir()

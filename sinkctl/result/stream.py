@@ -67,7 +67,7 @@ class StreamDetail(_Record):
     bos: str
     chunk: int
     policies: list[PolicyScore]
-    marks: list[FileMark]
+    marks: list[FileMark] = Field(description="Where every file starts, and some places between.")
     passages: list[Passage]
     memory: list[MemorySample]
     sink_rate: float | None = Field(description="Share of heads with mean attention above 0.3 to the first token.")

@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sinkctl.cli import main
 from sinkctl.model.load import DEMO
@@ -71,6 +73,22 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
     damaged.write_bytes(b"\x1f\x8b\x08 nothing like gzip")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("task: stream\nmodell: {}\n")
+    odd = tmp_path / "odd.yaml"
+    odd.write_text("task: stream\npolicies: 4+60\n")
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    (finished / "result.json").write_text("{}")
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "state").mkdir(parents=True)
+    (unfinished / "state/state.json").write_text('{"step": 1')
+    (unfinished / "recipe.yaml").write_text("task: stream\n")
+    torn, damaged_model = tmp_path / "torn", tmp_path / "damaged"
+    for folder in (torn, damaged_model):
+        shutil.copytree(DEMO, folder)
+    weights = load_file(DEMO / "model.safetensors")
+    del weights["model.layers.1.input_layernorm.weight"]
+    save_file(weights, torn / "model.safetensors", metadata={"format": "pt"})
+    (damaged_model / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
     return {
         "no such text": (["nowhere.txt"], 3, "nowhere.txt"),
         "a folder for a text": ([str(empty)], 3, "is a directory"),
@@ -93,6 +111,12 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "a malformed threshold": (["--fail-on", "perplexity<30"], 2, "METRIC<=NUMBER"),
         "an unknown metric": (["--limit", "50", "--fail-on", "perplexty<=30"], 2, "did you mean 'perplexity'"),
         "nothing to resume": (["--resume", str(empty)], 2, "no run folder"),
+        "a finished run for an output folder": (["--limit", "50", "-o", str(finished)], 2, "holds a finished run"),
+        "policies that are no list": (["-r", str(odd), "-W", "60"], 2, "policies"),
+        "flags into a plain value": (["-r", str(odd), "--set", "policies.x=1"], 2, "x lies inside a plain value"),
+        "weights that do not fit": (["-m", str(torn)], 3, "missing weights"),
+        "damaged weights": (["-m", str(damaged_model)], 3, "cannot be loaded"),
+        "a damaged checkpoint": (["--resume", str(unfinished)], 3, "damaged"),
         "a file for an output folder": (["--limit", "50", "-o", str(latin)], 2, "is a file"),
         "recompute past the context": (["-p", "recompute:4+900"], 3, "context of 512"),
     }  # fmt: skip

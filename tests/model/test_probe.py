@@ -50,10 +50,15 @@ def test_scalings_that_change_with_length_are_pinned_and_put_back(rope_type):
     if rope_type == "longrope":
         settings |= dict(original_max_position_embeddings=32)
     model = tiny("phi3" if rope_type == "longrope" else "llama", settings, torch.float32)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    near, far = (probe(model, reach)[0].rotation.inv_freq_n for reach in (20, 100))
-    assert not torch.equal(near, far)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    ids = torch.randint(3, 64, (1, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model(ids[:, :20]).logits, model(ids).logits
+        model(ids[:, :20])
+        near, far = (probe(model, reach)[0] for reach in (20, 100))
+        after = model(ids[:, :20]).logits, model(ids).logits
+    assert not torch.equal(near.rotation.inv_freq_n, far.rotation.inv_freq_n)
+    assert (near.pinned, far.pinned) == (False, True)
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
 
 def test_a_query_scale_that_grows_with_position_is_refused_only_where_it_acts():
@@ -65,6 +70,26 @@ def test_a_query_scale_that_grows_with_position_is_refused_only_where_it_acts():
     assert len(probe(model, reach=30)) == 2
     with pytest.raises(ModelError, match="scale by position"):
         probe(model, reach=100)
+
+
+def test_masks_are_known_when_layers_are_handed_copies_of_them():
+    """As accelerate does for layers on another device."""
+    model = tiny(*STREAMED["gpt_oss"])
+
+    def copied(module, args, kwargs):
+        return args, {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()}
+
+    model.model.layers[1].register_forward_pre_hook(copied, with_kwargs=True)
+    assert [f.window for f in probe(model, reach=40)] == [8, None]
+
+
+def test_far_positions_are_explained_although_the_stock_angles_lose_digits():
+    assert len(probe(tiny(*STREAMED["llama"], dtype=torch.float32), reach=1_000_000)) == 2
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ModelError, match=r"model\.eval"):
+        probe(tiny(*STREAMED["phi3"]).train(), reach=10)
 
 
 def test_the_model_is_left_as_it_was(demo):

@@ -1,5 +1,6 @@
 """The stream task on real weights: what it scores, where it says things are, and what survives being stopped."""
 
+import copy
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA
+from families import REFUSED, tiny
 from torch.nn.functional import cross_entropy
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, TextError, UsageError
+from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.shorthand import policy
 from sinkctl.result.store import RunFolder
@@ -89,19 +92,52 @@ def test_recompute_is_the_stock_model_on_each_window_by_itself(demo, page, book)
         assert found[t] == pytest.approx(float(expected), abs=2e-5)
 
 
-def test_learned_positions_are_dense_up_to_the_context_and_refused_by_name(demo, page, monkeypatch):
-    from families import REFUSED, tiny
-
-    from sinkctl.model.load import LoadedModel
-
-    model_type, settings, _ = REFUSED["gpt2"]
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_learned_positions_are_dense_up_to_the_context_and_refused_by_name(demo, page, book, family):
+    model_type, settings, _ = REFUSED[family]
     model = tiny(model_type, {**settings, "vocab_size": 4096}, torch.float32)
-    loaded = LoadedModel(model, demo.tokenizer, "gpt2", "in memory")
+    loaded = LoadedModel(model, demo.tokenizer, family, "in memory")
+    ids = torch.tensor(demo.tokenizer(book[:2000]).input_ids)
+    with torch.no_grad():
+        expected = cross_entropy(model(input_ids=ids[None, :128]).logits[0], ids[1:129], reduction="none")
     found = run(recipe([page], ["dense"], chunk=50), loaded).nll["dense"]
-    assert np.isfinite(found[:128]).all()
+    np.testing.assert_allclose(found[:128], expected, rtol=0, atol=2e-5)
     assert np.isnan(found[128:]).all()
+    again = run(recipe([page], ["recompute:1+40"], chunk=50, limit=60), loaded).nll["recompute 1+40"]
+    for t in (3, 41, 42, 59):
+        window = ids[max(0, t - 41) : t + 1].clone()
+        window[0] = demo.bos_id
+        with torch.no_grad():
+            loss = -model(input_ids=window[None]).logits[0, -1].log_softmax(-1)[ids[t + 1]]
+        assert again[t] == pytest.approx(float(loss), abs=2e-5)
     with pytest.raises(ModelError, match=r"learned embeddings.*--policy dense"):
         run(recipe([page], ["4+60"]), loaded)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(demo, page):
+    broken = LoadedModel(copy.deepcopy(demo.model), demo.tokenizer, "broken", "in memory")
+    with torch.no_grad():
+        broken.model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="not a finite number in float32"):
+        run(recipe([page]), broken)
+
+
+def test_the_sink_rate_does_not_depend_on_the_chunk(demo):
+    rates = {run(recipe(limit=1200, chunk=chunk), demo).result.stream.sink_rate for chunk in (32, 100, 1024)}
+    assert len(rates) == 1
+    assert rates.pop() > 0.7
+
+
+def test_every_file_start_is_marked(demo, tmp_path, book):
+    files = [tmp_path / f"{i}.txt" for i in range(5)]
+    for i, path in enumerate(files):
+        path.write_text(book[100 * i : 100 * i + 100])
+    outcome = run(recipe(files), demo)
+    counts = [len(demo.tokenizer(path.read_text(), add_special_tokens=False).input_ids) for path in files]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    assert [(m.index, m.file, m.byte) for m in outcome.result.stream.marks] == [
+        (index, str(path), 0) for index, path in zip(starts, files, strict=True)
+    ]
 
 
 def test_bos_each_file_and_limits_keep_the_index_of_every_token(demo, tmp_path, book):

@@ -40,9 +40,11 @@ def rotate(
     B, H, T, D = x_BHTD.shape
     pairs, rows = cos_Tn.shape[-1], 16
     out = torch.empty_like(x_BHTD) if out is None else out
-    _rotate[(triton.cdiv(T, rows), B * H)](
-        x_BHTD, out, cos_Tn, sin_Tn, H, T, *x_BHTD.stride()[:3], *out.stride()[:3],
-        START=start, PAIRS=pairs, D=D, INTERLEAVED=interleaved, ROWS=rows,
-        PADDED_PAIRS=triton.next_power_of_2(pairs), PADDED_D=triton.next_power_of_2(D),
-    )  # fmt: skip
+    assert x_BHTD.stride(-1) == out.stride(-1) == 1
+    with torch.cuda.device(x_BHTD.device):  # Triton launches on the current device
+        _rotate[(triton.cdiv(T, rows), B * H)](
+            x_BHTD, out, cos_Tn.contiguous(), sin_Tn.contiguous(), H, T, *x_BHTD.stride()[:3], *out.stride()[:3],
+            START=start, PAIRS=pairs, D=D, INTERLEAVED=interleaved, ROWS=rows,
+            PADDED_PAIRS=triton.next_power_of_2(pairs), PADDED_D=triton.next_power_of_2(D),
+        )  # fmt: skip
     return out

@@ -135,14 +135,16 @@ def triton_attention(
     k_strip, v_strip = faced.k_BGND.contiguous(), faced.v_BGNE.contiguous()
     widths = triton.next_power_of_2(D), triton.next_power_of_2(E)
     BM, BN, warps, stages = tiles(max(widths))
-    _kernel[(triton.cdiv(T, BM), B * H)](
-        q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H, out,
-        *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *faced.q_BHTD.stride()[:3],
-        *out.stride()[:3], k_strip.shape[2] * D, v_strip.shape[2] * E,
-        H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale * LOG2E, softcap or 0.0,
-        D=D, E=E, PD=max(16, widths[0]), PE=max(16, widths[1]),
-        PN=max(16, triton.next_power_of_2(max(1, k_strip.shape[2]))), BM=BM, BN=BN,
-        HAS_STRIP=strip is not None, HAS_SINK=sink_logit_H is not None, HAS_CAP=softcap is not None,
-        num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    assert all(x.stride(-1) == 1 for x in (q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD))
+    with torch.cuda.device(q_BHTD.device):  # Triton launches on the current device
+        _kernel[(triton.cdiv(T, BM), B * H)](
+            q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H, out,
+            *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *faced.q_BHTD.stride()[:3],
+            *out.stride()[:3], k_strip.shape[2] * D, v_strip.shape[2] * E,
+            H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale * LOG2E, softcap or 0.0,
+            D=D, E=E, PD=max(16, widths[0]), PE=max(16, widths[1]),
+            PN=max(16, triton.next_power_of_2(max(1, k_strip.shape[2]))), BM=BM, BN=BN,
+            HAS_STRIP=strip is not None, HAS_SINK=sink_logit_H is not None, HAS_CAP=softcap is not None,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
     return out

@@ -19,6 +19,7 @@ def result_of(run: StreamRun, complete: bool) -> Result:
     choices = dict(run.choices)
     for scorer in run.scorers.values():
         choices |= scorer.choices
+    marks = {*map(tuple, run.file_starts), *map(tuple, run.marks.items)}
     return Result(
         task="stream",
         sinkctl_version=__version__,
@@ -44,7 +45,7 @@ def result_of(run: StreamRun, complete: bool) -> Result:
             bos=run.bos,
             chunk=run.recipe.chunk,
             policies=policies,
-            marks=[FileMark(index=i, file=run.names[f], byte=b) for i, f, b in run.marks.items],
+            marks=[FileMark(index=i, file=run.names[f], byte=b) for i, f, b in sorted(marks)],
             passages=[Passage(**{**p, "file": run.names[p["file"]]}) for p in run.passages.found],
             memory=run.memory.items,
             sink_rate=run.sink_rate,
@@ -56,7 +57,7 @@ def _score(run: StreamRun, label: str) -> PolicyScore:
     scorer, policy = run.scorers[label], run.scorers[label].policy
     bounded = isinstance(policy, Bounded)
     context = run.loaded.context
-    beyond = context is not None and (policy.reach + 1 > context if bounded else run.scored > context)
+    beyond = context is not None and (policy.reach + 1 > context if bounded else run.totals[label].tokens > context)
     return PolicyScore(
         label=label,
         kind=policy.kind,
@@ -104,7 +105,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
         )
         said.append(f"{found}: {share} (64-token samples of this text).")
     kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
-    bare = next((p for p in policies if p.kind == "window" or p.settings.get("sinks") == 0), None)
+    bare = next((p for p in policies if p.kind in ("window", "sink_window") and not p.settings["sinks"]), None)
     if kept and bare and kept.common_perplexity and bare.common_perplexity:
         cost = bare.common_perplexity / kept.common_perplexity - 1
         numbers = (

@@ -24,7 +24,7 @@ class Passages:
         return {"first": self._first, "found": self.found, "pending": self._pending.tolist()}
 
     def add(self, nll: np.ndarray, ids: np.ndarray, byte_offsets: np.ndarray, lines: np.ndarray, files: np.ndarray):
-        """Take the next scored tokens; places in float64 are exact up to 2^53."""
+        """Take the next tokens; windows with one not scored are passed over. Places are exact in float64 to 2^53."""
         rows = np.stack([nll, ids, byte_offsets, lines, files]).astype(np.float64)
         self._pending = np.concatenate([self._pending, rows], axis=1)
         starts = np.arange(0, self._pending.shape[1] - TOKENS + 1, STRIDE)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.utils import ModelOutput
 
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.policies import Dense, Policy, Recompute
 from sinkctl.errors import ModelError
-from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers
 from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
@@ -30,6 +31,16 @@ class Scorer:
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
         """NLL in nats of `target_T` (the token after each of `ids_T`), [T]; NaN where it is not scored."""
         raise NotImplementedError
+
+    def _losses(self, output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
+        """`token_nll`, where every loss must be a number: NaN would pass for a token that was not scored."""
+        nll_BT = token_nll(self.loaded.model, output, ids_BT, target_BT)
+        if not bool(torch.isfinite(nll_BT).all()):
+            raise ModelError(
+                f"{self.loaded.name}: under {self.policy.label} a loss after the first {self.seen:,} tokens is not a "
+                f"finite number in {str(self.loaded.dtype).removeprefix('torch.')}; try --dtype float32"
+            )
+        return nll_BT
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(plain data, tensors) that continue this scorer."""
@@ -60,12 +71,12 @@ class BlockScorer(Scorer):
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
         """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
         super().__init__(loaded, policy)
-        reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
-        self._facts = loaded.layers(reach)
+        self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
+        self._facts = loaded.layers(self._reach)
         self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
         self._compiled, self._compile_size = CompiledLayers(loaded.model, self._facts), compile_size
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
         losses, start, model = [], 0, self.loaded.model
         for tokens in self._cache.split(len(ids_T)):
@@ -74,7 +85,7 @@ class BlockScorer(Scorer):
             compiled = self._compiled.active() if tokens == self._compile_size else nullcontext()
             with attached(model, self._cache), compiled:
                 output = hidden_states(model, ids_BT)
-            losses.append(token_nll(model, output, ids_BT, target_BT)[0])
+            losses.append(self._losses(output, ids_BT, target_BT)[0])
             self._cache.advance(tokens)
             start += tokens
         self.seen += len(ids_T)
@@ -115,6 +126,8 @@ class BlockScorer(Scorer):
                     f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
                 )
             extra = ", learned sink logits" if facts.sink_logit else ""
+            if facts.pinned:
+                extra += f", frequencies held at those for {self._reach + 1} positions"
             kinds.setdefault(f"{kept}; {turned}{extra}", []).append(index)
         return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
 
@@ -126,15 +139,15 @@ class LearnedDenseScorer(Scorer):
         super().__init__(loaded, policy)
         self._past = DynamicCache(config=loaded.model.config)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
         nll = np.full(len(ids_T), np.nan, np.float32)
         fits = max(0, min(len(ids_T), self.loaded.context - self.seen))
         if fits:
             model = self.loaded.model
             ids_BT, target_BT = (x[None, :fits].to(model.device) for x in (ids_T, target_T))
-            output = model.base_model(input_ids=ids_BT, past_key_values=self._past, use_cache=True)
-            nll[:fits] = token_nll(model, output, ids_BT, target_BT)[0].cpu().numpy()
+            output = decoder_of(model)(input_ids=ids_BT, past_key_values=self._past, use_cache=True)
+            nll[:fits] = self._losses(output, ids_BT, target_BT)[0].cpu().numpy()
         self.seen += len(ids_T)
         return nll
 
@@ -145,7 +158,8 @@ class LearnedDenseScorer(Scorer):
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().restore(data, tensors)
         for index in range(len(tensors) // 2):
-            self._past.update(tensors[f"{index}.k"], tensors[f"{index}.v"], index)
+            k, v = (tensors[f"{index}.{part}"].to(self.loaded.device) for part in "kv")
+            self._past.update(k, v, index)
 
     @property
     def cache_bytes(self) -> int:
@@ -165,14 +179,14 @@ class RecomputeScorer(Scorer):
                 f"{policy.label}: windows of {self._length} tokens do not fit the context of {loaded.context}"
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
         nll = np.full(len(ids_T), np.nan, np.float32)
         known = torch.cat([self._recent, ids_T])
         first = len(self._recent)  # index in `known` of the block's first token
         growing = max(0, min(len(ids_T), self._length - self.seen))
         if growing:  # windows that still start at the text's start: one causal pass serves them all
-            nll[:growing] = self._losses(known[None, : first + growing], target_T[None, :growing])[0]
+            nll[:growing] = self._after(known[None, : first + growing], target_T[None, :growing])[0]
         every = self.policy.every
         scored = [i for i in range(len(ids_T)) if (self.seen + i) % every == 0]
         nll[sorted(set(range(growing)) - set(scored))] = np.nan
@@ -183,19 +197,19 @@ class RecomputeScorer(Scorer):
             window_BL = torch.stack([known[first + i + 1 - self._length : first + i + 1] for i in batch])
             if self._bos is not None:
                 window_BL[:, 0] = self._bos
-            nll[batch] = self._losses(window_BL, target_T[batch, None])[:, 0]
+            nll[batch] = self._after(window_BL, target_T[batch, None])[:, 0]
         self._recent = known[-self._length :].clone()
         self.seen += len(ids_T)
         return nll
 
-    def _losses(self, ids_BL: Tensor, target_BT: Tensor) -> np.ndarray:
+    def _after(self, ids_BL: Tensor, target_BT: Tensor) -> np.ndarray:
         """NLL of the targets after the last tokens of each row."""
         model = self.loaded.model
         ids_BL, target_BT = ids_BL.to(model.device), target_BT.to(model.device)
-        output = model.base_model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False)
+        output = decoder_of(model)(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False)
         last = target_BT.shape[1]
         output.last_hidden_state = output.last_hidden_state[:, -last:]
-        return token_nll(model, output, ids_BL[:, -last:], target_BT).cpu().numpy()
+        return self._losses(output, ids_BL[:, -last:], target_BT).cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"seen": self.seen}, {"recent": self._recent}

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import torch
 
+from sinkctl import __version__
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import ModelError, ResumeError, TextError, UsageError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
@@ -16,6 +17,7 @@ from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk, device_bytes
 from sinkctl.recipe.schema import StreamRecipe
+from sinkctl.result.compare import check_names, parse
 from sinkctl.result.stream import MemorySample
 from sinkctl.tasks.stream.feed import Block, Feed
 from sinkctl.tasks.stream.passages import Passages
@@ -48,6 +50,10 @@ class ScoredBlock:
     files: np.ndarray
 
 
+# The published sink rate is a mean over 100 samples; 16 give it to a few per cent.
+SAMPLES = 16
+
+
 class StreamRun:
     """One pass over a text; iterate it for `ScoredBlock`s, then ask for `result()`."""
 
@@ -59,7 +65,11 @@ class StreamRun:
         self.bos_id, self.bos = bos_rule(recipe.text.bos, loaded)
         if self.bos_id is not None:
             self.bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
+        labels = [policy.label for policy in self.policies]
+        if len(set(labels)) < len(labels):
+            raise UsageError(f"two policies are the same: {', '.join(labels)}")
         self.files = recipe.text.files or (str(DEMO / "text.txt"),)
+        check_names([parse(text) for text in recipe.fail_on], measured(labels))
         self.names = recipe.text.files or ("built-in text",)
         chunk, compile_ = recipe.chunk, recipe.compile
         if chunk == "auto":
@@ -69,16 +79,16 @@ class StreamRun:
             self.choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
         settled = {"policies": tuple(self.policies), "chunk": chunk, "compile": compile_}
         self.recipe = recipe.model_copy(update=settled)
-        labels = [policy.label for policy in self.policies]
-        if len(set(labels)) < len(labels):
-            raise UsageError(f"two policies are the same: {', '.join(labels)}")
         self.scorers = {policy.label: self._scorer(policy) for policy in self.policies}
         self.totals = {label: Total() for label in labels}
         self.common = {label: Total() for label in labels}
         self.curves = {label: Curve() for label in labels}
         self.passages = Passages(loaded.tokenizer.decode)
+        self.file_starts: list[tuple[int, int, int]] = []  # (index of the token, file, byte)
         self.marks, self.memory = Thinned(), Thinned()
-        self.scored, self.seconds, self.sink_rate = 0, 0.0, None
+        self.scored, self.seconds = 0, 0.0
+        self.sink_rate: float | None = None
+        self._sample: list[int] | None = []  # the text's first tokens, until the sink rate is measured on them
         self.peak_bytes = 0
         self._step = 0
         self.marker: dict[str, Any] | None = None
@@ -112,14 +122,14 @@ class StreamRun:
         )
         began = time.perf_counter()
         for block in feed:
-            if self.sink_rate is None:
-                self.sink_rate = self._measure_sink(block)
             scored = self._score(block)
+            self._measure_sink(scored.ids)
             self.marker, self._step = block.after, self._step + 1
             now = time.perf_counter()
             self.seconds, began = self.seconds + now - began, now
             self._watch_memory()
             yield scored
+        self._measure_sink(None)
         if not self.scored:
             raise TextError(
                 f"{', '.join(self.names)}: no token to score (a text needs at least two, or one after a BOS)"
@@ -135,30 +145,48 @@ class StreamRun:
             self.totals[label].add(nll)
             self.common[label].add(nll[shared])
             self.curves[label].add(self.scored, nll)
-        self.passages.add(np.nan_to_num(next(iter(losses.values())), nan=0.0), *places)
-        if text.any():
-            self.marks.offer((self.scored, int(places[3][0]), int(places[1][0])))
+        self.passages.add(next(iter(losses.values())), *places)
+        self._mark(places[3], places[1])
         scored = ScoredBlock(self.scored, losses, *places)
         self.scored += int(text.sum())
         return scored
 
-    def _measure_sink(self, block: Block) -> float | None:
-        """On 64-token samples of the text's beginning, each with BOS in front where the stream has one."""
-        own = block.ids if self.bos_id is None else block.ids[1:]
-        length = LENGTH - (self.bos_id is not None)
-        samples = torch.from_numpy(own[: len(own) // length * length].reshape(-1, length)[:16].copy())
+    def _mark(self, files: np.ndarray, byte_offsets: np.ndarray) -> None:
+        """Remember where every file starts, and some places between."""
+        last = self.file_starts[-1][1] if self.file_starts else -1
+        for start in np.flatnonzero(np.diff(files, prepend=last)):
+            self.file_starts.append((self.scored + int(start), int(files[start]), int(byte_offsets[start])))
+        if len(files):
+            self.marks.offer((self.scored, int(files[0]), int(byte_offsets[0])))
+
+    def _measure_sink(self, ids: np.ndarray | None) -> None:
+        """Once, on 16 samples of 64 tokens from the text's beginning (on fewer when it ends before: `ids` is None).
+
+        Each sample has BOS in front where the stream has one.
+        """
+        if self._sample is None:
+            return
+        own = LENGTH - (self.bos_id is not None)
+        self._sample += [] if ids is None else ids.tolist()
+        if len(self._sample) < SAMPLES * own and ids is not None:
+            return
+        count = min(SAMPLES, len(self._sample) // own)
+        samples = torch.tensor(self._sample[: count * own], dtype=torch.long).view(count, own)
+        self._sample = None
         if self.bos_id is not None:
-            samples = torch.cat([torch.full((len(samples), 1), self.bos_id), samples], dim=1)
+            samples = torch.cat([torch.full((count, 1), self.bos_id), samples], dim=1)
         try:
             layers = self.loaded.layers(LENGTH)
         except ModelError:
-            return None
-        return sink_rate(self.loaded.model, layers, samples) if len(samples) else None
+            return
+        if count:
+            self.sink_rate = sink_rate(self.loaded.model, layers, samples)
 
     def _watch_memory(self) -> None:
         process = psutil.Process().memory_info().rss
         device = device_bytes(self.loaded.device)
-        self.peak_bytes = max(self.peak_bytes, process if device is None else device)
+        peak = process if device is None else device_bytes(self.loaded.device, peak=True)
+        self.peak_bytes = max(self.peak_bytes, peak)
         self.memory.offer(MemorySample(tokens=self.scored, process_bytes=process, device_bytes=device))
 
     def progress(self) -> Progress:
@@ -172,9 +200,15 @@ class StreamRun:
             latest.process_bytes, latest.device_bytes,
         )  # fmt: skip
 
+    @property
+    def resumable(self) -> bool:
+        """Whether the text can be read again."""
+        return all(file["size"] is not None for file in fingerprint(self.files))
+
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
         return {
+            "version": __version__,
             "recipe": self.recipe.model_dump(mode="json", exclude={"fail_on"}),
             "model": self.loaded.fingerprint,
             "dtype": str(self.loaded.dtype),
@@ -197,21 +231,25 @@ class StreamRun:
             "common": {label: [t.nll, t.tokens] for label, t in self.common.items()},
             "curves": {label: curve.to_json() for label, curve in self.curves.items()},
             "passages": self.passages.to_json(),
+            "file_starts": self.file_starts,
             "marks": vars(self.marks),
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
             "scored": self.scored,
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
             "sink_rate": self.sink_rate,
+            "sample": self._sample,
+            "choices": self.choices,
         }, tensors
 
     def _restore(self, data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        before = data.get("identity", {})
         for key, now in self.identity().items():
-            if data["identity"][key] != now:
-                raise ResumeError(_changed(key, data["identity"][key], now))
+            if before.get(key) != now:
+                raise ResumeError(_changed(key, before.get(key), now))
         for number, (label, scorer) in enumerate(self.scorers.items()):
             own = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith(f"{number}/")}
-            scorer.restore(data["scorers"][label], {n: t.to(self.loaded.device) for n, t in own.items()})
+            scorer.restore(data["scorers"][label], own)
         for label in self.scorers:
             self.totals[label], self.common[label] = Total(*data["totals"][label]), Total(*data["common"][label])
             self.curves[label] = Curve.from_json(data["curves"][label])
@@ -219,8 +257,16 @@ class StreamRun:
         self.marks = Thinned(**data["marks"])
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.memory = Thinned(**{**data["memory"], "items": items})
+        self.file_starts = [tuple(start) for start in data["file_starts"]]
         self.scored, self.seconds, self.sink_rate = data["scored"], data["seconds"], data["sink_rate"]
+        self._sample, self.choices = data["sample"], data["choices"]
         self.marker, self._step, self.peak_bytes = data["marker"], data["step"], data["peak_bytes"]
+
+
+def measured(labels: list[str]) -> list[str]:
+    """Names of everything a run with these policies measures."""
+    of_policies = [f"{label}.{name}" for label in labels for name in ("perplexity", "common_perplexity")]
+    return ["perplexity", *of_policies, "stream.tokens_per_s", "stream.peak_memory", "sink_rate"]
 
 
 def bos_rule(asked: str, loaded: LoadedModel) -> tuple[int | None, str]:
@@ -238,9 +284,10 @@ def bos_rule(asked: str, loaded: LoadedModel) -> tuple[int | None, str]:
 
 def _changed(key: str, before: Any, now: Any) -> str:
     if key == "recipe":
+        before = before or {}
         keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
         return f"the recipe changed since this run was started ({', '.join(keys)}); start a new run"
     if key == "text":
-        names = [b["path"] for b, n in zip(before, now, strict=False) if b != n]
+        names = [b["path"] for b, n in zip(before or [], now, strict=False) if b != n]
         return f"the text changed since this run was started ({', '.join(names) or 'other files'}); start a new run"
     return f"the {key} changed since this run was started ({before} before, {now} now); start a new run"

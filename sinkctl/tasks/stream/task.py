@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from sinkctl.errors import Interrupted
+from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.environment import environment
@@ -37,30 +38,33 @@ def run(
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
 ) -> Outcome:
     """Stream the recipe's text; with `output`, keep a run folder there and, with `resume`, continue the one there.
 
-    `stop` is asked after every block: where it says yes, the state is saved and Interrupted raised.
+    `stop` is asked after every block: where it says yes, the state is saved and Interrupted raised. `finish` adds to
+    the folder of a finished run, while it can still be resumed.
     """
     if output is None:
         with tempfile.TemporaryDirectory() as scratch:
-            return _run(StreamRun(recipe, loaded), Path(scratch), None, progress, stop)
+            return _run(StreamRun(recipe, loaded), Path(scratch), None, progress, stop, finish)
     folder = RunFolder(output) if resume else RunFolder.create(output)
     stream = StreamRun(recipe, loaded, folder.load_state() if resume else None)
     if not resume:
         folder.write_recipe(stream.recipe.model_dump(mode="json"))
         folder.write_json(ENVIRONMENT, environment())
-    return _run(stream, folder.path, folder, progress, stop)
+    return _run(stream, folder.path, folder, progress, stop, finish)
 
 
 def _run(
     stream: StreamRun, scratch: Path, folder: RunFolder | None, progress: Callable[[Progress], None],
-    stop: Callable[[], bool],
+    stop: Callable[[], bool], finish: Callable[[RunFolder, Result], None],
 ) -> Outcome:  # fmt: skip
     arrays = {
         label: GrowingArray(scratch / f"nll-{number}.f32", stream.scored) for number, label in enumerate(stream.scorers)
     }
     saved, cost = time.monotonic(), 0.0
+    keeps = folder is not None and stream.resumable
 
     def save() -> None:
         nonlocal saved, cost
@@ -77,18 +81,22 @@ def _run(
                 arrays[label].append(nll)
             progress(stream.progress())
             if stop():
-                if folder is not None:
+                if keeps:
                     save()
                 raise Interrupted(_stopped(stream, folder))
-            if folder is not None and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
+            if keeps and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
                 save()
         result = result_of(stream, complete=True)
         values = {label: array.values() for label, array in arrays.items()}
         if folder is not None:
             save_arrays(folder.path / "nll.npy", list(values.values()))
+            finish(folder, result)
             folder.write_result(result)
             folder.drop_state()
         return Outcome(result, {label: np.array(array) for label, array in values.items()})
+    except torch.OutOfMemoryError as error:
+        hint = f"a block of {stream.recipe.chunk} tokens does not fit; --chunk takes fewer"
+        raise ModelError(f"{stream.loaded.device} is out of memory: {hint}") from error
     finally:
         for array in arrays.values():
             array.close()
@@ -98,7 +106,10 @@ def _run(
 
 
 def _stopped(stream: StreamRun, folder: RunFolder | None) -> str:
-    kept = (
-        "nothing was kept (no --output)" if folder is None else f"continue with: sinkctl stream --resume {folder.path}"
-    )
+    if folder is None:
+        kept = "nothing was kept (no --output)"
+    elif not stream.resumable:
+        kept = "a pipe cannot be read again, so there is nothing to resume"
+    else:
+        kept = f"continue with: sinkctl stream --resume {folder.path}"
     return f"stopped after {stream.scored:,} tokens; {kept}"
