@@ -23,7 +23,7 @@ from sinkctl.tasks.stream.feed import Block, Feed
 from sinkctl.tasks.stream.passages import Passages
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
 from sinkctl.tasks.stream.summary import Curve, Thinned, Total
-from sinkctl.text import TextPosition, TokenStream, fingerprint
+from sinkctl.text import TextPosition, TokenStream, compression, fingerprint
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,13 @@ class StreamRun:
         return scorer_for(self.loaded, policy, bos=self.bos_id is not None, compile_size=size)
 
     def _expected_tokens(self, recipe: StreamRecipe) -> float | None:
-        """About four bytes a token; None for a pipe."""
+        """About four bytes a token, one where the text is compressed; None for a pipe."""
         if recipe.limit is not None:
             return recipe.limit
-        sizes = [file["size"] for file in fingerprint(self.files)]
-        return None if None in sizes else sum(sizes) / 4
+        files = fingerprint(self.files)
+        if any(file["size"] is None for file in files):
+            return None
+        return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in files)
 
     def __iter__(self) -> Iterator[ScoredBlock]:
         feed = Feed(
