@@ -16,8 +16,9 @@ DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _one_thread():
+    """Tiny models gain nothing from two, and lose much where something else is running."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

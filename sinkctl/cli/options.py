@@ -9,9 +9,18 @@ Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.", rich_help_panel="Model")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel="Model")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto (default: an accelerator if there is one), cpu, mps, cuda, cuda:N.", rich_help_panel="Model"
+    ),
+]
 Dtype = Annotated[
-    str | None, typer.Option(help="auto, float32, bfloat16, float16 or float64.", rich_help_panel="Model")
+    str | None,
+    typer.Option(
+        help="auto (default: float32 on a CPU, else as stored), float32, bfloat16, float16, float64.",
+        rich_help_panel="Model",
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
@@ -28,10 +37,15 @@ Set = Annotated[
 ]
 FailOn = Annotated[
     list[str] | None,
-    typer.Option("--fail-on", metavar="METRIC<=NUMBER", help="Exit 1 where this fails (also >=); may repeat."),
+    typer.Option(
+        "--fail-on",
+        metavar="METRIC<=NUMBER",
+        help="Exit 1 where this fails (also >=): perplexity (of the first policy), 4+252.perplexity, "
+        "stream.tokens_per_s, stream.peak_memory, sink_rate. May repeat.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no report unless --json.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]

@@ -1,5 +1,6 @@
 """`--dry-run`: the resolved recipe on standard output, and what it would do on standard error."""
 
+import json
 import sys
 
 import yaml
@@ -11,14 +12,18 @@ from sinkctl.report.units import memory
 from sinkctl.tasks.stream import StreamRun
 
 
-def show_plan(recipe: StreamRecipe, loaded: LoadedModel) -> None:
+def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """Settle every automatic choice, and print it all."""
     run = StreamRun(recipe, loaded)
-    yaml.safe_dump(run.recipe.model_dump(mode="json"), sys.stdout, sort_keys=False, allow_unicode=True)
+    settled = run.recipe.model_dump(mode="json")
+    if as_json:
+        print(json.dumps(settled, indent=1))
+    else:
+        yaml.safe_dump(settled, sys.stdout, sort_keys=False, allow_unicode=True)
     words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for what, choice in run.choices.items():
         words.print(f"{what}: {choice}")
-    words.print(run.bos)
+    words.print(run.settled.bos)
     for label, scorer in run.scorers.items():
         held = getattr(scorer, "bytes_a_token", None)
         size = getattr(scorer.policy, "reach", None)

@@ -15,19 +15,21 @@ def shown(console: Console) -> Iterator[Callable]:
         return
     columns = (
         BarColumn(bar_width=20),
+        TextColumn("{task.fields[share]}"),
         TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as drawn:
-        task = drawn.add_task("stream", total=None, words="")
+        task = drawn.add_task("stream", total=None, words="starting", share="")
 
         def show(progress) -> None:
             losses = "  ".join(f"{label} {p:.2f}" for label, p in progress.perplexities.items() if p is not None)
             memory = (progress.device_bytes or progress.process_bytes) / 2**30
             words = f"{progress.tokens:,} tok  {progress.tokens_per_second:,.0f} tok/s  ppl {losses}  {memory:.2f} GiB"
             total = None if not progress.share else 1.0
-            drawn.update(task, total=total, completed=progress.share or 0, words=words)
+            share = f"{progress.share:.0%}" if progress.share else ""
+            drawn.update(task, total=total, completed=progress.share or 0, words=words, share=share)
 
         yield show

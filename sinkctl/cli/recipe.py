@@ -1,8 +1,11 @@
 """`sinkctl recipe`: list, show and check recipes."""
 
+import sys
 from typing import Annotated
 
 import typer
+
+from sinkctl.errors import UsageError
 
 app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
 
@@ -28,13 +31,19 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
 
 @app.command("validate")
 def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or names.")]) -> None:
-    """Check recipes against the schema; the first problem is named with its line."""
+    """Check recipes against the schema; the first problem of each is named with its line."""
     from sinkctl.recipe.load import load
     from sinkctl.recipe.named import find
 
+    wrong = 0
     for name in files:
-        load(find(name))
-        print(f"{name}: valid")
+        try:
+            load(find(name))
+            print(f"{name}: valid")
+        except UsageError as error:
+            print(f"sinkctl: {error}", file=sys.stderr)
+            wrong = error.exit_code
+    raise typer.Exit(wrong)
 
 
 @app.command("schema")

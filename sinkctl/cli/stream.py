@@ -21,7 +21,13 @@ def stream(
         typer.Argument(metavar="[FILE]...", help="Text, .jsonl, .gz, .xz, .bz2 or .zst; - is standard input."),
     ] = None,
     sinks: Annotated[
-        int | None, typer.Option("--sinks", "-S", help="First tokens always kept (default 4).", rich_help_panel=_SIZES)
+        int | None,
+        typer.Option(
+            "--sinks",
+            "-S",
+            help="First tokens always kept, for policies given by kind (default 4).",
+            rich_help_panel=_SIZES,
+        ),
     ] = None,
     window: Annotated[
         str | None,
@@ -113,12 +119,20 @@ def _build(
             put(data, key, _number(value) if key == "chunk" else value, source)
     if policies:
         data["policies"] = [policy(p) for p in policies]
+    sized = next((p for p in policies if "+" in p), None)
+    if sized is not None and (sinks is not None or window is not None):
+        raise UsageError(f"--policy {sized} says its own size; leave --sinks and --window out, or write --policy KIND")
     chosen = data.setdefault("policies", [{"kind": "sink_window"}])
-    for each in filter(lambda p: isinstance(p, dict), chosen if isinstance(chosen, list) else []):
-        if sinks is not None and each.get("kind") in ("sink_window", "recompute"):
-            each["sinks"] = sinks
-        if window is not None and each.get("kind") != "dense":
-            each["window"] = _number(window)
+    settings = [p for p in chosen if isinstance(p, dict)] if isinstance(chosen, list) else []
+    for flag, value, kinds in (
+        ("sinks", sinks, ("sink_window", "recompute")),
+        ("window", window and _number(window), ("sink_window", "window", "recompute")),
+    ):
+        having = [each for each in settings if each.get("kind") in kinds]
+        if value is not None and settings and not having:
+            raise UsageError(f"--{flag} {value}: none of the policies has {flag}")
+        for each in having if value is not None else ():
+            each[flag] = value
     override(data, assignments)
     return validate(data, source, lines)
 
@@ -147,7 +161,7 @@ def _run(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
     if dry_run:
         from sinkctl.cli.plan import show_plan
 
-        show_plan(recipe, loaded)
+        show_plan(recipe, loaded, as_json)
         return
     stopping = _Stopping()
     with shown(words) as progress, stopping:
@@ -159,6 +173,8 @@ def _run(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
         if output is not None:
             words.print(f"kept in {output}: result.json, nll.npy, report.html", highlight=False)
     check(outcome.result, thresholds)
+    for text in recipe.fail_on:
+        words.print(f"holds: {text}", highlight=False, markup=False)
 
 
 class _Stopping:

@@ -113,7 +113,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def _looks_like_path(name: str) -> bool:
-    return Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") != 1
+    return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _check_folder(folder: Path, settings: ModelSettings) -> None:

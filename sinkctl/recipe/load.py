@@ -106,9 +106,10 @@ def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: 
             said = f"no such kind {problem['ctx']['tag']!r}{suggest(problem['ctx']['tag'], kinds)}"
         case "union_tag_not_found":
             said = "say which `kind`"
-        case _:
-            message = problem["msg"].replace("valid tuple", "list").replace("Tuple", "List")
-            said = f"{message[0].lower()}{message[1:]} (given: {problem['input']!r})"
+        case _:  # of a union every member complains: a number, or 'auto'
+            messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(p["loc"], data) == path)
+            message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
+            said = f"{message} (given: {problem['input']!r})"
     return f"{where}: {name}: {said}"
 
 

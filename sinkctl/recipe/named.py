@@ -27,7 +27,7 @@ def find(name: str) -> Path:
     known = built_in()
     if name in known:
         return known[name]
-    raise UsageError(f"--recipe {name}: no such file or built-in recipe{suggest(name, list(known))}")
+    raise UsageError(f"{name}: no such file or built-in recipe{suggest(name, list(known))}")
 
 
 def purpose(path: Path) -> str:

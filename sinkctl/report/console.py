@@ -25,13 +25,11 @@ CHART_INDENT = 9
 
 
 def render(result: Result, console: Console) -> None:
-    """Print the verdict, what was scored, the picture, passages, notes, speed and model."""
-    for line in unfinished(result):
-        console.print(_text(line, console, "yellow"))
-    for line in result.verdict:
-        console.print(_text(line, console, "bold"))
+    """Print the picture, passages, what was scored, notes, and last the verdict, speed and model."""
     if result.stream is not None:
-        _stream(result.stream, console)
+        _picture(result.stream, console)
+        _passages(result.stream, console)
+        _scores(result.stream, console)
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -39,19 +37,25 @@ def render(result: Result, console: Console) -> None:
     for note in result.notes:
         _hanging("note: ", note, console)
     console.print()
+    # Last, where a terminal shows it: what the run says.
+    for line in unfinished(result):
+        console.print(_text(line, console, "yellow"))
+    for line in result.verdict:
+        console.print(_text(line, console, "bold"))
     if result.stream is not None:
         console.print(_text(speed_line(result), console))
     console.print(_text(model_line(result.model), console, "dim"))
 
 
-def _stream(stream: StreamDetail, console: Console) -> None:
-    _scores(stream, console)
+def _picture(stream: StreamDetail, console: Console) -> None:
     ascii_only = console.options.ascii_only
     chart = unicode_chart(stream.policies, min(console.width, WIDEST_CHART), ascii_only=ascii_only)
     if chart:
-        console.print()
         console.print(chart, no_wrap=True, overflow="crop")
         _hanging(" " * CHART_INDENT, chart_caption(stream.policies), console, "dim")
+
+
+def _passages(stream: StreamDetail, console: Console) -> None:
     if stream.passages:
         console.print()
         console.print(_text("Most surprising passages", console, "bold"))

@@ -73,6 +73,8 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
     damaged.write_bytes(b"\x1f\x8b\x08 nothing like gzip")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("task: stream\nmodell: {}\n")
+    plain = tmp_path / "plain.txt"
+    plain.write_text("Once upon a time. " * 20)
     odd = tmp_path / "odd.yaml"
     odd.write_text("task: stream\npolicies: 4+60\n")
     finished = tmp_path / "finished"
@@ -117,6 +119,11 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "weights that do not fit": (["-m", str(torn)], 3, "missing weights"),
         "damaged weights": (["-m", str(damaged_model)], 3, "cannot be loaded"),
         "a damaged checkpoint": (["--resume", str(unfinished)], 3, "damaged"),
+        "a size given twice": (["-p", "4+60", "-W", "30"], 2, "says its own size"),
+        "a window for what has none": (["-p", "dense", "-W", "30"], 2, "none of the policies has window"),
+        "a window that is no number": (["-W", "abc"], 2, "or input should be 'auto'"),
+        "sinks that leave no window": (["-S", "600"], 2, "leave no window in the model's context of 512"),
+        "a field of a plain text": ([str(plain), "--field", "x"], 2, "none of the texts is a .jsonl file"),
         "a file for an output folder": (["--limit", "50", "-o", str(latin)], 2, "is a file"),
         "recompute past the context": (["-p", "recompute:4+900"], 3, "context of 512"),
     }  # fmt: skip
@@ -152,10 +159,15 @@ def test_standard_input_is_a_text(sinkctl):
     assert json.loads(out)["stream"]["marks"][0]["file"] == "-"
 
 
-def test_a_run_folder_is_complete_and_its_recipe_runs_again(sinkctl, tmp_path):
+def test_a_run_folder_is_complete_and_its_recipe_runs_again(sinkctl, tmp_path, book, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert sinkctl("stream", "--limit", "300", "-p", "4+60", "-p", "0+64", "-o", first, "-q")[0] == 0
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    (desk / "book.txt").write_text(book[:3000], encoding="utf-8")
+    monkeypatch.chdir(desk)
+    assert sinkctl("stream", "book.txt", "--limit", "300", "-p", "4+60", "-p", "0+64", "-o", first, "-q")[0] == 0
     assert {p.name for p in first.iterdir()} == {"recipe.yaml", "result.json", "env.json", "report.html", "nll.npy"}
+    monkeypatch.chdir(tmp_path)  # the recipe names its text by a full path
     assert sinkctl("stream", "-r", first / "recipe.yaml", "-o", second, "-q")[0] == 0
     assert (first / "nll.npy").read_bytes() == (second / "nll.npy").read_bytes()
     losses = np.load(first / "nll.npy")
@@ -179,5 +191,10 @@ def test_recipes_and_the_doctor(sinkctl, tmp_path):
     assert "stream/book" in listed
     assert sinkctl("recipe", "show", "stream/book")[1].startswith("# yaml-language-server")
     assert sinkctl("recipe", "validate", "stream/book", "stream/sinks")[0] == 0
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("task: strem\n")
+    code, out, err = sinkctl("recipe", "validate", wrong, "stream/book")
+    assert (code, out) == (2, "stream/book: valid\n")
+    assert "did you mean 'stream'" in err
     assert json.loads(sinkctl("recipe", "schema")[1])["$schema"]
     assert "kernels" in json.loads(sinkctl("doctor", "--json")[1])

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sinkctl.errors import UsageError
+
 Window = Annotated[int, Field(ge=1)] | Literal["auto"]
 WINDOW = "Recent tokens kept, the query itself not counted; auto fills the model's context."
 
@@ -52,7 +54,9 @@ class Bounded(Policy):
             return self, "as given"
         if context is None:
             return self.model_copy(update={"window": 1024}), "the model names no context length; 1024 as published"
-        window = max(1, context - self.sinks - 1)
+        window = context - self.sinks - 1
+        if window < 1:
+            raise UsageError(f"{self.sinks} sinks leave no window in the model's context of {context}; give --window")
         reason = f"context {context} − {self.sinks} sinks − the query itself"
         return self.model_copy(update={"window": window}), reason
 

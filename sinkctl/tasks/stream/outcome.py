@@ -9,6 +9,8 @@ from sinkctl.tasks.stream.scoring import StreamRun
 # Shares of heads: stories260K, a real model without a sink, shows 0.3 % on its own kind of text and 5 % on another;
 # models with one, trained as usual, show 40 % and more.
 NO_SINK, WEAK_SINK = 0.01, 0.1
+# Scored by both policies: fewer tokens do not carry a comparison in words.
+ENOUGH = 200
 
 
 def result_of(run: StreamRun, complete: bool) -> Result:
@@ -42,11 +44,11 @@ def result_of(run: StreamRun, complete: bool) -> Result:
         notes=_notes(run),
         stream=StreamDetail(
             tokens=run.scored,
-            bos=run.bos,
+            bos=run.settled.bos,
             chunk=run.recipe.chunk,
             policies=policies,
-            marks=[FileMark(index=i, file=run.names[f], byte=b) for i, f, b in sorted(marks)],
-            passages=[Passage(**{**p, "file": run.names[p["file"]]}) for p in run.passages.found],
+            marks=[FileMark(index=i, file=run.settled.names[f], byte=b) for i, f, b in sorted(marks)],
+            passages=[Passage(**{**p, "file": run.settled.names[p["file"]]}) for p in run.passages.found],
             memory=run.memory.items,
             sink_rate=run.sink_rate,
         ),
@@ -106,7 +108,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
         said.append(f"{found}: {share} (64-token samples of this text).")
     kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
     bare = next((p for p in policies if p.kind in ("window", "sink_window") and not p.settings["sinks"]), None)
-    if kept and bare and kept.common_perplexity and bare.common_perplexity:
+    if kept and bare and kept.common_tokens >= ENOUGH:
         cost = bare.common_perplexity / kept.common_perplexity - 1
         numbers = (
             f"{kept.common_perplexity:.4g} with ({kept.label}), {bare.common_perplexity:.4g} without ({bare.label})"
@@ -116,7 +118,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
         else:
             said.append(f"Dropping the first tokens costs nothing ({cost:+.1%}): {numbers}.")
     reference = next((p for p in policies if p.kind == "recompute"), None)
-    if kept and reference and kept.common_perplexity and reference.common_perplexity:
+    if kept and reference and kept.common_tokens >= ENOUGH:
         gap = kept.common_perplexity / reference.common_perplexity - 1
         tokens = f"on the {kept.common_tokens:,} tokens both scored"
         said.append(f"{kept.label} is within {abs(gap):.1%} of {reference.label}, {tokens}.")
@@ -124,7 +126,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
 
 
 def _notes(run: StreamRun) -> list[str]:
-    notes = [run.bos[0].upper() + run.bos[1:] + "."]
+    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + "."]
     context = run.loaded.context
     for label, scorer in run.scorers.items():
         policy = scorer.policy

@@ -11,19 +11,18 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy
-from sinkctl.errors import ModelError, ResumeError, TextError, UsageError
+from sinkctl.errors import ModelError, ResumeError, TextError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
-from sinkctl.model.compiled import worth_compiling
-from sinkctl.model.load import DEMO, LoadedModel
-from sinkctl.model.memory import auto_chunk, device_bytes
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import device_bytes
 from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.result.compare import check_names, parse
 from sinkctl.result.stream import MemorySample
 from sinkctl.tasks.stream.feed import Block, Feed
 from sinkctl.tasks.stream.passages import Passages
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+from sinkctl.tasks.stream.settle import settle
 from sinkctl.tasks.stream.summary import Curve, Thinned, Total
-from sinkctl.text import TextPosition, TokenStream, compression, fingerprint
+from sinkctl.text import TextPosition, TokenStream, fingerprint
 
 
 @dataclass(frozen=True)
@@ -58,28 +57,10 @@ class StreamRun:
     """One pass over a text; iterate it for `ScoredBlock`s, then ask for `result()`."""
 
     def __init__(self, recipe: StreamRecipe, loaded: LoadedModel, state: tuple[dict, dict] | None = None):
-        if loaded.tokenizer is None:
-            raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
-        self.loaded, self.choices = loaded, dict(loaded.choices)
-        self.policies = [self._resolved(policy) for policy in recipe.policies]
-        self.bos_id, self.bos = bos_rule(recipe.text.bos, loaded)
-        if self.bos_id is not None:
-            self.bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
-        labels = [policy.label for policy in self.policies]
-        if len(set(labels)) < len(labels):
-            raise UsageError(f"two policies are the same: {', '.join(labels)}")
-        self.files = recipe.text.files or (str(DEMO / "text.txt"),)
-        check_names([parse(text) for text in recipe.fail_on], measured(labels))
-        self.names = recipe.text.files or ("built-in text",)
-        chunk, compile_ = recipe.chunk, recipe.compile
-        if chunk == "auto":
-            chunk, self.choices["chunk"] = auto_chunk(loaded)
-        if compile_ == "auto":
-            compile_, reason = worth_compiling(loaded.model, loaded.device, self._expected_tokens(recipe))
-            self.choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
-        settled = {"policies": tuple(self.policies), "chunk": chunk, "compile": compile_}
-        self.recipe = recipe.model_copy(update=settled)
-        self.scorers = {policy.label: self._scorer(policy) for policy in self.policies}
+        self.settled, self.loaded = settle(recipe, loaded), loaded
+        self.recipe, self.choices = self.settled.recipe, dict(self.settled.choices)
+        labels = [policy.label for policy in self.recipe.policies]
+        self.scorers = {policy.label: self._scorer(policy) for policy in self.recipe.policies}
         self.totals = {label: Total() for label in labels}
         self.common = {label: Total() for label in labels}
         self.curves = {label: Curve() for label in labels}
@@ -96,31 +77,23 @@ class StreamRun:
             self._restore(*state)
         start = None if self.marker is None else TextPosition.model_validate(self.marker["position"])
         text = recipe.text
-        self.stream = TokenStream(self.files, loaded.tokenizer, field=text.field, errors=text.errors, start=start)
+        self.stream = TokenStream(
+            self.settled.files, loaded.tokenizer, field=text.field, errors=text.errors, start=start
+        )
         self.choices["text"] = self.stream.bounded_reason
-
-    def _resolved(self, policy: Policy) -> Policy:
-        resolved, reason = policy.resolve(self.loaded.context)
-        if resolved != policy:
-            self.choices[f"window of {resolved.label}"] = f"{resolved.window}: {reason}"
-        return resolved
 
     def _scorer(self, policy: Policy) -> Scorer:
         size = self.recipe.chunk if self.recipe.compile else None
-        return scorer_for(self.loaded, policy, bos=self.bos_id is not None, compile_size=size)
-
-    def _expected_tokens(self, recipe: StreamRecipe) -> float | None:
-        """About four bytes a token, one where the text is compressed; None for a pipe."""
-        if recipe.limit is not None:
-            return recipe.limit
-        files = fingerprint(self.files)
-        if any(file["size"] is None for file in files):
-            return None
-        return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in files)
+        return scorer_for(self.loaded, policy, bos=self.settled.bos_id is not None, compile_size=size)
 
     def __iter__(self) -> Iterator[ScoredBlock]:
         feed = Feed(
-            self.stream, self.recipe.chunk, self.bos_id, self.recipe.text.bos_each_file, self.recipe.limit, self.marker
+            self.stream,
+            self.recipe.chunk,
+            self.settled.bos_id,
+            self.recipe.text.bos_each_file,
+            self.recipe.limit,
+            self.marker,
         )
         began = time.perf_counter()
         for block in feed:
@@ -134,7 +107,7 @@ class StreamRun:
         self._measure_sink(None)
         if not self.scored:
             raise TextError(
-                f"{', '.join(self.names)}: no token to score (a text needs at least two, or one after a BOS)"
+                f"{', '.join(self.settled.names)}: no token to score (a text needs at least two, or one after a BOS)"
             )
 
     def _score(self, block: Block) -> ScoredBlock:
@@ -168,15 +141,15 @@ class StreamRun:
         """
         if self._sample is None:
             return
-        own = LENGTH - (self.bos_id is not None)
+        own = LENGTH - (self.settled.bos_id is not None)
         self._sample += [] if ids is None else ids.tolist()
         if len(self._sample) < SAMPLES * own and ids is not None:
             return
         count = min(SAMPLES, len(self._sample) // own)
         samples = torch.tensor(self._sample[: count * own], dtype=torch.long).view(count, own)
         self._sample = None
-        if self.bos_id is not None:
-            samples = torch.cat([torch.full((count, 1), self.bos_id), samples], dim=1)
+        if self.settled.bos_id is not None:
+            samples = torch.cat([torch.full((count, 1), self.settled.bos_id), samples], dim=1)
         try:
             layers = self.loaded.layers(LENGTH)
         except ModelError:
@@ -205,7 +178,7 @@ class StreamRun:
     @property
     def resumable(self) -> bool:
         """Whether the text can be read again."""
-        return all(file["size"] is not None for file in fingerprint(self.files))
+        return all(file["size"] is not None for file in fingerprint(self.settled.files))
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -215,7 +188,7 @@ class StreamRun:
             "model": self.loaded.fingerprint,
             "dtype": str(self.loaded.dtype),
             "device": self.loaded.device.type,
-            "text": fingerprint(self.files),
+            "text": fingerprint(self.settled.files),
         }
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -263,25 +236,6 @@ class StreamRun:
         self.scored, self.seconds, self.sink_rate = data["scored"], data["seconds"], data["sink_rate"]
         self._sample, self.choices = data["sample"], data["choices"]
         self.marker, self._step, self.peak_bytes = data["marker"], data["step"], data["peak_bytes"]
-
-
-def measured(labels: list[str]) -> list[str]:
-    """Names of everything a run with these policies measures."""
-    of_policies = [f"{label}.{name}" for label in labels for name in ("perplexity", "common_perplexity")]
-    return ["perplexity", *of_policies, "stream.tokens_per_s", "stream.peak_memory", "sink_rate"]
-
-
-def bos_rule(asked: str, loaded: LoadedModel) -> tuple[int | None, str]:
-    """(BOS id to put in front or None, what was done in words)."""
-    if asked == "never":
-        return None, "no BOS: --bos never"
-    if asked == "always":
-        if loaded.bos_id is None:
-            raise ModelError(f"--bos always: {loaded.name} has no BOS token")
-        return loaded.bos_id, "BOS: --bos always"
-    if loaded.uses_bos:
-        return loaded.bos_id, "BOS: the tokenizer adds one"
-    return None, "no BOS: the tokenizer adds none"
 
 
 def _changed(key: str, before: Any, now: Any) -> str:

@@ -1,0 +1,104 @@
+"""A recipe and a model → what will be run: every `auto` settled, every name full, each choice with its reason."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.compiled import worth_compiling
+from sinkctl.model.load import DEMO, LoadedModel
+from sinkctl.model.memory import auto_chunk
+from sinkctl.recipe.schema import StreamRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.text import compression, fingerprint, is_records
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run does, in full."""
+
+    recipe: StreamRecipe
+    files: tuple[str, ...]
+    names: tuple[str, ...]  # of the files, as people read them
+    bos_id: int | None  # put in front, or None
+    bos: str  # the same in words
+    choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+
+
+def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
+    """Raises UsageError or ModelError for what cannot be run."""
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
+    choices = dict(loaded.choices)
+    policies = tuple(_resolved(policy, loaded.context, choices) for policy in recipe.policies)
+    labels = [policy.label for policy in policies]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"two policies are the same: {', '.join(labels)}")
+    check_names([parse(text) for text in recipe.fail_on], measured(labels))
+    if recipe.text.field is not None and not any(f == "-" or is_records(f) for f in recipe.text.files):
+        raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
+    named = tuple(map(_absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
+    files = named or (str(DEMO / "text.txt"),)
+    bos_id, bos = bos_rule(recipe.text.bos, loaded)
+    if bos_id is not None:
+        bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
+    chunk, compile_ = recipe.chunk, recipe.compile
+    if chunk == "auto":
+        chunk, choices["chunk"] = auto_chunk(loaded)
+    if compile_ == "auto":
+        compile_, reason = worth_compiling(loaded.model, loaded.device, recipe.limit or _expected_tokens(files))
+        choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
+    settled = {
+        "policies": policies,
+        "chunk": chunk,
+        "compile": compile_,
+        "text": recipe.text.model_copy(update={"files": named}),
+        "model": recipe.model.model_copy(update={"name": _absolute(recipe.model.name)}),
+    }
+    names = tuple(map(_shown, named)) or ("built-in text",)
+    return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
+
+
+def _resolved(policy: Policy, context: int | None, choices: dict[str, str]) -> Policy:
+    resolved, reason = policy.resolve(context)
+    if resolved != policy:
+        choices[f"window of {resolved.label}"] = reason
+    return resolved
+
+
+def _expected_tokens(files: tuple[str, ...]) -> float | None:
+    """About four bytes a token, one where the text is compressed; None for a pipe."""
+    found = fingerprint(files)
+    if any(file["size"] is None for file in found):
+        return None
+    return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in found)
+
+
+def measured(labels: list[str]) -> list[str]:
+    """Names of everything a run with these policies measures."""
+    of_policies = [f"{label}.{name}" for label in labels for name in ("perplexity", "common_perplexity")]
+    return ["perplexity", *of_policies, "stream.tokens_per_s", "stream.peak_memory", "sink_rate"]
+
+
+def _absolute(name: str) -> str:
+    """A file or folder by its full path; what is none (standard input, demo, a Hub id) stays."""
+    return str(Path(name).resolve()) if name not in ("-", "demo") and Path(name).exists() else name
+
+
+def _shown(path: str) -> str:
+    """Relative to here where that is shorter to read."""
+    return os.path.relpath(path) if path != "-" and Path(path).is_relative_to(Path.cwd()) else path
+
+
+def bos_rule(asked: str, loaded: LoadedModel) -> tuple[int | None, str]:
+    """(BOS id to put in front or None, what was done in words)."""
+    if asked == "never":
+        return None, "no BOS: --bos never"
+    if asked == "always":
+        if loaded.bos_id is None:
+            raise ModelError(f"--bos always: {loaded.name} has no BOS token")
+        return loaded.bos_id, "BOS: --bos always"
+    if loaded.uses_bos:
+        return loaded.bos_id, "BOS: the tokenizer adds one"
+    return None, "no BOS: the tokenizer adds none"
