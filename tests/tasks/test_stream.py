@@ -217,6 +217,22 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, book):
     assert (tmp_path / "whole/nll.npy").read_bytes() == (cut / "nll.npy").read_bytes()
 
 
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, book, name):
+    path, cut = tmp_path / "text.txt", tmp_path / "cut"
+    path.write_text(book, encoding="utf-8")
+    arguments = ["stream", str(path), "-W", "60", "--chunk", "64", "-o", str(cut), "-q"]
+    process = subprocess.Popen([sys.executable, "-c", _SAVES_OFTEN, *arguments], stderr=subprocess.PIPE, text=True)
+    while not (cut / "state/state.json").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(name)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert f"continue with: sinkctl stream --resume {cut}" in said
+    folder = RunFolder(cut)
+    assert folder.load_state()[0]["scored"] > 0
+
+
 # A checkpoint after every block, so that kills fall on every stage of writing one.
 _SAVES_OFTEN = """
 import sinkctl.tasks.stream.task as task
