@@ -70,6 +70,8 @@ class StreamRun:
         self.scored, self.seconds = 0, 0.0
         self.sink_rate: float | None = None
         self._sample: list[int] | None = []  # the text's first tokens, until the sink rate is measured on them
+        self._place: tuple[int, int] | None = None  # file and byte of the last scored token
+        self._sizes = fingerprint(self.settled.files)
         self.peak_bytes = 0
         self._step = 0
         self.marker: dict[str, Any] | None = None
@@ -132,6 +134,7 @@ class StreamRun:
         for start in np.flatnonzero(np.diff(files, prepend=last)):
             self.file_starts.append((self.scored + int(start), int(files[start]), int(byte_offsets[start])))
         if len(files):
+            self._place = int(files[-1]), int(byte_offsets[-1])
             self.marks.offer((self.scored, int(files[0]), int(byte_offsets[0])))
 
     def _measure_sink(self, ids: np.ndarray | None) -> None:
@@ -166,7 +169,7 @@ class StreamRun:
 
     def progress(self) -> Progress:
         latest = self.memory.items[-1]
-        share = self.stream.share_read
+        share = self._share_scored()
         if self.recipe.limit is not None:
             share = max(share or 0.0, min(1.0, self.scored / self.recipe.limit))
         return Progress(
@@ -175,10 +178,18 @@ class StreamRun:
             latest.process_bytes, latest.device_bytes,
         )  # fmt: skip
 
+    def _share_scored(self) -> float | None:
+        """By the place of the last token where sizes tell; compressed text only says how much of it was read."""
+        if self.stream.bytes_total is None or self._place is None:
+            return self.stream.share_read
+        file, byte = self._place
+        before = sum(item["size"] for item in self._sizes[:file])
+        return min(1.0, (before + byte) / max(1, self.stream.bytes_total))
+
     @property
     def resumable(self) -> bool:
         """Whether the text can be read again."""
-        return all(file["size"] is not None for file in fingerprint(self.settled.files))
+        return all(file["size"] is not None for file in self._sizes)
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
