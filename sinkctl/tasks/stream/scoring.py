@@ -54,7 +54,7 @@ SAMPLES = 16
 
 
 class StreamRun:
-    """One pass over a text; iterate it for `ScoredBlock`s, then ask for `result()`."""
+    """One pass over a text; iterate it for `ScoredBlock`s, then `outcome.result_of` tells what it found."""
 
     def __init__(self, recipe: StreamRecipe, loaded: LoadedModel, state: tuple[dict, dict] | None = None):
         self.settled, self.loaded = settle(recipe, loaded), loaded
