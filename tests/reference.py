@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Keep
-from sinkctl.model.attention import Handler, attached
+from sinkctl.model.attention import attached
+from sinkctl.model.handler import Handler
 from sinkctl.model.positions import Rotation
 from sinkctl.model.probe import LayerFacts
 

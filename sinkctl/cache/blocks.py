@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sinkctl.cache.policies import Keep
 from sinkctl.kernels import stream_attention
-from sinkctl.model.attention import AttentionCall, Handler
+from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
 
@@ -46,29 +46,29 @@ class BlockCache(Handler):
         self._last_tables = self._tables  # those of the block before: in the steady state they serve again
 
     @property
-    def boundary(self) -> int | None:
-        """How many tokens fill the cache (S+W+1, the query counted); a block must not cross it. None without sinks."""
-        full = {keep.sinks + keep.window + 1 for keep in (layer.keep for layer in self._layers) if keep.sinks}
-        assert len(full) <= 1, "layers with sinks share one S and W"
-        return full.pop() if full else None
-
-    @property
     def implementations(self) -> dict[str, str]:
         """Names of the attention implementations in use, each with its reason."""
         return {implementation.name: reason for implementation, reason in self._chosen}
 
-    def split(self, tokens: int) -> list[int]:
-        """Cut a block so that no part crosses the boundary."""
-        before = (self.boundary or 0) - self.seen
-        return [before, tokens - before] if 0 < before < tokens else [tokens]
-
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its carried state and the block; moves the state on."""
         index = self._index[id(call.module)]
+        keep, tokens = self._layers[index].keep, call.q_BHTD.shape[2]
+        # Until the cache is full the sinks stand at their true distances: a block is cut there.
+        before = keep.sinks + keep.window + 1 - self.seen if keep.sinks else 0
+        if not 0 < before < tokens:
+            return self._part(index, call, self.seen)
+        parts = [
+            self._part(index, call.tokens(first, end), self.seen + first)
+            for first, end in ((0, before), (before, tokens))
+        ]
+        return torch.cat(parts, dim=2)
+
+    def _part(self, index: int, call: AttentionCall, seen: int) -> Tensor:
         layer = self._layers[index]
         keep, past = layer.keep, 0 if layer.k is None else layer.k.shape[2]
         tokens = call.q_BHTD.shape[2]
-        full = keep.sinks > 0 and self.seen >= keep.sinks + keep.window + 1
+        full = keep.sinks > 0 and seen >= keep.sinks + keep.window + 1
         strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v) if full else None
         table = self._table(layer.rotation, -past, tokens, call.q_BHTD)
         out = self._chosen[index][0](
@@ -81,7 +81,7 @@ class BlockCache(Handler):
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
         )
-        self._carry(layer, call.k_BGTD, call.v_BGTE, self.seen + tokens)
+        self._carry(layer, call.k_BGTD, call.v_BGTE, seen + tokens)
         return out
 
     def advance(self, tokens: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkctl.kernels.stream_attention import stream_attention
-from sinkctl.model.attention import AttentionCall, Handler, attached, hidden_states
+from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.probe import LayerFacts
 
 EPSILON, LENGTH = 0.3, 64

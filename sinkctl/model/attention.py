@@ -4,66 +4,28 @@ A model run inside `attached` hands every attention layer's queries, keys and va
 of its forward pass itself; on leaving, it is as it was.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from sinkctl.errors import ModelError
+from sinkctl.model.families import bypassing
+from sinkctl.model.handler import Handler, answered, handling
 
 NAME = "sinkctl"
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """What one attention layer asks for; B batch, H query heads, G key/value heads, T tokens, D and E widths."""
-
-    module: nn.Module
-    q_BHTD: Tensor
-    k_BGTD: Tensor
-    v_BGTE: Tensor
-    mask: Tensor | None  # what `Handler.mask` returned for this layer's kind of mask
-    scale: float
-    softcap: float | None
-    sink_logit_H: Tensor | None
-
-
-class Handler:
-    """Answers every attention layer of an attached model."""
-
-    def attend(self, call: AttentionCall) -> Tensor:
-        """Return out_BHTE."""
-        raise NotImplementedError
-
-    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
-        """Return the mask handed on to the layers; the default is a token that no handler reads, never T×T."""
-        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-
-
-_handler: ContextVar[Handler] = ContextVar("sinkctl_attention_handler")
-
-
-@torch.compiler.disable  # handlers keep state, so a compiled layer calls them between its graphs
 def _attention(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
-    call = AttentionCall(
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
-        softcap,
-        s_aux,
-    )
-    return _handler.get().attend(call).transpose(1, 2).contiguous(), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return answered(module, query, key, value, attention_mask, scale, softcap, s_aux), None
 
 
 def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_):
-    return _handler.get().mask(mask_function, device or torch.device("cpu"))
+    return handling.get().mask(mask_function, device or torch.device("cpu"))
 
 
 @contextmanager
@@ -77,17 +39,22 @@ def attached(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
         raise ModelError("the model is in training mode; call model.eval() first")
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
+    adapted = bypassing(model)
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    token = _handler.set(handler)
+    token = handling.set(handler)
     try:
         for config in configs.values():
             config._attn_implementation_internal = NAME
+        for module, family in adapted:
+            module.forward = partial(family.forward, module)
         yield
     finally:
+        for module, _ in adapted:
+            del module.forward
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
-        _handler.reset(token)
+        handling.reset(token)
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:

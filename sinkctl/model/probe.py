@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
-from sinkctl.model.attention import AttentionCall, Handler, attached, hidden_states
+from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.positions import Rotation, rotate
 
 # Farther than any trained window; beyond it a window counts as none.

@@ -10,7 +10,8 @@ from reference import token_by_token_nll
 from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, SinkWindow, SlidingWindow
-from sinkctl.model.attention import Handler, attached
+from sinkctl.model.attention import attached
+from sinkctl.model.handler import Handler
 from sinkctl.model.load import LoadedModel
 from sinkctl.tasks.stream.scorers import BlockScorer
 

@@ -78,18 +78,15 @@ class BlockScorer(Scorer):
 
     @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
-        losses, start, model = [], 0, self.loaded.model
-        for tokens in self._cache.split(len(ids_T)):
-            part = slice(start, start + tokens)
-            ids_BT, target_BT = (x[None, part].to(model.device) for x in (ids_T, target_T))
-            compiled = self._compiled.active() if tokens == self._compile_size else nullcontext()
-            with attached(model, self._cache), compiled:
-                output = hidden_states(model, ids_BT)
-            losses.append(self._losses(output, ids_BT, target_BT)[0])
-            self._cache.advance(tokens)
-            start += tokens
+        model = self.loaded.model
+        ids_BT, target_BT = (x[None].to(model.device) for x in (ids_T, target_T))
+        compiled = self._compiled.active() if len(ids_T) == self._compile_size else nullcontext()
+        with attached(model, self._cache), compiled:
+            output = hidden_states(model, ids_BT)
+        losses = self._losses(output, ids_BT, target_BT)[0]
+        self._cache.advance(len(ids_T))
         self.seen += len(ids_T)
-        return torch.cat(losses).cpu().numpy()
+        return losses.cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"seen": self.seen}, self._cache.state()

@@ -1,0 +1,61 @@
+"""What an attention layer asks for, and who answers it."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one attention layer asks for; B batch, H query heads, G key/value heads, T tokens, D and E widths."""
+
+    module: nn.Module
+    q_BHTD: Tensor
+    k_BGTD: Tensor
+    v_BGTE: Tensor
+    mask: Tensor | None  # what `Handler.mask` returned for this layer's kind of mask
+    scale: float
+    softcap: float | None = None
+    sink_logit_H: Tensor | None = None
+    slope_H: Tensor | None = None  # ALiBi: scores fall by this much a token of distance
+
+    def tokens(self, first: int, end: int) -> "AttentionCall":
+        """The same call for some of its tokens."""
+        part = slice(first, end)
+        q, k, v = (x[:, :, part] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v)
+
+
+class Handler:
+    """Answers every attention layer of an attached model."""
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Return out_BHTE."""
+        raise NotImplementedError
+
+    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
+        """Return the mask handed on to the layers; the default is a token that no handler reads, never T×T."""
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+handling: ContextVar[Handler] = ContextVar("sinkctl_attention_handler")
+
+
+@torch.compiler.disable  # handlers keep state, so a compiled layer calls them between its graphs
+def answered(
+    module: nn.Module,
+    q_BHTD: Tensor,
+    k_BGTD: Tensor,
+    v_BGTE: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+    sink_logit_H: Tensor | None = None,
+    slope_H: Tensor | None = None,
+) -> Tensor:
+    """The live handler's answer to an `AttentionCall` of these fields, token by token: out_BTHE, contiguous."""
+    call = AttentionCall(module, q_BHTD, k_BGTD, v_BGTE, mask, scale, softcap, sink_logit_H, slope_H)
+    return handling.get().attend(call).transpose(1, 2).contiguous()
