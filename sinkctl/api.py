@@ -7,20 +7,24 @@ from typing import Any
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from sinkctl.cache.streaming import streaming
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.recipe.shorthand import policy
+from sinkctl.recipe.schema import GenerateRecipe, StreamRecipe
+from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.report.html import html
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
+from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
+from sinkctl.tasks.generate import run as run_generation
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
 
 Model = str | ModelSettings | LoadedModel
+__all__ = ["generate", "load", "stream", "stream_blocks", "streaming"]
 
 
 def load(name: str = "demo", **settings: Any) -> LoadedModel:
@@ -54,12 +58,58 @@ def stream(
         raise UsageError("resume=True continues the run kept in `output`; name it")
     recipe, loaded = _recipe(text, policies, settings, model)
 
-    def finish(folder: RunFolder, result: Result) -> None:
-        folder.write_text("report.html", html(result, environment()))
-
     with tqdm(unit="tok", unit_scale=True, disable=progress is not None) as bar:
         return run(
-            recipe, loaded, output=output, resume=resume, progress=progress or _shown(bar), stop=stop, finish=finish
+            recipe, loaded, output=output, resume=resume, progress=progress or _shown(bar), stop=stop, finish=_finish
+        )
+
+
+def generate(
+    prompts: str | Sequence[str] | GenerateRecipe = (),
+    *,
+    model: Model = "demo",
+    policy: str = "sink_window",
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Tokens, GenerateRun], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Generated:
+    """Text past any context length, one prompt or several side by side.
+
+    `settings` are the recipe's other fields (`tokens`, a number or "endless"; `bos`, `chunk`, …, and those of
+    `sampling`: `temperature`, `top_k`, `top_p`, `seed`). `progress` sees the tokens as they come. With `output`, a run
+    folder is kept there (and continued with `resume`). Returns the Result and the ids, int32 [steps, rows], −1 where a
+    row had ended. Raises SinkctlError.
+    """
+    if resume and output is None:
+        raise UsageError("resume=True continues the run kept in `output`; name it")
+    if isinstance(prompts, GenerateRecipe):
+        if settings:
+            raise UsageError("a recipe says its own settings; change them with recipe.model_copy")
+        recipe = prompts
+    else:
+        sampling = {key: settings.pop(key) for key in ("temperature", "top_k", "top_p", "seed") if key in settings}
+        data = {
+            "task": "generate",
+            "model": _settings_of(model).model_dump(),
+            "prompts": [prompts] if isinstance(prompts, str) else list(prompts),
+            "policy": parse_policy(policy),
+            "sampling": sampling,
+            **settings,
+        }
+        recipe = validate(data, "sinkctl.generate")
+    if recipe.chat:
+        raise UsageError("a chat takes turns; see sinkctl.tasks.generate.chat.Conversation")
+    loaded = model if isinstance(model, LoadedModel) else _load(recipe.model)
+    with tqdm(unit="tok", disable=progress is not None) as bar:
+
+        def show(tokens: Tokens, run: GenerateRun) -> None:
+            bar.total = run.limit
+            bar.update(run.steps - bar.n)
+
+        return run_generation(
+            recipe, loaded, output=output, resume=resume, progress=progress or show, stop=stop, finish=_finish
         )
 
 
@@ -75,6 +125,10 @@ def stream_blocks(
     yield from StreamRun(recipe, loaded)
 
 
+def _finish(folder: RunFolder, result: Result) -> None:
+    folder.write_text("report.html", html(result, environment()))
+
+
 def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[StreamRecipe, LoadedModel]:
     if isinstance(text, StreamRecipe):
         if policies is not None or settings:
@@ -87,7 +141,7 @@ def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[Str
         "task": "stream",
         "model": _settings_of(model).model_dump(),
         "text": {"files": [str(file) for file in files], **of_text},
-        "policies": [policy(p) for p in chosen],
+        "policies": [parse_policy(p) for p in chosen],
         **settings,
     }
     recipe = validate(data, "sinkctl.stream")

@@ -6,6 +6,7 @@ the slot after the last; then the cache is cut to the first S and the last W tok
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from sinkctl.cache.policies import Keep
 from sinkctl.model.attention import attached
@@ -24,7 +25,7 @@ class TokenByToken(Handler):
     def attend(self, call):
         rotation, keep = self.rules[id(call.module)]
         kept = self.kept[id(call.module)]
-        kept.append((call.k_BGTD[0, :, 0], call.v_BGTE[0, :, 0]))
+        kept.append((call.k_BGTD[0, :, -1], call.v_BGTE[0, :, -1]))
         heads, groups = call.q_BHTD.shape[1], call.k_BGTD.shape[1]
         k_SGD = torch.stack([turn(k, slot, rotation) for slot, (k, _) in enumerate(kept)])
         v_SGE = torch.stack([v for _, v in kept])
@@ -35,6 +36,8 @@ class TokenByToken(Handler):
             score_S = k_SGD[:, group] @ q_HD[head] * call.scale
             if call.softcap is not None:
                 score_S = call.softcap * torch.tanh(score_S / call.softcap)
+            if call.slope_H is not None:  # slots count what the cache holds, so this distance is capped with them
+                score_S = score_S - call.slope_H[head].to(score_S) * (len(kept) - 1 - torch.arange(len(kept)))
             weight_S = score_S.exp()
             total = weight_S.sum() + (0 if call.sink_logit_H is None else call.sink_logit_H[head].exp())
             out.append((weight_S / total) @ v_SGE[:, group])
@@ -59,14 +62,19 @@ def turn(x: Tensor, position: int, rotation: Rotation | None) -> Tensor:
     return y
 
 
+def stock_cache(model) -> dict:
+    """What makes the stock model carry recurrent states, in its own cache; nothing for a model without them."""
+    cache = DynamicCache(config=model.config)
+    recurrent = any(hasattr(layer, "conv_states") for layer in cache.layers)
+    return dict(use_cache=True, past_key_values=cache) if recurrent else dict(use_cache=False)
+
+
 def token_by_token_nll(model, layers: list[LayerFacts], keeps: list[Keep], ids_T: Tensor) -> Tensor:
     """NLL of tokens 1 … T−1, through the stock model one token at a time; head and loss by the stock class."""
-    losses = []
+    losses, carried = [], stock_cache(model)
     with attached(model, TokenByToken(layers, keeps)), torch.no_grad():
         for token, target in zip(ids_T[:-1], ids_T[1:], strict=True):
             one = torch.ones(1, 1, dtype=torch.long)
-            logits = model(
-                input_ids=token[None, None], position_ids=0 * one, attention_mask=one, use_cache=False
-            ).logits
+            logits = model(input_ids=token[None, None], position_ids=0 * one, attention_mask=one, **carried).logits
             losses.append(-logits[0, 0].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)[target])
     return torch.stack(losses)

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "result": {"errors"},
     "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "recipe", "result"},
     "report": {"errors", "result"},
-    "api": {"errors", "model", "recipe", "tasks", "result", "report"},
+    "api": {"errors", "cache", "model", "recipe", "tasks", "result", "report"},
     "cli": {"errors", "api", "model", "recipe", "tasks", "result", "report", "kernels"},
     "__main__": {"cli"},
     "__init__": {"api"},

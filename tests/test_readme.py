@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from families import STREAMED
+from families import HYBRID, STREAMED
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -57,10 +57,8 @@ def test_the_main_command_of_the_readme_is_the_documented_default(desk):
 
 
 def test_the_models_named_are_the_models_tested():
-    named = set(
-        re.search(r"Tested: (.*?)\. Layers", README, re.S)[1]
-        .replace("\n", " ")
-        .replace(" (llama3 and YaRN scaling too)", "")
-        .split(", ")
-    )
-    assert named == {name for name in STREAMED if not name.startswith("llama_")}
+    listed = re.search(r"Tested: (.*?)\. Layers", README, re.S)[1].replace("\n", " ")
+    named = re.sub(r" \(.*?\)", "", listed).split(", ")
+    first_of_its_type = {model_type: name for name, (model_type, _) in reversed(STREAMED.items())}
+    assert sorted(named) == sorted(first_of_its_type.values())
+    assert re.search(r"Hybrids: (.*?)\. Their", README, re.S)[1].replace("\n", " ").split(", ") == list(HYBRID)

@@ -39,7 +39,7 @@ class BlockCache(Handler):
     def __init__(self, layers: list[LayerFacts], keeps: list[Keep]):
         self.seen = 0
         self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
-        self._chosen = [_implementation(facts) for facts in layers]
+        self._chosen = [implementation(facts) for facts in layers]
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._devices = [next(facts.module.parameters()).device for facts in layers]
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -70,6 +70,9 @@ class BlockCache(Handler):
         tokens = call.q_BHTD.shape[2]
         full = keep.sinks > 0 and seen >= keep.sinks + keep.window + 1
         strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v) if full else None
+        if full and call.slope_H is not None:
+            distance_N = torch.arange(keep.sinks + keep.window, keep.window, -1, device=call.q_BHTD.device)
+            strip = strip._replace(distance_N=distance_N)
         table = self._table(layer.rotation, -past, tokens, call.q_BHTD)
         out = self._chosen[index][0](
             rotate(call.q_BHTD, layer.rotation, _rows(table, past, None)),
@@ -80,6 +83,7 @@ class BlockCache(Handler):
             strip=strip,
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
+            slope_H=call.slope_H,
         )
         self._carry(layer, call.k_BGTD, call.v_BGTE, seen + tokens)
         return out
@@ -136,13 +140,13 @@ class BlockCache(Handler):
         return self._tables[key]
 
 
-def _implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:
+def implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:
     weight = next(facts.module.parameters())
     q, v = (
         torch.empty(1, heads, 1, width, dtype=weight.dtype, device=weight.device)
         for heads, width in ((facts.heads, facts.width), (facts.kv_heads, facts.value_width))
     )
-    return stream_attention.select(q, v, softcap=facts.softcap)
+    return stream_attention.select(q, v, softcap=facts.softcap, alibi=facts.alibi)
 
 
 def _rows(table: tuple[Tensor, Tensor] | None, first: int, end: int | None) -> tuple[Tensor, Tensor] | None:

@@ -4,23 +4,22 @@ import json
 import sys
 
 import yaml
+from pydantic import BaseModel
 from rich.console import Console
 
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.schema import StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.report.units import memory
+from sinkctl.tasks.generate import GenerateRun
+from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
 
 
 def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """Settle every automatic choice, and print it all."""
     run = StreamRun(recipe, loaded)
-    settled = run.recipe.model_dump(mode="json")
-    if as_json:
-        print(json.dumps(settled, indent=1))
-    else:
-        yaml.safe_dump(settled, sys.stdout, sort_keys=False, allow_unicode=True)
-    words = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    _show_recipe(run.recipe, as_json)
+    words = _words()
     for what, choice in run.choices.items():
         words.print(f"{what}: {choice}")
     words.print(run.settled.bos)
@@ -31,3 +30,42 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
             words.print(f"{label}: cache of {size} tokens, {memory(held * size)}")
         for line in [*scorer.layers, *(f"{what}: {choice}" for what, choice in scorer.choices.items())]:
             words.print(f"{label}: {line}")
+
+
+def show_generation(recipe: GenerateRecipe, loaded: LoadedModel, as_json: bool) -> None:
+    """The same for generation."""
+    run = GenerateRun(recipe, loaded)
+    _show_recipe(run.recipe, as_json)
+    words = _words()
+    for what, choice in (run.choices | run.decoder.choices).items():
+        words.print(f"{what}: {choice}")
+    words.print(run.settled.bos)
+    words.print(f"{run.recipe.policy.label}: cache of {memory(run.decoder.bytes_held())}")
+    for line in run.decoder.layers:
+        words.print(line)
+
+
+def show_questions(recipe: QuestionsRecipe, loaded: LoadedModel, as_json: bool) -> None:
+    """The same for questions."""
+    run = QuestionsRun(recipe, loaded)
+    _show_recipe(run.recipe, as_json)
+    words = _words()
+    for what, choice in run.choices.items():
+        words.print(f"{what}: {choice}")
+    words.print(run.settled.bos)
+    for label, lane in run.lanes.items():
+        words.print(f"{label}: cache of {memory(lane.decoder.bytes_held())}")
+        for line in [*lane.decoder.layers, *(f"{what}: {why}" for what, why in lane.decoder.choices.items())]:
+            words.print(f"{label}: {line}")
+
+
+def _show_recipe(recipe: BaseModel, as_json: bool) -> None:
+    settled = recipe.model_dump(mode="json")
+    if as_json:
+        print(json.dumps(settled, indent=1))
+    else:
+        yaml.safe_dump(settled, sys.stdout, sort_keys=False, allow_unicode=True)
+
+
+def _words() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

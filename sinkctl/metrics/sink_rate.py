@@ -24,7 +24,7 @@ class _FirstColumn(Handler):
 
     def attend(self, call: AttentionCall) -> Tensor:
         """The reference attention, once for the output and once with the first key's indicator for a value."""
-        options = dict(scale=call.scale, softcap=call.softcap, sink_logit_H=call.sink_logit_H)
+        options = dict(scale=call.scale, softcap=call.softcap, sink_logit_H=call.sink_logit_H, slope_H=call.slope_H)
         options["window"] = self.windows[id(call.module)]
         first = torch.zeros_like(call.v_BGTE[..., :1])
         first[:, :, 0] = 1

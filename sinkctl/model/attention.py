@@ -5,12 +5,12 @@ of its forward pass itself; on leaving, it is as it was.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
@@ -28,33 +28,46 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
     return handling.get().mask(mask_function, device or torch.device("cpu"))
 
 
-@contextmanager
-def attached(model: PreTrainedModel, handler: Handler) -> Iterator[None]:
-    """Route the attention of `model`, and of whatever shares its config object, to `handler`.
+class Attachment:
+    """Routes the attention of a model, and of whatever shares its config object, to a handler, inside `with active()`.
 
     Both interfaces are registered: an attention function without a mask function would get no mask at all. The name
     is registered for the whole process, but reaches only models whose config carries it, which is undone on leaving.
     """
-    if model.training:
-        raise ModelError("the model is in training mode; call model.eval() first")
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _mask)
-    adapted = bypassing(model)
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    token = handling.set(handler)
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = NAME
-        for module, family in adapted:
-            module.forward = partial(family.forward, module)
-        yield
-    finally:
-        for module, _ in adapted:
-            del module.forward
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
-        handling.reset(token)
+
+    def __init__(self, model: PreTrainedModel, handler: Handler):
+        if model.training:
+            raise ModelError("the model is in training mode; call model.eval() first")
+        self._handler = handler
+        self._adapted = bypassing(model)
+        self._configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+        AttentionInterface.register(NAME, _attention)
+        AttentionMaskInterface.register(NAME, _mask)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        before = [config._attn_implementation_internal for config in self._configs]
+        own = [vars(module).get("forward") for module, _ in self._adapted]  # accelerate puts one on the instance
+        token = handling.set(self._handler)
+        try:
+            for config in self._configs:
+                config._attn_implementation_internal = NAME
+            for module, family in self._adapted:
+                module.forward = partial(family.forward, module)
+            yield
+        finally:
+            for (module, _), forward in zip(self._adapted, own, strict=True):
+                del module.forward
+                if forward is not None:
+                    module.forward = forward
+            for config, implementation in zip(self._configs, before, strict=True):
+                config._attn_implementation_internal = implementation
+            handling.reset(token)
+
+
+def attached(model: PreTrainedModel, handler: Handler) -> AbstractContextManager[None]:
+    """`with attached(model, handler):` the handler answers every attention layer; afterwards all is as it was."""
+    return Attachment(model, handler).active()
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
@@ -68,13 +81,20 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
 
 
 @torch.no_grad()
-def hidden_states(model: PreTrainedModel, ids_BT: Tensor, position_ids_BT: Tensor | None = None):
+def hidden_states(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    position_ids_BT: Tensor | None = None,
+    past: Cache | None = None,
+    real_BT: Tensor | None = None,
+):
     """Run the decoder, without its head, and return its output object; positions are 0 unless given.
 
     Rotation by zero is the identity, so at position 0 queries and keys reach the handler un-rotated. The mask of ones
-    keeps transformers from reading the zero positions as one packed document a token.
+    keeps transformers from reading the zero positions as one packed document a token. `past` carries what recurrent
+    layers carry; where `real_BT` is 0 there is padding, which they leave out.
     """
     positions = torch.zeros_like(ids_BT) if position_ids_BT is None else position_ids_BT
-    return decoder_of(model)(
-        input_ids=ids_BT, position_ids=positions, attention_mask=torch.ones_like(ids_BT), use_cache=False
-    )
+    mask = torch.ones_like(ids_BT) if real_BT is None else real_BT
+    carried = dict(use_cache=False) if past is None else dict(use_cache=True, past_key_values=past)
+    return decoder_of(model)(input_ids=ids_BT, position_ids=positions, attention_mask=mask, **carried)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sinkctl.model.probe import LayerFacts
+from sinkctl.model.recurrent import recurrent_cache
 
 # Compiling takes about 10 s; it saves about a fifth of the time. Below this much work (tokens × parameters) it loses.
 WORTH_IT = 1e16
@@ -19,23 +20,30 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
         return False, "only pays on a GPU"
     if tokens is None:
         return False, "the length of the text is unknown"
-    if any(
-        hasattr(model.config.get_text_config(), name)
-        for name in ("num_experts", "num_local_experts", "n_routed_experts")
-    ):
+    if recurrent_cache(model) is not None:
+        return False, "recurrent layers are not compiled"
+    if is_mixture(model):
         return False, "a mixture of experts does not compile into one graph"
     if tokens * model.num_parameters() < WORTH_IT:
         return False, f"about {tokens:,.0f} tokens are too few to repay compiling"
     return True, f"about {tokens:,.0f} tokens repay compiling"
 
 
+def is_mixture(model: PreTrainedModel) -> bool:
+    """Whether it is a mixture of experts."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    return any(hasattr(model.config.get_text_config(), name) for name in names)
+
+
 class CompiledLayers:
     """Compiles each layer once, and uses the compiled forms only inside `with active()`."""
 
-    def __init__(self, model: PreTrainedModel, layers: list[LayerFacts]):
+    def __init__(self, model: PreTrainedModel, layers: list[LayerFacts], **options: bool):
+        """`options` are torch.compile's."""
         # An attention module's parent is its decoder layer.
         self._blocks: list[nn.Module] = [model.get_submodule(facts.name.rpartition(".")[0]) for facts in layers]
         self._calls: list | None = None
+        self._options = options or None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -44,7 +52,7 @@ class CompiledLayers:
             before = [block._compiled_call_impl for block in self._blocks]
             if self._calls is None:
                 for block in self._blocks:
-                    block.compile(dynamic=False)
+                    block.compile(dynamic=False, options=self._options)
                 self._calls = [block._compiled_call_impl for block in self._blocks]
             self._use(self._calls)
             try:

@@ -22,6 +22,10 @@ class AttentionCall:
     sink_logit_H: Tensor | None = None
     slope_H: Tensor | None = None  # ALiBi: scores fall by this much a token of distance
 
+    def rows(self, rows: slice | Tensor) -> "AttentionCall":
+        """The same call for some of its rows."""
+        return replace(self, q_BHTD=self.q_BHTD[rows], k_BGTD=self.k_BGTD[rows], v_BGTE=self.v_BGTE[rows])
+
     def tokens(self, first: int, end: int) -> "AttentionCall":
         """The same call for some of its tokens."""
         part = slice(first, end)

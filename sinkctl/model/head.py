@@ -24,20 +24,31 @@ def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tenso
     The head runs as the checkpoint's own class runs it (logit scales, soft caps), on slices of the hidden states, so
     that logits of the whole block never exist.
     """
-    hidden_BTD, decoder = decoder_output.last_hidden_state, decoder_of(model)
+    hidden_BTD = decoder_output.last_hidden_state
     vocabulary = model.get_input_embeddings().num_embeddings
     step = max(1, LOGITS // (vocabulary * len(ids_BT)))
     losses = []
     for start in range(0, hidden_BTD.shape[1], step):
         part = slice(start, start + step)
-        with _answering(decoder, decoder_output, hidden_BTD[:, part]) as asked:
-            logits_BTV = model(input_ids=ids_BT[:, part], use_cache=False).logits
-        if not asked:
-            raise ModelError(f"{model.config.model_type} does not call its decoder as a whole; this is not supported")
+        logits_BTV = _logits(model, decoder_output, hidden_BTD[:, part], ids_BT[:, part])
         precise = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).flatten(0, 1)
         target = target_BT[:, part].to(logits_BTV.device)
         losses.append(cross_entropy(precise, target.flatten(), reduction="none").view_as(target))
     return torch.cat(losses, dim=1)
+
+
+@torch.no_grad()
+def last_logits(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tensor) -> Tensor:
+    """Logits after the last token of each row, [B, V]."""
+    return _logits(model, decoder_output, decoder_output.last_hidden_state[:, -1:], ids_BT[:, -1:])[:, -1]
+
+
+def _logits(model: PreTrainedModel, decoder_output: ModelOutput, hidden_BTD: Tensor, ids_BT: Tensor) -> Tensor:
+    with _answering(decoder_of(model), decoder_output, hidden_BTD) as asked:
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    if not asked:
+        raise ModelError(f"{model.config.model_type} does not call its decoder as a whole; this is not supported")
+    return logits_BTV
 
 
 @contextmanager

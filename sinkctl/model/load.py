@@ -35,7 +35,9 @@ class LoadedModel:
     @property
     def context(self) -> int | None:
         """Tokens the model was trained to see at once, as its config says."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        config = self.model.config.get_text_config()
+        names = ("max_position_embeddings", "max_seq_len", "seq_length")  # the last two: MPT, BLOOM
+        return next((length for name in names if (length := getattr(config, name, None)) is not None), None)
 
     @property
     def bos_id(self) -> int | None:

@@ -3,6 +3,7 @@
 import torch
 
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.recurrent import recurrent_cache
 
 
 def device_bytes(device: torch.device, peak: bool = False) -> int | None:
@@ -19,6 +20,8 @@ def auto_chunk(loaded: LoadedModel) -> tuple[int, str]:
     """Tokens a forward takes: where throughput has levelled off, and activations stay a small part of memory."""
     if loaded.device.type == "cpu":
         return 1024, "1024: CPU throughput levels off there"
+    if recurrent_cache(loaded.model) is not None:
+        return 1024, "1024: the stock scans of recurrent layers hold much for every token"
     config = loaded.model.config.get_text_config()
     widths = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
     bytes_a_token = 4 * widths

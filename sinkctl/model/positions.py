@@ -4,7 +4,7 @@ Shapes: B batch, H heads, T tokens, D head width, n rotated pairs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -24,11 +24,18 @@ class Rotation:
     layout: Literal["half", "interleaved"]
     start: int
     inv_freq_n: Tensor
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def angles(self, positions: Sequence[int] | range | Tensor) -> Tensor:
         """Angles in float64, [T, n]: float32 ones are off by 0.06 rad a million positions out."""
         position_T = torch.as_tensor(positions, dtype=torch.float64)
-        return position_T[:, None] * self.inv_freq_n
+        return position_T[:, None] * self._on(position_T.device)
+
+    def _on(self, device: torch.device) -> Tensor:
+        """The frequencies on a device; copied once, as a captured graph cannot."""
+        if device not in self._copies:
+            self._copies[device] = self.inv_freq_n.to(device)
+        return self._copies[device]
 
     def table(self, positions: Sequence[int] | range | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines, [T, n], on the device of `like`, in float32 or wider."""

@@ -10,8 +10,11 @@ from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.carried import check_carried, held
+from sinkctl.model.families import bypassing
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.recurrent import RecurrentCache, recurrent_cache
 
 # Farther than any trained window; beyond it a window counts as none.
 FAR = 1 << 20
@@ -35,7 +38,13 @@ class LayerFacts:
     pinned: bool  # its frequencies change with length, and are held at those for the farthest position
     sink_logit: bool
     softcap: float | None
+    alibi: bool  # scores fall with distance, by slopes that come with each call
     module: nn.Module = field(repr=False)
+
+    @property
+    def number(self) -> int:
+        """Which of the model's layers it is in."""
+        return next((int(part) for part in self.name.split(".") if part.isdigit()), 0)
 
 
 @dataclass
@@ -44,6 +53,7 @@ class _Recorder(Handler):
 
     calls: list[AttentionCall] = field(default_factory=list)
     windows: list[int | None] = field(default_factory=list)
+    hidden: Tensor | None = None  # after the last layer
 
     def attend(self, call: AttentionCall) -> Tensor:
         self.calls.append(call)
@@ -78,19 +88,30 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     Frequencies are those the model uses when it sees position `reach` (dynamic and long-context scalings change them
     with length); its buffers are put back afterwards. Raises ModelError, naming the model, for whatever no single
     rotation explains: learned positions, layers that bypass the attention interface, position-dependent scales.
+    Where a stock class ends at some position, the rotation found up to there is taken to go on.
     """
     kind = model.config.model_type
     vocabulary = model.get_input_embeddings().num_embeddings
+    ends = [family.farthest(module) for module, family in bypassing(model)]
+    reach = min([reach, *(end for end in ends if end is not None)])
     far = torch.tensor([sorted({1, 2, 3, 7, reach // 3, reach // 2, max(reach - 1, 0), reach})])
     ids = torch.randint(1, vocabulary, far.shape, generator=torch.Generator().manual_seed(0))
     other = torch.cat([ids[:, :1] - 1, ids[:, 1:]], dim=1)  # another first token
     with _restored(model):
         before = _tables(model)
         try:
-            zero = _record(model, ids)
-            _check_calls(model, zero.calls)
-            _check_tokens_apart(model, zero.calls, _record(model, other).calls)
-            _check_not_learned(model, zero.calls, _record(model, ids, torch.arange(far.shape[1])[None]).calls)
+            for family in {family for _, family in bypassing(model)}:
+                family.check(model)
+            carried = recurrent_cache(model)
+            with held(_carriers(model, carried)):
+                zero, apart = _record(model, ids), _record(model, other)
+            _check_calls(model, zero.calls, carried)
+            _check_tokens_apart(model, zero.calls, apart.calls)
+            placed = _record(model, ids, torch.arange(far.shape[1])[None])
+            if carried is None:
+                _check_not_learned(model, zero.calls, placed.calls)
+            else:
+                _check_recurrence_unplaced(zero, placed)
             moved = _record(model, ids, far)
         except ModelError as error:
             raise type(error)(f"{kind}: {error}") from None
@@ -107,20 +128,35 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     ]
 
 
-def _record(model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> _Recorder:
+def _record(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None, past: RecurrentCache | None = None
+) -> _Recorder:
     recorder = _Recorder()
     with attached(model, recorder):
-        hidden_states(model, ids.to(model.device), None if positions is None else positions.to(model.device))
+        positions = None if positions is None else positions.to(model.device)
+        recorder.hidden = hidden_states(model, ids.to(model.device), positions, past).last_hidden_state
     return recorder
 
 
+def _carriers(model: PreTrainedModel, carried: RecurrentCache | None) -> list[nn.Module]:
+    """The modules through which tokens may reach each other, as their state is carried between blocks."""
+    if carried is None:
+        return []
+    if not carried.softmax:
+        raise ModelError("has no softmax attention, only recurrent layers: it has no KV cache to stream with")
+    return check_carried(model, lambda ids, past: _record(model, ids, past=past))
+
+
 def _tables(model: PreTrainedModel) -> list[Tensor]:
-    """Every table of rotary frequencies the model holds now."""
-    return [
+    """Every table of rotary frequencies the model holds now, or its family knows."""
+    held = [
         buffer.detach().double().cpu().clone()
         for name, buffer in model.named_buffers()
         if "inv_freq" in name and "original" not in name
     ]
+    one_a_family = {family: module for module, family in bypassing(model)}
+    known = [family.frequencies(module) for family, module in one_a_family.items()]
+    return held + [table for table in known if table is not None]
 
 
 @contextmanager
@@ -145,7 +181,7 @@ def _check_tokens_apart(model: PreTrainedModel, calls: list[AttentionCall], othe
             if _error(one[:, :, 1:], two[:, :, 1:]) > _tolerance(one):
                 raise ModelError(
                     "tokens also reach each other outside softmax attention (a recurrent state or a convolution), "
-                    "which is not carried between chunks yet"
+                    "in a way that transformers' cache does not carry between chunks"
                 )
 
 
@@ -154,12 +190,19 @@ def _check_not_learned(model: PreTrainedModel, calls: list[AttentionCall], moved
         raise LearnedPositions("positions are learned embeddings, which cannot be shifted")
 
 
+def _check_recurrence_unplaced(zero: _Recorder, placed: _Recorder) -> None:
+    """Nothing but the turn of queries and keys may come from positions: recurrent layers would need true ones."""
+    values = [(one.v_BGTE, two.v_BGTE) for one, two in zip(zero.calls, placed.calls, strict=True)]
+    if any(_error(one, two) > _tolerance(one) for one, two in [*values, (zero.hidden, placed.hidden)]):
+        raise ModelError("positions act outside softmax attention (in recurrent layers, say); this is not supported")
+
+
 def _tolerance(x: Tensor) -> float:
     return 3e-2 if x.dtype in (torch.float16, torch.bfloat16) else 2e-3
 
 
-def _check_calls(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
-    layers = model.config.get_text_config().num_hidden_layers
+def _check_calls(model: PreTrainedModel, calls: list[AttentionCall], carried: RecurrentCache | None) -> None:
+    layers = model.config.get_text_config().num_hidden_layers if carried is None else len(carried.softmax)
     if not calls:
         raise ModelError(
             "never calls transformers' attention interface (its attention is its own, or it has none), "
@@ -168,10 +211,7 @@ def _check_calls(model: PreTrainedModel, calls: list[AttentionCall]) -> None:
     if len({id(call.module) for call in calls}) < len(calls) or len(calls) > layers:
         raise ModelError("attends more than once a layer (a difference of two softmaxes, say); this is not supported")
     if len(calls) != layers:
-        raise ModelError(
-            f"{layers - len(calls)} of {layers} layers are not softmax attention (a recurrent state, which is "
-            "not carried between chunks yet)"
-        )
+        raise ModelError(f"{layers - len(calls)} of {layers} layers do not call transformers' attention interface")
 
 
 def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
@@ -200,6 +240,7 @@ def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
         pinned=found[1],
         sink_logit=zero.sink_logit_H is not None,
         softcap=zero.softcap,
+        alibi=zero.slope_H is not None,
         module=zero.module,
     )
 

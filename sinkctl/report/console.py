@@ -7,8 +7,10 @@ from rich.text import Text
 
 from sinkctl.report.chart import chart_caption, unicode_chart
 from sinkctl.report.printable import shorten, to_ascii, visible
+from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
     BEST,
+    ScoreTable,
     measurement_row,
     model_line,
     score_table,
@@ -16,6 +18,7 @@ from sinkctl.report.summary import (
     unfinished,
 )
 from sinkctl.report.units import count
+from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
 
@@ -29,7 +32,9 @@ def render(result: Result, console: Console) -> None:
     if result.stream is not None:
         _picture(result.stream, console)
         _passages(result.stream, console)
-        _scores(result.stream, console)
+        _scores(score_table(result.stream.policies), console)
+    elif result.questions is not None:
+        _answers(result.questions, console)
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -42,7 +47,7 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    if result.stream is not None:
+    if result.stream is not None or result.questions is not None:
         console.print(_text(speed_line(result), console))
     console.print(_text(model_line(result.model), console, "dim"))
 
@@ -63,12 +68,22 @@ def _passages(stream: StreamDetail, console: Console) -> None:
         _passage(passage, console)
 
 
-def _scores(stream: StreamDetail, console: Console) -> None:
-    scores = score_table(stream.policies)
+def _answers(questions: QuestionsDetail, console: Console) -> None:
+    console.print(_text(questions_line(questions), console, "dim"))
+    _scores(answer_table(questions), console)
+    for number, (label, mistake) in enumerate(examples(questions)):
+        if not number:
+            console.print()
+            console.print(_text(f"Wrong under {label}, although the answer was there", console, "bold"))
+        _hanging("  ", mistake_line(mistake), console)
+
+
+def _scores(scores: ScoreTable, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, name in enumerate(scores.columns):
         head = Text("\n").join(_text(part, console) for part in name.rsplit(" ", 1))
-        table.add_column(head, justify="right" if number else "left", vertical="bottom", no_wrap=number > 0)
+        side, overflow = "right" if number else "left", "crop" if console.options.ascii_only else "ellipsis"
+        table.add_column(head, justify=side, vertical="bottom", no_wrap=number > 0, overflow=overflow)
     marked = {column for _, column in scores.best}
     for y, row in enumerate(scores.rows):
         cells = []

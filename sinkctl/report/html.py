@@ -12,16 +12,19 @@ from sinkctl.report import units
 from sinkctl.report.curves import captions
 from sinkctl.report.picture import memory_svg, svg
 from sinkctl.report.printable import visible
+from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
     BEST,
+    ScoreTable,
     measurement_row,
     model_line,
     score_table,
     speed_line,
     unfinished,
 )
+from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
-from sinkctl.result.stream import Passage, PolicyScore, StreamDetail
+from sinkctl.result.stream import Passage, StreamDetail
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself refuses scripts and requests
 
@@ -44,6 +47,7 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             "<body>",
             *_header(result, title),
             *(_stream(result.stream) if result.stream is not None else []),
+            *(_questions(result.questions) if result.questions is not None else []),
             *_list("Notes", result.notes),
             *_how(result),
             *_section("Measurements", _table(measurement_row(m) for m in result.measurements)),
@@ -69,7 +73,7 @@ def _header(result: Result, title: str) -> list[str]:
 
 
 def _stream(stream: StreamDetail) -> list[str]:
-    parts = _scores(stream.policies)
+    parts = _scores(score_table(stream.policies))
     if any(policy.curve for policy in stream.policies):
         caption = " ".join(["Perplexity against position in the text.", *captions(stream.policies)])
         parts += _figure(svg(stream.policies), caption)
@@ -86,8 +90,17 @@ def _stream(stream: StreamDetail) -> list[str]:
     return parts
 
 
-def _scores(policies: list[PolicyScore]) -> list[str]:
-    scores = score_table(policies)
+def _questions(questions: QuestionsDetail) -> list[str]:
+    wrong = examples(questions)
+    title = f"Wrong under {wrong[0][0]}, although the answer was there" if wrong else ""
+    return [
+        f"<p>{_escaped(questions_line(questions))}</p>",
+        *_scores(answer_table(questions)),
+        *_list(title, [mistake_line(mistake) for _, mistake in wrong]),
+    ]
+
+
+def _scores(scores: ScoreTable) -> list[str]:
     head = "".join(
         f'<th scope="col"{" class=number" if number else ""}>{_escaped(name)}</th>'
         for number, name in enumerate(scores.columns)
@@ -130,6 +143,8 @@ def _how(result: Result) -> list[str]:
         ]
         if stream.sink_rate is not None:
             facts.append(["sink rate", f"{stream.sink_rate:.1%} of heads give the first token more than 0.3"])
+    if result.questions is not None:
+        facts = [["BOS", result.questions.bos], ["forward pass", f"{units.count(result.questions.chunk)} tokens"]]
     facts.append(["model fingerprint", result.model.fingerprint])
     return [
         *_section("How it was run", _table(facts)),

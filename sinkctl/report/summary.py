@@ -51,7 +51,8 @@ def model_line(model: ModelReport) -> str:
 def speed_line(result: Result) -> str:
     """Speed, peak memory and time, as far as they were measured."""
     said = []
-    for name, words in (("stream.tokens_per_s", "{}"), ("stream.peak_memory", "peak memory {}")):
+    shown = (("stream.tokens_per_s", "{}"), ("stream.peak_memory", "peak memory {}"), ("questions.per_s", "{}"))
+    for name, words in shown:
         measurement = result.measurement(name)
         if measurement is not None and measurement.samples:
             said.append(words.format(units.quantity(measurement.value, measurement.unit)))

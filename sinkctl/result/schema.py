@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from sinkctl.result.generate import GenerateDetail
+from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.stream import StreamDetail
 
 SCHEMA_VERSION = 1
@@ -59,6 +61,8 @@ class Result(Record):
     verdict: list[str] = Field(default_factory=list, description="What the run says, in words.")
     notes: list[str] = Field(default_factory=list)
     stream: StreamDetail | None = None
+    generate: GenerateDetail | None = None
+    questions: QuestionsDetail | None = None
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

@@ -101,19 +101,19 @@ class RunFolder:
 
 
 class GrowingArray:
-    """A float32 array that grows on disk, so that memory does not; becomes a .npy file at the end."""
+    """An array of four-byte numbers that grows on disk, so that memory does not; becomes a .npy file at the end."""
 
-    def __init__(self, path: Path, length: int = 0):
+    def __init__(self, path: Path, length: int = 0, dtype: str = "<f4"):
         """Open `path`, keeping its first `length` values (what a checkpoint vouches for)."""
         if length and (not path.exists() or path.stat().st_size < 4 * length):
             raise ResumeError(f"{path}: shorter than the checkpoint says; start the run again")
-        self.path, self.length = path, length
+        self.path, self.length, self._dtype = path, length, dtype
         self._file = path.open("r+b" if length else "w+b")
         self._file.truncate(4 * length)
         self._file.seek(4 * length)
 
     def append(self, values: np.ndarray) -> None:
-        self._file.write(values.astype("<f4").tobytes())
+        self._file.write(values.astype(self._dtype).tobytes())
         self.length += len(values)
 
     def sync(self) -> None:
@@ -124,7 +124,9 @@ class GrowingArray:
     def values(self) -> np.ndarray:
         """The array, mapped from disk."""
         self._file.flush()
-        return np.memmap(self.path, dtype="<f4", mode="r", shape=(self.length,)) if self.length else np.zeros(0, "<f4")
+        if not self.length:
+            return np.zeros(0, self._dtype)
+        return np.memmap(self.path, dtype=self._dtype, mode="r", shape=(self.length,))
 
     def close(self) -> None:
         self._file.close()
@@ -135,12 +137,12 @@ def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     shape = arrays[0].shape if len(arrays) == 1 else (len(arrays), *arrays[0].shape)
     if arrays[0].size:
-        target = np.lib.format.open_memmap(temporary, mode="w+", dtype="<f4", shape=shape)
+        target = np.lib.format.open_memmap(temporary, mode="w+", dtype=arrays[0].dtype, shape=shape)
         for row, array in zip([target] if len(arrays) == 1 else target, arrays, strict=True):
             row[...] = array
         target.flush()
         del target
     else:
         with temporary.open("wb") as file:
-            np.save(file, np.zeros(shape, "<f4"))
+            np.save(file, np.zeros(shape, arrays[0].dtype))
     os.replace(temporary, path)

@@ -1,7 +1,10 @@
 """Files, pipes and compressed input to token ids, in memory that does not grow with the input."""
 
 from sinkctl.text.position import TextPosition
-from sinkctl.text.source import compression, fingerprint, is_records
+from sinkctl.text.records import RecordDecoder
+from sinkctl.text.source import Source, compression, fingerprint, is_records
 from sinkctl.text.tokens import TokenBlock, TokenStream
 
-__all__ = ["TextPosition", "TokenBlock", "TokenStream", "compression", "fingerprint", "is_records"]
+__all__ = [
+    "RecordDecoder", "Source", "TextPosition", "TokenBlock", "TokenStream", "compression", "fingerprint", "is_records",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -51,6 +52,13 @@ class RecordDecoder:
             np.repeat(np.array(starts, np.int64), lengths),
             np.repeat(np.array(numbers, np.int64), lengths),
         )
+
+    def each(self, data: bytes) -> Iterator[str]:
+        """The text of every record of a whole file."""
+        for self._line, line in enumerate(data.split(b"\n"), 1):
+            if line.strip():
+                yield self._text(line)
+            self._byte += len(line) + 1
 
     def _text(self, line: bytes) -> str:
         try:

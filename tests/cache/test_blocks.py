@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import STREAMED, tiny
-from reference import token_by_token_nll
+from families import HYBRID, STREAMED, in_float64, tiny
+from reference import stock_cache, token_by_token_nll
 from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, SinkWindow, SlidingWindow
@@ -20,6 +20,7 @@ TOKENS = 48
 CASES = [(4, 3, 2), (4, 1, 9), (0, 7, 5), (1, 100, 13), (4, 12, 100), (2, 5, 1), (1, 16, 17)]
 # This family's router computes in float32 whatever the model's dtype, so float64 agreement ends there.
 ROUTED_IN_FLOAT32 = {"deepseek_v3": 1e-5}
+FAMILIES = STREAMED | HYBRID
 
 
 def wrap(model) -> LoadedModel:
@@ -43,21 +44,29 @@ def text(tokens: int = TOKENS) -> torch.Tensor:
     return torch.randint(3, 64, (tokens + 1,), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.fixture
+def family(request, monkeypatch):
+    """A name of FAMILIES; a hybrid's recurrent layers compute in float64 throughout."""
+    if request.param in HYBRID:
+        in_float64(monkeypatch)
+    return request.param
+
+
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
 def test_blocks_equal_token_by_token_on_every_family(family):
-    loaded, ids = wrap(tiny(*STREAMED[family])), text()
+    loaded, ids = wrap(tiny(*FAMILIES[family])), text()
     facts = loaded.layers(128)
-    for sinks, window, chunk in CASES:
+    for sinks, window, chunk in [CASES[i] for i in (0, 2, 6)] if family in HYBRID else CASES:
         policy = SinkWindow(sinks=sinks, window=window)
         expected = token_by_token_nll(loaded.model, facts, [policy.keep(f.window) for f in facts], ids)
         tolerance = ROUTED_IN_FLOAT32.get(family, 1e-10)
         np.testing.assert_allclose(stream(loaded, policy, ids, chunk), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
 def test_dense_blocks_equal_the_stock_model(family):
     """The stock model rotates by its own tables (float32 angles), so this also checks what the probe found."""
-    model, ids = tiny(*STREAMED[family]), text()
+    model, ids = tiny(*FAMILIES[family]), text()
     with torch.no_grad():
         logits = model(input_ids=ids[None, :-1]).logits[0]
     expected = cross_entropy(logits, ids[1:], reduction="none")
@@ -72,13 +81,15 @@ class _StockRotations(Handler):
 
     def attend(self, call):
         keep, kept = self.keeps[call.module], self.kept.setdefault(call.module, [])
-        kept.append((call.k_BGTD[:, :, 0], call.v_BGTE[0, :, 0]))  # k: one row a slot
+        kept.append((call.k_BGTD[:, :, -1], call.v_BGTE[0, :, -1]))  # k: one row a slot
         repeat = call.q_BHTD.shape[1] // call.k_BGTD.shape[1]
         k_SHD = torch.stack([k[slot] for slot, (k, _) in enumerate(kept)]).repeat_interleave(repeat, 1)
         v_SHE = torch.stack([v for _, v in kept]).repeat_interleave(repeat, 1)
         score_HS = torch.einsum("shd,hd->hs", k_SHD, call.q_BHTD[len(kept) - 1, :, 0]) * call.scale
         if call.softcap is not None:
             score_HS = call.softcap * torch.tanh(score_HS / call.softcap)
+        if call.slope_H is not None:  # ALiBi takes no `position_ids`: the same slots, as a bias
+            score_HS = score_HS - call.slope_H[:, None] * torch.arange(len(kept) - 1, -1, -1)
         if call.sink_logit_H is not None:
             score_HS = torch.cat([score_HS, call.sink_logit_H[:, None].to(score_HS)], 1)
         weight_HS = score_HS.softmax(-1)[:, : len(kept)]
@@ -88,23 +99,34 @@ class _StockRotations(Handler):
         return out[None, :, None].expand(call.q_BHTD.shape[0], -1, -1, -1)
 
 
-@pytest.mark.parametrize("family", STREAMED)
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
 def test_streaming_equals_keys_rotated_by_the_stock_class_at_their_slots(family):
     """No arithmetic of ours turns a key here: positions in the cache are the stock model's own `position_ids`."""
-    loaded, ids = wrap(tiny(*STREAMED[family], dtype=torch.float32)), text()
+    loaded, ids = wrap(tiny(*FAMILIES[family], dtype=torch.float32)), text()
     policy = SinkWindow(sinks=3, window=12)
     facts = loaded.layers(policy.reach)
     handler = _StockRotations({f.module: policy.keep(f.window) for f in facts})
     slots = torch.arange(TOKENS + 1 if any(k.sinks == 0 for k in handler.keeps.values()) else policy.reach + 1)[:, None]
-    losses = []
+    losses, carried = [], stock_cache(loaded.model)
     with attached(loaded.model, handler), torch.no_grad():
         for token, target in zip(ids[:-1], ids[1:], strict=True):
             rows = torch.full_like(slots, int(token))
             logits = loaded.model(
-                input_ids=rows, position_ids=slots, attention_mask=torch.ones_like(rows), use_cache=False
+                input_ids=rows, position_ids=slots, attention_mask=torch.ones_like(rows), **carried
             ).logits[0, 0]
             losses.append(-logits.float().log_softmax(-1)[target])
     np.testing.assert_allclose(stream(loaded, policy, ids, 7), torch.stack(losses), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("hybrid", ["qwen3_next", "jamba"])
+def test_float32_blocks_of_hybrids_are_as_close_to_float64_as_the_stock_model(hybrid, monkeypatch):
+    model, exact, ids = tiny(*HYBRID[hybrid], dtype=torch.float32), tiny(*HYBRID[hybrid]), text()
+    found = stream(wrap(model), Dense(), ids, 11)
+    with torch.no_grad():
+        stock = cross_entropy(model(input_ids=ids[None, :-1]).logits[0], ids[1:], reduction="none").numpy()
+    in_float64(monkeypatch)
+    truth = stream(wrap(exact), Dense(), ids, TOKENS)
+    assert abs(found - truth).max() <= 3 * abs(stock - truth).max()
 
 
 @pytest.mark.parametrize("position", [5_000_000, 10**9])

@@ -1,5 +1,7 @@
 """Every implementation of stream_attention against the reference, and the reference against a closed form."""
 
+import os
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ SHAPES = [
 ]
 
 
-def inputs(shape, dtype, seed=0):
+def inputs(shape, dtype, seed=0, alibi=False):
     H, G, T, past, window, N, D, E = shape
     draw = torch.Generator().manual_seed(seed)
 
@@ -26,7 +28,18 @@ def inputs(shape, dtype, seed=0):
 
     strip = Strip(normal(H, T, D), normal(G, N, D), normal(G, N, E)) if N else None
     arguments = (normal(H, T, D), normal(G, past + T, D), normal(G, past + T, E))
-    return arguments, dict(scale=D**-0.5, window=window, strip=strip, sink_logit_H=normal(H)[0])
+    options = dict(scale=D**-0.5, window=window, strip=strip, sink_logit_H=normal(H)[0])
+    if alibi:
+        options["slope_H"] = 0.5 ** torch.arange(1, H + 1)
+        if N:
+            options["strip"] = strip._replace(distance_N=torch.arange(window + N, window, -1))
+    return arguments, options
+
+
+def mapped(options, change):
+    """The options with every tensor in them changed."""
+    found = {name: change(x) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+    return {**found, "strip": options["strip"] and Strip(*(x if x is None else change(x) for x in options["strip"]))}
 
 
 def test_reference_is_the_mean_of_visible_values_when_all_scores_are_equal():
@@ -41,25 +54,37 @@ def test_reference_is_the_mean_of_visible_values_when_all_scores_are_equal():
         assert out[0, 0, t, 0] == pytest.approx((sum(seen) + 100 * sinks) / (len(seen) + sinks + 5), rel=1e-6)
 
 
+def test_alibi_in_the_reference_is_a_geometric_series_when_all_scores_are_equal():
+    """With slope ln 2 each key weighs half of the next one; a strip key weighs what its own distance says."""
+    T, window = 9, 3
+    q, k, v = torch.zeros(1, 1, T, 4), torch.zeros(1, 1, T, 4), torch.arange(T, dtype=torch.float).view(1, 1, T, 1)
+    strip = Strip(q, k[:, :, :2], torch.full((1, 1, 2, 1), 100.0), distance_N=torch.tensor([5, 4]))
+    out = stream_attention(q, k, v, scale=1.0, window=window, strip=strip, slope_H=torch.tensor([2.0]).log())
+    for t in range(T):
+        weights = [(j, 0.5 ** (t - j)) for j in range(max(0, t - window), t + 1)] + [(100, 0.5**5), (100, 0.5**4)]
+        assert out[0, 0, t, 0] == pytest.approx(sum(x * w for x, w in weights) / sum(w for _, w in weights), rel=1e-5)
+
+
+@pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
 @pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n.startswith("tiled")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_implementations_equal_the_reference_in_float64(name, shape):
+def test_implementations_equal_the_reference_in_float64(name, shape, alibi):
     if "flash" in name and shape[-1] != shape[-2]:
         pytest.skip("the CPU flash operator takes values as wide as keys")
-    arguments, options = inputs(shape, torch.float64)
+    arguments, options = inputs(shape, torch.float64, alibi=alibi)
     torch.testing.assert_close(
         IMPLEMENTATIONS[name](*arguments, **options), stream_attention(*arguments, **options), rtol=0, atol=1e-13
     )
 
 
+@pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_selected_implementation_is_as_close_to_float64_as_the_reference(shape, dtype):
-    arguments, options = inputs(shape, dtype)
-    implementation, reason = select(arguments[0], arguments[2])
+def test_the_selected_implementation_is_as_close_to_float64_as_the_reference(shape, dtype, alibi):
+    arguments, options = inputs(shape, dtype, alibi=alibi)
+    implementation, reason = select(arguments[0], arguments[2], alibi=alibi)
     assert reason
-    exact_options = {**options, "strip": options["strip"] and Strip(*(x.double() for x in options["strip"]))}
-    truth = stream_attention(*(x.double() for x in arguments), **exact_options)
+    truth = stream_attention(*(x.double() for x in arguments), **mapped(options, torch.Tensor.double))
     error, allowed = (
         (run(*arguments, **options) - truth).norm() / truth.norm() for run in (implementation, stream_attention)
     )
@@ -75,18 +100,41 @@ def test_softcap_equals_the_reference():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("window", [16_000, None])
+@pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n.startswith("tiled")])
+def test_alibi_keeps_its_digits_far_out(name, window):
+    """In float32, where slope·i − slope·j of far positions would have lost them."""
+    shape = (2, 1, 150, 16_000, window, 4 if window else 0, 16, 16)
+    arguments, options = inputs(shape, torch.float32, alibi=True)
+    options["slope_H"] = torch.tensor([1 / 3000, 0.7])
+    truth = stream_attention(*(x.double() for x in arguments), **mapped(options, torch.Tensor.double))
+    error = (IMPLEMENTATIONS[name](*arguments, **options) - truth).norm() / truth.norm()
+    assert error <= 2e-6
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_triton_kernel_interpreted_equals_the_reference_in_float32(shape, alibi):
+    arguments, options = inputs(shape, torch.float32, alibi=alibi)
+    for softcap in (None, 1.5):
+        torch.testing.assert_close(
+            IMPLEMENTATIONS["triton"](*arguments, **options, softcap=softcap),
+            stream_attention(*arguments, **options, softcap=softcap), rtol=0, atol=2e-6,
+        )  # fmt: skip
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
 @pytest.mark.parametrize("name", ["triton", "cuda_flash"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(8, 2, 700, 300, 300, 4, 128, 128), (4, 4, 1000, 0, None, 0, 64, 64), *SHAPES])
-def test_gpu_kernels_err_no_more_than_twice_plain_torch_at_that_precision(name, dtype, shape):
-    if name == "cuda_flash" and shape[-1] != shape[-2]:
-        pytest.skip("the CUDA flash operator takes values as wide as keys")
-    arguments, options = inputs(shape, dtype)
-    move = {"strip": options["strip"] and Strip(*(x.cuda() for x in options["strip"]))}
-    options = {**options, **move, "sink_logit_H": options["sink_logit_H"].cuda()}
-    arguments = [x.cuda() for x in arguments]
-    exact = {**options, "strip": options["strip"] and Strip(*(x.double() for x in options["strip"]))}
+def test_gpu_kernels_err_no_more_than_twice_plain_torch_at_that_precision(name, dtype, shape, alibi):
+    if name == "cuda_flash" and (shape[-1] != shape[-2] or alibi):
+        pytest.skip("the CUDA flash operator takes values as wide as keys, and no ALiBi")
+    arguments, options = inputs(shape, dtype, alibi=alibi)
+    arguments, options = [x.cuda() for x in arguments], mapped(options, torch.Tensor.cuda)
+    exact = mapped(options, torch.Tensor.double)
     for softcap in (None, 1.5) if name == "triton" else (None,):
         truth = stream_attention(*(x.double() for x in arguments), **exact, softcap=softcap)
         found, plain = (

@@ -1,8 +1,10 @@
 """The sink rate against a closed form, and against what is known of real checkpoints."""
 
+import math
+
 import pytest
 import torch
-from families import tiny
+from families import STREAMED, tiny
 
 from sinkctl.metrics.sink_rate import sink_rate
 from sinkctl.model.probe import probe
@@ -17,6 +19,20 @@ def test_flat_attention_gives_the_harmonic_mean():
     layers = probe(model, 16)
     assert sink_rate(model, layers, ids, epsilon=alpha - 1e-4) == 1
     assert sink_rate(model, layers, ids, epsilon=alpha + 1e-4) == 0
+
+
+def test_with_alibi_flat_attention_falls_with_distance():
+    """Query t gives the first token the last term of a geometric series, with a ratio of its own in each head."""
+    model = tiny(*STREAMED["mpt"], torch.float32)
+    for block in model.transformer.blocks:
+        torch.nn.init.zeros_(block.attn.Wqkv.weight)
+    means = []
+    for slope in (2**-2, 2**-4, 2**-6, 2**-8):
+        weight = [math.exp(-slope * distance) for distance in range(16)]
+        means.append(sum(weight[t] / sum(weight[: t + 1]) for t in range(16)) / 16)
+    ids, layers = torch.randint(3, 64, (2, 16)), probe(model, 16)
+    for epsilon in (0.1, 0.15, 0.2, 0.205, 0.21):
+        assert sink_rate(model, layers, ids, epsilon) == sum(mean > epsilon for mean in means) / 4
 
 
 def test_the_demo_model_sinks_on_bos_and_not_without_it(demo, book):

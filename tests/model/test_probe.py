@@ -23,6 +23,9 @@ def test_half_precision_and_float32_find_the_same_rotations(dtype):
         "deepseek_v3": [("half", 8, 4)] * 2,  # the rotated part follows the un-rotated one
         "glm": [("interleaved", 0, 4)] * 2,
         "smollm3": [("half", 0, 4)] * 3 + [None],
+        "falcon_new": [("half", 0, 4)] * 2,
+        "gptj": [("interleaved", 0, 2)] * 2,
+        "bloom": [None] * 2,
     }
     for family, rotations in expected.items():
         found = [f.rotation for f in probe(tiny(*STREAMED[family], dtype=dtype), reach=40)]

@@ -17,9 +17,11 @@ def cuda_flash(
     strip: Strip | None = None,
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
+    slope_H: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.stream_attention`, for half precision, D = E ≤ 256 and no softcap."""
+    """As `reference.stream_attention`, for half precision, D = E ≤ 256, no softcap and no ALiBi."""
     assert softcap is None
+    assert slope_H is None
     (B, H, T, D), G, S = q_BHTD.shape, k_BGSD.shape[1], k_BGSD.shape[2]
     out_BTHE, lse_BHT = torch.ops.aten._flash_attention_forward(
         q_BHTD.transpose(1, 2), k_BGSD.transpose(1, 2), v_BGSE.transpose(1, 2), None, None, T, S, 0.0, True, False,

@@ -16,6 +16,7 @@ class Strip(NamedTuple):
     q_BHTD: Tensor
     k_BGND: Tensor
     v_BGNE: Tensor
+    distance_N: Tensor | None = None  # at which every query meets each of them; only ALiBi asks
 
 
 def stream_attention(
@@ -28,16 +29,20 @@ def stream_attention(
     strip: Strip | None = None,
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
+    slope_H: Tensor | None = None,
 ) -> Tensor:
     """Softmax over a causal band, an unmasked strip and a learned sink logit; returns out_BHTE.
 
     Query i stands at key S−T+i and sees the keys from `window` before it up to itself (all of them if `window` is
     None), every strip key, and the sink logit (which takes mass and gives no value):
 
-        out_i = Σ_j exp(s_ij) v_j / (Σ_j exp(s_ij) + exp(sink_logit)),  s_ij = softcap·tanh(scale·q_i·k_j / softcap)
+        out_i = Σ_j exp(s_ij) v_j / (Σ_j exp(s_ij) + exp(sink_logit)),
+        s_ij = softcap·tanh(scale·q_i·k_j / softcap) − slope·d_ij
 
     q and k are rotated already; the strip has a query of its own because its distances are capped
-    (Xiao et al. 2023, arXiv 2309.17453, §3.2). Softmax in float32, or float64 for float64 inputs.
+    (Xiao et al. 2023, arXiv 2309.17453, §3.2). With ALiBi (Press et al. 2021, arXiv 2108.12409) scores fall by slope_H
+    a token of distance: d_ij = S−T+i−j in the band, `distance_N` in the strip, an integer until it meets the slope.
+    Softmax in float32, or float64 for float64 inputs.
     """
     queries, keys = q_BHTD.shape[2], k_BGSD.shape[2]
     position_T1 = torch.arange(keys - queries, keys, device=q_BHTD.device)[:, None]
@@ -45,10 +50,11 @@ def stream_attention(
     visible_TS = key_S <= position_T1
     if window is not None:
         visible_TS &= key_S >= position_T1 - window
-    score = _scores(q_BHTD, k_BGSD, scale, softcap).masked_fill(~visible_TS, -torch.inf)
+    score = _scores(q_BHTD, k_BGSD, scale, softcap, slope_H, position_T1 - key_S).masked_fill(~visible_TS, -torch.inf)
     value = _per_query_head(v_BGSE, q_BHTD)
     if strip is not None:
-        score = torch.cat([_scores(strip.q_BHTD, strip.k_BGND, scale, softcap), score], dim=-1)
+        faced = _scores(strip.q_BHTD, strip.k_BGND, scale, softcap, slope_H, strip.distance_N)
+        score = torch.cat([faced, score], dim=-1)
         value = torch.cat([_per_query_head(strip.v_BGNE, q_BHTD), value], dim=2)
     if sink_logit_H is not None:
         sink = sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)
@@ -57,10 +63,12 @@ def stream_attention(
     return (score.softmax(-1) @ value.to(score.dtype)).to(q_BHTD.dtype)
 
 
-def _scores(q_BHTD: Tensor, k_BGSD: Tensor, scale: float, softcap: float | None) -> Tensor:
+def _scores(q_BHTD, k_BGSD, scale: float, softcap: float | None, slope_H, distance) -> Tensor:
     precise = torch.promote_types(q_BHTD.dtype, torch.float32)
     score_BHTS = (q_BHTD.to(precise) @ _per_query_head(k_BGSD, q_BHTD).to(precise).mT) * scale
-    return score_BHTS if softcap is None else softcap * torch.tanh(score_BHTS / softcap)
+    if softcap is not None:
+        score_BHTS = softcap * torch.tanh(score_BHTS / softcap)
+    return score_BHTS if slope_H is None else score_BHTS - slope_H.to(precise)[:, None, None] * distance
 
 
 def _per_query_head(x_BGSD: Tensor, q_BHTD: Tensor) -> Tensor:

@@ -1,25 +1,13 @@
 """Which implementation of `stream_attention` runs, and why."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """A named `stream_attention`, called as `reference.stream_attention` is."""
-
-    name: str
-    run: Callable[..., Tensor]
-
-    def __call__(self, *args, **kwargs) -> Tensor:
-        return self.run(*args, **kwargs)
 
 
 def _triton(*args, **kwargs) -> Tensor:
@@ -40,7 +28,9 @@ IMPLEMENTATIONS = {
 }
 
 
-def select(q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None) -> tuple[Implementation, str]:
+def select(
+    q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None, alibi: bool = False
+) -> tuple[Implementation, str]:
     """The fastest implementation for this device, dtype and shape, and the reason."""
     device, width, value_width = q_BHTD.device.type, q_BHTD.shape[-1], v_BGSE.shape[-1]
     lacks = "softcap" if softcap is not None else "values of another width than keys" if width != value_width else None
@@ -53,6 +43,9 @@ def select(q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None) -> tupl
     runs, reason = triton_runs()
     if runs and max(width, value_width) <= 256:
         return IMPLEMENTATIONS["triton"], f"one kernel for band, strip and sink logit ({reason})"
+    lacks = "ALiBi" if alibi else lacks
     if lacks is None and width <= 256:
         return IMPLEMENTATIONS["cuda_flash"], f"torch's CUDA flash operator and a merged strip: {reason}"
+    if lacks is not None:
+        reason += f", and the CUDA flash operator has no {lacks}"
     return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: {reason}"

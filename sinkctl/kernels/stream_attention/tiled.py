@@ -14,7 +14,8 @@ from sinkctl.kernels.stream_attention.reference import Strip
 # Wide enough for the matrix product, narrow enough that a short window wastes little (measured: 96-192 alike).
 TILE = 128
 
-# (q_ARTD, k_ARSD, v_ARSE, mask_TS or None, scale, softcap) → (out_ARTE, lse_ART); the mask is added to the scores.
+# (q_ARTD, k_ARSD, v_ARSE, mask or None, scale, softcap) → (out_ARTE, lse_ART); the mask, [T, S] or any shape that
+# broadcasts to [A, R, T, S], is added to the scores.
 Partial = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -47,12 +48,13 @@ def tiled(
     strip: Strip | None = None,
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
+    slope_H: Tensor | None = None,
 ) -> Tensor:
     """As `reference.stream_attention`, in memory of one tile of scores; in float32 on a CPU, where half is slower."""
     asked = q_BHTD.dtype
     if q_BHTD.device.type == "cpu" and asked in (torch.float16, torch.bfloat16):
         q_BHTD, k_BGSD, v_BGSE = q_BHTD.float(), k_BGSD.float(), v_BGSE.float()
-        strip = strip and Strip(*(x.float() for x in strip))
+        strip = strip and Strip(*(x.float() for x in strip[:3]), strip.distance_N)
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
 
@@ -67,20 +69,25 @@ def tiled(
     precise = torch.promote_types(q.dtype, torch.float32)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
     lse = q.new_empty(q.shape[:3], dtype=precise)
+    slope = None if slope_H is None else slope_H.to(precise).view(G, H // G, 1, 1).repeat(B, 1, 1, 1)
+    mask, masked = None, None
     for start in range(0, T, TILE):
         end = min(start + TILE, T)
         first, here = max(0, S - T + start - reach), S - T + start
         tile = slice(start, end)
         if window is None and here > 0:  # all of the past is visible: no mask, and none of its size is built
-            past = partial(q[:, :, tile], k[:, :, :here], v[:, :, :here], None, scale, softcap)
+            past = _before(partial, q[:, :, tile], k[:, :, :here], v[:, :, :here], scale, softcap, slope)
             first = here
-        mask = _band_mask(end - start, here - first, reach, precise, q.device)
+        if masked != (end - start, here - first):  # inner tiles share one mask, which ALiBi makes one a head
+            masked = end - start, here - first
+            mask = _mask(*masked, reach, slope, precise, q.device)
         keys = slice(first, S - T + end)
         part = partial(q[:, :, tile], k[:, :, keys], v[:, :, keys], mask, scale, softcap)
         out[:, :, tile], lse[:, :, tile] = part if window is not None or here == 0 else merge(*past, *part)
     if strip is not None:
+        fall = None if slope is None else -slope * strip.distance_N
         faced = partial(
-            fold_queries(strip.q_BHTD), fold_keys(strip.k_BGND), fold_keys(strip.v_BGNE), None, scale, softcap
+            fold_queries(strip.q_BHTD), fold_keys(strip.k_BGND), fold_keys(strip.v_BGNE), fall, scale, softcap
         )
         out, lse = merge(out, lse, *faced)
     out_BHTE, lse_BHT = out.reshape(B, H, T, -1), lse.reshape(B, H, T)
@@ -100,9 +107,30 @@ def discount(out_BHTE: Tensor, lse_BHT: Tensor, sink_logit_H: Tensor) -> Tensor:
     return (out_BHTE * kept_BHT[..., None]).to(out_BHTE.dtype)
 
 
+def _before(partial: Partial, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None, slope):
+    """Attention to keys that end where the queries start, all of them visible.
+
+    With ALiBi the distances are those of the first query, one row for all; a later query is farther from every key
+    alike, which its softmax does not see and its log-sum-exp is told.
+    """
+    if slope is None:
+        return partial(q, k, v, None, scale, softcap)
+    out, lse = partial(q, k, v, -slope * torch.arange(k.shape[2], 0, -1, device=q.device), scale, softcap)
+    return out, lse - slope[..., 0] * torch.arange(q.shape[2], device=q.device)
+
+
+def _mask(rows: int, before: int, reach: int, slope, dtype: torch.dtype, device: torch.device) -> Tensor:
+    band = _band_mask(rows, before, reach, dtype, device)
+    return band if slope is None else band - slope * _distance(rows, before, device)
+
+
+def _distance(rows: int, before: int, device: torch.device) -> Tensor:
+    return before + torch.arange(rows, device=device)[:, None] - torch.arange(before + rows, device=device)
+
+
 @lru_cache(maxsize=64)  # inner tiles of a stream share one mask
 def _band_mask(rows: int, before: int, reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """0 where query i sees key j, −inf elsewhere; the keys start `before` positions before the first query."""
-    distance = before + torch.arange(rows, device=device)[:, None] - torch.arange(before + rows, device=device)
+    distance = _distance(rows, before, device)
     hidden = (distance < 0) | (distance > reach)
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)

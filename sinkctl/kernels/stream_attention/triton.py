@@ -1,6 +1,7 @@
 """`stream_attention` as one Triton kernel: the sink logit and the strip seed the running softmax, then the band.
 
-One program holds a tile of queries of one head, rotated for the band and un-rotated for the strip. Only the tiles of
+One program holds a tile of queries of one head, rotated for the band and un-rotated for the strip. ALiBi falls by an
+integer distance times the head's slope, in units of ln 2 as the scores are. Only the tiles of
 keys at the band's two edges are masked. Shapes as in `reference.py`.
 """
 
@@ -34,9 +35,9 @@ def _attend(m, norm, acc, score, v):
 
 @triton.jit
 def _band(
-    m, norm, acc, q, k, v, ks, vs, here, first, end, S, window, scale, softcap,
+    m, norm, acc, q, k, v, ks, vs, here, first, end, S, window, scale, softcap, fall,
     D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, BN: tl.constexpr,
-    MASKED: tl.constexpr, HAS_CAP: tl.constexpr,
+    MASKED: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr,
 ):  # fmt: skip
     d, e = tl.arange(0, PD), tl.arange(0, PE)
     for start in tl.range(first, end, BN):
@@ -47,8 +48,10 @@ def _band(
         else:
             k_tile = tl.load(k + d[:, None] + j.to(tl.int64)[None, :] * ks, (d[:, None] < D) & inside[None, :], 0.0)
         score = _scores(tl.dot(q, k_tile), scale, softcap, HAS_CAP)
+        distance = here[:, None] - j[None, :]
+        if HAS_SLOPE:
+            score -= fall * distance.to(tl.float32)
         if MASKED:
-            distance = here[:, None] - j[None, :]
             score = tl.where((distance >= 0) & (distance <= window), score, -float("inf"))
         if PE == E and not MASKED:
             v_tile = tl.load(v + j.to(tl.int64)[:, None] * vs + e[None, :])
@@ -60,12 +63,12 @@ def _band(
 
 @triton.jit
 def _kernel(
-    q, k, v, q_strip, k_strip, v_strip, sink, out,
+    q, k, v, q_strip, k_strip, v_strip, sink, slope, strip_distance, out,
     qb, qh, qt, kb, kh, ks, vb, vh, vs, rb, rh, rt, ob, oh, ot, kn, vn,
     H, G, T, S, N, window, scale, softcap,
     D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, PN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
-    HAS_STRIP: tl.constexpr, HAS_SINK: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_STRIP: tl.constexpr, HAS_SINK: tl.constexpr, HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr,
 ):  # fmt: skip
     # Late tiles first: in a dense call they are the longest.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -77,6 +80,7 @@ def _kernel(
     rows = i.to(tl.int64)[:, None]
     q_tile = tl.load(q + b * qb + h * qh + rows * qt + d[None, :], live, 0.0)
     acc = tl.zeros([BM, PE], tl.float32)
+    fall = tl.load(slope + h) if HAS_SLOPE else 0.0
     if HAS_SINK:
         m = tl.zeros([BM], tl.float32) + tl.load(sink + h).to(tl.float32) * 1.4426950408889634
         norm = tl.zeros([BM], tl.float32) + 1.0
@@ -90,6 +94,8 @@ def _kernel(
         k_tile = tl.load(k_strip + group * kn + n[None, :] * D + d[:, None], (n[None, :] < N) & (d[:, None] < D), 0.0)
         v_tile = tl.load(v_strip + group * vn + n[:, None] * E + e[None, :], (n[:, None] < N) & (e[None, :] < E), 0.0)
         score = _scores(tl.dot(faced, k_tile), scale, softcap, HAS_CAP)
+        if HAS_SLOPE:
+            score -= fall * tl.load(strip_distance + n, n < N, 0).to(tl.float32)[None, :]
         m, norm, acc = _attend(m, norm, acc, tl.where(n[None, :] < N, score, -float("inf")), v_tile)
     first_query = S - T + tile * BM
     here = S - T + i
@@ -100,11 +106,11 @@ def _kernel(
     seen_by_all = tl.minimum(seen_by_all, diagonal)
     k_head, v_head = k + b * kb + g * kh, v + b * vb + g * vh
     m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, first, seen_by_all, S, window, scale,
-                      softcap, D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+                      softcap, fall, D, E, PD, PE, BN, True, HAS_CAP, HAS_SLOPE)  # fmt: skip
     m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, seen_by_all, diagonal, S, window, scale,
-                      softcap, D, E, PD, PE, BN, False, HAS_CAP)  # fmt: skip
+                      softcap, fall, D, E, PD, PE, BN, False, HAS_CAP, HAS_SLOPE)  # fmt: skip
     m, norm, acc = _band(m, norm, acc, q_tile, k_head, v_head, ks, vs, here, diagonal, end, S, window, scale,
-                      softcap, D, E, PD, PE, BN, True, HAS_CAP)  # fmt: skip
+                      softcap, fall, D, E, PD, PE, BN, True, HAS_CAP, HAS_SLOPE)  # fmt: skip
     target = out + b * ob + h * oh + rows * ot + e[None, :]
     tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
 
@@ -126,6 +132,7 @@ def triton_attention(
     strip: Strip | None = None,
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
+    slope_H: Tensor | None = None,
 ) -> Tensor:
     """As `reference.stream_attention`, for half precision on CUDA; last dimensions contiguous."""
     (B, H, T, D), (G, S), E = q_BHTD.shape, k_BGSD.shape[1:3], v_BGSE.shape[-1]
@@ -136,15 +143,16 @@ def triton_attention(
     widths = triton.next_power_of_2(D), triton.next_power_of_2(E)
     BM, BN, warps, stages = tiles(max(widths))
     assert all(x.stride(-1) == 1 for x in (q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD))
-    with torch.cuda.device(q_BHTD.device):  # Triton launches on the current device
+    with torch.cuda.device_of(q_BHTD):  # Triton launches on the current device
         _kernel[(triton.cdiv(T, BM), B * H)](
-            q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H, out,
+            q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD, k_strip, v_strip, sink_logit_H,
+            None if slope_H is None else slope_H.float() * LOG2E, faced.distance_N, out,
             *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *faced.q_BHTD.stride()[:3],
             *out.stride()[:3], k_strip.shape[2] * D, v_strip.shape[2] * E,
             H, G, T, S, k_strip.shape[2], S if window is None else min(window, S), scale * LOG2E, softcap or 0.0,
             D=D, E=E, PD=max(16, widths[0]), PE=max(16, widths[1]),
             PN=max(16, triton.next_power_of_2(max(1, k_strip.shape[2]))), BM=BM, BN=BN,
             HAS_STRIP=strip is not None, HAS_SINK=sink_logit_H is not None, HAS_CAP=softcap is not None,
-            num_warps=warps, num_stages=stages,
+            HAS_SLOPE=slope_H is not None, num_warps=warps, num_stages=stages,
         )  # fmt: skip
     return out

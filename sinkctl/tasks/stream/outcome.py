@@ -2,6 +2,7 @@
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded, Recompute
+from sinkctl.model.load import LoadedModel
 from sinkctl.result.schema import Measurement, ModelReport, Result
 from sinkctl.result.stream import FileMark, Passage, PolicyScore, StreamDetail
 from sinkctl.tasks.stream.scoring import StreamRun
@@ -16,7 +17,6 @@ ENOUGH = 200
 def result_of(run: StreamRun, complete: bool) -> Result:
     """Everything the run found."""
     policies = [_score(run, label) for label in run.scorers]
-    config = run.loaded.model.config
     layers = [line for scorer in run.scorers.values() for line in scorer.layers]
     choices = dict(run.choices)
     for scorer in run.scorers.values():
@@ -26,16 +26,7 @@ def result_of(run: StreamRun, complete: bool) -> Result:
         task="stream",
         sinkctl_version=__version__,
         recipe=run.recipe.model_dump(mode="json"),
-        model=ModelReport(
-            name=run.loaded.name,
-            fingerprint=run.loaded.fingerprint,
-            model_type=config.model_type,
-            parameters=run.loaded.model.num_parameters(),
-            dtype=str(run.loaded.dtype).removeprefix("torch."),
-            device=str(run.loaded.device),
-            context=run.loaded.context,
-            layers=list(dict.fromkeys(layers)),
-        ),
+        model=model_report(run.loaded, layers),
         choices=choices,
         seconds=run.seconds,
         complete=complete,
@@ -52,6 +43,20 @@ def result_of(run: StreamRun, complete: bool) -> Result:
             memory=run.memory.items,
             sink_rate=run.sink_rate,
         ),
+    )
+
+
+def model_report(loaded: LoadedModel, layers: list[str]) -> ModelReport:
+    """Which checkpoint ran, and what was done in its layers."""
+    return ModelReport(
+        name=loaded.name,
+        fingerprint=loaded.fingerprint,
+        model_type=loaded.model.config.model_type,
+        parameters=loaded.model.num_parameters(),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        context=loaded.context,
+        layers=list(dict.fromkeys(layers)),
     )
 
 

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from sinkctl.cache.blocks import BlockCache
+from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Dense, Policy, Recompute
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
@@ -20,6 +21,10 @@ from sinkctl.model.compiled import CompiledLayers
 from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LearnedPositions
+from sinkctl.model.recurrent import recurrent_cache
+
+# What the names of recurrent states start with, among the tensors that continue a scorer.
+RECURRENT = "recurrent."
 
 
 class Scorer:
@@ -51,7 +56,7 @@ class Scorer:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values held between blocks."""
+        """Bytes of keys, values and recurrent states held between blocks."""
         return 0
 
     @property
@@ -74,6 +79,9 @@ class BlockScorer(Scorer):
         self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
         self._facts = loaded.layers(self._reach)
         self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
+        self._recurrent = recurrent_cache(loaded.model)
+        if compile_size is not None and self._recurrent is not None:
+            raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
         self._compiled, self._compile_size = CompiledLayers(loaded.model, self._facts), compile_size
 
     @torch.no_grad()
@@ -82,22 +90,26 @@ class BlockScorer(Scorer):
         ids_BT, target_BT = (x[None].to(model.device) for x in (ids_T, target_T))
         compiled = self._compiled.active() if len(ids_T) == self._compile_size else nullcontext()
         with attached(model, self._cache), compiled:
-            output = hidden_states(model, ids_BT)
+            output = hidden_states(model, ids_BT, past=self._recurrent)
         losses = self._losses(output, ids_BT, target_BT)[0]
         self._cache.advance(len(ids_T))
         self.seen += len(ids_T)
         return losses.cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"seen": self.seen}, self._cache.state()
+        carried = {} if self._recurrent is None else self._recurrent.state()
+        return {"seen": self.seen}, self._cache.state() | {RECURRENT + name: x for name, x in carried.items()}
 
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().restore(data, tensors)
-        self._cache.restore(tensors, self.seen)
+        carried = {name: tensor for name, tensor in tensors.items() if name.startswith(RECURRENT)}
+        self._cache.restore({name: x for name, x in tensors.items() if name not in carried}, self.seen)
+        if self._recurrent is not None:
+            self._recurrent.restore({name.removeprefix(RECURRENT): x for name, x in carried.items()})
 
     @property
     def cache_bytes(self) -> int:
-        return self._cache.bytes_held()
+        return self._cache.bytes_held() + (0 if self._recurrent is None else self._recurrent.bytes_held())
 
     @property
     def bytes_a_token(self) -> int:
@@ -111,22 +123,8 @@ class BlockScorer(Scorer):
 
     @property
     def layers(self) -> list[str]:
-        kinds: dict[str, list[int]] = {}
-        for index, facts in enumerate(self._facts):
-            keep = self.policy.keep(facts.window)
-            kept = "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
-            if facts.window is not None and keep == (0, facts.window):
-                kept = f"stays as trained, the last {facts.window} tokens"
-            turned = "not rotated"
-            if facts.rotation is not None:
-                turned = (
-                    f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
-                )
-            extra = ", learned sink logits" if facts.sink_logit else ""
-            if facts.pinned:
-                extra += f", frequencies held at those for {self._reach + 1} positions"
-            kinds.setdefault(f"{kept}; {turned}{extra}", []).append(index)
-        return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
+        carried = [] if self._recurrent is None else self._recurrent.recurrent
+        return layer_lines(self.policy, self._facts, self._reach, carried)
 
 
 class LearnedDenseScorer(Scorer):
@@ -231,14 +229,3 @@ def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool, compile_size: int
         if isinstance(policy, Dense):
             return LearnedDenseScorer(loaded, policy)
         raise ModelError(f"{error}; use --policy dense (up to its context) or --policy recompute") from error
-
-
-def _ranges(indices: list[int]) -> str:
-    """0, 1, 2, 5 → '0-2, 5'."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

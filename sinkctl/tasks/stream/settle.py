@@ -38,7 +38,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     if recipe.text.field is not None and not any(f == "-" or is_records(f) for f in recipe.text.files):
         raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
-    named = tuple(map(_absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
+    named = tuple(map(absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
     files = named or (str(DEMO / "text.txt"),)
     bos_id, bos = bos_rule(recipe.text.bos, loaded)
     if bos_id is not None:
@@ -54,7 +54,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
         "chunk": chunk,
         "compile": compile_,
         "text": recipe.text.model_copy(update={"files": named}),
-        "model": recipe.model.model_copy(update={"name": _absolute(recipe.model.name)}),
+        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
     }
     names = tuple(map(_shown, named)) or ("built-in text",)
     return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
@@ -81,7 +81,7 @@ def measured(labels: list[str]) -> list[str]:
     return ["perplexity", *of_policies, "stream.tokens_per_s", "stream.peak_memory", "sink_rate"]
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
     """A file or folder by its full path; what is none (standard input, demo, a Hub id) stays."""
     return str(Path(name).resolve()) if name not in ("-", "demo") and Path(name).exists() else name
 

@@ -1,0 +1,39 @@
+"""What a policy does in each layer of a model, in words."""
+
+from collections.abc import Sequence
+
+from sinkctl.cache.policies import Policy
+from sinkctl.model.probe import LayerFacts
+
+
+def layer_lines(policy: Policy, layers: Sequence[LayerFacts], reach: int, recurrent: Sequence[int] = ()) -> list[str]:
+    """One line a kind of layer, with the layers' numbers; `recurrent` are those of recurrent layers."""
+    kinds: dict[str, list[int]] = {}
+    for facts in layers:
+        keep = policy.keep(facts.window)
+        kept = "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
+        if facts.window is not None and keep == (0, facts.window):
+            kept = f"stays as trained, the last {facts.window} tokens"
+        turned = "ALiBi" if facts.alibi else "not rotated"
+        if facts.rotation is not None:
+            turned = (
+                f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
+            )
+        extra = ", learned sink logits" if facts.sink_logit else ""
+        if facts.pinned:
+            extra += f", frequencies held at those for {reach + 1} positions"
+        kinds.setdefault(f"{kept}; {turned}{extra}", []).append(facts.number)
+    if recurrent:
+        kinds["recurrent state carried between blocks"] = recurrent
+    return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """0, 1, 2, 5 → '0-2, 5'."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,266 @@
+"""The KV cache of generation: a static ring of W+1 slots and S sinks a layer, one token a step, B streams side by side.
+
+Every key is turned once, from its raw value, at its position in its stream counted from S+W, in float64 angles. So the
+ring is never touched but for the slot of the new token, and once the cache is full a sink meets every query un-rotated:
+a step costs the same however long the stream is, in the same memory, with the same shapes. Prompts, and what a user
+says in between, go through in blocks under the same rule.
+
+Shapes: B rows, H query heads, G key/value heads, T tokens of a block, R = W+1 slots, S sinks, D and E widths.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.blocks import implementation
+from sinkctl.cache.policies import Keep
+from sinkctl.errors import ModelError
+from sinkctl.kernels import decode_attention, stream_attention
+from sinkctl.kernels.decode_attention import Ring, Turn
+from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.probe import LayerFacts
+
+
+@dataclass(frozen=True)
+class _Layer:
+    keep: Keep
+    rotation: Rotation | None
+    ring: Ring
+
+    @property
+    def origin(self) -> int:
+        """The position that counts as 0: the query's, once the cache is full."""
+        return self.keep.sinks + self.keep.window
+
+
+class RingCache(Handler):
+    """Holds every layer's ring for `rows` streams, and answers the attention layers of an attached model."""
+
+    def __init__(self, layers: list[LayerFacts], keeps: list[Keep], rows: int, capacity: int | None = None):
+        """A layer that keeps everything gets `capacity` slots: as many tokens as its streams will ever hold."""
+        self.seen = [0] * rows
+        self._layers = []
+        for facts, keep in zip(layers, keeps, strict=True):
+            weight = next(facts.module.parameters())
+            if keep.window is None:
+                assert capacity is not None
+                keep = Keep(keep.sinks, capacity - 1)
+            sizes = [(n, width) for n in (keep.window + 1, keep.sinks) for width in (facts.width, facts.value_width)]
+            buffers = (torch.zeros(rows, facts.kv_heads, *s, dtype=weight.dtype, device=weight.device) for s in sizes)
+            self._layers.append(_Layer(keep, facts.rotation, Ring(*buffers)))
+        self._index = {id(facts.module): index for index, facts in enumerate(layers)}
+        self._blocks = [implementation(facts) for facts in layers]
+        self._steps = [
+            decode_attention.select(layer.ring.k_BGRD.device, layer.ring.k_BGRD.dtype, facts.width)
+            for facts, layer in zip(layers, self._layers, strict=True)
+        ]
+        self._capacity = capacity if any(keep.window is None for keep in keeps) else None
+        # Where each row stands, on every device, so that a step can be replayed without the host.
+        devices = {layer.ring.k_BGRD.device for layer in self._layers}
+        self._t_B = {device: torch.zeros(rows, dtype=torch.int64, device=device) for device in devices}
+        self._pads: list[int] | None = None
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self._turns: dict[tuple, Turn] = {}
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """Names of the attention implementations of steps, each with its reason."""
+        return {implementation.name: reason for implementation, reason in self._steps}
+
+    @property
+    def block_implementations(self) -> dict[str, str]:
+        """Those of blocks."""
+        return {implementation.name: reason for implementation, reason in self._blocks}
+
+    def expect(self, real_BT: Tensor | None) -> None:
+        """Say which tokens of the next block are none: padding on the left, which must never be kept or seen."""
+        self._pads = None
+        if real_BT is None or bool(real_BT.all()):
+            return
+        pads = (real_BT.int().cumsum(1) == 0).sum(1)
+        if bool((real_BT.sum(1) + pads != real_BT.shape[1]).any()):
+            raise ModelError("padding must be on the left of each row's tokens")
+        self._pads = pads.tolist()
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Attention of one layer over its ring and the new tokens, which it takes in."""
+        index = self._index[id(call.module)]
+        if call.q_BHTD.shape[2] == 1 and self._pads is None:
+            return self._step(index, call)
+        B, H, T, _ = call.q_BHTD.shape
+        out = call.q_BHTD.new_zeros(B, H, T, call.v_BGTE.shape[-1])
+        for rows, seen, pad in self._alike():
+            if pad < T:
+                out[rows, :, pad:] = self._block(index, call.rows(rows).tokens(pad, T), rows, seen)
+        return out
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that every layer has attended."""
+        for row in range(len(self.seen)):
+            self.seen[row] += tokens - (self._pads[row] if self._pads else 0)
+        if self._capacity is not None and max(self.seen) > self._capacity:
+            raise ModelError(f"the cache was made for {self._capacity} tokens, all kept; it cannot take more")
+        for t_B in self._t_B.values():
+            t_B.add_(tokens) if self._pads is None else t_B.copy_(torch.tensor(self.seen))
+        self._pads = None
+        self._tables = {}
+
+    def count(self, steps: int) -> None:
+        """Count steps that were replayed on the device, clock and all."""
+        self.seen = [seen + steps for seen in self.seen]
+
+    def rewind(self, seen: Sequence[int]) -> None:
+        """Forget the latest token or none: the slot it took was that of a token which no longer counts."""
+        assert all(0 <= now - before <= 1 for now, before in zip(self.seen, seen, strict=True))
+        self._set(seen)
+
+    def select(self, rows: Tensor) -> None:
+        """Make row i continue what was row rows[i]."""
+        for layer in self._layers:
+            for buffer in layer.ring:
+                buffer.copy_(buffer[rows.to(buffer.device)])
+        self._set([self.seen[row] for row in rows.tolist()])
+
+    def state(self) -> dict[str, Tensor]:
+        """What continues the streams, with `seen`."""
+        return {
+            f"{index}.{name}": buffer
+            for index, layer in enumerate(self._layers)
+            for name, buffer in layer.ring._asdict().items()
+        }
+
+    def restore(self, state: dict[str, Tensor], seen: Sequence[int]) -> None:
+        """Continue from `state`."""
+        for name, buffer in self.state().items():
+            buffer.copy_(state[name])
+        self._set(seen)
+
+    def bytes_held(self) -> int:
+        """Size of all rings."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.state().values())
+
+    def _set(self, seen: Sequence[int]) -> None:
+        self.seen = list(seen)
+        for t_B in self._t_B.values():
+            t_B.copy_(torch.tensor(self.seen))
+
+    def _alike(self) -> Iterator[tuple[slice | Tensor, int, int]]:
+        """(rows, tokens seen, padding) of the rows that can go through a block together."""
+        kinds: dict[tuple[int, int], list[int]] = {}
+        for row, seen in enumerate(self.seen):
+            kinds.setdefault((seen, self._pads[row] if self._pads else 0), []).append(row)
+        for (seen, pad), rows in kinds.items():
+            yield slice(None) if len(kinds) == 1 else torch.tensor(rows), seen, pad
+
+    def _step(self, index: int, call: AttentionCall) -> Tensor:
+        layer = self._layers[index]
+        if index == 0:
+            self._turns = {}
+        # A captured step may be replayed on a ring that is not.
+        full = min(self.seen) > layer.origin and not (call.q_BHTD.is_cuda and torch.cuda.is_current_stream_capturing())
+        out_BHE = self._steps[index][0](
+            call.q_BHTD[:, :, 0],
+            call.k_BGTD[:, :, 0],
+            call.v_BGTE[:, :, 0],
+            layer.ring,
+            self._t_B[call.q_BHTD.device],
+            turn=self._turn(layer, call.q_BHTD),
+            scale=call.scale,
+            sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap,
+            slope_H=call.slope_H,
+            full=full,
+        )
+        return out_BHE[:, :, None]
+
+    def _turn(self, layer: _Layer, like: Tensor) -> Turn | None:
+        """This step's cosines and sines, shared by the layers that turn alike."""
+        rotation = layer.rotation
+        if rotation is None:
+            return None
+        key = (id(rotation), layer.origin, like.device)
+        if key not in self._turns:
+            # Positions need float64, which MPS has not.
+            t_B = torch.tensor(self.seen) if like.device.type == "mps" else self._t_B[like.device]
+            place_B = t_B - layer.origin
+            tables = (rotation.table(place, like) for place in (place_B, place_B.clamp(max=0)))
+            both = [table for pair in tables for table in pair]
+            self._turns[key] = Turn(*both, rotation.start, rotation.layout == "interleaved")
+        return self._turns[key]
+
+    def _block(self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int) -> Tensor:
+        """Attention over a block of rows that stand at the same place."""
+        keep, tokens = self._layers[index].keep, call.q_BHTD.shape[2]
+        # Until the cache is full the sinks stand at their true distances: a block is cut there.
+        before = keep.sinks + keep.window + 1 - seen if keep.sinks else 0
+        if not 0 < before < tokens:
+            return self._part(index, call, rows, seen)
+        parts = [
+            self._part(index, call.tokens(first, end), rows, seen + first)
+            for first, end in ((0, before), (before, tokens))
+        ]
+        return torch.cat(parts, dim=2)
+
+    def _part(self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int) -> Tensor:
+        layer = self._layers[index]
+        sinks, window = layer.keep
+        tokens, ring = call.q_BHTD.shape[2], layer.ring
+        full = sinks > 0 and seen >= sinks + window + 1
+        table = self._table(layer, seen, seen + tokens, call.q_BHTD)
+        q, k = (rotate(x, layer.rotation, table) for x in (call.q_BHTD, call.k_BGTD))
+        strip = None
+        if full:
+            distance_S = None if call.slope_H is None else torch.arange(sinks + window, window, -1, device=q.device)
+            strip = stream_attention.Strip(call.q_BHTD, ring.sink_k_BGSD[rows], ring.sink_v_BGSE[rows], distance_S)
+        past_k, past_v = self._past(layer, rows, seen, whole=not full)
+        out = self._blocks[index][0](
+            q,
+            torch.cat([past_k, k], dim=2),
+            torch.cat([past_v, call.v_BGTE], dim=2),
+            scale=call.scale,
+            window=None if sinks and not full else window,
+            strip=strip,
+            sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap,
+            slope_H=call.slope_H,
+        )
+        self._take(layer, rows, seen, k, call.v_BGTE)
+        return out
+
+    def _past(self, layer: _Layer, rows: slice | Tensor, seen: int, whole: bool) -> tuple[Tensor, Tensor]:
+        """Keys and values of the last W tokens in order; the sinks too, where they are ordinary tokens still."""
+        sinks, window = layer.keep
+        ring = layer.ring
+        slots = (torch.arange(max(sinks, seen - window), max(sinks, seen)) - sinks) % (window + 1)
+        slots = slots.to(ring.k_BGRD.device)
+        past = (ring.k_BGRD[rows][:, :, slots], ring.v_BGRE[rows][:, :, slots])
+        if not whole or not sinks:
+            return past
+        first = (ring.sink_k_BGSD[rows][:, :, :seen], ring.sink_v_BGSE[rows][:, :, :seen])
+        return tuple(torch.cat(pair, dim=2) for pair in zip(first, past, strict=True))
+
+    def _take(self, layer: _Layer, rows: slice | Tensor, seen: int, k: Tensor, v: Tensor) -> None:
+        """Put a block's tokens where they belong."""
+        sinks, window = layer.keep
+        ring, tokens = layer.ring, k.shape[2]
+        first = min(max(sinks - seen, 0, tokens - (window + 1)), tokens)  # the first that goes to the ring
+        slots = ((torch.arange(seen + first, seen + tokens) - sinks) % (window + 1)).to(k.device)
+        at = torch.arange(len(self.seen), device=k.device)[rows if isinstance(rows, slice) else rows.to(k.device)]
+        for buffer, kept, new in ((ring.k_BGRD, ring.sink_k_BGSD, k), (ring.v_BGRE, ring.sink_v_BGSE, v)):
+            buffer[at[:, None], :, slots[None]] = new[:, :, first:].transpose(1, 2)
+            own = min(max(sinks - seen, 0), tokens)
+            if own:
+                kept[at, :, seen : seen + own] = new[:, :, :own]
+
+    def _table(self, layer: _Layer, first: int, end: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of positions `first … end−1`, shared by the layers of a block."""
+        if layer.rotation is None:
+            return None
+        key = (id(layer.rotation), layer.origin, first, end, like.device)
+        if key not in self._tables:
+            places = range(first - layer.origin, end - layer.origin)
+            self._tables[key] = layer.rotation.table(places, like)
+        return self._tables[key]

@@ -1,0 +1,54 @@
+"""`sinkctl stream --chat`: a line in, a reply out; standard input may be a terminal or a file of lines."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.printing import say
+from sinkctl.cli.stopping import Stopping
+from sinkctl.errors import UsageError
+
+
+def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
+    """Take turns until the input ends; Ctrl-C ends a reply, and between replies the chat."""
+    from rich.console import Console
+
+    if output is not None:
+        raise UsageError("--output: a chat keeps no run folder; redirect standard output, or use --json")
+    words = Console(stderr=True, quiet=quiet)
+    loaded = loaded_model(recipe.model, words)
+    if dry_run:
+        from sinkctl.cli.plan import show_generation
+
+        show_generation(recipe, loaded, as_json)
+        return
+    from sinkctl.tasks.generate.chat import Conversation
+
+    conversation = Conversation(recipe, loaded)
+    for line in _lines(recipe.prompts, words):
+        stopping, reply = Stopping(), []
+        with stopping:
+            for piece in conversation.say(line, stopping.asked):
+                reply.append(piece)
+                if not as_json:
+                    say(piece)
+        if as_json:
+            say(json.dumps({"user": line, "assistant": "".join(reply), "tokens": conversation.tokens}) + "\n")
+        else:
+            say("\n")
+
+
+def _lines(first: tuple[str, ...], words) -> Iterator[str]:
+    """What the user says: the prompts given, then lines of standard input; empty ones are passed over."""
+    yield from first
+    asking = sys.stdin.isatty()
+    while True:
+        if asking:
+            words.print("[bold]>[/bold] ", end="")
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.rstrip("\n")

@@ -1,0 +1,65 @@
+"""`sinkctl stream --questions`: ask about a text while it streams."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.stopping import Stopping
+from sinkctl.errors import UsageError
+
+
+def run_questions(
+    recipe, *, output: Path | None, resume: bool = False, as_json: bool, quiet: bool, dry_run: bool
+) -> None:
+    """Run a `questions` recipe; the report goes to standard output."""
+    from sinkctl.result.compare import check, parse
+
+    if resume:
+        raise UsageError("--resume: a run with questions cannot be resumed; start it again with another --output")
+    thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
+    words = Console(stderr=True, quiet=quiet)
+    loaded = loaded_model(recipe.model, words)
+    if dry_run:
+        from sinkctl.cli.plan import show_questions
+
+        show_questions(recipe, loaded, as_json)
+        return
+    from sinkctl.report.console import render
+    from sinkctl.report.html import html
+    from sinkctl.result.environment import environment
+    from sinkctl.tasks.questions import run
+
+    def finish(folder, result) -> None:
+        folder.write_text("report.html", html(result, environment()))
+
+    stopping = Stopping()
+    with _shown(words) as progress, stopping:
+        outcome = run(recipe, loaded, output=output, progress=progress, stop=stopping.asked, finish=finish)
+    if as_json:
+        print(outcome.result.model_dump_json(indent=1))
+    elif not quiet:
+        render(outcome.result, Console())
+        if output is not None:
+            words.print(f"kept in {output}: result.json, answers.jsonl, report.html", highlight=False)
+    check(outcome.result, thresholds)
+    for text in recipe.fail_on:
+        words.print(f"holds: {text}", highlight=False, markup=False)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Callable]:
+    """A callback that says how far the questions are; on anything but a terminal it says nothing."""
+    if console.quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("asking", spinner="line") as status:
+
+        def show(progress) -> None:
+            share = "" if progress.share is None else f"{min(1.0, progress.share):.0%}  "
+            exact = "  ".join(f"{label} {x:.1%}" for label, x in progress.exact.items() if x is not None)
+            status.update(f"{share}{progress.tokens:,} tok  {progress.questions:,} questions  right: {exact}")
+
+        yield show

@@ -1,0 +1,29 @@
+"""Ctrl-C and SIGTERM as a wish: stop when what is under way is done."""
+
+import signal
+import sys
+
+from sinkctl.errors import Interrupted
+
+
+class Stopping:
+    """The first Ctrl-C or SIGTERM asks for a stop when a block or token is done; the second stops at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        return self._asked
+
+    def _handle(self, *_) -> None:
+        if self._asked:
+            raise Interrupted("stopped at once; what the last checkpoint holds can be resumed")
+        self._asked = True
+        print("\nstopping …", file=sys.stderr)
+
+    def __enter__(self) -> None:
+        self._before = {name: signal.signal(name, self._handle) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)

@@ -1,0 +1,69 @@
+"""A conversation of any length: only what is new of a turn goes through the model, the cache keeps the rest."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jinja2 import TemplateError
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import GenerateRecipe
+from sinkctl.tasks.generate.generation import decoder_for
+from sinkctl.tasks.generate.settle import settle
+from sinkctl.tasks.generate.spelling import Spelling
+
+# Stands for a reply in a rendered template, to find what comes after one.
+REPLY = "\u241areply\u241a"
+
+
+class Conversation:
+    """Takes turns with a user, in the model's chat template, under the recipe's cache policy."""
+
+    def __init__(self, recipe: GenerateRecipe, loaded: LoadedModel):
+        """Raises ModelError for a model without a chat template, or with one that cannot be taken turn by turn."""
+        self.settled, self.loaded = settle(recipe, loaded), loaded
+        self.recipe = self.settled.recipe
+        if loaded.tokenizer.chat_template is None:
+            raise ModelError(f"{loaded.name} has no chat template; --generate with --prompt goes on from a text")
+        if self.recipe.tokens == "endless" and not self.settled.eos_ids:
+            raise UsageError(f"{loaded.name} knows no end of a turn; give --generate a number of tokens a turn")
+        self.decoder = decoder_for(loaded, self.recipe.policy, self.recipe, rows=1)
+        self._system = [] if self.recipe.system is None else [{"role": "system", "content": self.recipe.system}]
+        self._unfed: list[int] | None = None  # what the last reply ended in, before the first turn None
+        self.tokens = 0  # in the last reply
+
+    def say(self, text: str, stop: Callable[[], bool] = lambda: False) -> Iterator[str]:
+        """The reply to `text`, in pieces as it comes; `stop` is asked after every token."""
+        ids = torch.tensor([*(self._unfed or []), *self._encoded(text)])
+        limit = None if self.recipe.tokens == "endless" else self.recipe.tokens
+        new = int(self.decoder.feed([ids], self.recipe.chunk))
+        spelling, self.tokens = Spelling(self.loaded.tokenizer), 1
+        while True:
+            # The last token of a reply has not gone through the model: an end of sequence is part of the template.
+            self._unfed = [] if new in self.settled.eos_ids else [new]
+            if not self._unfed:
+                break
+            yield spelling.add(new)
+            if stop() or (limit is not None and self.tokens >= limit):
+                break
+            new = int(self.decoder.step())
+            self.tokens += 1
+        yield spelling.rest()
+
+    def _encoded(self, text: str) -> list[int]:
+        """The ids of a user's turn, from the end of the reply before it to where the next one starts."""
+        turn = [{"role": "user", "content": text}]
+        if self._unfed is None:
+            rendered = self._rendered([*self._system, *turn])
+        else:
+            before = [{"role": "user", "content": "."}, {"role": "assistant", "content": REPLY}]
+            _, found, rendered = self._rendered([*self._system, *before, *turn]).partition(REPLY)
+            if not found:
+                raise ModelError(f"the chat template of {self.loaded.name} does not show replies, so it takes no turns")
+        return self.loaded.tokenizer(rendered, add_special_tokens=False).input_ids
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return self.loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ModelError(f"the chat template of {self.loaded.name} does not take this: {error}") from error

@@ -1,0 +1,161 @@
+"""Streams of one model side by side: texts in, in blocks, and then a token a step, on a GPU as one replayed graph.
+
+B rows, T tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.layers import layer_lines
+from sinkctl.cache.policies import Policy
+from sinkctl.cache.ring import RingCache
+from sinkctl.errors import ModelError
+from sinkctl.model.attention import Attachment, hidden_states
+from sinkctl.model.compiled import CompiledLayers
+from sinkctl.model.head import last_logits
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.tasks.generate.sampling import Sampler
+
+
+class Decoder:
+    """B streams of a model under one cache policy (`sink_window`, `window` or `dense`), each continued by itself."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        policy: Policy,
+        sampler: Sampler,
+        *,
+        rows: int = 1,
+        capacity: int | None = None,
+        graph: bool = False,
+        compiled: bool = False,
+    ):
+        """`dense` needs the `capacity` in tokens; `graph` captures the step (CUDA), `compiled` compiles its layers."""
+        self.loaded, self.policy, self.sampler = loaded, policy, sampler
+        model, device = loaded.model, loaded.device
+        self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
+        facts = self._facts = loaded.layers(self._reach)
+        self.cache = RingCache(facts, [policy.keep(f.window) for f in facts], rows, capacity)
+        self.recurrent = recurrent_cache(model)
+        self._attachment = Attachment(model, self.cache)
+        self._compiled = None
+        if compiled:  # products with one row: plain reductions, tuned, come closer to the memory's speed than cuBLAS
+            self._compiled = CompiledLayers(model, facts, coordinate_descent_tuning=True)
+        self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._wants_graph = graph
+
+    @torch.no_grad()
+    def feed(self, texts: Sequence[Tensor], chunk: int) -> Tensor:
+        """Take in a text a row (ids, [T] each, none empty), in blocks of `chunk`; returns the ids chosen next, [B].
+
+        Shorter texts are padded on the left; padding is neither kept nor seen.
+        """
+        model, longest = self.loaded.model, max(map(len, texts))
+        ids_BT = torch.zeros(len(texts), longest, dtype=torch.int64)
+        real_BT = torch.zeros(len(texts), longest, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            ids_BT[row, longest - len(text) :], real_BT[row, longest - len(text) :] = text, 1
+        if self.recurrent is not None and not bool(real_BT.all()):
+            if max(self.cache.seen):
+                raise ModelError("rows of a model with recurrent layers can only be continued by texts of one length")
+            chunk = longest  # padding can only be told from tokens in a recurrent layer's first block
+        for start in range(0, longest, chunk):
+            part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
+            part_BT = part_BT.to(model.device)
+            self.cache.expect(here_BT.bool())
+            with self._attachment.active():
+                output = hidden_states(model, part_BT, past=self.recurrent, real_BT=here_BT.to(model.device))
+            self.cache.advance(part_BT.shape[1])
+        self.sampler.prepare(1)
+        self.ids_B.copy_(self.sampler.choose(last_logits(model, output, part_BT)))
+        self.sampler.count(1)
+        return self.ids_B
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Feed the latest ids; returns those chosen after them, [B], in memory that the next step overwrites."""
+        self.sampler.prepare(1)
+        if self._wants_graph and self._graph is None:
+            self._capture()
+        if self._graph is None:
+            self._forward()
+            self.cache.advance(1)
+        else:
+            self._graph.replay()
+            self.cache.count(1)
+        self.sampler.count(1)
+        return self.ids_B
+
+    def bytes_held(self) -> int:
+        """Bytes of keys, values and recurrent states."""
+        return self.cache.bytes_held() + (0 if self.recurrent is None else self.recurrent.bytes_held())
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Which attention implementations run, and why."""
+        chosen = {"stream_attention": self.cache.block_implementations, "decode_attention": self.cache.implementations}
+        return {op: "; ".join(f"{name}: {why}" for name, why in found.items()) for op, found in chosen.items()}
+
+    @property
+    def layers(self) -> list[str]:
+        """What is done in each layer, one line a kind of layer."""
+        carried = [] if self.recurrent is None else self.recurrent.recurrent
+        return layer_lines(self.policy, self._facts, self._reach, carried)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(plain data, tensors) that continue the streams; copies."""
+        tensors = {f"ring.{name}": buffer.clone() for name, buffer in self.cache.state().items()}
+        if self.recurrent is not None:
+            tensors |= {f"recurrent.{name}": tensor for name, tensor in self.recurrent.state().items()}
+        return {"seen": list(self.cache.seen), "ids": self.ids_B.tolist(), "sampler": self.sampler.state()}, tensors
+
+    def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue where `state` was taken."""
+        own = {kind: {} for kind in ("ring", "recurrent")}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            own[kind][rest] = tensor
+        self.cache.restore(own["ring"], data["seen"])
+        if self.recurrent is not None:
+            self.recurrent.restore(own["recurrent"])
+        self.ids_B.copy_(torch.tensor(data["ids"]))
+        self.sampler.restore(data["sampler"])
+
+    def _forward(self) -> None:
+        carried = dict(use_cache=False)
+        if self.recurrent is not None:
+            carried = dict(use_cache=True, past_key_values=self.recurrent)
+        with ExitStack() as stack:
+            stack.enter_context(self._attachment.active())
+            if self._compiled is not None:
+                stack.enter_context(self._compiled.active())
+            logits_BV = self.loaded.model(
+                input_ids=self.ids_B[:, None], position_ids=self._zeros, attention_mask=self._ones, **carried
+            ).logits[:, -1]
+        self.ids_B.copy_(self.sampler.choose(logits_BV))
+
+    def _capture(self) -> None:
+        """Record a step. What the steps before the recording leave in the ring, the first replay writes anew."""
+        assert self.recurrent is None
+        seen, ids_B, place = list(self.cache.seen), self.ids_B.clone(), self.sampler.place()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._forward()
+            self.cache.advance(1)
+        self.cache.rewind(seen)
+        self.ids_B.copy_(ids_B)
+        self.sampler.rewind(place)

@@ -1,0 +1,171 @@
+"""Text out of a model, a token a step and row, for as long as is asked: the steps, and what is known of them."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from sinkctl import __version__
+from sinkctl.cache.policies import Policy, Recompute
+from sinkctl.errors import ModelError, ResumeError
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import device_bytes
+from sinkctl.model.probe import LearnedPositions
+from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.result.stream import MemorySample
+from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate.recompute import RecomputeDecoder
+from sinkctl.tasks.generate.sampling import AHEAD, Sampler
+from sinkctl.tasks.generate.settle import settle
+from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
+from sinkctl.tasks.stream.summary import Thinned
+
+ENDED = -1  # in arrays of ids: the row had ended
+# A device is asked for its tokens this often; where a row may end, after every one.
+BURST_SECONDS, LONGEST_BURST = 0.05, 64
+TAIL = 4000  # characters of each row's text that are kept
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Consecutive tokens of all rows."""
+
+    first: int  # number of steps before
+    ids: np.ndarray  # int32 [steps, B]; −1: the row had ended
+    text: list[str]  # by row, what has become readable
+
+
+def decoder_for(
+    loaded: LoadedModel, policy: Policy, settings: GenerateRecipe, rows: int, capacity: int | None = None,
+    bos: bool = False,
+) -> Decoder | RecomputeDecoder:  # fmt: skip
+    """The decoder of a settled recipe; ModelError names what the model cannot do and what to use instead."""
+    sampler = sampler_for(settings.sampling, rows, loaded.device)
+    if isinstance(policy, Recompute):
+        return RecomputeDecoder(loaded, policy, sampler, rows=rows, bos=bos)
+    options = dict(rows=rows, capacity=capacity, graph=settings.graph, compiled=settings.compile)
+    try:
+        return Decoder(loaded, policy, sampler, **options)
+    except LearnedPositions as error:
+        raise ModelError(f"{error}; use --policy recompute") from error
+
+
+def sampler_for(settings: SamplingSettings, rows: int, device: torch.device) -> Sampler:
+    """The sampler of settled settings."""
+    return Sampler(rows, device, **settings.model_dump())
+
+
+class GenerateRun:
+    """Generates the recipe's tokens; iterate it for `Tokens`, then `outcome.result_of` tells how it went."""
+
+    def __init__(self, recipe: GenerateRecipe, loaded: LoadedModel, state: tuple[dict, dict] | None = None):
+        self.settled, self.loaded = settle(recipe, loaded), loaded
+        self.recipe, self.choices = self.settled.recipe, dict(self.settled.choices)
+        self.rows = len(self.settled.prompts)
+        self.limit = None if self.recipe.tokens == "endless" else self.recipe.tokens
+        longest = max(map(len, self.settled.prompts))
+        self.decoder = decoder_for(
+            loaded, self.recipe.policy, self.recipe, self.rows,
+            capacity=longest + self.limit if self.recipe.policy.kind == "dense" else None,
+            bos=self.settled.bos.startswith("BOS"),
+        )  # fmt: skip
+        self.steps, self.seconds, self.prompt_seconds = 0, 0.0, 0.0
+        self.tokens = np.zeros(self.rows, np.int64)  # by row
+        self.alive = np.ones(self.rows, bool)
+        self.pace, self.memory, self.peak_bytes = Thinned(), Thinned(), 0
+        self.tails = [""] * self.rows
+        self._before: list[list[int]] = [[] for _ in range(self.rows)]  # the last ids of every row
+        if state is not None:
+            self._restore(*state)
+        self._spelling = [Spelling(loaded.tokenizer, before) for before in self._before]
+
+    def __iter__(self) -> Iterator[Tokens]:
+        if not self.steps:
+            began = time.perf_counter()
+            ids = self.decoder.feed(self.settled.prompts, self.recipe.chunk).cpu().numpy()
+            self.prompt_seconds = time.perf_counter() - began
+            yield self._taken(ids[None])
+        burst = 1
+        while self.alive.any() and (self.limit is None or self.steps < self.limit):
+            count = burst if self.limit is None else min(burst, self.limit - self.steps)
+            began = time.perf_counter()
+            ids = torch.stack([self.decoder.step().clone() for _ in range(count)]).cpu().numpy()
+            took = time.perf_counter() - began
+            self.seconds += took
+            if not self.settled.eos_ids:
+                burst = min(2 * burst, LONGEST_BURST, AHEAD) if took < BURST_SECONDS / 2 else max(1, burst)
+            self.pace.offer([self.steps + count - 1, self.seconds])
+            yield self._taken(ids)
+        rest = [spelling.rest() for spelling in self._spelling]
+        self.tails = [(tail + left)[-TAIL:] for tail, left in zip(self.tails, rest, strict=True)]
+        yield Tokens(self.steps, np.empty((0, self.rows), np.int32), rest)
+
+    def _taken(self, ids: np.ndarray) -> Tokens:
+        """Note a few steps' ids, [steps, B], and end the rows that say so."""
+        ids, texts = ids.astype(np.int32), [""] * self.rows
+        for row in np.flatnonzero(self.alive):
+            new = ids[:, row].tolist()
+            ends = next((step + 1 for step, token in enumerate(new) if token in self.settled.eos_ids), None)
+            if ends is not None:
+                self.alive[row], new, ids[ends:, row] = False, new[:ends], ENDED
+            self.tokens[row] += len(new)
+            texts[row] = self._spelling[row].add(*new)
+            self._before[row] = [*self._before[row], *new][-PATIENCE:]
+            self.tails[row] = (self.tails[row] + texts[row])[-TAIL:]
+        ended = ~self.alive & (self.tokens <= self.steps)
+        ids[:, ended] = ENDED
+        first, self.steps = self.steps, self.steps + len(ids)
+        self._watch_memory()
+        return Tokens(first, ids, texts)
+
+    def _watch_memory(self) -> None:
+        process = psutil.Process().memory_info().rss
+        device = device_bytes(self.loaded.device)
+        peak = process if device is None else device_bytes(self.loaded.device, peak=True)
+        self.peak_bytes = max(self.peak_bytes, peak)
+        self.memory.offer(MemorySample(tokens=self.steps, process_bytes=process, device_bytes=device))
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        return {
+            "version": __version__,
+            "recipe": self.recipe.model_dump(mode="json", exclude={"fail_on", "tokens"}),
+            "model": self.loaded.fingerprint,
+            "dtype": str(self.loaded.dtype),
+            "device": self.loaded.device.type,
+        }
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Everything that continues this run: (JSON, tensors)."""
+        data, tensors = self.decoder.state()
+        return {
+            "step": self.steps,
+            "identity": self.identity(),
+            "decoder": data,
+            "tokens": self.tokens.tolist(),
+            "alive": self.alive.tolist(),
+            "before": self._before,
+            "tails": self.tails,
+            "pace": vars(self.pace),
+            "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
+            "seconds": self.seconds,
+            "prompt_seconds": self.prompt_seconds,
+            "peak_bytes": self.peak_bytes,
+        }, {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    def _restore(self, data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        before = data.get("identity", {})
+        for key, now in self.identity().items():
+            if before.get(key) != now:
+                raise ResumeError(f"the {key} changed since this run was started; start a new run")
+        self.decoder.restore(data["decoder"], tensors)
+        self.steps, self.tokens = data["step"], np.array(data["tokens"], np.int64)
+        self.alive, self._before, self.tails = np.array(data["alive"], bool), data["before"], data["tails"]
+        items = [MemorySample(**item) for item in data["memory"]["items"]]
+        self.pace, self.memory = Thinned(**data["pace"]), Thinned(**{**data["memory"], "items": items})
+        self.seconds, self.prompt_seconds = data["seconds"], data["prompt_seconds"]
+        self.peak_bytes = data["peak_bytes"]

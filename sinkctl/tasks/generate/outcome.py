@@ -1,0 +1,93 @@
+"""A finished generation → its Result."""
+
+from typing import Any
+
+from sinkctl import __version__
+from sinkctl.cache.policies import Bounded
+from sinkctl.result.generate import GenerateDetail, GeneratedRow, Pace
+from sinkctl.result.schema import Measurement, Result
+from sinkctl.tasks.generate.generation import GenerateRun
+from sinkctl.tasks.stream.outcome import model_report
+
+
+def result_of(run: GenerateRun) -> Result:
+    """Everything the run found."""
+    policy, recipe = run.recipe.policy, run.recipe
+    rows = [
+        GeneratedRow(
+            prompt_tokens=len(prompt),
+            tokens=int(tokens),
+            ended="end of sequence" if not alive else "enough tokens" if tokens == run.limit else "stopped",
+            text=tail,
+        )
+        for prompt, tokens, alive, tail in zip(run.settled.prompts, run.tokens, run.alive, run.tails, strict=True)
+    ]
+    cache_tokens = policy.reach if isinstance(policy, Bounded) else None
+    return Result(
+        task="generate",
+        sinkctl_version=__version__,
+        recipe=recipe.model_dump(mode="json"),
+        model=model_report(run.loaded, run.decoder.layers),
+        choices=run.choices | run.decoder.choices,
+        seconds=run.prompt_seconds + run.seconds,
+        complete=True,
+        measurements=_measurements(run),
+        verdict=_verdict(run),
+        notes=[run.settled.bos[0].upper() + run.settled.bos[1:] + "."],
+        generate=GenerateDetail(
+            policy=policy.label,
+            cache_tokens=cache_tokens,
+            cache_bytes=run.decoder.bytes_held(),
+            sampling=_sampling(recipe.sampling.model_dump()),
+            bos=run.settled.bos,
+            prompt_seconds=run.prompt_seconds,
+            rows=rows,
+            pace=[Pace(tokens=tokens, seconds=seconds) for tokens, seconds in run.pace.items],
+            memory=run.memory.items,
+        ),
+    )
+
+
+def tenths(pace: list[list[float]]) -> tuple[float, float] | None:
+    """Milliseconds a step over the first and the last tenth; None for too few."""
+    if len(pace) < 20:
+        return None
+    (first, began), (end, ended), edge = pace[0], pace[-1], max(1, len(pace) // 10)
+    (early, early_s), (late, late_s) = pace[edge], pace[-1 - edge]
+    return 1e3 * (early_s - began) / (early - first), 1e3 * (ended - late_s) / (end - late)
+
+
+def _measurements(run: GenerateRun) -> list[Measurement]:
+    found = []
+    steps = run.steps - 1  # the first token is the prompts'
+    if steps > 0:
+        speed = (int(run.tokens.sum()) - run.rows) / max(run.seconds, 1e-9)
+        found.append(Measurement(name="generate.tokens_per_s", samples=[speed], unit="tok/s", better="higher"))
+        pace = 1e3 * run.seconds / steps
+        found.append(Measurement(name="generate.ms_per_token", samples=[pace], unit="ms", better="lower"))
+    edges = tenths(run.pace.items)
+    if edges is not None:
+        for name, value in zip(("first_ms", "last_ms"), edges, strict=True):
+            found.append(Measurement(name=f"generate.{name}", samples=[value], unit="ms", better="lower"))
+    found.append(Measurement(name="generate.peak_memory", samples=[run.peak_bytes], unit="bytes", better="lower"))
+    return found
+
+
+def _sampling(settings: dict[str, Any]) -> str:
+    if settings["temperature"] == 0:
+        return "greedy"
+    parts = [f"temperature {settings['temperature']:g}"]
+    if settings["top_k"] is not None:
+        parts.append(f"top-k {settings['top_k']}")
+    if settings["top_p"] < 1:
+        parts.append(f"top-p {settings['top_p']:g}")
+    return ", ".join([*parts, f"seed {settings['seed']}"])
+
+
+def _verdict(run: GenerateRun) -> list[str]:
+    what = f"{run.steps:,} tokens" if run.rows == 1 else f"{int(run.tokens.sum()):,} tokens in {run.rows} rows"
+    said = [f"{what} under {run.recipe.policy.label}, {_sampling(run.recipe.sampling.model_dump())}."]
+    context, reached = run.loaded.context, max(map(len, run.settled.prompts)) + run.steps
+    if context is not None and reached > context:
+        said.append(f"{reached:,} tokens are {reached / context:,.1f} times the model's context of {context}.")
+    return said

@@ -1,0 +1,151 @@
+"""A generation recipe and a model → what will be run: every `auto` settled, each choice with its reason."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.compiled import is_mixture
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import auto_chunk
+from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.result.compare import check_names, parse
+from sinkctl.tasks.stream.settle import absolute, bos_rule
+from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+
+# Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
+REPAYS_COMPILING = 10_000
+MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms", "generate.last_ms",
+            "generate.peak_memory")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run does, in full."""
+
+    recipe: GenerateRecipe
+    prompts: tuple[Tensor, ...]  # ids, [T] each
+    bos: str
+    eos_ids: frozenset[int]  # where a row stops; none: it goes on
+    choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+
+
+def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
+    """Raises UsageError, TextError or ModelError for what cannot be run."""
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so it cannot be given a prompt")
+    choices = dict(loaded.choices)
+    check_names([parse(text) for text in recipe.fail_on], MEASURED)
+    policy, reason = recipe.policy.resolve(loaded.context)
+    if policy != recipe.policy:
+        choices[f"window of {policy.label}"] = reason
+    if policy.kind == "dense" and (recipe.tokens == "endless" or recipe.chat):
+        raise UsageError("--policy dense keeps every token, so it cannot go on for ever; give --generate a number")
+    bos_id, bos = bos_rule(recipe.bos, loaded)
+    prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded)
+    stop, endless = recipe.stop_at_eos, recipe.tokens == "endless"
+    if stop == "auto":
+        stop = not endless
+        choices["stop_at_eos"] = f"{'on' if stop else 'off'}: {'endless' if endless else 'a number of tokens'}"
+    chunk, graph, compile_ = recipe.chunk, recipe.graph, recipe.compile
+    if chunk == "auto":
+        chunk, choices["chunk"] = auto_chunk(loaded)
+    if graph == "auto":
+        graph, reason = can_capture(loaded, policy)
+        choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
+    if compile_ == "auto":
+        compile_, reason = _worth_compiling(loaded, recipe)
+        choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
+    settled = {
+        "policy": policy,
+        "stop_at_eos": stop,
+        "sampling": _sampling(recipe.sampling, loaded, choices),
+        "chunk": chunk,
+        "graph": graph,
+        "compile": compile_,
+        "prompt_files": tuple(map(absolute, recipe.prompt_files)),
+        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+    }
+    eos_ids = end_of_sequence(loaded) if stop else frozenset()
+    return Settled(recipe.model_copy(update=settled), prompts, bos, eos_ids, choices)
+
+
+def end_of_sequence(loaded: LoadedModel) -> frozenset[int]:
+    """The ids that end a text, by the generation config and the tokenizer."""
+    found = [loaded.model.generation_config.eos_token_id, loaded.tokenizer.eos_token_id]
+    return frozenset(i for each in found if each is not None for i in (each if isinstance(each, list) else [each]))
+
+
+def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
+    """Whether a step can become a CUDA graph, and why."""
+    if loaded.device.type != "cuda":
+        return False, "no CUDA device"
+    if policy.kind == "recompute":
+        return False, "recomputation has no step to capture"
+    if recurrent_cache(loaded.model) is not None:
+        return False, "recurrent layers keep their state in a cache that is not static"
+    if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
+        return False, "the model is spread over devices"
+    if is_mixture(loaded.model):
+        return False, "a mixture of experts asks the host which ones to run"
+    return True, "a step has static shapes"
+
+
+def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
+    if loaded.device.type != "cuda":
+        return False, "only pays on a GPU"
+    if is_mixture(loaded.model):
+        return False, "a mixture of experts does not compile into one graph"
+    if recipe.tokens != "endless" and recipe.tokens < REPAYS_COMPILING:
+        return False, f"{recipe.tokens:,} tokens are too few to repay compiling"
+    return True, f"{recipe.tokens} tokens repay compiling"
+
+
+def _sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[str, str]) -> SamplingSettings:
+    config, found = loaded.model.generation_config, {}
+    drawn = bool(config.do_sample)
+    for name, neutral in (("temperature", 1.0), ("top_k", None), ("top_p", 1.0)):
+        value = getattr(asked, name)
+        if value != "auto":
+            found[name] = value
+            continue
+        own = getattr(config, name) if drawn else None
+        found[name] = neutral if own is None else own
+        if name == "temperature" and not drawn and asked.top_k in ("auto", None) and asked.top_p in ("auto", 1.0):
+            found[name] = 0.0
+            choices[name] = "0: greedy, as the checkpoint's generation config says nothing else"
+        elif own is not None:
+            choices[name] = f"{own}: the checkpoint's generation config"
+    return SamplingSettings(**found, seed=asked.seed)
+
+
+def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) -> tuple[Tensor, ...]:
+    """The ids of every prompt: those given as texts, then those of files."""
+    found = [_ids(text, loaded) for text in recipe.prompts]
+    for name in recipe.prompt_files:
+        if is_records(name):
+            source = Source(name)
+            data = b"".join(iter(lambda source=source: source.read(1 << 20), b""))
+            each = RecordDecoder(name, recipe.field or "prompt", "strict").each(data)
+            found += [_ids(text, loaded) for text in each]
+        else:  # a book, say
+            found.append(
+                np.concatenate([np.empty(0, np.int64), *(b.ids for b in TokenStream([name], loaded.tokenizer))])
+            )
+    if not found:
+        if loaded.bos_id is None:
+            raise UsageError(f"{loaded.name} has no BOS token to start from; give --prompt TEXT or --prompt-file FILE")
+        return (torch.tensor([loaded.bos_id]),)
+    if bos_id is not None:
+        found = [np.concatenate([[bos_id], ids]) for ids in found]
+    if min(map(len, found)) == 0:
+        raise TextError("a prompt is empty, and the model starts with no BOS token; write something")
+    return tuple(torch.from_numpy(np.asarray(ids, np.int64)) for ids in found)
+
+
+def _ids(text: str, loaded: LoadedModel) -> np.ndarray:
+    return np.array(loaded.tokenizer(text, add_special_tokens=False).input_ids, np.int64)

@@ -1,0 +1,107 @@
+"""Generate to the end, keeping what comes on disk."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sinkctl.errors import Interrupted, ModelError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import GenerateRecipe
+from sinkctl.result.environment import environment
+from sinkctl.result.schema import Result
+from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
+from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
+from sinkctl.tasks.generate.outcome import result_of
+from sinkctl.tasks.generate.spelling import Spelling
+from sinkctl.tasks.stream.task import SAVE_SECONDS, SAVE_SHARE
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A Result and the ids behind it: int32 [steps, rows], −1 where a row had ended."""
+
+    result: Result
+    ids: np.ndarray
+
+
+def run(
+    recipe: GenerateRecipe,
+    loaded: LoadedModel,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Tokens, GenerateRun], None] = lambda tokens, run: None,
+    stop: Callable[[], bool] = lambda: False,
+    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+) -> Generated:
+    """Generate the recipe's tokens; `output`, `resume`, `stop` and `finish` as in `stream`."""
+    if output is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _run(GenerateRun(recipe, loaded), Path(scratch), None, progress, stop, finish)
+    folder = RunFolder(output) if resume else RunFolder.create(output)
+    generation = GenerateRun(recipe, loaded, folder.load_state() if resume else None)
+    if not resume:
+        folder.write_recipe(generation.recipe.model_dump(mode="json"))
+        folder.write_json(ENVIRONMENT, environment())
+    return _run(generation, folder.path, folder, progress, stop, finish)
+
+
+def _run(
+    generation: GenerateRun, scratch: Path, folder: RunFolder | None,
+    progress: Callable[[Tokens, GenerateRun], None], stop: Callable[[], bool],
+    finish: Callable[[RunFolder, Result], None],
+) -> Generated:  # fmt: skip
+    array = GrowingArray(scratch / "tokens.i32", generation.steps * generation.rows, "<i4")
+    saved, cost = time.monotonic(), 0.0
+
+    def save() -> None:
+        nonlocal saved, cost
+        began = time.monotonic()
+        array.sync()
+        folder.save_state(*generation.state())
+        saved = time.monotonic()
+        cost = saved - began
+
+    try:
+        for tokens in generation:
+            array.append(tokens.ids.ravel())
+            progress(tokens, generation)
+            if stop():
+                kept = "nothing was kept (no --output)"
+                if folder is not None:
+                    save()
+                    _write_texts(folder, array, generation)
+                    kept = f"continue with: sinkctl stream --resume {folder.path}"
+                raise Interrupted(f"stopped after {generation.steps:,} tokens; {kept}")
+            if folder is not None and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
+                save()
+        result = result_of(generation)
+        ids = np.array(array.values().reshape(-1, generation.rows))
+        if folder is not None:
+            save_arrays(folder.path / "tokens.npy", [ids])
+            _write_texts(folder, array, generation)
+            finish(folder, result)
+            folder.write_result(result)
+            folder.drop_state()
+        return Generated(result, ids)
+    except torch.OutOfMemoryError as error:
+        hint = "--chunk takes fewer prompt tokens at once, --window keeps fewer, and fewer prompts side by side"
+        raise ModelError(f"{generation.loaded.device} is out of memory: {hint}") from error
+    finally:
+        array.close()
+        if folder is not None and not (folder.path / "state").exists():
+            array.path.unlink(missing_ok=True)
+
+
+def _write_texts(folder: RunFolder, array: GrowingArray, generation: GenerateRun) -> None:
+    """The generated text of each row: generated.txt, or generated-0.txt, generated-1.txt, …"""
+    ids = array.values().reshape(-1, generation.rows)
+    for row in range(generation.rows):
+        spelling = Spelling(generation.loaded.tokenizer)
+        text = "".join(spelling.add(new) for new in ids[:, row].tolist() if new != ENDED) + spelling.rest()
+        folder.write_text("generated.txt" if generation.rows == 1 else f"generated-{row}.txt", text)

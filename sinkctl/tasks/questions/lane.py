@@ -1,0 +1,83 @@
+"""One policy's stream: texts go in, questions are answered greedily, aside from the stream or in it."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sinkctl.cache.policies import Keep, Policy, Recompute
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.tasks.generate.generation import decoder_for
+from sinkctl.tasks.questions.settle import Settled
+
+Inside = Literal["yes", "partly", "no", "unknown"]
+GREEDY = SamplingSettings(temperature=0, top_k=None, top_p=1.0)
+
+
+class Lane:
+    """A decoder, and where its stream stands."""
+
+    def __init__(self, loaded: LoadedModel, settled: Settled, policy: Policy, capacity: int | None):
+        """`capacity`: tokens of the whole stream, which `dense` has to know."""
+        recipe = settled.recipe
+        settings = GenerateRecipe(sampling=GREEDY, graph=recipe.graph, compile=False)
+        bos = settled.bos_id is not None
+        self.policy, self._chunk, self._keep = policy, recipe.chunk, recipe.keep
+        self.decoder = decoder_for(loaded, policy, settings, 1, capacity, bos)
+        self.kept = _most_kept(loaded, policy, bos)
+        self.place = 0  # tokens of the stream so far
+        self._pending: list[np.ndarray] = []  # tokens of the stream not fed yet
+
+    def take(self, ids_T: np.ndarray) -> None:
+        """Let a text join the stream; it is fed once a block has come together, or something is asked."""
+        if len(ids_T):
+            self._pending.append(ids_T)
+            self.place += len(ids_T)
+        if sum(map(len, self._pending)) >= self._chunk:
+            self._flush()
+
+    def ask(self, ids_T: np.ndarray, limit: int, is_complete: Callable[[list[int]], bool]) -> list[int]:
+        """The ids that follow the question: up to `limit`, fewer once they are complete.
+
+        With `keep` the question and its answer stay in the stream; otherwise the stream is as if nothing was asked.
+        """
+        if self._keep:
+            self.place += len(ids_T)
+            ids_T, self._pending = np.concatenate([*self._pending, ids_T]), []
+        else:
+            self._flush()
+            saved = self.decoder.state()
+        answer = [int(self.decoder.feed([torch.from_numpy(ids_T)], self._chunk)[0])]
+        while len(answer) < limit and not is_complete(answer):
+            answer.append(int(self.decoder.step()[0]))
+        if self._keep:  # the last id was chosen, and has not been fed
+            self._pending = [np.array(answer[-1:], np.int64)]
+            self.place += len(answer)
+        else:
+            self.decoder.restore(*saved)
+        return answer
+
+    def _flush(self) -> None:
+        if self._pending:
+            self.decoder.feed([torch.from_numpy(np.concatenate(self._pending))], self._chunk)
+            self._pending = []
+
+
+def inside(keep: Keep, first: int, end: int, asked: int) -> Inside:
+    """Whether tokens `first … end−1` are among those that the query at `asked` sees."""
+    if keep.window is None:
+        return "yes"
+    seen = max(0, min(end, keep.sinks) - first) + max(0, end - max(first, keep.sinks, asked - keep.window))
+    return "yes" if seen == end - first else "partly" if seen else "no"
+
+
+def _most_kept(loaded: LoadedModel, policy: Policy, bos: bool) -> Keep:
+    """The most that any layer keeps."""
+    if isinstance(policy, Recompute):
+        return Keep(0, policy.reach - bos)
+    facts = loaded.layers(getattr(policy, "reach", None) or (loaded.context or 4096) - 1)
+    keeps = [policy.keep(each.window) for each in facts]
+    windows = [keep.window for keep in keeps]
+    return Keep(max(keep.sinks for keep in keeps), None if None in windows else max(windows))

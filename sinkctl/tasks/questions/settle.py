@@ -1,0 +1,91 @@
+"""A questions recipe and a model → what will be run: every `auto` settled, each choice with its reason."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import auto_chunk
+from sinkctl.recipe.schema import QuestionsRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.tasks.generate.settle import can_capture
+from sinkctl.tasks.questions.items import Items
+from sinkctl.tasks.questions.lines import LineItems
+from sinkctl.tasks.questions.records import RecordItems
+from sinkctl.tasks.stream.settle import absolute, bos_rule
+from sinkctl.text import is_records
+
+BUILT_IN, STDIN = "lines", "-"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run does, in full."""
+
+    recipe: QuestionsRecipe
+    items: Items
+    source: str  # of the questions, as people read it
+    bos_id: int | None  # put in front, or None
+    bos: str  # the same in words
+    choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+
+
+def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
+    """Raises UsageError, TextError or ModelError for what cannot be run."""
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so it cannot be asked anything")
+    if not loaded.tokenizer.is_fast:
+        raise ModelError(
+            f"{loaded.name}: its tokenizer has no fast implementation, so the place of an answer is unknown;"
+            " use a checkpoint with a tokenizer.json"
+        )
+    choices, policies = dict(loaded.choices), []
+    for policy in recipe.policies:
+        resolved, reason = policy.resolve(loaded.context)
+        if resolved != policy:
+            choices[f"window of {resolved.label}"] = reason
+        policies.append(resolved)
+    labels = [policy.label for policy in policies]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"two policies are the same: {', '.join(labels)}")
+    check_names([parse(text) for text in recipe.fail_on], measured(labels))
+    items, source = _items(recipe)
+    bos_id, bos = bos_rule(recipe.bos, loaded)
+    bos += "" if bos_id is None else ", once, in front of the text"
+    chunk, graph = recipe.chunk, recipe.graph
+    if chunk == "auto":
+        chunk, choices["chunk"] = auto_chunk(loaded)
+    if graph == "auto":
+        graph, reason = can_capture(loaded, next((p for p in policies if p.kind != "recompute"), policies[0]))
+        choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
+    settled = {
+        "policies": tuple(policies),
+        "questions": absolute(recipe.questions) if recipe.questions != BUILT_IN else BUILT_IN,
+        "chunk": chunk,
+        "graph": graph,
+        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+    }
+    return Settled(recipe.model_copy(update=settled), items, source, bos_id, bos, choices)
+
+
+def measured(labels: list[str]) -> list[str]:
+    """Names of everything a run with these policies measures."""
+    return ["exact_match", *(f"{label}.exact_match" for label in labels), "questions.per_s"]
+
+
+def _items(recipe: QuestionsRecipe) -> tuple[Items, str]:
+    """The questions, and what they are called."""
+    if recipe.questions == BUILT_IN:
+        lines = LineItems(recipe.lines)
+        if not lines.asks:
+            raise UsageError(
+                f"lines: {recipe.lines.count} lines with a question every {recipe.lines.every} never reach"
+                f" {min(recipe.lines.back)} lines back; raise lines.count"
+            )
+        return lines, "built-in lines"
+    if recipe.questions != STDIN and not is_records(recipe.questions):
+        raise UsageError(f"--questions {recipe.questions}: no .jsonl file; give one, or `lines` for the built-in set")
+    path = Path(recipe.questions).resolve()
+    shown = os.path.relpath(path) if recipe.questions != STDIN and path.is_relative_to(Path.cwd()) else recipe.questions
+    return RecordItems(recipe.questions, shown), shown if recipe.questions != STDIN else "standard input"
