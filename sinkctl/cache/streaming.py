@@ -65,6 +65,8 @@ class StreamingCache(RecurrentCache):
             self._ring = RingCache(self._facts, [self.policy.keep(f.window) for f in self._facts], rows)
         if len(self._ring.seen) != rows:
             raise ModelError(f"the cache holds {len(self._ring.seen)} rows, not {rows}; cache.reset() starts anew")
+        if self.recurrent and self._length and not bool(real_BT.all()):
+            raise ModelError("rows of a model with recurrent layers can only be continued by texts of one length")
         self._ring.expect(real_BT.bool())
 
     def end(self, tokens: int) -> None:

@@ -40,8 +40,8 @@ FailOn = Annotated[
     typer.Option(
         "--fail-on",
         metavar="METRIC<=NUMBER",
-        help="Exit 1 where this fails (also >=): perplexity (of the first policy), 4+252.perplexity, "
-        "stream.tokens_per_s, stream.peak_memory, sink_rate. May repeat.",
+        help="Exit 1 where this fails (also >=): perplexity or exact_match (of the first policy), 4+252.perplexity, "
+        "stream.tokens_per_s, stream.peak_memory, sink_rate, generate.ms_per_token. May repeat.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from families import STREAMED, tiny
+from families import HYBRID, STREAMED, in_float64, tiny
 from reference import token_by_token_nll
 from test_blocks import ROUTED_IN_FLOAT32, text, wrap
 
@@ -12,6 +12,8 @@ from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.head import token_nll
+from sinkctl.model.positions import rotate
+from sinkctl.model.recurrent import recurrent_cache
 
 # S, W and the blocks a text of 48 tokens goes through in.
 CASES = [
@@ -34,21 +36,23 @@ def losses(loaded, ring, ids_BT, blocks, recurrent=None) -> np.ndarray:
     for tokens in blocks:
         part, after = ids_BT[:, start : start + tokens], ids_BT[:, start + 1 : start + tokens + 1]
         with attached(loaded.model, ring):
-            output = hidden_states(loaded.model, part)
+            output = hidden_states(loaded.model, part, past=recurrent)
         found.append(token_nll(loaded.model, output, part, after))
         ring.advance(tokens)
         start += tokens
     return torch.cat(found, 1).numpy()
 
 
-@pytest.mark.parametrize("family", STREAMED)
-def test_steps_and_blocks_equal_token_by_token_on_every_family(family):
-    loaded, ids = wrap(tiny(*STREAMED[family])), text()
+@pytest.mark.parametrize("family", [*STREAMED, "qwen3_next", "jamba", "falcon_h1", "zamba2"])
+def test_steps_and_blocks_equal_token_by_token_on_every_family(family, monkeypatch):
+    if family in HYBRID:
+        in_float64(monkeypatch)
+    loaded, ids = wrap(tiny(*(STREAMED | HYBRID)[family])), text()
     for sinks, window, blocks in CASES:
         policy = SinkWindow(sinks=sinks, window=window)
         facts = loaded.layers(policy.reach)
         expected = token_by_token_nll(loaded.model, facts, [policy.keep(f.window) for f in facts], ids)
-        found = losses(loaded, ring_of(loaded, policy), ids[None], blocks)[0]
+        found = losses(loaded, ring_of(loaded, policy), ids[None], blocks, recurrent_cache(loaded.model))[0]
         np.testing.assert_allclose(found, expected, rtol=0, atol=ROUTED_IN_FLOAT32.get(family, 1e-10))
 
 
@@ -132,8 +136,6 @@ def test_steps_far_out_lose_nothing(demo, book, position):
         for layer in far._layers:
             angle = layer.rotation.angles([shifted])
             table = (angle.cos().float(), angle.sin().float())
-            from sinkctl.model.positions import rotate
-
             layer.ring.k_BGRD.copy_(rotate(layer.ring.k_BGRD, layer.rotation, table))
     far._set([200 + shifted])
     expected, found = (losses(demo, ring, ids[:, 200:], [1] * 150) for ring in (near, far))
