@@ -21,6 +21,9 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.tasks.generate.sampling import Sampler
 
+# Steps before a recording, in which libraries and compilers make what they make once.
+WARM_UPS = 3
+
 
 class Decoder:
     """B streams of a model under one cache policy (`sink_window`, `window` or `dense`), each continued by itself."""
@@ -145,11 +148,12 @@ class Decoder:
     def _capture(self) -> None:
         """Record a step. What the steps before the recording leave in the ring, the first replay writes anew."""
         assert self.recurrent is None
+        self.sampler.prepare(WARM_UPS + 1)
         seen, ids_B, place = list(self.cache.seen), self.ids_B.clone(), self.sampler.place()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(WARM_UPS):
                 self._forward()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
