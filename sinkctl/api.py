@@ -13,7 +13,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import GenerateRecipe, StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.report.html import html
 from sinkctl.result.environment import environment
@@ -21,10 +21,13 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
 from sinkctl.tasks.generate import run as run_generation
+from sinkctl.tasks.questions import Outcome as Answers
+from sinkctl.tasks.questions import Progress as Asking
+from sinkctl.tasks.questions import run as run_questions
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
 
 Model = str | ModelSettings | LoadedModel
-__all__ = ["generate", "load", "stream", "stream_blocks", "streaming"]
+__all__ = ["ask", "generate", "load", "stream", "stream_blocks", "streaming"]
 
 
 def load(name: str = "demo", **settings: Any) -> LoadedModel:
@@ -123,6 +126,37 @@ def stream_blocks(
     """The same, live: yields the losses, ids and places of each block as it is scored."""
     recipe, loaded = _recipe(text, policies, settings, model)
     yield from StreamRun(recipe, loaded)
+
+
+def ask(
+    questions: str | Path | QuestionsRecipe = "lines",
+    *,
+    model: Model = "demo",
+    policies: str | Sequence[str] | None = None,
+    output: str | Path | None = None,
+    progress: Callable[[Asking], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Answers:
+    """Stream a text and ask questions about it in between; exact answers are counted, inside the cache and outside.
+
+    `questions` is a .jsonl file of texts and questions, or "lines", a generated set; `settings` are the recipe's other
+    fields (`lines`, `keep`, `answer_tokens`, …). Returns the Result and every answer. Raises SinkctlError.
+    """
+    if isinstance(questions, QuestionsRecipe):
+        recipe = questions
+    else:
+        chosen = [policies] if isinstance(policies, str) else policies or ["sink_window"]
+        data = {
+            "task": "questions",
+            "model": _settings_of(model).model_dump(),
+            "questions": str(questions),
+            "policies": [parse_policy(p) for p in chosen],
+            **settings,
+        }
+        recipe = validate(data, "sinkctl.ask")
+    loaded = model if isinstance(model, LoadedModel) else _load(recipe.model)
+    return run_questions(recipe, loaded, output=output, progress=progress, stop=stop, finish=_finish)
 
 
 def _finish(folder: RunFolder, result: Result) -> None:

@@ -27,17 +27,12 @@ def run_questions(
 
         show_questions(recipe, loaded, as_json)
         return
+    from sinkctl.api import ask
     from sinkctl.report.console import render
-    from sinkctl.report.html import html
-    from sinkctl.result.environment import environment
-    from sinkctl.tasks.questions import run
-
-    def finish(folder, result) -> None:
-        folder.write_text("report.html", html(result, environment()))
 
     stopping = Stopping()
     with _shown(words) as progress, stopping:
-        outcome = run(recipe, loaded, output=output, progress=progress, stop=stopping.asked, finish=finish)
+        outcome = ask(recipe, model=loaded, output=output, progress=progress, stop=stopping.asked)
     if as_json:
         print(outcome.result.model_dump_json(indent=1))
     elif not quiet:

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sinkctl.report.chart import chart_caption, unicode_chart
+from sinkctl.report.generated import cache_line
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
@@ -35,6 +36,8 @@ def render(result: Result, console: Console) -> None:
         _scores(score_table(result.stream.policies), console)
     elif result.questions is not None:
         _answers(result.questions, console)
+    elif result.generate is not None:
+        console.print(_text(cache_line(result.generate), console, "dim"))
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -47,7 +50,7 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    if result.stream is not None or result.questions is not None:
+    if any(detail is not None for detail in (result.stream, result.generate, result.questions)):
         console.print(_text(speed_line(result), console))
     console.print(_text(model_line(result.model), console, "dim"))
 

@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from sinkctl.report import units
 from sinkctl.report.curves import captions
+from sinkctl.report.generated import cache_line, row_line
 from sinkctl.report.picture import memory_svg, svg
 from sinkctl.report.printable import visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
@@ -22,6 +23,7 @@ from sinkctl.report.summary import (
     speed_line,
     unfinished,
 )
+from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
@@ -47,6 +49,7 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             "<body>",
             *_header(result, title),
             *(_stream(result.stream) if result.stream is not None else []),
+            *(_generated(result.generate) if result.generate is not None else []),
             *(_questions(result.questions) if result.questions is not None else []),
             *_list("Notes", result.notes),
             *_how(result),
@@ -87,6 +90,16 @@ def _stream(stream: StreamDetail) -> list[str]:
         )
     if stream.memory:
         parts += _section("Memory", _figure(memory_svg(stream.memory), "Memory while the text was read."))
+    return parts
+
+
+def _generated(detail: GenerateDetail) -> list[str]:
+    parts = [f"<p>{_escaped(cache_line(detail))}</p>"]
+    for number, row in enumerate(detail.rows, 1):
+        lines = "\n".join(map(_escaped, row.text.split("\n")))
+        parts += _section(row_line(number, row), [f"<pre>{lines}</pre>"])
+    if detail.memory:
+        parts += _section("Memory", _figure(memory_svg(detail.memory), "Memory while the text was generated."))
     return parts
 
 
@@ -143,6 +156,8 @@ def _how(result: Result) -> list[str]:
         ]
         if stream.sink_rate is not None:
             facts.append(["sink rate", f"{stream.sink_rate:.1%} of heads give the first token more than 0.3"])
+    if result.generate is not None:
+        facts = [["BOS", result.generate.bos]]
     if result.questions is not None:
         facts = [["BOS", result.questions.bos], ["forward pass", f"{units.count(result.questions.chunk)} tokens"]]
     facts.append(["model fingerprint", result.model.fingerprint])

@@ -51,7 +51,16 @@ def model_line(model: ModelReport) -> str:
 def speed_line(result: Result) -> str:
     """Speed, peak memory and time, as far as they were measured."""
     said = []
-    shown = (("stream.tokens_per_s", "{}"), ("stream.peak_memory", "peak memory {}"), ("questions.per_s", "{}"))
+    shown = (
+        ("stream.tokens_per_s", "{}"),
+        ("stream.peak_memory", "peak memory {}"),
+        ("generate.tokens_per_s", "{}"),
+        ("generate.ms_per_token", "{} a step"),
+        ("generate.first_ms", "first tenth {}"),
+        ("generate.last_ms", "last tenth {}"),
+        ("generate.peak_memory", "peak memory {}"),
+        ("questions.per_s", "{}"),
+    )
     for name, words in shown:
         measurement = result.measurement(name)
         if measurement is not None and measurement.samples:

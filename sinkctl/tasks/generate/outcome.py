@@ -85,9 +85,8 @@ def _sampling(settings: dict[str, Any]) -> str:
 
 
 def _verdict(run: GenerateRun) -> list[str]:
-    what = f"{run.steps:,} tokens" if run.rows == 1 else f"{int(run.tokens.sum()):,} tokens in {run.rows} rows"
-    said = [f"{what} under {run.recipe.policy.label}, {_sampling(run.recipe.sampling.model_dump())}."]
+    said = f"{run.steps:,} tokens" if run.rows == 1 else f"{int(run.tokens.sum()):,} tokens in {run.rows} rows"
     context, reached = run.loaded.context, max(map(len, run.settled.prompts)) + run.steps
     if context is not None and reached > context:
-        said.append(f"{reached:,} tokens are {reached / context:,.1f} times the model's context of {context}.")
-    return said
+        said += f"; with its prompt the longest is {reached / context:,.1f} times the model's context of {context}"
+    return [said + "."]
