@@ -1,5 +1,7 @@
 """`sinkctl stream --generate`: text on standard output as it comes, words about it on standard error."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sinkctl.cli.loading import loaded_model
@@ -25,11 +27,14 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     from sinkctl.api import generate
 
     stopping, said = Stopping(), _Said(as_json)
-    with stopping:
+    with reading(words) as read, stopping:
+
+        def show(tokens, run) -> None:
+            read(run)
+            said.take(tokens, run)
+
         try:
-            generated = generate(
-                recipe, model=loaded, output=output, resume=resume, progress=said.take, stop=stopping.asked
-            )
+            generated = generate(recipe, model=loaded, output=output, resume=resume, progress=show, stop=stopping.asked)
         finally:
             said.finish()
     if as_json:
@@ -41,6 +46,23 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     check(generated.result, thresholds)
     for text in recipe.fail_on:
         words.print(f"holds: {text}", highlight=False, markup=False)
+
+
+@contextmanager
+def reading(console) -> Iterator[Callable]:
+    """A callback that says how much of a long prompt is in, on a terminal, until the first token."""
+    if console.quiet or not console.is_terminal:
+        yield lambda run: None
+        return
+    with console.status("reading the prompt", spinner="line") as status:
+
+        def show(run) -> None:
+            if run.steps:
+                status.stop()
+            else:
+                status.update(f"reading the prompt: {run.fed:,} of {run.longest:,} tokens")
+
+        yield show
 
 
 class _Said:

@@ -249,9 +249,18 @@ def test_a_run_stopped_and_resumed_says_the_same(demo, tmp_path):
     assert (tmp_path / "run" / "generated-1.txt").read_text().endswith(kept["generate"]["rows"][1]["text"])
 
 
+def test_a_run_stopped_in_its_prompt_keeps_nothing(demo, book, tmp_path):
+    with pytest.raises(Interrupted, match="stopped in the prompt"):
+        run(recipe([book[:2000]], chunk=50), demo, output=tmp_path / "run", stop=lambda: True)
+    with pytest.raises(ResumeError, match="no checkpoint"):
+        run(recipe([book[:2000]], chunk=50), demo, output=tmp_path / "run", resume=True)
+
+
 def test_a_changed_recipe_is_not_resumed(demo, tmp_path):
+    steps = []
     with pytest.raises(Interrupted):
-        run(recipe(tokens=50), demo, output=tmp_path / "run", stop=lambda: True)
+        run(recipe(tokens=50), demo, output=tmp_path / "run", progress=lambda t, r: steps.append(r.steps),
+            stop=lambda: steps[-1] > 3)  # fmt: skip
     with pytest.raises(ResumeError, match="recipe changed"):
         GenerateRun(recipe(tokens=50, size=(4, 61)), demo, RunFolder(tmp_path / "run").load_state())
 

@@ -3,7 +3,7 @@
 B rows, T tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -55,12 +55,17 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._wants_graph = graph
 
-    @torch.no_grad()
     def feed(self, texts: Sequence[Tensor], chunk: int) -> Tensor:
         """Take in a text a row (ids, [T] each, none empty), in blocks of `chunk`; returns the ids chosen next, [B].
 
         Shorter texts are padded on the left; padding is neither kept nor seen.
         """
+        for _ in self.feeding(texts, chunk):
+            pass
+        return self.ids_B
+
+    def feeding(self, texts: Sequence[Tensor], chunk: int) -> Iterator[int]:
+        """The same block by block: yields how many tokens of the longest text are in."""
         model, longest = self.loaded.model, max(map(len, texts))
         ids_BT = torch.zeros(len(texts), longest, dtype=torch.int64)
         real_BT = torch.zeros(len(texts), longest, dtype=torch.int64)
@@ -77,10 +82,10 @@ class Decoder:
             with self._attachment.active():
                 output = hidden_states(model, part_BT, past=self.recurrent, real_BT=here_BT.to(model.device))
             self.cache.advance(part_BT.shape[1])
+            yield start + part_BT.shape[1]
         self.sampler.prepare(1)
         self.ids_B.copy_(self.sampler.choose(last_logits(model, output, part_BT)))
         self.sampler.count(1)
-        return self.ids_B
 
     @torch.no_grad()
     def step(self) -> Tensor:

@@ -67,12 +67,13 @@ class GenerateRun:
         self.recipe, self.choices = self.settled.recipe, dict(self.settled.choices)
         self.rows = len(self.settled.prompts)
         self.limit = None if self.recipe.tokens == "endless" else self.recipe.tokens
-        longest = max(map(len, self.settled.prompts))
+        self.longest = max(map(len, self.settled.prompts))
         self.decoder = decoder_for(
             loaded, self.recipe.policy, self.recipe, self.rows,
-            capacity=longest + self.limit if self.recipe.policy.kind == "dense" else None,
+            capacity=self.longest + self.limit if self.recipe.policy.kind == "dense" else None,
             bos=self.settled.bos.startswith("BOS"),
         )  # fmt: skip
+        self.fed = 0  # tokens of the longest prompt that are in
         self.steps, self.seconds, self.prompt_seconds = 0, 0.0, 0.0
         self.tokens = np.zeros(self.rows, np.int64)  # by row
         self.alive = np.ones(self.rows, bool)
@@ -85,8 +86,11 @@ class GenerateRun:
 
     def __iter__(self) -> Iterator[Tokens]:
         if not self.steps:
-            began = time.perf_counter()
-            ids = self.decoder.feed(self.settled.prompts, self.recipe.chunk).cpu().numpy()
+            began, nothing = time.perf_counter(), np.empty((0, self.rows), np.int32)
+            for fed in self.decoder.feeding(self.settled.prompts, self.recipe.chunk):
+                self.fed = fed
+                yield Tokens(0, nothing, [""] * self.rows)
+            ids = self.decoder.ids_B.cpu().numpy()
             self.prompt_seconds = time.perf_counter() - began
             yield self._taken(ids[None])
         burst = 1

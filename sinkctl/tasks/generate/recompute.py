@@ -3,7 +3,7 @@
 B rows, L tokens of a window, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,11 @@ class RecomputeDecoder:
             self._recent[row] = torch.cat([self._recent[row], text])[-(self.policy.reach + 1) :]
             self.seen[row] += len(text)
         return self._choose()
+
+    def feeding(self, texts: Sequence[Tensor], chunk: int) -> Iterator[int]:
+        """The same, in one piece."""
+        self.feed(texts, chunk)
+        yield max(map(len, texts))
 
     def step(self) -> Tensor:
         """Feed the latest ids; returns those chosen after them, [B]."""

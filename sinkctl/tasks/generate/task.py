@@ -71,6 +71,8 @@ def _run(
         for tokens in generation:
             array.append(tokens.ids.ravel())
             progress(tokens, generation)
+            if stop() and not generation.steps:
+                raise Interrupted("stopped in the prompt, before the first token; nothing was kept")
             if stop():
                 kept = "nothing was kept (no --output)"
                 if folder is not None:
@@ -78,7 +80,11 @@ def _run(
                     _write_texts(folder, array, generation)
                     kept = f"continue with: sinkctl stream --resume {folder.path}"
                 raise Interrupted(f"stopped after {generation.steps:,} tokens; {kept}")
-            if folder is not None and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
+            if (
+                folder is not None
+                and generation.steps
+                and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE)
+            ):
                 save()
         result = result_of(generation)
         ids = np.array(array.values().reshape(-1, generation.rows))
