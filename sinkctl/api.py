@@ -71,7 +71,7 @@ def generate(
     prompts: str | Sequence[str] | GenerateRecipe = (),
     *,
     model: Model = "demo",
-    policy: str = "sink_window",
+    policy: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Tokens, GenerateRun], None] | None = None,
@@ -88,8 +88,8 @@ def generate(
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
     if isinstance(prompts, GenerateRecipe):
-        if settings:
-            raise UsageError("a recipe says its own settings; change them with recipe.model_copy")
+        if settings or policy is not None:
+            raise UsageError("a recipe says its own policy and settings; change them with recipe.model_copy")
         recipe = prompts
     else:
         sampling = {key: settings.pop(key) for key in ("temperature", "top_k", "top_p", "seed") if key in settings}
@@ -97,7 +97,7 @@ def generate(
             "task": "generate",
             "model": _settings_of(model).model_dump(),
             "prompts": [prompts] if isinstance(prompts, str) else list(prompts),
-            "policy": parse_policy(policy),
+            "policy": parse_policy(policy or "sink_window"),
             "sampling": sampling,
             **settings,
         }

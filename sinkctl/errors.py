@@ -36,6 +36,6 @@ class ThresholdError(SinkctlError):
 
 
 class Interrupted(SinkctlError):
-    """Stopped by the user; the state is saved."""
+    """Stopped by the user; the message says what was kept."""
 
     exit_code = 130

@@ -54,8 +54,7 @@ class BlockCache(Handler):
         """Attention of one layer over its carried state and the block; moves the state on."""
         index = self._index[id(call.module)]
         keep, tokens = self._layers[index].keep, call.q_BHTD.shape[2]
-        # Until the cache is full the sinks stand at their true distances: a block is cut there.
-        before = keep.sinks + keep.window + 1 - self.seen if keep.sinks else 0
+        before = until_full(keep, self.seen)
         if not 0 < before < tokens:
             return self._part(index, call, self.seen)
         parts = [
@@ -138,6 +137,11 @@ class BlockCache(Handler):
             held = self._last_tables.get(key)
             self._tables[key] = rotation.table(range(first, end), like) if held is None else held
         return self._tables[key]
+
+
+def until_full(keep: Keep, seen: int) -> int:
+    """Tokens that go before the sinks leave their true distances; a block is cut there."""
+    return max(0, keep.sinks + keep.window + 1 - seen) if keep.sinks else 0
 
 
 def implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sinkctl.cache.blocks import implementation
+from sinkctl.cache.blocks import implementation, until_full
 from sinkctl.cache.policies import Keep
 from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
@@ -49,19 +49,21 @@ class RingCache(Handler):
                 assert capacity is not None
                 keep = Keep(keep.sinks, capacity - 1)
             sizes = [(n, width) for n in (keep.window + 1, keep.sinks) for width in (facts.width, facts.value_width)]
-            buffers = (torch.zeros(rows, facts.kv_heads, *s, dtype=weight.dtype, device=weight.device) for s in sizes)
-            self._layers.append(_Layer(keep, facts.rotation, Ring(*buffers)))
+            with torch.inference_mode(False):  # what is made inside it cannot be written to outside
+                like = dict(dtype=weight.dtype, device=weight.device)
+                ring = Ring(*(torch.zeros(rows, facts.kv_heads, *size, **like) for size in sizes))
+            self._layers.append(_Layer(keep, facts.rotation, ring))
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._blocks = [implementation(facts) for facts in layers]
         self._steps = [
-            decode_attention.select(layer.ring.k_BGRD.device, layer.ring.k_BGRD.dtype, facts.width)
+            decode_attention.select(layer.ring, facts.value_width)
             for facts, layer in zip(layers, self._layers, strict=True)
         ]
         self._capacity = capacity if any(keep.window is None for keep in keeps) else None
         # Where each row stands, on every device, so that a step can be replayed without the host.
         devices = {layer.ring.k_BGRD.device for layer in self._layers}
         self._t_B = {device: torch.zeros(rows, dtype=torch.int64, device=device) for device in devices}
-        self._pads: list[int] | None = None
+        self._real: list[list[int]] | None = None  # of the next block, each row's tokens; None: all of them
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
         self._turns: dict[tuple, Turn] = {}
 
@@ -76,36 +78,34 @@ class RingCache(Handler):
         return {implementation.name: reason for implementation, reason in self._blocks}
 
     def expect(self, real_BT: Tensor | None) -> None:
-        """Say which tokens of the next block are none: padding on the left, which must never be kept or seen."""
-        self._pads = None
-        if real_BT is None or bool(real_BT.all()):
-            return
-        pads = (real_BT.int().cumsum(1) == 0).sum(1)
-        if bool((real_BT.sum(1) + pads != real_BT.shape[1]).any()):
-            raise ModelError("padding must be on the left of each row's tokens")
-        self._pads = pads.tolist()
+        """Say which tokens of the next block are padding, which must never be kept or seen."""
+        self._real = None
+        if real_BT is not None and not bool(real_BT.all()):
+            self._real = [row.nonzero()[:, 0].tolist() for row in real_BT.cpu()]
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its ring and the new tokens, which it takes in."""
         index = self._index[id(call.module)]
-        if call.q_BHTD.shape[2] == 1 and self._pads is None:
+        if call.q_BHTD.shape[2] == 1 and self._real is None:
             return self._step(index, call)
+        if self._real is None and len(set(self.seen)) == 1:
+            return self._block(index, call, slice(None), self.seen[0])
         B, H, T, _ = call.q_BHTD.shape
-        out = call.q_BHTD.new_zeros(B, H, T, call.v_BGTE.shape[-1])
-        for rows, seen, pad in self._alike():
-            if pad < T:
-                out[rows, :, pad:] = self._block(index, call.rows(rows).tokens(pad, T), rows, seen)
-        return out
+        out_BTHE = call.q_BHTD.new_zeros(B, T, H, call.v_BGTE.shape[-1])
+        for rows, seen, columns in self._alike(T):
+            part = self._block(index, call.rows(rows).columns(columns), rows, seen)
+            out_BTHE[rows[:, None], columns[None]] = part.transpose(1, 2)
+        return out_BTHE.transpose(1, 2)
 
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has attended."""
         for row in range(len(self.seen)):
-            self.seen[row] += tokens - (self._pads[row] if self._pads else 0)
+            self.seen[row] += tokens if self._real is None else len(self._real[row])
         if self._capacity is not None and max(self.seen) > self._capacity:
             raise ModelError(f"the cache was made for {self._capacity} tokens, all kept; it cannot take more")
         for t_B in self._t_B.values():
-            t_B.add_(tokens) if self._pads is None else t_B.copy_(torch.tensor(self.seen))
-        self._pads = None
+            t_B.add_(tokens) if self._real is None else t_B.copy_(torch.tensor(self.seen))
+        self._real = None
         self._tables = {}
 
     def count(self, steps: int) -> None:
@@ -147,13 +147,15 @@ class RingCache(Handler):
         for t_B in self._t_B.values():
             t_B.copy_(torch.tensor(self.seen))
 
-    def _alike(self) -> Iterator[tuple[slice | Tensor, int, int]]:
-        """(rows, tokens seen, padding) of the rows that can go through a block together."""
-        kinds: dict[tuple[int, int], list[int]] = {}
+    def _alike(self, tokens: int) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """(rows, tokens seen, columns that are no padding) of the rows that can go through a block together."""
+        kinds: dict[tuple, list[int]] = {}
         for row, seen in enumerate(self.seen):
-            kinds.setdefault((seen, self._pads[row] if self._pads else 0), []).append(row)
-        for (seen, pad), rows in kinds.items():
-            yield slice(None) if len(kinds) == 1 else torch.tensor(rows), seen, pad
+            columns = range(tokens) if self._real is None else self._real[row]
+            if columns:
+                kinds.setdefault((seen, *columns), []).append(row)
+        for (seen, *columns), rows in kinds.items():
+            yield torch.tensor(rows), seen, torch.tensor(columns)
 
     def _step(self, index: int, call: AttentionCall) -> Tensor:
         layer = self._layers[index]
@@ -194,8 +196,7 @@ class RingCache(Handler):
     def _block(self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int) -> Tensor:
         """Attention over a block of rows that stand at the same place."""
         keep, tokens = self._layers[index].keep, call.q_BHTD.shape[2]
-        # Until the cache is full the sinks stand at their true distances: a block is cut there.
-        before = keep.sinks + keep.window + 1 - seen if keep.sinks else 0
+        before = until_full(keep, seen)
         if not 0 < before < tokens:
             return self._part(index, call, rows, seen)
         parts = [

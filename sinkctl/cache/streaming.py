@@ -6,6 +6,7 @@ down, left a new key at its absolute position, and lost its way in long prompts 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Token
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from sinkctl.cache.policies import Bounded, SinkWindow
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import attached, decoder_of
-from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.handler import AttentionCall, Handler, handling
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.probe import LayerFacts, probe
+from sinkctl.model.probe import LayerFacts
 from sinkctl.model.recurrent import RecurrentCache
 
 
@@ -33,12 +34,14 @@ class StreamingCache(RecurrentCache):
     def __init__(self, model: PreTrainedModel, layers: list[LayerFacts], policy: Bounded):
         super().__init__(model)
         self.policy = policy
-        self._facts = layers
+        self._model, self._facts = model, layers
         self._ring: RingCache | None = None
-        self._length = 0
+        self._length, self._under_way = 0, False
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Nothing is kept here: the attention that follows takes keys and values into its ring."""
+        if not self._under_way:
+            raise ModelError("a streaming cache lives inside its `with streaming(model)`, for that model alone")
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -47,8 +50,8 @@ class StreamingCache(RecurrentCache):
 
     def reset(self) -> None:
         """Forget everything: the next call starts a new stream."""
-        super().reset()
-        self._ring, self._length = None, 0
+        RecurrentCache.__init__(self, self._model)
+        self._ring, self._length, self._under_way = None, 0, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i continue what was row beam_idx[i]."""
@@ -61,6 +64,8 @@ class StreamingCache(RecurrentCache):
 
     def begin(self, rows: int, real_BT: Tensor) -> None:
         """Make ready for a forward pass."""
+        if self._under_way:
+            raise ModelError("a forward pass of this cache did not finish; cache.reset() starts anew")
         if self._ring is None:
             self._ring = RingCache(self._facts, [self.policy.keep(f.window) for f in self._facts], rows)
         if len(self._ring.seen) != rows:
@@ -68,12 +73,15 @@ class StreamingCache(RecurrentCache):
         if self.recurrent and self._length and not bool(real_BT.all()):
             raise ModelError("rows of a model with recurrent layers can only be continued by texts of one length")
         self._ring.expect(real_BT.bool())
+        self._under_way = True
 
     def end(self, tokens: int) -> None:
         """Count what a forward pass took in."""
         self._ring.advance(tokens)
         self._length += tokens
+        self._under_way = False
 
+    @torch.no_grad()  # a ring that grows a graph would hold all of the past
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer."""
         return self._ring.attend(call)
@@ -82,6 +90,7 @@ class StreamingCache(RecurrentCache):
 class _Attention(Handler):
     def __init__(self, cache: StreamingCache):
         self.attend = cache.attend
+        self.token: Token | None = None  # a thread that generates does not inherit who answers
 
 
 @contextmanager
@@ -100,21 +109,21 @@ def streaming(
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(f"streaming: {problem['loc'][0]}: {problem['msg']} (given: {problem['input']!r})") from error
-    cache = StreamingCache(loaded.model, probe(loaded.model, policy.reach), policy)
-    decoder = decoder_of(loaded.model)
+    cache = StreamingCache(loaded.model, loaded.layers(policy.reach), policy)
+    decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [
-        decoder.register_forward_pre_hook(_entering(cache), with_kwargs=True),
-        decoder.register_forward_hook(_leaving(cache), with_kwargs=True),
+        decoder.register_forward_pre_hook(_entering(cache, handler), with_kwargs=True),
+        decoder.register_forward_hook(_leaving(cache, handler), with_kwargs=True, always_call=True),
     ]
     try:
-        with attached(loaded.model, _Attention(cache)):
+        with attached(loaded.model, handler):
             yield cache
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _entering(cache: StreamingCache):
+def _entering(cache: StreamingCache, handler: _Attention):
     """Position 0 for every token, so that keys come un-rotated; the mask says only which tokens are padding."""
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -126,14 +135,19 @@ def _entering(cache: StreamingCache):
             raise ModelError("the streaming cache takes attention masks of two dimensions (which tokens are padding)")
         real_BT = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :].to(torch.int64)
         cache.begin(len(tokens), real_BT)
+        handler.token = handling.set(handler)
         return args, {**kwargs, "position_ids": torch.zeros_like(tokens), "attention_mask": real_BT}
 
     return enter
 
 
-def _leaving(cache: StreamingCache):
+def _leaving(cache: StreamingCache, handler: _Attention):
     def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        cache.end(_tokens(args, kwargs).shape[1])
+        if handler.token is not None:
+            handling.reset(handler.token)
+            handler.token = None
+        if output is not None:  # the pass came to its end
+            cache.end(_tokens(args, kwargs).shape[1])
 
     return leave
 

@@ -1,6 +1,7 @@
 """`sinkctl stream --chat`: a line in, a reply out; standard input may be a terminal or a file of lines."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +9,23 @@ from pathlib import Path
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
-from sinkctl.errors import UsageError
+from sinkctl.errors import Interrupted, UsageError
 
 
 def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
     """Take turns until the input ends; Ctrl-C ends a reply, and between replies the chat."""
     from rich.console import Console
 
+    if resume:
+        raise UsageError(f"--resume {output}: a chat cannot be resumed, and no other run goes on as one")
     if output is not None:
         raise UsageError("--output: a chat keeps no run folder; redirect standard output, or use --json")
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
-        from sinkctl.cli.plan import show_generation
+        from sinkctl.cli.plan import show_chat
 
-        show_generation(recipe, loaded, as_json)
+        show_chat(recipe, loaded, as_json)
         return
     from sinkctl.tasks.generate.chat import Conversation
 
@@ -34,6 +37,8 @@ def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
                 reply.append(piece)
                 if not as_json:
                     say(piece)
+        if stopping.asked() and (stopping.by == signal.SIGTERM or not sys.stdin.isatty()):
+            raise Interrupted("stopped in a reply")
         if as_json:
             say(json.dumps({"user": line, "assistant": "".join(reply), "tokens": conversation.tokens}) + "\n")
         else:

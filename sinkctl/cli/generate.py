@@ -66,34 +66,31 @@ def reading(console) -> Iterator[Callable]:
 
 
 class _Said:
-    """One row is printed as it comes; several one after the other, each when it has ended."""
+    """One row is printed as it comes; of several, the lines, each with the number of its prompt."""
 
     def __init__(self, silent: bool):
         self._silent = silent
-        self._rows: list[list[str]] = []
-        self._printed = 0
+        self._lines: list[str] = []  # of several rows, what is not a whole line yet
+        self._begun = False
 
     def take(self, tokens, run) -> None:
         """The next tokens of all rows."""
-        if self._silent:
+        if self._silent or not any(tokens.text):
             return
+        self._begun = True
         if run.rows == 1:
             say(tokens.text[0])
             return
-        self._rows = self._rows or [[] for _ in range(run.rows)]
-        for row, text in zip(self._rows, tokens.text, strict=True):
-            row.append(text)
-        while self._printed < run.rows and not run.alive[self._printed]:
-            self._print_row()
+        self._lines = self._lines or [""] * run.rows
+        for row, text in enumerate(tokens.text):
+            *whole, self._lines[row] = (self._lines[row] + text).split("\n")
+            for line in whole:
+                say(f"{row + 1}: {line}\n")
 
     def finish(self) -> None:
         """Whatever is left."""
-        while self._printed < len(self._rows):
-            self._print_row()
-        if not self._silent and not self._rows:
+        for row, line in enumerate(self._lines):
+            if line:
+                say(f"{row + 1}: {line}\n")
+        if self._begun and not self._lines:
             say("\n")
-
-    def _print_row(self) -> None:
-        text = "".join(self._rows[self._printed])
-        self._printed += 1
-        say(f"=== prompt {self._printed}\n{text}\n")

@@ -11,6 +11,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.report.units import memory
 from sinkctl.tasks.generate import GenerateRun
+from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
 
@@ -35,13 +36,24 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
 def show_generation(recipe: GenerateRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """The same for generation."""
     run = GenerateRun(recipe, loaded)
-    _show_recipe(run.recipe, as_json)
+    _show_decoding(run.settled, run.decoder, as_json)
+
+
+def show_chat(recipe: GenerateRecipe, loaded: LoadedModel, as_json: bool) -> None:
+    """The same for a chat."""
+    talk = Conversation(recipe, loaded)
+    _show_decoding(talk.settled, talk.decoder, as_json)
+
+
+def _show_decoding(settled, decoder, as_json: bool) -> None:
+    _show_recipe(settled.recipe, as_json)
     words = _words()
-    for what, choice in (run.choices | run.decoder.choices).items():
+    for what, choice in (settled.choices | decoder.choices).items():
         words.print(f"{what}: {choice}")
-    words.print(run.settled.bos)
-    words.print(f"{run.recipe.policy.label}: cache of {memory(run.decoder.bytes_held())}")
-    for line in run.decoder.layers:
+    if not settled.recipe.chat:
+        words.print(settled.bos)
+    words.print(f"{settled.recipe.policy.label}: cache of {memory(decoder.bytes_held())}")
+    for line in decoder.layers:
         words.print(line)
 
 

@@ -10,15 +10,15 @@ class Stopping:
     """The first Ctrl-C or SIGTERM asks for a stop when a block or token is done; the second stops at once."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self.by: int | None = None  # the signal
 
     def asked(self) -> bool:
-        return self._asked
+        return self.by is not None
 
-    def _handle(self, *_) -> None:
-        if self._asked:
-            raise Interrupted("stopped at once; what the last checkpoint holds can be resumed")
-        self._asked = True
+    def _handle(self, number: int, *_) -> None:
+        if self.asked():
+            raise Interrupted("stopped at once; with --output, what the last checkpoint holds can be resumed")
+        self.by = number
         print("\nstopping …", file=sys.stderr)
 
     def __enter__(self) -> None:

@@ -26,6 +26,11 @@ class AttentionCall:
         """The same call for some of its rows."""
         return replace(self, q_BHTD=self.q_BHTD[rows], k_BGTD=self.k_BGTD[rows], v_BGTE=self.v_BGTE[rows])
 
+    def columns(self, columns: Tensor) -> "AttentionCall":
+        """The same call for some of its tokens, by their places."""
+        q, k, v = (x.index_select(2, columns.to(x.device)) for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v)
+
     def tokens(self, first: int, end: int) -> "AttentionCall":
         """The same call for some of its tokens."""
         part = slice(first, end)

@@ -49,7 +49,7 @@ class SamplingSettings(_Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
         "auto", description="Draw among the likeliest tokens that hold this much probability."
     )
-    seed: int = Field(0, ge=0, description="Row i of a batch draws with seed + i.")
+    seed: int = Field(0, ge=0, lt=1 << 62, description="Row i of a batch draws with seed + i.")
 
 
 class GenerateRecipe(_Settings):

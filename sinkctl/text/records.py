@@ -55,10 +55,12 @@ class RecordDecoder:
 
     def each(self, data: bytes) -> Iterator[str]:
         """The text of every record of a whole file."""
-        for self._line, line in enumerate(data.split(b"\n"), 1):
+        self._byte = bom_length(self.name, data, self.errors)
+        for line in data[self._byte :].split(b"\n"):
             if line.strip():
                 yield self._text(line)
             self._byte += len(line) + 1
+            self._line += 1
 
     def _text(self, line: bytes) -> str:
         try:

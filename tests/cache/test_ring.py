@@ -56,7 +56,8 @@ def test_steps_and_blocks_equal_token_by_token_on_every_family(family, monkeypat
         np.testing.assert_allclose(found, expected, rtol=0, atol=ROUTED_IN_FLOAT32.get(family, 1e-10))
 
 
-def test_rows_at_different_places_with_padding_between_equal_single_rows():
+@pytest.mark.parametrize("place", ["left", "after the first token"])
+def test_rows_at_different_places_with_padding_between_equal_single_rows(place):
     loaded, policy = wrap(tiny(*STREAMED["gemma3"])), SinkWindow(sinks=3, window=6)
     ids = [text(40), text(40).flip(0), text(40).roll(7)]
     ring = ring_of(loaded, policy, rows=3)
@@ -64,27 +65,25 @@ def test_rows_at_different_places_with_padding_between_equal_single_rows():
     for lengths in ([5, 12, 1], [1, 1, 1], [1, 1, 1], [2, 0, 9], [1, 1, 1], [7, 3, 1], [1, 1, 1]):
         most = max(lengths)
         part, after = torch.full((2, 3, most), 60)
+        real = torch.zeros(3, most, dtype=torch.bool)
         for row, length in enumerate(lengths):
+            real[row, most - length :] = True
+            if place != "left" and 1 < length < most:  # as a last token followed by a padded turn
+                real[row, [0, most - length]] = real[row, [most - length, 0]]
             here = slice(at[row], at[row] + length)
-            part[row, most - length :], after[row, most - length :] = ids[row][here], ids[row][1:][here]
-        ring.expect(torch.tensor([[i >= most - length for i in range(most)] for length in lengths]))
+            part[row, real[row]], after[row, real[row]] = ids[row][here], ids[row][1:][here]
+        ring.expect(real)
         with attached(loaded.model, ring):
             output = hidden_states(loaded.model, part)
         ring.advance(most)
         nll = token_nll(loaded.model, output, part, after)
         for row, length in enumerate(lengths):
-            found[row].append(nll[row, most - length :])
+            found[row].append(nll[row, real[row]])
             at[row] += length
     assert ring.seen == at
     for row in range(3):
         alone = losses(loaded, ring_of(loaded, policy), ids[row][None], [at[row]])[0]
         np.testing.assert_allclose(torch.cat(found[row]).numpy(), alone, rtol=0, atol=1e-10)
-
-
-def test_padding_on_the_right_is_refused():
-    ring = ring_of(wrap(tiny(*STREAMED["llama"])), SinkWindow(sinks=1, window=4), rows=2)
-    with pytest.raises(ModelError, match="on the left"):
-        ring.expect(torch.tensor([[True, True], [True, False]]))
 
 
 def test_dense_steps_equal_dense_blocks_and_stop_at_their_capacity():

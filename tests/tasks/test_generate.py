@@ -107,7 +107,7 @@ def test_tokens_are_the_same_by_three_paths(family, monkeypatch):
     loaded = LoadedModel(tiny(*(STREAMED | HYBRID)[family]), None, family, "in memory")
     policy = SinkWindow(sinks=4, window=24)
     prompt = torch.randint(3, 64, (40,), generator=torch.Generator().manual_seed(0))
-    for temperature in (0.0, 1.0):
+    for temperature in (0.0, 1.0, 8.0):
         expected = by_token(loaded, policy, prompt, PAST, sampler(temperature=temperature))
         if not loops(expected):
             break

@@ -9,11 +9,12 @@ from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import settle
+from sinkctl.tasks.generate.settle import check_text, settle
 from sinkctl.tasks.generate.spelling import Spelling
 
 # Stands for a reply in a rendered template, to find what comes after one.
 REPLY = "\u241areply\u241a"
+ANCHOR = "a"  # stands for the end of a reply where a turn is encoded
 
 
 class Conversation:
@@ -28,7 +29,9 @@ class Conversation:
         if self.recipe.tokens == "endless" and not self.settled.eos_ids:
             raise UsageError(f"{loaded.name} knows no end of a turn; give --generate a number of tokens a turn")
         self.decoder = decoder_for(loaded, self.recipe.policy, self.recipe, rows=1)
+        self._anchor = loaded.tokenizer(ANCHOR, add_special_tokens=False).input_ids
         self._system = [] if self.recipe.system is None else [{"role": "system", "content": self.recipe.system}]
+        self._turn("?", after_reply=True)  # a template that cannot be taken turn by turn says so here
         self._unfed: list[int] | None = None  # what the last reply ended in, before the first turn None
         self.tokens = 0  # in the last reply
 
@@ -52,15 +55,26 @@ class Conversation:
 
     def _encoded(self, text: str) -> list[int]:
         """The ids of a user's turn, from the end of the reply before it to where the next one starts."""
-        turn = [{"role": "user", "content": text}]
+        check_text(text)
+        encode = self.loaded.tokenizer
         if self._unfed is None:
-            rendered = self._rendered([*self._system, *turn])
-        else:
-            before = [{"role": "user", "content": "."}, {"role": "assistant", "content": REPLY}]
-            _, found, rendered = self._rendered([*self._system, *before, *turn]).partition(REPLY)
-            if not found:
-                raise ModelError(f"the chat template of {self.loaded.name} does not show replies, so it takes no turns")
-        return self.loaded.tokenizer(rendered, add_special_tokens=False).input_ids
+            return encode(self._turn(text, after_reply=False), add_special_tokens=False).input_ids
+        turn = self._turn(text, after_reply=True)
+        # Some tokenizers put a space in front of a text; what goes on from a reply is none.
+        ids, anchor = encode(ANCHOR + turn, add_special_tokens=False).input_ids, self._anchor
+        if ids[: len(anchor)] == anchor:
+            return ids[len(anchor) :]
+        return encode(turn, add_special_tokens=False).input_ids
+
+    def _turn(self, text: str, after_reply: bool) -> str:
+        turn = [{"role": "user", "content": text}]
+        if not after_reply:
+            return self._rendered([*self._system, *turn])
+        before = [{"role": "user", "content": "."}, {"role": "assistant", "content": REPLY}]
+        _, found, rendered = self._rendered([*self._system, *before, *turn]).partition(REPLY)
+        if not found:
+            raise ModelError(f"the chat template of {self.loaded.name} does not show replies, so it takes no turns")
+        return rendered
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
         try:

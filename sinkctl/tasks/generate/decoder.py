@@ -83,8 +83,12 @@ class Decoder:
                 output = hidden_states(model, part_BT, past=self.recurrent, real_BT=here_BT.to(model.device))
             self.cache.advance(part_BT.shape[1])
             yield start + part_BT.shape[1]
+        logits_BV = last_logits(model, output, part_BT)
+        if not bool(torch.isfinite(logits_BV).any(-1).all()) or bool(logits_BV.isnan().any()):
+            dtype = str(self.loaded.dtype).removeprefix("torch.")
+            raise ModelError(f"{self.loaded.name}: its logits are no numbers in {dtype}; try --dtype float32")
         self.sampler.prepare(1)
-        self.ids_B.copy_(self.sampler.choose(last_logits(model, output, part_BT)))
+        self.ids_B.copy_(self.sampler.choose(logits_BV))
         self.sampler.count(1)
 
     @torch.no_grad()

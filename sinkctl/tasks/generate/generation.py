@@ -1,5 +1,6 @@
 """Text out of a model, a token a step and row, for as long as is asked: the steps, and what is known of them."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
 from sinkctl.result.stream import MemorySample
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.recompute import RecomputeDecoder
-from sinkctl.tasks.generate.sampling import AHEAD, Sampler
+from sinkctl.tasks.generate.sampling import Sampler
 from sinkctl.tasks.generate.settle import settle
 from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
 from sinkctl.tasks.stream.summary import Thinned
@@ -79,10 +80,9 @@ class GenerateRun:
         self.alive = np.ones(self.rows, bool)
         self.pace, self.memory, self.peak_bytes = Thinned(), Thinned(), 0
         self.tails = [""] * self.rows
-        self._before: list[list[int]] = [[] for _ in range(self.rows)]  # the last ids of every row
+        self.spelling = [Spelling(loaded.tokenizer, prompt[-PATIENCE:].tolist()) for prompt in self.settled.prompts]
         if state is not None:
             self._restore(*state)
-        self._spelling = [Spelling(loaded.tokenizer, before) for before in self._before]
 
     def __iter__(self) -> Iterator[Tokens]:
         if not self.steps:
@@ -101,10 +101,10 @@ class GenerateRun:
             took = time.perf_counter() - began
             self.seconds += took
             if not self.settled.eos_ids:
-                burst = min(2 * burst, LONGEST_BURST, AHEAD) if took < BURST_SECONDS / 2 else max(1, burst)
+                burst = min(2 * burst, LONGEST_BURST) if took < BURST_SECONDS / 2 else burst
             self.pace.offer([self.steps + count - 1, self.seconds])
             yield self._taken(ids)
-        rest = [spelling.rest() for spelling in self._spelling]
+        rest = [spelling.rest() for spelling in self.spelling]
         self.tails = [(tail + left)[-TAIL:] for tail, left in zip(self.tails, rest, strict=True)]
         yield Tokens(self.steps, np.empty((0, self.rows), np.int32), rest)
 
@@ -117,8 +117,7 @@ class GenerateRun:
             if ends is not None:
                 self.alive[row], new, ids[ends:, row] = False, new[:ends], ENDED
             self.tokens[row] += len(new)
-            texts[row] = self._spelling[row].add(*new)
-            self._before[row] = [*self._before[row], *new][-PATIENCE:]
+            texts[row] = self.spelling[row].add(*new)
             self.tails[row] = (self.tails[row] + texts[row])[-TAIL:]
         ended = ~self.alive & (self.tokens <= self.steps)
         ids[:, ended] = ENDED
@@ -135,9 +134,12 @@ class GenerateRun:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
+        free = {"fail_on"} if self.recipe.policy.kind == "dense" else {"fail_on", "tokens"}  # dense is made to size
+        prompts = hashlib.sha256(b"|".join(prompt.numpy().tobytes() for prompt in self.settled.prompts))
         return {
             "version": __version__,
-            "recipe": self.recipe.model_dump(mode="json", exclude={"fail_on", "tokens"}),
+            "recipe": self.recipe.model_dump(mode="json", exclude=free),
+            "prompts": prompts.hexdigest(),
             "model": self.loaded.fingerprint,
             "dtype": str(self.loaded.dtype),
             "device": self.loaded.device.type,
@@ -152,7 +154,7 @@ class GenerateRun:
             "decoder": data,
             "tokens": self.tokens.tolist(),
             "alive": self.alive.tolist(),
-            "before": self._before,
+            "spelling": [spelling.state() for spelling in self.spelling],
             "tails": self.tails,
             "pace": vars(self.pace),
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
@@ -168,7 +170,10 @@ class GenerateRun:
                 raise ResumeError(f"the {key} changed since this run was started; start a new run")
         self.decoder.restore(data["decoder"], tensors)
         self.steps, self.tokens = data["step"], np.array(data["tokens"], np.int64)
-        self.alive, self._before, self.tails = np.array(data["alive"], bool), data["before"], data["tails"]
+        self.alive, self.tails = np.array(data["alive"], bool), data["tails"]
+        self.spelling = [Spelling(self.loaded.tokenizer, *spelling) for spelling in data["spelling"]]
+        if self.limit is not None and self.steps >= self.limit:
+            raise ResumeError(f"this run has {self.steps:,} tokens already; --generate asks for {self.limit:,}")
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.pace, self.memory = Thinned(**data["pace"]), Thinned(**{**data["memory"], "items": items})
         self.seconds, self.prompt_seconds = data["seconds"], data["prompt_seconds"]

@@ -40,23 +40,31 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         raise ModelError(f"{loaded.name} has no tokenizer, so it cannot be given a prompt")
     choices = dict(loaded.choices)
     check_names([parse(text) for text in recipe.fail_on], MEASURED)
+    _check_fields(recipe)
     policy, reason = recipe.policy.resolve(loaded.context)
     if policy != recipe.policy:
         choices[f"window of {policy.label}"] = reason
     if policy.kind == "dense" and (recipe.tokens == "endless" or recipe.chat):
-        raise UsageError("--policy dense keeps every token, so it cannot go on for ever; give --generate a number")
+        what = "a chat" if recipe.chat else "endless text"
+        raise UsageError(f"--policy dense keeps every token, and {what} has no end; use sink_window, or --generate N")
     bos_id, bos = bos_rule(recipe.bos, loaded)
     prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded)
+    if not (recipe.chat or recipe.prompts or recipe.prompt_files):
+        bos = "BOS: there is no other prompt"
     stop, endless = recipe.stop_at_eos, recipe.tokens == "endless"
     if stop == "auto":
-        stop = not endless
-        choices["stop_at_eos"] = f"{'on' if stop else 'off'}: {'endless' if endless else 'a number of tokens'}"
+        stop = recipe.chat or not endless
+        choices["stop_at_eos"] = (
+            f"{'on' if stop else 'off'}: {'endless' if not stop else 'a turn' if recipe.chat else 'a number of tokens'}"
+        )
     chunk, graph, compile_ = recipe.chunk, recipe.graph, recipe.compile
     if chunk == "auto":
         chunk, choices["chunk"] = auto_chunk(loaded)
     if graph == "auto":
         graph, reason = can_capture(loaded, policy)
         choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
+    elif graph and not can_capture(loaded, policy)[0]:
+        raise ModelError(f"a step cannot be captured: {can_capture(loaded, policy)[1]}; set graph to auto")
     if compile_ == "auto":
         compile_, reason = _worth_compiling(loaded, recipe)
         choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
@@ -100,6 +108,8 @@ def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool,
         return False, "only pays on a GPU"
     if is_mixture(loaded.model):
         return False, "a mixture of experts does not compile into one graph"
+    if recurrent_cache(loaded.model) is not None:
+        return False, "recurrent layers are not compiled"
     if recipe.tokens != "endless" and recipe.tokens < REPAYS_COMPILING:
         return False, f"{recipe.tokens:,} tokens are too few to repay compiling"
     return True, f"{recipe.tokens} tokens repay compiling"
@@ -108,7 +118,11 @@ def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool,
 def _sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[str, str]) -> SamplingSettings:
     config, found = loaded.model.generation_config, {}
     drawn = bool(config.do_sample)
-    for name, neutral in (("temperature", 1.0), ("top_k", None), ("top_p", 1.0)):
+    for name in ("repetition_penalty", "min_p"):
+        if drawn and getattr(config, name, None) not in (None, 1.0, 0.0):
+            choices[name] = f"left out: the checkpoint's generation config has {getattr(config, name)}"
+    # What `generate` takes where a checkpoint draws and names no more.
+    for name, neutral in (("temperature", 1.0), ("top_k", 50 if drawn else None), ("top_p", 1.0)):
         value = getattr(asked, name)
         if value != "auto":
             found[name] = value
@@ -130,13 +144,19 @@ def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) ->
         if is_records(name):
             source = Source(name)
             data = b"".join(iter(lambda source=source: source.read(1 << 20), b""))
+            source.close()
             each = RecordDecoder(name, recipe.field or "prompt", "strict").each(data)
-            found += [_ids(text, loaded) for text in each]
+            own = [_ids(text, loaded) for text in each]
+            if not own:
+                raise TextError(f"{name}: holds no record, so there is no prompt; write one a line")
+            found += own
         else:  # a book, say
             found.append(
                 np.concatenate([np.empty(0, np.int64), *(b.ids for b in TokenStream([name], loaded.tokenizer))])
             )
     if not found:
+        if recipe.bos == "never":
+            raise UsageError("--bos never leaves nothing to start from; give --prompt TEXT or --prompt-file FILE")
         if loaded.bos_id is None:
             raise UsageError(f"{loaded.name} has no BOS token to start from; give --prompt TEXT or --prompt-file FILE")
         return (torch.tensor([loaded.bos_id]),)
@@ -147,5 +167,26 @@ def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) ->
     return tuple(torch.from_numpy(np.asarray(ids, np.int64)) for ids in found)
 
 
+def _check_fields(recipe: GenerateRecipe) -> None:
+    """Refuse what would be ignored."""
+    if recipe.chat:
+        ignored = {"prompt-file": recipe.prompt_files, "fail-on": recipe.fail_on, "field": recipe.field}
+        given = [name for name, value in ignored.items() if value]
+        if given or recipe.bos != "auto":
+            name = (given or ["bos"])[0]
+            raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
+    elif recipe.system is not None:
+        raise UsageError("--system: only a chat has a system message; add --chat")
+    if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
+        raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
+
+
+def check_text(text: str) -> None:
+    """Raise TextError for what is no text: bytes of a command line or terminal that are not UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise TextError("a prompt is not UTF-8 text; write it in UTF-8, or give it as --prompt-file")
+
+
 def _ids(text: str, loaded: LoadedModel) -> np.ndarray:
+    check_text(text)
     return np.array(loaded.tokenizer(text, add_special_tokens=False).input_ids, np.int64)

@@ -4,35 +4,48 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-# A character is at most four bytes; past so many tokens without one, what is there is said as it is.
+# A character is at most four bytes, a token at least one; past so many without one, what is there is said as it is.
 PATIENCE = 8
 
 
 class Spelling:
-    """Spells one stream of ids. A piece of text waits until it does not end inside a character."""
+    """Spells one stream of ids. The ids of an unfinished character wait for the rest of it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
-        """`before`: the last ids before the first that is spelt, which decide about a space in front of it."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = (), said: int | None = None):
+        """`before`: ids already spelt, all but the last few of them where `said` counts fewer."""
         self._tokenizer = tokenizer
-        self._ids = list(before)[-PATIENCE:]
-        self._said = len(self._ids)  # of the ids held, those whose text is out
+        self._ids = list(before)
+        self._said = len(self._ids) if said is None else said  # of the ids held, those whose text is out
 
     def add(self, *new: int) -> str:
         """The text that the next ids complete; empty while a character is unfinished."""
         self._ids += new
-        return self._say(last=len(self._ids) - self._said > PATIENCE)
+        return self._say(self._whole())
 
     def rest(self) -> str:
         """What is left at the end."""
-        return self._say(last=True)
+        return self._say(len(self._ids))
 
-    def _say(self, last: bool) -> str:
-        text, before = self._text(self._ids), self._text(self._ids[: self._said])
-        if text.endswith("\ufffd") and not last:
-            return ""
-        self._ids = self._ids[-PATIENCE:]
-        self._said = len(self._ids)
-        return text[len(before) :]
+    def state(self) -> tuple[list[int], int]:
+        """(`before`, `said`) of a Spelling that goes on from here."""
+        return list(self._ids), self._said
 
-    def _text(self, ids: list[int]) -> str:
+    def _whole(self) -> int:
+        """How many of the ids held do not end inside a character."""
+        end = len(self._ids)
+        for back in range(min(PATIENCE, end - self._said) + 1):
+            if not self._text(end - back).endswith("\ufffd"):
+                return end - back
+        return self._said if end - self._said <= PATIENCE else end
+
+    def _say(self, end: int) -> str:
+        text = self._text(end)[len(self._text(self._said)) :]
+        if text:  # the window starts where a piece did, so inside no character
+            self._ids, self._said = self._ids[self._said :], end - self._said
+        else:
+            self._said = max(self._said, end)
+        return text
+
+    def _text(self, end: int) -> str:
+        ids = self._ids[:end]
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -17,8 +17,10 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
 from sinkctl.tasks.generate.outcome import result_of
-from sinkctl.tasks.generate.spelling import Spelling
+from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
 from sinkctl.tasks.stream.task import SAVE_SECONDS, SAVE_SHARE
+
+SPELT = 4096  # tokens that are spelt at once
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def _run(
         for tokens in generation:
             array.append(tokens.ids.ravel())
             progress(tokens, generation)
-            if stop() and not generation.steps:
+            asked = stop()
+            if asked and not generation.steps:
                 raise Interrupted("stopped in the prompt, before the first token; nothing was kept")
-            if stop():
+            if asked:
                 kept = "nothing was kept (no --output)"
                 if folder is not None:
                     save()
@@ -108,6 +111,8 @@ def _write_texts(folder: RunFolder, array: GrowingArray, generation: GenerateRun
     """The generated text of each row: generated.txt, or generated-0.txt, generated-1.txt, …"""
     ids = array.values().reshape(-1, generation.rows)
     for row in range(generation.rows):
-        spelling = Spelling(generation.loaded.tokenizer)
-        text = "".join(spelling.add(new) for new in ids[:, row].tolist() if new != ENDED) + spelling.rest()
-        folder.write_text("generated.txt" if generation.rows == 1 else f"generated-{row}.txt", text)
+        spelling = Spelling(generation.loaded.tokenizer, generation.settled.prompts[row][-PATIENCE:].tolist())
+        own = ids[ids[:, row] != ENDED, row]
+        parts = [spelling.add(*own[i : i + SPELT].tolist()) for i in range(0, len(own), SPELT)]
+        name = "generated.txt" if generation.rows == 1 else f"generated-{row}.txt"
+        folder.write_text(name, "".join([*parts, spelling.rest()]))
