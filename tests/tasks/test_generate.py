@@ -23,7 +23,6 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.generate import GenerateRun, run
-from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.sampling import Sampler
 from sinkctl.tasks.generate.spelling import Spelling
@@ -224,13 +223,23 @@ def test_draws_follow_the_filtered_distribution():
     np.testing.assert_allclose(counts, expected, atol=0.02)
 
 
-def test_text_is_spelt_without_half_characters(demo):
-    text = "naïve — “quoted” 🙂 ünïcödé " * 3
-    ids = demo.tokenizer(text, add_special_tokens=False).input_ids
-    spelling = Spelling(demo.tokenizer)
-    pieces = [spelling.add(i) for i in ids] + [spelling.rest()]
-    assert "".join(pieces) == demo.tokenizer.decode(ids)
-    assert not any("\ufffd" in piece for piece in pieces)
+TEXTS = ("naïve — “quoted” 🙂 ünï🙂🙂cödé ", "龘靐齉爩 ok 👩‍👩‍👧 ")
+
+
+@pytest.mark.parametrize("name", ["demo", "stories"])  # byte-level BPE; SentencePiece with bytes for what it lacks
+@pytest.mark.parametrize("sizes", [[1], [7, 1, 2], [64]])
+def test_text_is_spelt_without_half_characters_whatever_the_bursts(name, sizes, request):
+    tokenizer = request.getfixturevalue(name).tokenizer
+    for text in TEXTS:
+        ids = tokenizer(text * 5, add_special_tokens=False).input_ids
+        spelling, pieces, at = Spelling(tokenizer), [], 0
+        while at < len(ids):
+            size = sizes[len(pieces) % len(sizes)]
+            pieces.append(spelling.add(*ids[at : at + size]))
+            spelling, at = Spelling(tokenizer, *spelling.state()), at + size  # as a resumed run has it
+        pieces.append(spelling.rest())
+        assert "".join(pieces) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_a_run_stopped_and_resumed_says_the_same(demo, tmp_path):
@@ -297,63 +306,14 @@ def test_what_cannot_be_generated_is_refused_in_words(demo, stories):
         run(validate(recipe(tokens="endless").model_dump() | {"policy": {"kind": "dense"}}), demo)
     with pytest.raises(TextError, match="empty"):
         run(recipe([""], bos="never"), demo)
-    with pytest.raises(ModelError, match="no chat template"):
-        Conversation(recipe(chat=True), demo)
-
-
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def test_a_conversation_is_the_whole_transcript_streamed(demo):
-    """What has gone through the model after three turns is the rendered conversation, each token once."""
-    loaded = LoadedModel(copy.deepcopy(demo.model), copy.deepcopy(demo.tokenizer), "demo", "in memory")
-    loaded.tokenizer.chat_template = TEMPLATE
-    talk = Conversation(recipe([], chat=True, tokens=9, system="Be brief.", size=(4, 30)), loaded)
-    fed, feed, step = [], talk.decoder.feed, talk.decoder.step
-
-    def feeding(texts, chunk):
-        fed.extend(texts[0].tolist())
-        return feed(texts, chunk)
-
-    def stepping():
-        fed.extend(talk.decoder.ids_B.tolist())
-        return step()
-
-    talk.decoder.feed, talk.decoder.step = feeding, stepping
-    replies = ["".join(talk.say(text)) for text in ("Good evening, sir.", "And your wife?", "I see.")]
-    messages = ["<system> Be brief.\n"]
-    for text, reply in zip(("Good evening, sir.", "And your wife?", "I see."), replies, strict=True):
-        messages += [f"<user> {text}\n<assistant>", reply, "\n"]
-    expected = loaded.tokenizer.bos_token + "".join(messages[:-1])
-    assert len(fed) == talk.decoder.cache.seen[0]
-    said = loaded.tokenizer.decode([*fed, *talk._unfed])
-    assert said == expected
-    assert all(replies)
-    assert talk.decoder.cache.seen[0] > 2 * 35  # well past the cache
-
-
-def test_a_conversation_goes_on_as_one_stream_of_its_tokens(demo):
-    loaded = LoadedModel(copy.deepcopy(demo.model), copy.deepcopy(demo.tokenizer), "demo", "in memory")
-    loaded.tokenizer.chat_template = TEMPLATE
-    talk = Conversation(recipe([], chat=True, tokens=15, size=(4, 30)), loaded)
-    list(talk.say("Good evening, sir."))
-    fed, feed = [], talk.decoder.feed
-    before = talk.decoder.cache.seen[0]
-    talk.decoder.feed = lambda texts, chunk: (fed.extend(texts[0].tolist()), feed(texts, chunk))[1]
-    reply = "".join(talk.say("And your wife?"))
-    first = loaded.tokenizer(f"{loaded.tokenizer.bos_token}<user> Good evening, sir.\n<assistant>",
-                             add_special_tokens=False).input_ids  # fmt: skip
-    alone = Decoder(loaded, talk.recipe.policy, sampler())
-    ids = [int(alone.feed([torch.tensor(first)], 100))]
-    ids += [int(alone.step()) for _ in range(14)]
-    assert before == len(first) + 14  # the last token of the reply is fed with the next turn
-    assert fed[0] == ids[-1]
-    again = [int(alone.feed([torch.tensor(fed)], 100))]
-    again += [int(alone.step()) for _ in range(14)]
-    assert loaded.tokenizer.decode(again) == reply
+    with pytest.raises(UsageError, match="only a chat"):
+        run(recipe(system="Be brief."), demo)
+    with pytest.raises(TextError, match="not UTF-8"):
+        run(recipe(["\udcff"]), demo)
+    with pytest.raises(UsageError, match="nothing to start from"):
+        run(recipe([], bos="never"), demo)
+    with pytest.raises(ModelError, match="no CUDA device"):
+        run(recipe(graph=True), demo)
 
 
 def test_generation_takes_no_longer_far_out_than_at_first(demo):
