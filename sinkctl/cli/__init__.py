@@ -49,8 +49,6 @@ def main() -> None:
         signal.signal(name, _interrupt)
     try:
         app()
-        for name in (signal.SIGINT, signal.SIGTERM):  # all is done: an interpreter that shuts down is no place to stop
-            signal.signal(name, signal.SIG_IGN)
     except BrokenPipeError:  # the reader of our output has gone (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

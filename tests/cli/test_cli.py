@@ -1,6 +1,5 @@
 """The command line: what it prints where, and its exit codes."""
 
-import io
 import json
 import shutil
 import subprocess
@@ -10,27 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sinkctl.cli import main
 from sinkctl.model.load import DEMO
-
-
-@pytest.fixture
-def sinkctl(monkeypatch, capfd):
-    """Run a command line in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sinkctl", *map(str, arguments)])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_help_imports_no_torch():
