@@ -33,6 +33,7 @@ def desk(tmp_path, book, monkeypatch):
         "".join(json.dumps({"message": line}) + "\n" for line in book[:2000].split("\n"))
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of a busy machine wait for each other
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 

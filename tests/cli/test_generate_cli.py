@@ -24,9 +24,8 @@ def talker(tmp_path):
 
 
 def test_text_goes_to_stdout_and_words_to_stderr(sinkctl):
-    code, out, err = sinkctl(
-        "stream", "-g", 30, "--prompt", "It was", "-W", 20, "--fail-on", "generate.ms_per_token<=1e6"
-    )
+    flags = ["stream", "-g", 30, "--prompt", "It was", "-W", 20]
+    code, out, err = sinkctl(*flags, "--fail-on", "generate.ms_per_token<=1e6")
     assert code == 0
     assert len(out.strip()) > 40
     assert "30 tokens" in err
@@ -53,9 +52,8 @@ def test_a_reader_that_has_enough_ends_the_run(tmp_path):
 
 def test_a_chat_answers_every_line(sinkctl, talker):
     lines = b"Good evening.\n\nAnd your wife?\n"
-    code, out, _ = sinkctl(
-        "stream", "--chat", "-m", talker, "-g", 8, "-W", 20, "--json", "--prompt", "Hello", stdin=lines
-    )
+    flags = ["stream", "--chat", "-m", talker, "-g", 8, "-W", 20, "--prompt", "Hello"]
+    code, out, _ = sinkctl(*flags, "--json", stdin=lines)
     assert code == 0
     turns = [json.loads(line) for line in out.splitlines()]
     assert [turn["user"] for turn in turns] == ["Hello", "Good evening.", "And your wife?"]

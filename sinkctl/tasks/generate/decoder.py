@@ -19,6 +19,7 @@ from sinkctl.model.compiled import CompiledLayers
 from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.model.threads import one_thread, single_threaded
 from sinkctl.tasks.generate.sampling import Sampler
 
 # Steps before a recording, in which libraries and compilers make what they make once.
@@ -52,6 +53,7 @@ class Decoder:
             self._compiled = CompiledLayers(model, facts, coordinate_descent_tuning=True)
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
+        self._one_thread = one_thread(model, rows)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._wants_graph = graph
 
@@ -147,6 +149,8 @@ class Decoder:
             carried = dict(use_cache=True, past_key_values=self.recurrent)
         with ExitStack() as stack:
             stack.enter_context(self._attachment.active())
+            if self._one_thread:
+                stack.enter_context(single_threaded())
             if self._compiled is not None:
                 stack.enter_context(self._compiled.active())
             logits_BV = self.loaded.model(
