@@ -69,6 +69,9 @@ def _misplaced(name: str, value: Any, task: str) -> str:
     if name == "FILE":
         instead = "--prompt-file gives a prompt" if task == "generate" else "the text is in the questions' file"
         return f"{value[0]}: a file alone is scored, which --{task} does not; {instead}"
+    other = next((task for task, flags in TELLING.items() if name in flags), None)
+    if other is not None and task in TELLING:
+        return f"--{name}: generation and questions are runs of their own; give one or the other"
     tasks = {"stream": "scoring", "generate": "generation (--generate, --chat)", "questions": "--questions"}
     belongs = next(what for other, what in tasks.items() if name in FIELDS[other])
     return f"--{name} is for {belongs}, not for {tasks[task]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
+from sinkctl.errors import UsageError
 
 
 def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
@@ -16,6 +17,10 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     from sinkctl.report.console import render
     from sinkctl.result.compare import check, parse
 
+    if as_json and recipe.tokens == "endless" and output is None:
+        raise UsageError(
+            "--json shows a finished run, and endless text has no end; give --generate a number, or -o DIR"
+        )
     thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)

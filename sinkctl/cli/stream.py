@@ -59,7 +59,7 @@ def stream(
         _option(_GENERATE, "Generate so many tokens, or endless.", "--generate", "-g", metavar="N|endless"),
     ] = None,
     prompt: Annotated[
-        list[str] | None, _option(_GENERATE, "Text to go on from. May repeat: side by side.", metavar="TEXT")
+        list[str] | None, _option(_GENERATE, "Text to go on from. May repeat: a batch.", metavar="TEXT")
     ] = None,
     prompt_file: Annotated[
         list[str] | None,

@@ -94,7 +94,7 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
 def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: dict[Keys, int]) -> str:
     """The first problem in one line; an unknown field goes before what may follow from it."""
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    path = _path(problem["loc"], data)
+    path = _path(_inside(problem["loc"], data), data)
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
     name = ".".join(map(str, path)) or "recipe"
@@ -107,10 +107,15 @@ def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: 
         case "union_tag_not_found":
             said = "say which `kind`"
         case _:  # of a union every member complains: a number, or 'auto'
-            messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(p["loc"], data) == path)
+            messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(_inside(p["loc"], data), data) == path)
             message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
             said = f"{message} (given: {problem['input']!r})"
     return f"{where}: {name}: {said}"
+
+
+def _inside(location: tuple[str | int, ...], data: dict[str, Any]) -> tuple[str | int, ...]:
+    """pydantic's location without the task in front, which one field is called as well."""
+    return location[1:] if location[:1] == (data["task"],) else location
 
 
 def _path(location: tuple[str | int, ...], data: Any) -> Keys:

@@ -97,7 +97,9 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, talker, tmp_path, subte
         (["--chat", "-m", talker, "-o", tmp_path / "out"], 2, "keeps no run folder"),
         (["--questions", tmp_path / "none.jsonl"], 3, "none.jsonl"),
         (["--questions", tmp_path / "book.txt"], 2, "no .jsonl file"),
-        (["--questions", "lines", "-g", 5], 2, "--questions is for --questions"),
+        (["--questions", "lines", "-g", 5], 2, "runs of their own"),
+        (["--questions", "lines", "--set", "kep=true"], 2, "kep: no such field; did you mean 'keep'"),
+        (["-g", "endless", "--json"], 2, "--json shows a finished run"),
     ]
     for arguments, expected, words in cases:
         with subtests.test(arguments=list(map(str, arguments))):

@@ -33,7 +33,7 @@ def result_of(run: GenerateRun) -> Result:
         complete=True,
         measurements=_measurements(run),
         verdict=_verdict(run),
-        notes=[run.settled.bos[0].upper() + run.settled.bos[1:] + "."],
+        notes=_notes(run),
         generate=GenerateDetail(
             policy=policy.label,
             cache_tokens=cache_tokens,
@@ -82,6 +82,16 @@ def _sampling(settings: dict[str, Any]) -> str:
     if settings["top_p"] < 1:
         parts.append(f"top-p {settings['top_p']:g}")
     return ", ".join([*parts, f"seed {settings['seed']}"])
+
+
+def _notes(run: GenerateRun) -> list[str]:
+    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + "."]
+    policy, context = run.recipe.policy, run.loaded.context
+    if context is not None and isinstance(policy, Bounded) and policy.reach + 1 > context:
+        notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")
+    if context is not None and policy.kind == "dense" and run.longest + run.steps > context:
+        notes.append(f"dense extrapolates past the model's context of {context}.")
+    return notes
 
 
 def _verdict(run: GenerateRun) -> list[str]:

@@ -50,7 +50,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
     bos_id, bos = bos_rule(recipe.bos, loaded)
     prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded)
     if not (recipe.chat or recipe.prompts or recipe.prompt_files):
-        bos = "BOS: there is no other prompt"
+        bos = "started from BOS, as no prompt was given"
     stop, endless = recipe.stop_at_eos, recipe.tokens == "endless"
     if stop == "auto":
         stop = recipe.chat or not endless
