@@ -1,6 +1,8 @@
 """Shared models and texts; everything runs offline."""
 
+import io
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sinkctl.cli import main
 from sinkctl.model.load import DEMO, LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 
@@ -37,3 +40,22 @@ def stories() -> LoadedModel:
 def book() -> str:
     """The built-in text."""
     return (DEMO / "text.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def sinkctl(monkeypatch, capfd):
+    """Run a command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sinkctl", *map(str, arguments)])
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run

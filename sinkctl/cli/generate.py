@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sinkctl.cli.conclude import conclude
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
@@ -15,13 +16,14 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     from rich.console import Console
 
     from sinkctl.report.console import render
-    from sinkctl.result.compare import check, parse
+    from sinkctl.result.compare import parse
 
     if as_json and recipe.tokens == "endless" and output is None:
         raise UsageError(
             "--json shows a finished run, and endless text has no end; give --generate a number, or -o DIR"
         )
-    thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
+    for text in recipe.fail_on:  # before anything is loaded
+        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -48,9 +50,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
         render(generated.result, words)
         if output is not None:
             words.print(f"kept in {output}: result.json, tokens.npy, the text, report.html", highlight=False)
-    check(generated.result, thresholds)
-    for text in recipe.fail_on:
-        words.print(f"holds: {text}", highlight=False, markup=False)
+    conclude(generated.result, recipe, words)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sinkctl.cli.conclude import conclude
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
@@ -15,11 +16,12 @@ def run_questions(
     recipe, *, output: Path | None, resume: bool = False, as_json: bool, quiet: bool, dry_run: bool
 ) -> None:
     """Run a `questions` recipe; the report goes to standard output."""
-    from sinkctl.result.compare import check, parse
+    from sinkctl.result.compare import parse
 
     if resume:
         raise UsageError("--resume: a run with questions cannot be resumed; start it again with another --output")
-    thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
+    for text in recipe.fail_on:  # before anything is loaded
+        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -39,9 +41,7 @@ def run_questions(
         render(outcome.result, Console())
         if output is not None:
             words.print(f"kept in {output}: result.json, answers.jsonl, report.html", highlight=False)
-    check(outcome.result, thresholds)
-    for text in recipe.fail_on:
-        words.print(f"holds: {text}", highlight=False, markup=False)
+    conclude(outcome.result, recipe, words)
 
 
 @contextmanager

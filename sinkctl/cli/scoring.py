@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from sinkctl.cli.conclude import conclude
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.stopping import Stopping
 
@@ -11,9 +12,10 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     from rich.console import Console
 
     from sinkctl.cli.progress import shown
-    from sinkctl.result.compare import check, parse
+    from sinkctl.result.compare import parse
 
-    thresholds = [parse(text) for text in recipe.fail_on]  # before anything is loaded
+    for text in recipe.fail_on:  # before anything is loaded
+        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -33,6 +35,4 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
         render(outcome.result, Console())
         if output is not None:
             words.print(f"kept in {output}: result.json, nll.npy, report.html", highlight=False)
-    check(outcome.result, thresholds)
-    for text in recipe.fail_on:
-        words.print(f"holds: {text}", highlight=False, markup=False)
+    conclude(outcome.result, recipe, words)
