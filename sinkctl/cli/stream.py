@@ -88,13 +88,16 @@ def stream(
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Texts of any length through a model, in constant memory: score them, go on from them, ask about them.
+    """Texts of any length through a model, in constant memory: score, go on, ask.
 
-    FILE is scored: NLL a token, perplexity, and the passages that surprise most. --generate and --chat produce text,
-    past any context length. After each token the cache holds the first S tokens and the last W, positions counted in
-    the cache (StreamingLLM): the query sees S + W tokens and itself. Without FILE or a flag that says otherwise the
-    built-in text is scored by the built-in model.
-    """  # fmt: skip
+    FILE is scored: NLL a token, perplexity, the passages that surprise most.
+    --generate and --chat produce text, past any context length.
+
+    After each token the cache holds the first S tokens and the last W,
+    positions counted in the cache (StreamingLLM): the query sees S + W tokens
+    and itself. Without FILE, or a flag that says otherwise, the built-in text
+    is scored by the built-in model.
+    """
     flags = {
         "model": model, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
