@@ -48,7 +48,8 @@ def test_steps_and_blocks_equal_token_by_token_on_every_family(family, monkeypat
     if family in HYBRID:
         in_float64(monkeypatch)
     loaded, ids = wrap(tiny(*(STREAMED | HYBRID)[family])), text()
-    for sinks, window, blocks in CASES:
+    # Every case where layers differ most; a block in the middle, and the smallest window, everywhere.
+    for sinks, window, blocks in CASES if family in ("llama", "gemma3", "falcon_alibi") else (CASES[1], CASES[3]):
         policy = SinkWindow(sinks=sinks, window=window)
         facts = loaded.layers(policy.reach)
         expected = token_by_token_nll(loaded.model, facts, [policy.keep(f.window) for f in facts], ids)
