@@ -115,10 +115,13 @@ def streaming(
         decoder.register_forward_pre_hook(_entering(cache, handler), with_kwargs=True),
         decoder.register_forward_hook(_leaving(cache, handler), with_kwargs=True, always_call=True),
     ]
+    generation, used = loaded.model.generation_config, loaded.model.generation_config.use_cache
     try:
+        generation.use_cache = True  # some checkpoints (MPT) say no
         with attached(loaded.model, handler):
             yield cache
     finally:
+        generation.use_cache = used
         for hook in hooks:
             hook.remove()
 
@@ -129,6 +132,8 @@ def _entering(cache: StreamingCache, handler: _Attention):
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if kwargs.get("past_key_values") is not cache:
             raise ModelError("inside `with streaming(model) as cache`, call model.generate(..., past_key_values=cache)")
+        if kwargs.get("use_cache") is False:  # `generate` would feed everything again with every token
+            raise ModelError("use_cache=False leaves nothing to a cache; leave it out")
         tokens = _tokens(args, kwargs)
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 2:

@@ -28,7 +28,7 @@ def said(model, cache, ids_BT, mask_BT=None, count=12):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "falcon", "jamba"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "falcon", "mpt", "jamba"])
 def test_turns_are_one_stream(family, monkeypatch):
     in_float64(monkeypatch)
     model, (first, second) = model_of(family), ids_of(30, 9)
@@ -96,6 +96,8 @@ def test_the_cache_is_refused_where_it_would_be_wrong():
             model(input_ids=prompt[None])
         with pytest.raises(ModelError, match="holds 1 rows, not 2"):
             model(input_ids=prompt[None].repeat(2, 1), past_key_values=cache)
+        with pytest.raises(ModelError, match="use_cache=False"):
+            model.generate(prompt[None], max_new_tokens=2, use_cache=False, past_key_values=cache)
         with pytest.raises(ModelError, match="gives no tokens back"):
             cache.crop(-1)
     cache.reset()
