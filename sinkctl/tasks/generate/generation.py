@@ -72,7 +72,7 @@ class GenerateRun:
         self.decoder = decoder_for(
             loaded, self.recipe.policy, self.recipe, self.rows,
             capacity=self.longest + self.limit if self.recipe.policy.kind == "dense" else None,
-            bos=self.settled.bos.startswith(("BOS", "started")),
+            bos=self.settled.begins_with_bos,
         )  # fmt: skip
         self.fed = 0  # tokens of the longest prompt that are in
         self.steps, self.seconds, self.prompt_seconds = 0, 0.0, 0.0

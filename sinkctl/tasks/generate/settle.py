@@ -14,8 +14,9 @@ from sinkctl.model.memory import auto_chunk
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
 from sinkctl.result.compare import check_names, parse
-from sinkctl.tasks.stream.settle import absolute, bos_rule
+from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
 from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+from sinkctl.text.records import SURROGATE
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
 REPAYS_COMPILING = 10_000
@@ -29,7 +30,8 @@ class Settled:
 
     recipe: GenerateRecipe
     prompts: tuple[Tensor, ...]  # ids, [T] each
-    bos: str
+    begins_with_bos: bool
+    bos: str  # the same in words
     eos_ids: frozenset[int]  # where a row stops; none: it goes on
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
 
@@ -41,15 +43,14 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
     choices = dict(loaded.choices)
     check_names([parse(text) for text in recipe.fail_on], MEASURED)
     _check_fields(recipe)
-    policy, reason = recipe.policy.resolve(loaded.context)
-    if policy != recipe.policy:
-        choices[f"window of {policy.label}"] = reason
+    (policy,) = resolved([recipe.policy], loaded.context, choices)
     if policy.kind == "dense" and (recipe.tokens == "endless" or recipe.chat):
         what = "a chat" if recipe.chat else "endless text"
         raise UsageError(f"--policy dense keeps every token, and {what} has no end; use sink_window, or --generate N")
     bos_id, bos = bos_rule(recipe.bos, loaded)
     prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded)
-    if not (recipe.chat or recipe.prompts or recipe.prompt_files):
+    bare = not (recipe.chat or recipe.prompts or recipe.prompt_files)
+    if bare:
         bos = "started from BOS, as no prompt was given"
     stop, endless = recipe.stop_at_eos, recipe.tokens == "endless"
     if stop == "auto":
@@ -79,7 +80,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
     }
     eos_ids = end_of_sequence(loaded) if stop else frozenset()
-    return Settled(recipe.model_copy(update=settled), prompts, bos, eos_ids, choices)
+    return Settled(recipe.model_copy(update=settled), prompts, bare or bos_id is not None, bos, eos_ids, choices)
 
 
 def end_of_sequence(loaded: LoadedModel) -> frozenset[int]:
@@ -183,7 +184,7 @@ def _check_fields(recipe: GenerateRecipe) -> None:
 
 def check_text(text: str) -> None:
     """Raise TextError for what is no text: bytes of a command line or terminal that are not UTF-8."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if SURROGATE.search(text):
         raise TextError("a prompt is not UTF-8 text; write it in UTF-8, or give it as --prompt-file")
 
 

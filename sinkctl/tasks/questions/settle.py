@@ -13,7 +13,7 @@ from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.questions.items import Items
 from sinkctl.tasks.questions.lines import LineItems
 from sinkctl.tasks.questions.records import RecordItems
-from sinkctl.tasks.stream.settle import absolute, bos_rule
+from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
 from sinkctl.text import is_records
 
 BUILT_IN, STDIN = "lines", "-"
@@ -40,15 +40,9 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
             f"{loaded.name}: its tokenizer has no fast implementation, so the place of an answer is unknown;"
             " use a checkpoint with a tokenizer.json"
         )
-    choices, policies = dict(loaded.choices), []
-    for policy in recipe.policies:
-        resolved, reason = policy.resolve(loaded.context)
-        if resolved != policy:
-            choices[f"window of {resolved.label}"] = reason
-        policies.append(resolved)
+    choices = dict(loaded.choices)
+    policies = resolved(recipe.policies, loaded.context, choices)
     labels = [policy.label for policy in policies]
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"two policies are the same: {', '.join(labels)}")
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     items, source = _items(recipe)
     bos_id, bos = bos_rule(recipe.bos, loaded)
@@ -60,7 +54,7 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
         graph, reason = can_capture(loaded, next((p for p in policies if p.kind != "recompute"), policies[0]))
         choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
     settled = {
-        "policies": tuple(policies),
+        "policies": policies,
         "questions": absolute(recipe.questions) if recipe.questions != BUILT_IN else BUILT_IN,
         "chunk": chunk,
         "graph": graph,

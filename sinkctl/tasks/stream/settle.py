@@ -1,6 +1,7 @@
 """A recipe and a model → what will be run: every `auto` settled, every name full, each choice with its reason."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,10 +32,8 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     if loaded.tokenizer is None:
         raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
     choices = dict(loaded.choices)
-    policies = tuple(_resolved(policy, loaded.context, choices) for policy in recipe.policies)
+    policies = resolved(recipe.policies, loaded.context, choices)
     labels = [policy.label for policy in policies]
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"two policies are the same: {', '.join(labels)}")
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     if recipe.text.field is not None and not any(f == "-" or is_records(f) for f in recipe.text.files):
         raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
@@ -60,11 +59,18 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
 
 
-def _resolved(policy: Policy, context: int | None, choices: dict[str, str]) -> Policy:
-    resolved, reason = policy.resolve(context)
-    if resolved != policy:
-        choices[f"window of {resolved.label}"] = reason
-    return resolved
+def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str, str]) -> tuple[Policy, ...]:
+    """Every policy with its size, the reasons added to `choices`; UsageError where two are the same."""
+    found = []
+    for policy in policies:
+        settled, reason = policy.resolve(context)
+        if settled != policy:
+            choices[f"window of {settled.label}"] = reason
+        found.append(settled)
+    labels = [policy.label for policy in found]
+    if len(set(labels)) < len(labels):
+        raise UsageError(f"two policies are the same: {', '.join(labels)}")
+    return tuple(found)
 
 
 def _expected_tokens(files: tuple[str, ...]) -> float | None:
