@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "ask", "generate", "load", "stream", "stream_blocks", "streaming"]
+__all__ = ["__version__", "ask", "generate", "load", "measure", "stream", "stream_blocks", "streaming"]
 
 if TYPE_CHECKING:
-    from sinkctl.api import ask, generate, load, stream, stream_blocks, streaming
+    from sinkctl.api import ask, generate, load, measure, stream, stream_blocks, streaming
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, InputSettings, MeasureRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.report.html import html
 from sinkctl.result.environment import environment
@@ -21,13 +21,16 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
 from sinkctl.tasks.generate import run as run_generation
+from sinkctl.tasks.measure import Outcome as Measured
+from sinkctl.tasks.measure import Progress as Measuring
+from sinkctl.tasks.measure import run as run_measure
 from sinkctl.tasks.questions import Outcome as Answers
 from sinkctl.tasks.questions import Progress as Asking
 from sinkctl.tasks.questions import run as run_questions
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
 
 Model = str | ModelSettings | LoadedModel
-__all__ = ["ask", "generate", "load", "stream", "stream_blocks", "streaming"]
+__all__ = ["ask", "generate", "load", "measure", "stream", "stream_blocks", "streaming"]
 
 
 def load(name: str = "demo", **settings: Any) -> LoadedModel:
@@ -157,6 +160,46 @@ def ask(
         recipe = validate(data, "sinkctl.ask")
     loaded = model if isinstance(model, LoadedModel) else _load(recipe.model)
     return run_questions(recipe, loaded, output=output, progress=progress, stop=stop, finish=_finish)
+
+
+def measure(
+    checkpoints: str | Path | LoadedModel | Sequence[str | Path] | MeasureRecipe = "demo",
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Measuring], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Measured:
+    """Where the sinks of one or more checkpoints are, how strong, what carries them, what they cost.
+
+    `checkpoints` are folders, Hub ids, a loaded model, or a whole recipe; `settings` are the recipe's other fields
+    (`epsilon`, `sinks`, …), those of `input` (`kinds`, `files`, `bos`, `samples`, `length`, `seed`) and of `model`
+    (`device`, `dtype`, …). Returns the Result and every metric as an array by layer and head. Raises SinkctlError.
+    """
+    if resume and output is None:
+        raise UsageError("resume=True continues the run kept in `output`; name it")
+    loaded = checkpoints if isinstance(checkpoints, LoadedModel) else None
+    if isinstance(checkpoints, MeasureRecipe):
+        if settings:
+            raise UsageError("a recipe says its own settings; change them with recipe.model_copy")
+        recipe = checkpoints
+    else:
+        names = [checkpoints] if isinstance(checkpoints, (str, Path)) else [] if loaded else list(checkpoints)
+        of_input = {key: settings.pop(key) for key in InputSettings.model_fields if key in settings}
+        of_model = {key: settings.pop(key) for key in ModelSettings.model_fields if key in settings}
+        model = _settings_of(loaded).model_dump() if loaded else of_model
+        data = {"task": "measure", "model": model, "checkpoints": [str(name) for name in names], "input": of_input}
+        recipe = validate(data | settings, "sinkctl.measure")
+    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
+
+        def show(now: Measuring) -> None:
+            bar.set_description(now.what)
+            bar.update(round(100 * now.share) - bar.n)
+
+        return run_measure(
+            recipe, loaded, output=output, resume=resume, progress=progress or show, stop=stop, finish=_finish
+        )
 
 
 def _finish(folder: RunFolder, result: Result) -> None:

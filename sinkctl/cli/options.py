@@ -44,6 +44,16 @@ FailOn = Annotated[
         "stream.tokens_per_s, stream.peak_memory, sink_rate, generate.ms_per_token. May repeat.",
     ),
 ]
+FailOnSinks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="METRIC<=NUMBER",
+        help="Exit 1 where this fails (also >=): sink_rate (in %), natural_no_bos.sink_rate, alpha_max, massive_max, "
+        "kurtosis_max, value_drain, cost.first_key, cost.no_sinks, balance_error, …; of one of several checkpoints: "
+        "sink_rate@LABEL. May repeat.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]

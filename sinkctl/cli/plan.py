@@ -8,10 +8,11 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.report.units import memory
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
+from sinkctl.tasks.measure.checkpoints import checkpoints
 from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
 
@@ -69,6 +70,14 @@ def show_questions(recipe: QuestionsRecipe, loaded: LoadedModel, as_json: bool) 
         words.print(f"{label}: cache of {memory(lane.decoder.bytes_held())}")
         for line in [*lane.decoder.layers, *(f"{what}: {why}" for what, why in lane.decoder.choices.items())]:
             words.print(f"{label}: {line}")
+
+
+def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
+    """A settled recipe, and what is measured one after the other; nothing is loaded."""
+    _show_recipe(recipe, as_json)
+    words = _words()
+    for label, settings, step in checkpoints(recipe):
+        words.print(f"{label}: {settings.name}{'' if step is None else f', step {step:,}'}")
 
 
 def _show_recipe(recipe: BaseModel, as_json: bool) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from sinkctl.cli import options
-from sinkctl.cli.build import build, number
+from sinkctl.cli.build import number
+from sinkctl.cli.stream_flags import stream_recipe
 
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 
@@ -106,7 +107,7 @@ def stream(
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
         "temperature": number(temperature), "top-k": number(top_k), "top-p": number(top_p), "seed": seed,
     }  # fmt: skip
-    built = build(
+    built = stream_recipe(
         flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
         assignments=set_ or [],
     )  # fmt: skip

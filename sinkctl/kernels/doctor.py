@@ -2,7 +2,8 @@
 
 import torch
 
-from sinkctl.kernels import stream_attention
+from sinkctl.kernels import column_sums, stream_attention
+from sinkctl.kernels.column_sums import Visible
 
 # What decides: dtype, width of keys, width of values, softcap.
 _CASES = {
@@ -23,9 +24,13 @@ def kernels_here() -> dict[str, str]:
     found = {}
     for device in devices:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        here = f"{device}, {str(dtype).removeprefix('torch.')}"
         for case, (width, value_width, softcap) in _CASES.items():
             q, v = (torch.empty(1, 1, 1, w, dtype=dtype, device=device) for w in (width, value_width))
             implementation, reason = stream_attention.select(q, v, softcap=softcap)
-            name = f"stream_attention, {device}, {str(dtype).removeprefix('torch.')}, {case}"
-            found[name] = f"{implementation.name}: {reason}"
+            found[f"stream_attention, {here}, {case}"] = f"{implementation.name}: {reason}"
+        for case, causal in {"causal": True, "both directions": False}.items():
+            x = torch.empty(1, 1, 1, 128, dtype=dtype, device=device)
+            implementation, reason = column_sums.select(x, x, Visible(causal=causal))
+            found[f"column_sums, {here}, {case}"] = f"{implementation.name}: {reason}"
     return found

@@ -87,14 +87,15 @@ def hidden_states(
     position_ids_BT: Tensor | None = None,
     past: Cache | None = None,
     real_BT: Tensor | None = None,
+    **options: bool,
 ):
     """Run the decoder, without its head, and return its output object; positions are 0 unless given.
 
     Rotation by zero is the identity, so at position 0 queries and keys reach the handler un-rotated. The mask of ones
     keeps transformers from reading the zero positions as one packed document a token. `past` carries what recurrent
-    layers carry; where `real_BT` is 0 there is padding, which they leave out.
+    layers carry; where `real_BT` is 0 there is padding, which they leave out. `options` go to the decoder as they are.
     """
     positions = torch.zeros_like(ids_BT) if position_ids_BT is None else position_ids_BT
     mask = torch.ones_like(ids_BT) if real_BT is None else real_BT
     carried = dict(use_cache=False) if past is None else dict(use_cache=True, past_key_values=past)
-    return decoder_of(model)(input_ids=ids_BT, position_ids=positions, attention_mask=mask, **carried)
+    return decoder_of(model)(input_ids=ids_BT, position_ids=positions, attention_mask=mask, **carried, **options)

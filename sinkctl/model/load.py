@@ -1,35 +1,52 @@
 """A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
 
 import hashlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import compute_module_sizes
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sinkctl.errors import ModelError, SinkctlError
+from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 
 DEMO = Path(__file__).parent / "demo"
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
 HASHED_WHOLE = 256 << 20
+# Modules of encoders and vision models behind their last block, of which nothing here makes use.
+AFTER_BLOCKS = ("pooler", "head")
 
 
 @dataclass
 class LoadedModel:
-    """A causal language model ready to run, its tokenizer, and what was decided on the way."""
+    """A model ready to run, what turns its input into tensors, and what was decided on the way."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     name: str
     fingerprint: str  # commit of a Hub id, digest of a folder's files, or "in memory"
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+    kind: Kind = "decoder"
+    processor: Any | None = None  # of images; None for text, without Pillow, and where the checkpoint brings none
     _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
@@ -43,7 +60,7 @@ class LoadedModel:
     def bos_id(self) -> int | None:
         """The beginning-of-sequence token."""
         own = None if self.tokenizer is None else self.tokenizer.bos_token_id
-        return self.model.config.get_text_config().bos_token_id if own is None else own
+        return getattr(self.model.config.get_text_config(), "bos_token_id", None) if own is None else own
 
     @cached_property
     def uses_bos(self) -> bool:
@@ -67,8 +84,12 @@ class LoadedModel:
         return self._probed[reach]
 
 
-def load(settings: ModelSettings | str = "demo") -> LoadedModel:
-    """Load a causal language model and its tokenizer; ModelError says what is missing and what to do."""
+def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",)) -> LoadedModel:
+    """Load a model of one of `kinds` and its tokenizer or image processor.
+
+    Decoders come with their language-modelling head, the others without head or pooler. ModelError says what is
+    missing and what to do.
+    """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
     source = str(DEMO) if settings.name == "demo" else settings.name
     if settings.name != "demo" and _looks_like_path(source):
@@ -79,23 +100,26 @@ def load(settings: ModelSettings | str = "demo") -> LoadedModel:
     common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     with _explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
-        if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
-            raise ModelError(f"{settings.name} is an encoder-decoder ({config.model_type}); sinkctl streams decoders")
-        spread = settings.device == "auto" and device.type == "cuda" and _exceeds(config, dtype, common, choices)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        kind = _checked_kind(settings.name, config, kinds)
+        auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
+        spread = settings.device == "auto" and device.type == "cuda"
+        spread = spread and _exceeds(auto_class, config, dtype, common, choices)
+        model, report = auto_class.from_pretrained(
             source,
             dtype=dtype,
             device_map="auto" if spread else {"": device},
             use_safetensors=None if settings.allow_pickle else True,
             output_loading_info=True,
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
+            **({} if kind == "decoder" else _without_pooler(config)),
             **common,
         )
-        _check_complete(settings.name, report)
+        _check_complete(settings.name, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
         model.eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = None if kind == "vision" else AutoTokenizer.from_pretrained(source, **common)
+        processor = _processor(source, common) if kind == "vision" else None
     fingerprint = getattr(model.config, "_commit_hash", None) or folder_fingerprint(Path(source))
-    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices)
+    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices, kind, processor)
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -158,19 +182,49 @@ def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.d
     return "auto"
 
 
-def _check_complete(name: str, report: dict) -> None:
+def _checked_kind(name: str, config: PreTrainedConfig, kinds: Sequence[Kind]) -> Kind:
+    kind = kind_of(config)
+    if kind in kinds:
+        return kind
+    what = f"{name} is {WORDS[kind]} ({config.model_type})"
+    if "decoder" in kinds:
+        raise ModelError(f"{what} and predicts no next token; `sinkctl measure` takes it")
+    raise ModelError(f"{what}, not {' or '.join(WORDS[wanted] for wanted in kinds)}")
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    built = MODEL_MAPPING.get(type(config), None)
+    has_one = isinstance(built, type) and "add_pooling_layer" in inspect.signature(built.__init__).parameters
+    return {"add_pooling_layer": False} if has_one else {}
+
+
+def _processor(source: str, common: dict) -> Any | None:
+    """The image processor in its Pillow version: the same numbers with torchvision and without."""
+    if find_spec("PIL") is None:
+        return None
+    # Not from the top of transformers: some versions (5.17) hide it there where torchvision is missing.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil", **common)
+    except OSError:  # no preprocessor_config.json
+        return None
+
+
+def _check_complete(name: str, report: dict, unused: tuple[str, ...] = ()) -> None:
     """transformers fills what is missing with random numbers, and only logs it."""
     for kind in ("missing", "mismatched"):
         keys = sorted(map(str, report[f"{kind}_keys"]))
+        keys = [key for key in keys if not set(key.split(".")).intersection(unused)]
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise ModelError(f"{name}: {kind} weights ({keys[0]}{more}); the checkpoint does not fit its config.json")
 
 
-def _exceeds(config, dtype, common: dict, choices: dict[str, str]) -> bool:
+def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, str]) -> bool:
     device = torch.device("cuda", 0)
     with init_empty_weights():
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=common["trust_remote_code"])
+        empty = auto_class.from_config(config, trust_remote_code=common["trust_remote_code"])
     stored = config.dtype if dtype == "auto" else dtype
     needed = compute_module_sizes(empty, dtype=stored)[""]
     free = torch.cuda.mem_get_info(device)[0]

@@ -13,11 +13,9 @@ from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.carried import check_carried, held
 from sinkctl.model.families import bypassing
 from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.masks import past_keys
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.recurrent import RecurrentCache, recurrent_cache
-
-# Farther than any trained window; beyond it a window counts as none.
-FAR = 1 << 20
 
 
 class LearnedPositions(ModelError):
@@ -63,22 +61,6 @@ class _Recorder(Handler):
         self.windows.append(past_keys(mask_function))
         # Its value says which mask it is: layers may be handed a copy, on another device.
         return torch.full((1, 1, 1, 1), len(self.windows) - 1, device=device)
-
-
-def past_keys(mask_function: Callable) -> int | None:
-    """How many past keys a transformers mask lets a far query see; None for all of them."""
-    widths = set()
-    for query in (1 << 24, (1 << 24) + 12_345):
-        distance = torch.arange(FAR)
-        visible = mask_function(0, 0, torch.tensor(query), query - distance).expand(FAR)
-        width = FAR if bool(visible.all()) else int(visible.logical_not().int().argmax())
-        if bool(visible[width:].any()):
-            raise ModelError("an attention mask of this model is no plain window")
-        widths.add(width)
-    if len(widths) > 1:
-        raise ModelError("this model attends within fixed chunks of its input, not within a window")
-    width = widths.pop()
-    return None if width == FAR else width - 1
 
 
 @torch.no_grad()

@@ -120,5 +120,85 @@ class QuestionsRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
-Recipe = Annotated[StreamRecipe | GenerateRecipe | QuestionsRecipe, Field(discriminator="task")]
-RECIPES: dict[str, type[_Settings]] = {"stream": StreamRecipe, "generate": GenerateRecipe, "questions": QuestionsRecipe}
+class InputSettings(_Settings):
+    """What a checkpoint is shown."""
+
+    kinds: tuple[Literal["natural", "random", "repeat"], ...] = Field(
+        ("natural",), min_length=1, description="Text; random tokens; one token repeated. Images: natural or random."
+    )
+    files: tuple[str, ...] = Field((), description="Texts, or images or folders of them; none: the built-in text.")
+    field: str | None = Field(None, description="Field of a .jsonl record that holds the text (default: text).")
+    errors: Literal["strict", "replace"] = Field("strict", description="What to do with bytes that are not UTF-8.")
+    bos: Literal["both", "auto", "on", "off"] = Field(
+        "both", description="A BOS token ([CLS] … [SEP]) around each sample; both: once with and once without."
+    )
+    samples: int = Field(100, ge=1, description="Samples of each kind, spread over the text.")
+    length: int = Field(64, ge=2, description="Tokens a sample, special tokens counted.")
+    seed: int = Field(0, ge=0, description="Draws the random tokens.")
+
+
+class MassiveSettings(_Settings):
+    """When an activation counts as massive (Sun et al. 2024, arXiv 2402.17762)."""
+
+    size: float = Field(100.0, ge=0, description="|h| above this,")
+    ratio: float = Field(1000.0, ge=0, description="and at least this many times the median |h| of its sample.")
+
+
+class CostSettings(_Settings):
+    """What the sink buys: things taken away, and what that costs."""
+
+    run: bool | Literal["auto"] = Field("auto", description="auto: for decoders with a next-token loss.")
+    samples: int = Field(16, ge=1, description="Samples of natural text,")
+    length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        "auto", description="tokens each; auto: 256, or the model's context if shorter."
+    )
+    window: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Window W of the streams 4+W and 0+(W+4); auto: half the context, at most 1020."
+    )
+    tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Tokens streamed; auto: 16 windows."
+    )
+
+
+class MeasureRecipe(_Settings):
+    """Where a checkpoint's sinks are, how strong, what carries them, what they cost."""
+
+    task: Literal["measure"] = "measure"
+    model: ModelSettings = ModelSettings()
+    checkpoints: tuple[str, ...] = Field(
+        (), description="Several, side by side: folders, Hub ids, or folders of checkpoint-*; none: model.name."
+    )
+    revisions: tuple[str, ...] = Field((), description="Branches, tags or commits of one Hub id, side by side.")
+    input: InputSettings = InputSettings()
+    epsilon: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.3,), min_length=1, description="A head sinks on a key whose mean attention exceeds this."
+    )
+    keys: int = Field(8, ge=1, description="Leading keys shown one by one.")
+    sinks: int = Field(4, ge=1, description="Leading keys counted together as sinks.")
+    local: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Past tokens that count as near; auto: a quarter of the sample, at most 64."
+    )
+    tail: int = Field(64, ge=1, description="Last queries of the tail mass.")
+    massive: MassiveSettings = MassiveSettings()
+    outlier_norm: float = Field(150.0, gt=0, description="Norm from which an image patch is an outlier.")
+    layout: Literal["right", "left", "packed"] = Field(
+        "right", description="Samples of unequal length: padded on the right or left, or packed in one row."
+    )
+    parts: tuple[Literal["attention", "activations"], ...] = Field(
+        ("attention", "activations"), min_length=1, description="What is measured of every layer."
+    )
+    cost: CostSettings = CostSettings()
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Samples a forward pass takes.")
+    fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
+
+
+Recipe = Annotated[
+    StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe,
+    Field(discriminator="task"),
+]
+RECIPES: dict[str, type[_Settings]] = {
+    "stream": StreamRecipe,
+    "generate": GenerateRecipe,
+    "questions": QuestionsRecipe,
+    "measure": MeasureRecipe,
+}

@@ -45,8 +45,26 @@ def perplexity_axis(nlls: Iterable[float], most: int) -> Axis:
     nlls = list(nlls) or [0.0, math.log(10)]
     low, high = min(nlls), max(nlls)
     pad = max(0.05 * (high - low), 0.1 if high - low < 0.2 else 0.0)
-    low, high = max(0.0, low - pad), high + pad
-    return Axis(low, high, [Tick(math.log(p), f"{p:,.10g}") for p in _log_ticks(math.exp(low), math.exp(high), most)])
+    return _logarithmic(max(0.0, low - pad), high + pad, most)
+
+
+def number_axis(low: float, high: float, most: int, whole: bool = False) -> Axis:
+    """Values on a linear scale, with at most about `most` ticks, at whole numbers alone if `whole`."""
+    high = high if high > low else low + 1
+    step = _round_step((high - low) / most)
+    ticks = _multiples(low, high, max(1.0, step) if whole else step)
+    return Axis(low, high, [Tick(at, f"{at:,.6g}") for at in ticks])
+
+
+def log_axis(low: float, high: float, most: int) -> Axis:
+    """A logarithmic axis of positive values; places on it are their natural logarithms."""
+    pad = max(0.03 * math.log(high / low), 0.05)
+    return _logarithmic(math.log(low) - pad, math.log(high) + pad, most)
+
+
+def _logarithmic(low: float, high: float, most: int) -> Axis:
+    ticks = _log_ticks(math.exp(low), math.exp(high), most)
+    return Axis(low, high, [Tick(math.log(at), f"{at:,.10g}") for at in ticks])
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -56,8 +74,8 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [digit * decade for decade in decades for digit in digits if low <= digit * decade <= high]
         if len(ticks) <= most:
-            break
-    return ticks
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
 def _round_step(least: float) -> float:
@@ -68,4 +86,4 @@ def _round_step(least: float) -> float:
 
 def _multiples(low: float, high: float, step: float) -> list[float]:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]

@@ -7,11 +7,13 @@ from rich.text import Text
 
 from sinkctl.report.chart import chart_caption, unicode_chart
 from sinkctl.report.generated import cache_line
+from sinkctl.report.measured_console import console_tables
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
     BEST,
     ScoreTable,
+    heading,
     measurement_row,
     model_line,
     score_table,
@@ -19,6 +21,7 @@ from sinkctl.report.summary import (
     unfinished,
 )
 from sinkctl.report.units import count
+from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
@@ -38,6 +41,8 @@ def render(result: Result, console: Console) -> None:
         _answers(result.questions, console)
     elif result.generate is not None:
         console.print(_text(cache_line(result.generate), console, "dim"))
+    elif result.measure is not None:
+        _measured(result.measure, console)
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -50,7 +55,7 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    if any(detail is not None for detail in (result.stream, result.generate, result.questions)):
+    if any(detail is not None for detail in (result.stream, result.generate, result.questions, result.measure)):
         console.print(_text(speed_line(result), console))
     console.print(_text(model_line(result.model), console, "dim"))
 
@@ -81,12 +86,18 @@ def _answers(questions: QuestionsDetail, console: Console) -> None:
         _hanging("  ", mistake_line(mistake), console)
 
 
-def _scores(scores: ScoreTable, console: Console) -> None:
+def _scores(scores: ScoreTable, console: Console, title: str = "") -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, name in enumerate(scores.columns):
-        head = Text("\n").join(_text(part, console) for part in name.rsplit(" ", 1))
-        side, overflow = "right" if number else "left", "crop" if console.options.ascii_only else "ellipsis"
-        table.add_column(head, justify=side, vertical="bottom", no_wrap=number > 0, overflow=overflow)
+        head = Text("\n").join(_text(part, console) for part in heading(name))
+        words, overflow = number in scores.words, "crop" if console.options.ascii_only else "ellipsis"
+        table.add_column(
+            head,
+            justify="left" if words else "right",
+            vertical="bottom",
+            no_wrap=not words,
+            overflow="fold" if words else overflow,
+        )
     marked = {column for _, column in scores.best}
     for y, row in enumerate(scores.rows):
         cells = []
@@ -96,9 +107,17 @@ def _scores(scores: ScoreTable, console: Console) -> None:
             cells.append(_text(value + pad, console, "bold green" if best else ""))
         table.add_row(*cells)
     console.print()
-    console.print(table)
+    if title:
+        console.print(_text(title, console, "bold"))
+    if scores.rows:
+        console.print(table)
     for line in scores.legend:
         console.print(_text(line, console, "dim"))
+
+
+def _measured(detail: MeasureDetail, console: Console) -> None:
+    for title, table in console_tables(detail, console.width, console.options.ascii_only):
+        _scores(table, console, title)
 
 
 def _measurements(result: Result, console: Console) -> None:

@@ -11,18 +11,11 @@ from pydantic_core import to_jsonable_python
 from sinkctl.report import units
 from sinkctl.report.curves import captions
 from sinkctl.report.generated import cache_line, row_line
+from sinkctl.report.measured_html import measured, measured_facts
+from sinkctl.report.parts import escaped, figure, listed, score_rows, section, table
 from sinkctl.report.picture import memory_svg, svg
-from sinkctl.report.printable import visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
-from sinkctl.report.summary import (
-    BEST,
-    ScoreTable,
-    measurement_row,
-    model_line,
-    score_table,
-    speed_line,
-    unfinished,
-)
+from sinkctl.report.summary import measurement_row, model_line, score_table, speed_line, unfinished
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
@@ -43,7 +36,7 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             '<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_escaped(title)}</title>",
+            f"<title>{escaped(title)}</title>",
             f"<style>\n{style}</style>",
             "</head>",
             "<body>",
@@ -51,12 +44,13 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             *(_stream(result.stream) if result.stream is not None else []),
             *(_generated(result.generate) if result.generate is not None else []),
             *(_questions(result.questions) if result.questions is not None else []),
-            *_list("Notes", result.notes),
+            *(measured(result.measure) if result.measure is not None else []),
+            *listed("Notes", result.notes),
             *_how(result),
-            *_section("Measurements", _table(measurement_row(m) for m in result.measurements)),
-            *_section("Recipe", [_yaml(result.recipe)]),
-            *_section("Environment", _table(_flat(environment))),
-            f'<footer class="quiet">sinkctl {_escaped(result.sinkctl_version)}</footer>',
+            *section("Measurements", table(measurement_row(m) for m in result.measurements)),
+            *section("Recipe", [_yaml(result.recipe)]),
+            *section("Environment", table(_flat(environment))),
+            f'<footer class="quiet">sinkctl {escaped(result.sinkctl_version)}</footer>',
             "</body>",
             "</html>",
             "",
@@ -67,39 +61,39 @@ def html(result: Result, environment: dict[str, Any]) -> str:
 def _header(result: Result, title: str) -> list[str]:
     return [
         "<header>",
-        f"<h1>{_escaped(title)}</h1>",
-        f'<p class="quiet">{_escaped(model_line(result.model))}<br>{_escaped(speed_line(result))}</p>',
+        f"<h1>{escaped(title)}</h1>",
+        f'<p class="quiet">{escaped(model_line(result.model))}<br>{escaped(speed_line(result))}</p>',
         "</header>",
-        *(f'<p class="warning">{_escaped(line)}</p>' for line in unfinished(result)),
-        *(f'<p class="verdict">{_escaped(line)}</p>' for line in result.verdict),
+        *(f'<p class="warning">{escaped(line)}</p>' for line in unfinished(result)),
+        *(f'<p class="verdict">{escaped(line)}</p>' for line in result.verdict),
     ]
 
 
 def _stream(stream: StreamDetail) -> list[str]:
-    parts = _scores(score_table(stream.policies))
+    parts = score_rows(score_table(stream.policies))
     if any(policy.curve for policy in stream.policies):
         caption = " ".join(["Perplexity against position in the text.", *captions(stream.policies)])
-        parts += _figure(svg(stream.policies), caption)
+        parts += figure(svg(stream.policies), caption)
     if stream.passages:
         under = f"Highest mean NLL under {stream.policies[0].label}." if stream.policies else ""
-        parts += _section(
+        parts += section(
             "Most surprising passages",
-            [f'<p class="quiet">{_escaped(under)}</p>', '<ol class="passages">']
+            [f'<p class="quiet">{escaped(under)}</p>', '<ol class="passages">']
             + [_passage(passage) for passage in stream.passages]
             + ["</ol>"],
         )
     if stream.memory:
-        parts += _section("Memory", _figure(memory_svg(stream.memory), "Memory while the text was read."))
+        parts += section("Memory", figure(memory_svg(stream.memory), "Memory while the text was read."))
     return parts
 
 
 def _generated(detail: GenerateDetail) -> list[str]:
-    parts = [f"<p>{_escaped(cache_line(detail))}</p>"]
+    parts = [f"<p>{escaped(cache_line(detail))}</p>"]
     for number, row in enumerate(detail.rows, 1):
-        lines = "\n".join(map(_escaped, row.text.split("\n")))
-        parts += _section(row_line(number, row), [f"<pre>{lines}</pre>"])
+        lines = "\n".join(map(escaped, row.text.split("\n")))
+        parts += section(row_line(number, row), [f"<pre>{lines}</pre>"])
     if detail.memory:
-        parts += _section("Memory", _figure(memory_svg(detail.memory), "Memory while the text was generated."))
+        parts += section("Memory", figure(memory_svg(detail.memory), "Memory while the text was generated."))
     return parts
 
 
@@ -107,32 +101,9 @@ def _questions(questions: QuestionsDetail) -> list[str]:
     wrong = examples(questions)
     title = f"Wrong under {wrong[0][0]}, although the answer was there" if wrong else ""
     return [
-        f"<p>{_escaped(questions_line(questions))}</p>",
-        *_scores(answer_table(questions)),
-        *_list(title, [mistake_line(mistake) for _, mistake in wrong]),
-    ]
-
-
-def _scores(scores: ScoreTable) -> list[str]:
-    head = "".join(
-        f'<th scope="col"{" class=number" if number else ""}>{_escaped(name)}</th>'
-        for number, name in enumerate(scores.columns)
-    )
-    rows = []
-    for y, (label, *values) in enumerate(scores.rows):
-        cells = [f'<th scope="row">{_escaped(label)}</th>']
-        for x, value in enumerate(values, start=1):
-            cell = f'<td class="number">{_escaped(value)}</td>'
-            best = f'<td class="number best">{_escaped(value)}<span class="mark">{BEST}</span></td>'
-            cells.append(best if (y, x) in scores.best else cell)
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return [
-        '<div class="scroll"><table class="scores">',
-        f"<thead><tr>{head}</tr></thead>",
-        "<tbody>",
-        *rows,
-        "</tbody></table></div>",
-        f'<p class="legend">{_escaped("; ".join(scores.legend))}</p>',
+        f"<p>{escaped(questions_line(questions))}</p>",
+        *score_rows(answer_table(questions)),
+        *listed(title, [mistake_line(mistake) for _, mistake in wrong]),
     ]
 
 
@@ -140,8 +111,8 @@ def _passage(passage: Passage) -> str:
     place = f"{passage.file}:{passage.line}"
     offset = f"byte {units.count(passage.byte)}, {passage.nll:.2f} nats over {units.count(passage.tokens)} tokens"
     return (
-        f'<li><strong>{_escaped(place)}</strong> <span class="quiet">{_escaped(offset)}</span>'
-        f"<code>{_escaped(passage.text)}</code></li>"
+        f'<li><strong>{escaped(place)}</strong> <span class="quiet">{escaped(offset)}</span>'
+        f"<code>{escaped(passage.text)}</code></li>"
     )
 
 
@@ -160,33 +131,14 @@ def _how(result: Result) -> list[str]:
         facts = [["BOS", result.generate.bos]]
     if result.questions is not None:
         facts = [["BOS", result.questions.bos], ["forward pass", f"{units.count(result.questions.chunk)} tokens"]]
+    if result.measure is not None:
+        facts = measured_facts(result.measure)
     facts.append(["model fingerprint", result.model.fingerprint])
     return [
-        *_section("How it was run", _table(facts)),
-        *_section("Automatic choices", _table([name, reason] for name, reason in result.choices.items())),
-        *_list("Layers", result.model.layers),
+        *section("How it was run", table(facts)),
+        *section("Automatic choices", table([name, reason] for name, reason in result.choices.items())),
+        *listed("Layers", result.model.layers),
     ]
-
-
-def _section(title: str, body: list[str]) -> list[str]:
-    return [f"<section><h2>{_escaped(title)}</h2>", *body, "</section>"] if body else []
-
-
-def _list(title: str, items: list[str]) -> list[str]:
-    body = ["<ul>", *(f"<li>{_escaped(item)}</li>" for item in items), "</ul>"]
-    return _section(title, body) if items else []
-
-
-def _figure(drawing: str, caption: str) -> list[str]:
-    return ["<figure>", drawing, f"<figcaption>{_escaped(caption)}</figcaption>", "</figure>"]
-
-
-def _table(rows: Iterable[list[str]]) -> list[str]:
-    lines = []
-    for label, *values in rows:
-        cells = "".join(f"<td>{_escaped(value)}</td>" for value in values)
-        lines.append(f'<tr><th scope="row" class="label">{_escaped(label)}</th>{cells}</tr>')
-    return ["<table><tbody>", *lines, "</tbody></table>"] if lines else []
 
 
 def _yaml(data: dict[str, Any]) -> str:
@@ -203,7 +155,3 @@ def _flat(data: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
             yield [f"{prefix}{name}", units.memory(value) if str(name).endswith("_bytes") else str(value)]
-
-
-def _escaped(text: str) -> str:
-    return escape(visible(text))

@@ -9,6 +9,8 @@ _JOINERS = "\u200c\u200d"  # of category Cf too, but Persian, Indic scripts and 
 _ASCII = str.maketrans(
     {"…": "...", "−": "-", "–": "-", "—": "-", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "·": "|", "†": "+"}
     | {"∞": "inf", "“": '"', "”": '"', "‘": "'", "’": "'"}
+    | {"α": "alpha", "ε": "eps", "σ": "sigma", "‖": "||", "ₖ": "_k", "²": "^2"}
+    | {chr(0x2080 + digit): str(digit) for digit in range(10)}  # ₀ … ₉
 )
 
 

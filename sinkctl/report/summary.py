@@ -1,6 +1,7 @@
 """What every report says in words and rows: the score table, the model, speed and memory."""
 
 import math
+import textwrap
 from typing import NamedTuple
 
 from sinkctl.report import units
@@ -8,15 +9,23 @@ from sinkctl.result.schema import Measurement, ModelReport, Result
 from sinkctl.result.stream import PolicyScore
 
 BEST, BEYOND = " *", " †"
+HEADING = 14  # letters of a column's name on one line
 
 
 class ScoreTable(NamedTuple):
-    """Policies and what they scored, as text; `best` holds the (row, column) of the lowest perplexity."""
+    """What was scored, as text; `best` holds the (row, column) of the lowest perplexity, `words` columns of words."""
 
     columns: list[str]
     rows: list[list[str]]
     best: set[tuple[int, int]]
     legend: list[str]
+    words: frozenset[int] = frozenset({0})
+
+
+def heading(name: str) -> list[str]:
+    """A column's name over a few lines: its last word below the others, and long names broken."""
+    lines = name.rsplit(" ", 1)
+    return textwrap.wrap(name, HEADING) if max(map(len, lines)) > HEADING else lines
 
 
 def score_table(policies: list[PolicyScore]) -> ScoreTable:

@@ -24,9 +24,6 @@ SHAPES = (
 class Plot:
     """What a plot says, and where values land in it."""
 
-    name: str
-    title: str
-    description: str
     x: Axis
     y: Axis
     x_title: str
@@ -51,24 +48,26 @@ def draw(
     description: str,
     guides: list[Tick],
     height: int,
+    width: int = WIDTH,
 ) -> str:
     """A whole <svg>: `titles` are those of the plot, the x axis and the y axis; `guides` are vertical lines."""
     room = 50 + LETTER * max((len(_label(line)) for line in lines), default=0)
-    plot = Plot(name, titles[0], description, x, y, titles[1], titles[2], WIDTH - room, height - BOTTOM)
+    plot = Plot(x, y, titles[1], titles[2], width - room, height - BOTTOM)
     parts = [*_frame(plot), *_guides(plot, guides)]
     for number in reversed(range(len(lines))):  # the first line is drawn last, on top
         parts += _curve(plot, lines[number], number)
     parts += _labels(plot, lines)
-    return "\n".join([*_head(plot, height), *parts, "</svg>"])
+    return "\n".join([*head(name, titles[0], description, width, height), *parts, "</svg>"])
 
 
-def _head(plot: Plot, height: int) -> list[str]:
+def head(name: str, title: str, description: str, width: float, height: float, kind: str = "sinkctl-plot") -> list[str]:
+    """The opening tag, what a screen reader says, and the style."""
     style = files("sinkctl.report").joinpath("plot.css").read_text(encoding="utf-8")
     return [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="sinkctl-plot" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-labelledby="{plot.name}-title {plot.name}-description">',
-        f'<title id="{plot.name}-title">{_escaped(plot.title)}</title>',
-        f'<desc id="{plot.name}-description">{_escaped(plot.description)}</desc>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-labelledby="{name}-title {name}-description">',
+        f'<title id="{name}-title">{_escaped(title)}</title>',
+        f'<desc id="{name}-description">{_escaped(description)}</desc>',
         f"<style>\n{style}</style>",
     ]
 

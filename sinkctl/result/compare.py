@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sinkctl.errors import ThresholdError, UsageError
-from sinkctl.result.schema import Result
+from sinkctl.result.schema import Measurement, Result
 
 
 class Threshold(NamedTuple):
@@ -42,10 +42,18 @@ def check(result: Result, thresholds: list[Threshold]) -> None:
     """Raise ThresholdError, naming every threshold that does not hold or could not be measured."""
     broken = []
     for threshold in thresholds:
-        measurement = result.measurement(threshold.metric)
-        if measurement is None:
+        found = _meant(result, threshold.metric)
+        if not found:
             broken.append(f"{threshold.metric} could not be measured")
-        elif not threshold.holds(measurement.value):
-            broken.append(f"{threshold.metric} is {measurement.value:.6g}, not {threshold.sign} {threshold.limit:g}")
+        for measurement in found:
+            if not threshold.holds(measurement.value):
+                limit = f"{threshold.sign} {threshold.limit:g}"
+                broken.append(f"{measurement.name} is {measurement.value:.6g}, not {limit}")
     if broken:
         raise ThresholdError("; ".join(broken))
+
+
+def _meant(result: Result, metric: str) -> list[Measurement]:
+    """The measurement of that name; of several checkpoints, where none is named (`metric@label`), that of each."""
+    exact = result.measurement(metric)
+    return [exact] if exact else [m for m in result.measurements if m.name.partition("@")[0] == metric]

@@ -2,16 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from sinkctl.result.record import Record
 from sinkctl.result.stream import MemorySample
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
-
-
-class GeneratedRow(_Record):
+class GeneratedRow(Record):
     """What one prompt became."""
 
     prompt_tokens: int
@@ -20,14 +17,14 @@ class GeneratedRow(_Record):
     text: str = Field(description="The generated text, or its last 4,000 characters.")
 
 
-class Pace(_Record):
+class Pace(Record):
     """Seconds the first `tokens` of each row took, the prompts and the first token not counted."""
 
     tokens: int
     seconds: float
 
 
-class GenerateDetail(_Record):
+class GenerateDetail(Record):
     """Rows generated side by side."""
 
     policy: str

@@ -2,14 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sinkctl.result.record import Record
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
-
-
-class GroupScore(_Record):
+class GroupScore(Record):
     """Questions of one group (lines back, in the built-in set) under one policy."""
 
     group: str = Field(description='What the questions call it; "" for those that name none.')
@@ -21,7 +19,7 @@ class GroupScore(_Record):
     tokens_back: float | None = Field(description="Mean number of tokens between answer and question; null: not found.")
 
 
-class Mistake(_Record):
+class Mistake(Record):
     """A wrong answer."""
 
     place: str
@@ -31,7 +29,7 @@ class Mistake(_Record):
     tokens_back: int | None
 
 
-class PolicyAnswers(_Record):
+class PolicyAnswers(Record):
     """How one policy answered."""
 
     label: str
@@ -49,7 +47,7 @@ class PolicyAnswers(_Record):
     mistakes: list[Mistake] = Field(description="The first wrong answers to what had not left the cache.")
 
 
-class QuestionsDetail(_Record):
+class QuestionsDetail(Record):
     """Questions asked of one streamed text."""
 
     source: str

@@ -3,19 +3,15 @@
 import statistics
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import Field, computed_field
 
 from sinkctl.result.generate import GenerateDetail
+from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
+from sinkctl.result.record import ModelReport, Record
 from sinkctl.result.stream import StreamDetail
 
 SCHEMA_VERSION = 1
-
-
-class Record(BaseModel):
-    """A frozen record; NaN and infinity are written as null."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
 
 
 class Measurement(Record):
@@ -31,19 +27,6 @@ class Measurement(Record):
     def value(self) -> float:
         """Median of the samples."""
         return statistics.median(self.samples)
-
-
-class ModelReport(Record):
-    """Which checkpoint ran, and how."""
-
-    name: str
-    fingerprint: str
-    model_type: str
-    parameters: int
-    dtype: str
-    device: str
-    context: int | None
-    layers: list[str] = Field(default_factory=list, description="What was done in each layer, one line a kind.")
 
 
 class Result(Record):
@@ -63,6 +46,7 @@ class Result(Record):
     stream: StreamDetail | None = None
     generate: GenerateDetail | None = None
     questions: QuestionsDetail | None = None
+    measure: MeasureDetail | None = None
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

@@ -1,13 +1,11 @@
 """The part of a result that only `stream` has."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from sinkctl.result.record import Record
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")
-
-
-class CurvePoint(_Record):
+class CurvePoint(Record):
     """Mean NLL of the scored tokens with positions in `first … end−1`."""
 
     first: int
@@ -16,7 +14,7 @@ class CurvePoint(_Record):
     tokens: int
 
 
-class PolicyScore(_Record):
+class PolicyScore(Record):
     """What one policy scored."""
 
     label: str
@@ -32,7 +30,7 @@ class PolicyScore(_Record):
     curve: list[CurvePoint]
 
 
-class FileMark(_Record):
+class FileMark(Record):
     """The scored token `index` starts at `byte` of `file`."""
 
     index: int
@@ -40,7 +38,7 @@ class FileMark(_Record):
     byte: int
 
 
-class Passage(_Record):
+class Passage(Record):
     """A surprising passage: the mean NLL of `tokens` consecutive tokens under the first policy."""
 
     index: int
@@ -52,7 +50,7 @@ class Passage(_Record):
     text: str
 
 
-class MemorySample(_Record):
+class MemorySample(Record):
     """Memory at a point of the run."""
 
     tokens: int
@@ -60,7 +58,7 @@ class MemorySample(_Record):
     device_bytes: int | None
 
 
-class StreamDetail(_Record):
+class StreamDetail(Record):
     """Scores, curves and places of one streamed text."""
 
     tokens: int

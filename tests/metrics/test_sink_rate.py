@@ -7,7 +7,6 @@ import torch
 from families import STREAMED, tiny
 
 from sinkctl.metrics.sink_rate import sink_rate
-from sinkctl.model.probe import probe
 
 
 def test_flat_attention_gives_the_harmonic_mean():
@@ -16,9 +15,8 @@ def test_flat_attention_gives_the_harmonic_mean():
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.self_attn.q_proj.weight)
     ids, alpha = torch.randint(3, 64, (2, 16)), sum(1 / t for t in range(1, 17)) / 16
-    layers = probe(model, 16)
-    assert sink_rate(model, layers, ids, epsilon=alpha - 1e-4) == 1
-    assert sink_rate(model, layers, ids, epsilon=alpha + 1e-4) == 0
+    assert sink_rate(model, ids, epsilon=alpha - 1e-4) == 1
+    assert sink_rate(model, ids, epsilon=alpha + 1e-4) == 0
 
 
 def test_with_alibi_flat_attention_falls_with_distance():
@@ -30,14 +28,13 @@ def test_with_alibi_flat_attention_falls_with_distance():
     for slope in (2**-2, 2**-4, 2**-6, 2**-8):
         weight = [math.exp(-slope * distance) for distance in range(16)]
         means.append(sum(weight[t] / sum(weight[: t + 1]) for t in range(16)) / 16)
-    ids, layers = torch.randint(3, 64, (2, 16)), probe(model, 16)
+    ids = torch.randint(3, 64, (2, 16))
     for epsilon in (0.1, 0.15, 0.2, 0.205, 0.21):
-        assert sink_rate(model, layers, ids, epsilon) == sum(mean > epsilon for mean in means) / 4
+        assert sink_rate(model, ids, epsilon) == sum(mean > epsilon for mean in means) / 4
 
 
 def test_the_demo_model_sinks_on_bos_and_not_without_it(demo, book):
     own = torch.tensor(demo.tokenizer(book[:40_000], add_special_tokens=False).input_ids)
     with_bos = torch.cat([torch.full((100, 1), demo.bos_id), own[: 100 * 63].view(100, 63)], dim=1)
-    layers = demo.layers(64)
-    assert sink_rate(demo.model, layers, with_bos) == pytest.approx(0.76, abs=0.02)
-    assert sink_rate(demo.model, layers, own[: 100 * 64].view(100, 64)) < 0.01
+    assert sink_rate(demo.model, with_bos) == pytest.approx(0.76, abs=0.02)
+    assert sink_rate(demo.model, own[: 100 * 64].view(100, 64)) < 0.01

@@ -95,7 +95,7 @@ def _measurements(run: StreamRun, policies: list[PolicyScore]) -> list[Measureme
     found.append(Measurement(name="stream.tokens_per_s", samples=[speed], unit="tok/s", better="higher"))
     found.append(Measurement(name="stream.peak_memory", samples=[run.peak_bytes], unit="bytes", better="lower"))
     if run.sink_rate is not None:
-        found.append(Measurement(name="sink_rate", samples=[run.sink_rate], unit="share of heads", better="neither"))
+        found.append(Measurement(name="sink_rate", samples=[100 * run.sink_rate], unit="% of heads", better="neither"))
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy
-from sinkctl.errors import ModelError, ResumeError, TextError
+from sinkctl.errors import ResumeError, TextError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
@@ -153,12 +153,8 @@ class StreamRun:
         self._sample = None
         if self.settled.bos_id is not None:
             samples = torch.cat([torch.full((count, 1), self.settled.bos_id), samples], dim=1)
-        try:
-            layers = self.loaded.layers(LENGTH)
-        except ModelError:
-            return
         if count:
-            self.sink_rate = sink_rate(self.loaded.model, layers, samples)
+            self.sink_rate = sink_rate(self.loaded.model, samples)
 
     def _watch_memory(self) -> None:
         process = psutil.Process().memory_info().rss

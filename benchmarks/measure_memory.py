@@ -1,0 +1,67 @@
+"""Peak memory of `sinkctl measure` against the length of a sample, on a CPU, built-in model, one process a length.
+
+    python benchmarks/measure_memory.py [--tokens 1024 2048 4096 8192 16384]
+
+Every attention and activation metric of one sample; what the process held before the pass is taken off. A T×T map of
+one layer in float32 would take the last column. Prints a table and the fit of bytes = a + b·T.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+MAPS = 3 * 4  # heads × bytes
+
+
+def one(tokens: int) -> None:
+    import torch
+
+    from sinkctl.metrics.observe import observe
+    from sinkctl.metrics.samples import laid_out
+    from sinkctl.metrics.views import Scope
+    from sinkctl.model.load import DEMO, load
+    from sinkctl.model.settings import ModelSettings
+    from sinkctl.tasks.measure.tally import Tally
+
+    loaded = load(ModelSettings(device="cpu"))
+    text = (DEMO / "text.txt").read_text(encoding="utf-8")
+    ids = torch.tensor([loaded.bos_id, *loaded.tokenizer(text, add_special_tokens=False).input_ids[: tokens - 1]])
+    for length in (64, tokens):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began, tally = time.perf_counter(), Tally(Scope(), (0.3,))
+        observe(loaded.model, laid_out([ids[:length]], loaded.device), tally)
+        tally.end(1)
+    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), time.perf_counter() - began)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--tokens", type=int, nargs="*", default=[1024, 2048, 4096, 8192, 16384])
+    arguments.add_argument("--one", type=int, default=0, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.one:
+        return one(options.one)
+    rows = []
+    for tokens in options.tokens:
+        told = subprocess.run(
+            [sys.executable, __file__, "--one", str(tokens)], capture_output=True, text=True, check=True
+        )
+        grown, took = map(float, told.stdout.split()[-2:])
+        rows.append((tokens, grown))
+        maps = MAPS * tokens**2 / 2**20
+        print(
+            f"{tokens:6d} tokens  +{grown / 2**20:7.1f} MiB  {took:6.1f} s   one layer's maps {maps:8.0f} MiB",
+            flush=True,
+        )
+    tokens, grown = np.array(rows, float).T
+    slope, start = np.polyfit(tokens, grown, 1)
+    off = np.abs(grown - (start + slope * tokens)).max() / grown.max()
+    print(f"bytes = {start / 2**20:.1f} MiB + {slope / 1024:.1f} KiB a token; largest deviation {off:.1%} of the peak")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""`sinkctl measure`."""
+
+from typing import Annotated
+
+import typer
+
+from sinkctl.cli import options
+from sinkctl.cli.build import MODEL, build, number
+from sinkctl.errors import UsageError
+
+_INPUT, _MEASURE = "Input", "Measurement"
+FIELDS = {
+    "measure": MODEL | {
+        "CHECKPOINT": "checkpoints", "revisions": "revisions", "input": "input.kinds", "text": "input.files",
+        "images": "input.files", "field": "input.field", "bos": "input.bos", "samples": "input.samples",
+        "length": "input.length", "seed": "input.seed", "epsilon": "epsilon", "parts": "parts", "cost": "cost.run",
+        "batch": "batch",
+    }
+}  # fmt: skip
+
+
+def _option(panel: str, help: str, *names: str, metavar: str | None = None):
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+def measure(
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CHECKPOINT]...", help="Folders, Hub ids, demo, or folders of checkpoint-*."),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        _option(_INPUT, "natural (default), random, repeat (one token repeated). May repeat.", "--input", "-i"),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        _option(_INPUT, "Text to take samples from (default: the built-in novel). May repeat.", metavar="FILE"),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        _option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
+    ] = None,
+    field: Annotated[str | None, _option(_INPUT, "Field of a .jsonl record, each a sample (default: text).")] = None,
+    bos: Annotated[
+        str | None, _option(_INPUT, "both (default), auto (as the tokenizer does), on, off; of encoders, [CLS].")
+    ] = None,
+    samples: Annotated[int | None, _option(_INPUT, "Samples of each kind (default 100).")] = None,
+    length: Annotated[int | None, _option(_INPUT, "Tokens a sample (default 64).")] = None,
+    seed: Annotated[int | None, _option(_INPUT, "Of the random tokens (default 0).")] = None,
+    epsilon: Annotated[
+        list[float] | None, _option(_MEASURE, "Mean attention above which a head sinks (default 0.3). May repeat.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, _option(_MEASURE, "attention or activations; both are the default.", "--only")
+    ] = None,
+    cost: Annotated[
+        bool | None, _option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
+    ] = None,
+    batch: Annotated[str | None, _option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
+    revision: Annotated[
+        list[str] | None,
+        typer.Option(help="Branch, tag or commit of a Hub id; several are compared.", rich_help_panel="Model"),
+    ] = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
+    recipe: options.Recipe = None,
+    set_: options.Set = None,
+    fail_on: options.FailOnSinks = None,
+    plots: Annotated[
+        str | None, typer.Option(help="Write the pictures as png or svg files too (with --output).", metavar="png|svg")
+    ] = None,
+    output: options.Output = None,
+    resume: options.Resume = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Where a checkpoint's attention sinks are, how strong, what carries them, what they cost.
+
+    Attention is exact at any length, without a T×T map: Sink_k^ε (Gu et al. 2024) and its kin for every head, massive
+    activations, value drain, entropy, head classes. Several CHECKPOINTs come side by side. Without one the built-in
+    model is measured, on the built-in text, with BOS and without.
+    """
+    if model is not None and checkpoints:
+        raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")
+    if text and images:
+        raise UsageError("--text and --images: a model reads one or the other")
+    if plots is not None and plots not in ("png", "svg"):
+        raise UsageError(f"--plots {plots}: png or svg")
+    if plots is not None and output is None and resume is None:
+        raise UsageError("--plots writes into the run folder; name one with --output")
+    several = revision if revision and len(revision) > 1 else None
+    flags = {
+        "model": model, "revision": revision[0] if revision and not several else None, "revisions": several,
+        "device": device, "dtype": dtype, "trust-remote-code": trust_remote_code or None,
+        "allow-pickle": allow_pickle or None, "CHECKPOINT": checkpoints or None, "input": input or None,
+        "text": text or None, "images": images or None, "field": field, "bos": bos, "samples": samples,
+        "length": length, "seed": seed, "epsilon": epsilon or None, "parts": only or None, "cost": cost,
+        "batch": number(batch), "fail-on": fail_on or None,
+    }  # fmt: skip
+    built = build(
+        flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
+    )  # fmt: skip
+    from sinkctl.cli.measuring import run_measure
+
+    run_measure(
+        built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run,
+        plots=plots,
+    )  # fmt: skip

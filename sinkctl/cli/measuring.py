@@ -1,0 +1,61 @@
+"""Running a `measure` recipe from the command line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sinkctl.cli.conclude import conclude
+from sinkctl.cli.loading import quiet_transformers
+from sinkctl.cli.stopping import Stopping
+
+
+def run_measure(
+    recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool, plots: str | None
+) -> None:
+    """The report goes to standard output, progress to standard error."""
+    from sinkctl.tasks.measure.settle import settle
+
+    recipe = settle(recipe)  # before anything is loaded
+    words = Console(stderr=True, quiet=quiet)
+    if dry_run:
+        from sinkctl.cli.plan import show_measurement
+
+        show_measurement(recipe, as_json)
+        return
+    if plots is not None:
+        from sinkctl.report.plots import check
+
+        check()
+    quiet_transformers()
+    from sinkctl.api import measure
+    from sinkctl.report.console import render
+
+    stopping = Stopping()
+    with _shown(words) as progress, stopping:
+        outcome = measure(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    if plots is not None:
+        from sinkctl.report.plots import write_plots
+
+        write_plots(outcome.result, output, plots)
+    if as_json:
+        print(outcome.result.model_dump_json(indent=1))
+    elif not quiet:
+        render(outcome.result, Console())
+        if output is not None:
+            words.print(f"kept in {output}: result.json, arrays.safetensors, report.html", highlight=False)
+    conclude(outcome.result, recipe, words)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Callable]:
+    """A callback that draws how far the run is; on anything but a terminal it draws nothing."""
+    if console.quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (BarColumn(bar_width=20), TextColumn("{task.percentage:.0f}%"), TextColumn("{task.fields[what]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as drawn:
+        task = drawn.add_task("measure", total=1.0, what="loading")
+        yield lambda progress: drawn.update(task, completed=progress.share, what=progress.what)

@@ -1,0 +1,77 @@
+"""The flags of `sinkctl stream`, which has three tasks: which recipe they make."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sinkctl.cli.build import MODEL, build, number
+from sinkctl.errors import UsageError
+
+_COMMON = MODEL | {"chunk": "chunk"}
+_SAMPLING = {name: f"sampling.{name.replace('-', '_')}" for name in ("temperature", "top-k", "top-p", "seed")}
+FIELDS = {
+    "stream": _COMMON | {
+        "FILE": "text.files", "field": "text.field", "errors": "text.errors", "bos": "text.bos", "limit": "limit",
+    },
+    "generate": _COMMON | _SAMPLING | {
+        "generate": "tokens", "prompt": "prompts", "prompt-file": "prompt_files", "field": "field", "bos": "bos",
+        "chat": "chat", "system": "system",
+    },
+    "questions": _COMMON | {"questions": "questions", "bos": "bos", "limit": "limit"},
+}  # fmt: skip
+# Flags that say which task is meant.
+TELLING = {"generate": ("generate", "prompt", "prompt-file", "chat", "system"), "questions": ("questions",)}
+
+
+def stream_recipe(
+    flags: dict[str, Any], *, policies: Sequence[str], sinks: int | None, window: str | None, **options: Any
+):
+    """The validated recipe; `options` as `build` takes them."""
+    return build(
+        flags, FIELDS, _task(flags), misplaced=_misplaced, complete=lambda data: _size(data, policies, sinks, window),
+        **options,
+    )  # fmt: skip
+
+
+def _task(flags: dict[str, Any]) -> str:
+    return next((task for task, told in TELLING.items() if any(flags[name] is not None for name in told)), "stream")
+
+
+def _misplaced(name: str, value: Any, task: str) -> str:
+    if name == "FILE":
+        instead = "--prompt-file gives a prompt" if task == "generate" else "the text is in the questions' file"
+        return f"{value[0]}: a file alone is scored, which --{task} does not; {instead}"
+    other = next((task for task, flags in TELLING.items() if name in flags), None)
+    if other is not None and task in TELLING:
+        return f"--{name}: generation and questions are runs of their own; give one or the other"
+    tasks = {"stream": "scoring", "generate": "generation (--generate, --chat)", "questions": "--questions"}
+    belongs = next(what for other, what in tasks.items() if name in FIELDS[other])
+    return f"--{name} is for {belongs}, not for {tasks[task]}"
+
+
+def _size(data: dict[str, Any], policies: Sequence[str], sinks: int | None, window: str | None) -> None:
+    """--policy, --sinks and --window into the recipe."""
+    from sinkctl.recipe.shorthand import policy
+
+    single = data["task"] == "generate"
+    if policies:
+        chosen = [policy(p) for p in policies]
+        if single and len(chosen) > 1:
+            raise UsageError(f"--policy {policies[1]}: text is generated under one policy; give one")
+        data["policy" if single else "policies"] = chosen[0] if single else chosen
+    sized = next((p for p in policies if "+" in p), None)
+    if sized is not None and (sinks is not None or window is not None):
+        raise UsageError(f"--policy {sized} says its own size; leave --sinks and --window out, or write --policy KIND")
+    if single:
+        chosen = [data.setdefault("policy", {"kind": "sink_window"})]
+    else:
+        chosen = data.setdefault("policies", [{"kind": "sink_window"}])
+    settings = [p for p in chosen if isinstance(p, dict)] if isinstance(chosen, list) else []
+    for flag, value, kinds in (
+        ("sinks", sinks, ("sink_window", "recompute")),
+        ("window", window and number(window), ("sink_window", "window", "recompute")),
+    ):
+        having = [each for each in settings if each.get("kind") in kinds]
+        if value is not None and settings and not having:
+            raise UsageError(f"--{flag} {value}: none of the policies has {flag}")
+        for each in having if value is not None else ():
+            each[flag] = value

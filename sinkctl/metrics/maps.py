@@ -1,0 +1,75 @@
+"""For models whose attention never passes through transformers' attention interface: the maps they return themselves.
+
+T×T a head and layer, so short samples only. N samples, H heads, T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sinkctl.errors import ModelError
+from sinkctl.kernels.column_sums import AttentionSums, Visible
+from sinkctl.metrics.observe import Measurer, blocks_of, run
+from sinkctl.metrics.samples import Samples
+from sinkctl.metrics.views import AttentionView
+
+LONGEST = 1024  # tokens a sample
+# What a map alone can tell; queries, keys, values and what the head writes are not seen.
+FROM_MAPS = (
+    "alpha", "first_keys", "last_query", "tail_mass", "boost", "mass_split", "entropy", "entropy_share",
+    "mean_distance", "balance_error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MapView(AttentionView):
+    """An attention layer known by its map; queries, keys and values have width 0."""
+
+    map_NHTS: Tensor | None = None
+
+    def attention(self, queries: slice, keys: slice) -> Tensor:
+        return self.map_NHTS[:, :, queries, keys]
+
+
+def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> None:
+    """Tell `measurer` of every attention map of a pass; ModelError, naming the model, where it returns none."""
+    name = model.config.model_type
+    tokens = samples.inputs["input_ids"].shape[1]
+    if tokens > LONGEST:
+        raise ModelError(
+            f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
+            f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
+        )
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{name} does not return attention maps ({error}), so it cannot be measured") from error
+    finally:
+        model.set_attn_implementation(before)
+    if len(maps) != len(blocks_of(model)) or any(a is None or a.dim() != 4 or a.shape[2] != a.shape[3] for a in maps):
+        raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
+    for layer, map_BHTS in enumerate(maps):
+        measurer.attention(layer, _view(map_BHTS, samples))
+
+
+def _view(map_BHTS: Tensor, samples: Samples) -> MapView:
+    precise = torch.promote_types(map_BHTS.dtype, torch.float32)
+    map_NHTS = samples.apart(samples.apart(map_BHTS.to(precise), 2).transpose(2, 3), 2).transpose(2, 3)
+    real_NT = samples.real(map_NHTS.shape[2], map_NHTS.device)
+    place_T = torch.arange(map_NHTS.shape[2], device=map_NHTS.device)
+    distance_TS = (place_T[:, None] - place_T).abs()
+    nothing = map_NHTS.new_zeros(*map_NHTS.shape[:3], 0)
+    sums = AttentionSums(
+        out_BHTE=nothing,
+        lse_BHT=torch.zeros_like(map_NHTS[..., 0]),
+        entropy_BHT=-torch.special.xlogy(map_NHTS, map_NHTS).sum(-1),
+        distance_BHT=(map_NHTS * distance_TS).sum(-1),
+        received_BHS=map_NHTS.sum(2),
+    )
+    causal = not bool((map_NHTS.triu(1) != 0).any())
+    visible = Visible(causal=causal)
+    return MapView(nothing, nothing, nothing, sums, real_NT, visible, scale=1.0, map_NHTS=map_NHTS)

@@ -1,0 +1,41 @@
+"""Keys hidden from all later queries, and what that does to a prediction.
+
+N samples, T queries, S keys, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from sinkctl.metrics.next_token import Seen
+
+LIKELIEST = 5
+
+
+def hide(keys: range) -> Seen:
+    """Hide these keys from every query but the one at the same place, which may have no other: for `next_token`."""
+    assert keys.step == 1
+
+    def seen(query_T1: Tensor, key_S: Tensor) -> Tensor:
+        return (key_S < keys.start) | (key_S >= keys.stop) | (key_S == query_T1)
+
+    return seen
+
+
+def hide_nearest(count: int) -> Seen:
+    """Hide from every query the `count` keys right before it."""
+
+    def seen(query_T1: Tensor, key_S: Tensor) -> Tensor:
+        distance_TS = query_T1 - key_S
+        return (distance_TS <= 0) | (distance_TS > count)
+
+    return seen
+
+
+def agreement(logits_NV: Tensor, changed_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p‖q) in nats, and the share of p's five likeliest tokens that are among q's: [N] each, float64."""
+    p_NV, q_NV = (x.double().log_softmax(-1) for x in (logits_NV, changed_NV))
+    # xlogy-like: a token that p excludes adds nothing, whatever q says of it.
+    kl_N = torch.where(p_NV.isneginf(), 0.0, p_NV.exp() * (p_NV - q_NV)).sum(-1)
+    best = min(LIKELIEST, p_NV.shape[-1])
+    p_N5, q_N5 = (x.topk(best).indices for x in (p_NV, q_NV))
+    return kl_N, (p_N5[:, :, None] == q_N5[:, None]).any(-1).double().mean(-1)

@@ -1,0 +1,216 @@
+"""Run a model once over some samples, and hand every attention layer and every block to whoever measures.
+
+The model computes what it always computes; no T×T map is built (but for the few classes that have no other way).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sinkctl.errors import ModelError
+from sinkctl.kernels.column_sums import AttentionSums, Visible, select
+from sinkctl.metrics.samples import Samples
+from sinkctl.metrics.views import AttentionView, BlockView
+from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.masks import visible
+
+
+class Measurer(Protocol):
+    """What is told about a pass; layers come in order, a block's attention before the block."""
+
+    def attention(self, layer: int, view: AttentionView) -> None: ...
+
+    def block(self, layer: int, view: BlockView) -> None: ...
+
+    def routed(self, layer: int, chosen_NTk: Tensor, experts: int, real_NT: Tensor) -> None: ...
+
+
+@dataclass
+class Attending(Handler):
+    """Answers with exact attention and keeps its sums; `also` hides more keys from the queries of every layer."""
+
+    samples: Samples
+    also: Callable[[Tensor, Tensor], Tensor] | None = None
+    choices: dict[str, str] = field(default_factory=dict)
+    _patterns: list[Visible] = field(default_factory=list)
+    _last: tuple[AttentionCall, AttentionSums, Visible] | None = None
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        seen = self._pattern(call)
+        kernel, reason = select(call.q_BHTD, call.v_BGTE, seen)
+        self.choices["column_sums"] = f"{kernel.name}: {reason}"
+        sums = kernel(
+            call.q_BHTD, call.k_BGTD, call.v_BGTE, scale=call.scale, visible=seen, sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap, slope_H=call.slope_H,
+        )  # fmt: skip
+        self.seen(call, sums, seen)
+        return sums.out_BHTE
+
+    def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
+        """Told of every layer's attention."""
+
+    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
+        self._patterns.append(visible(mask_function))
+        # Its value says which mask it is: layers may be handed a copy, on another device.
+        return torch.full((1, 1, 1, 1), len(self._patterns) - 1, device=device)
+
+    def _pattern(self, call: AttentionCall) -> Visible:
+        if call.mask is None:  # families that bypass the interface are causal; vision models make no mask
+            pattern = Visible(causal=getattr(call.module, "is_causal", True))
+        else:
+            number = int(call.mask.flatten()[0])
+            if not 0 <= number < len(self._patterns):
+                raise ModelError(f"{type(call.module).__name__} changes its attention mask in a way not understood")
+            pattern = self._patterns[number]
+        if pattern.also is not None and self.samples.shifted:
+            raise ModelError("this model's own mask goes by place, which padding moves; --set layout=right")
+        both = [f for f in (pattern.also, self.also) if f is not None]
+        also = both[0] if len(both) == 1 else (lambda q, k: both[0](q, k) & both[1](q, k)) if both else None
+        return replace(pattern, segment_BT=self.samples.segment_BL, also=also)
+
+
+@dataclass
+class _Observer(Attending):
+    """Collects what one block shows while it runs, and tells the measurer when it is done."""
+
+    measurer: Measurer | None = None
+    _shown: list[dict[str, Any]] = field(default_factory=list)
+
+    def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
+        self._shown.append({"call": call, "sums": sums, "pattern": pattern})
+
+    def projecting(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Before a linear layer: the first one after attention that takes all heads together writes its output."""
+        if not self._shown or "kept" in self._shown[-1] or not inputs or not isinstance(inputs[0], Tensor):
+            return
+        out_BHTE = self._shown[-1]["sums"].out_BHTE
+        B, H, T, E = out_BHTE.shape
+        if inputs[0].shape[-1] == H * E and inputs[0].numel() == out_BHTE.numel():
+            self._shown[-1]["kept"] = inputs[0].detach().reshape(B, T, H, E).transpose(1, 2)
+            self._shown[-1]["weight"] = _by_head(module, H, E)
+
+    def done(self, layer: int, output: Any) -> None:
+        """After a block: everything about it is known."""
+        h_BTC = output[0] if isinstance(output, tuple) else output
+        apart = self.samples.apart
+        h_NTC = apart(h_BTC.detach())
+        real_NT = self.samples.real(h_NTC.shape[1], h_NTC.device)
+        for shown in self._shown:
+            self.measurer.attention(layer, _view(shown, real_NT, apart, h_NTC.shape[-1]))
+        self._shown.clear()
+        self.measurer.block(layer, BlockView(h_NTC, real_NT))
+
+    def routing(self, layer: int, module: nn.Module, output: Any) -> None:
+        """After a router: which experts each token goes to."""
+        found = _chosen(module, output)
+        if found is None:
+            return
+        chosen, experts = found
+        rows, columns = self.samples.inputs["input_ids"].shape
+        if chosen.numel() % (rows * columns) == 0:
+            chosen_NTk = self.samples.apart(chosen.view(rows, columns, -1))
+            self.measurer.routed(layer, chosen_NTk, experts, self.samples.real(chosen_NTk.shape[1], chosen.device))
+
+
+def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dict[str, str]:
+    """Run `model` over the samples and tell `measurer` of every layer; returns the choices made, with reasons.
+
+    Raises ModelError for a model whose blocks are not found. A model that never calls transformers' attention
+    interface is told of its blocks alone; `observe_maps` reads its attention.
+    """
+    observer = _Observer(samples, measurer=measurer)
+    with attached(model, observer), _hooked(model, observer):
+        run(model, samples)
+    return observer.choices
+
+
+@torch.no_grad()
+def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
+    """The model's own forward pass, without its head; returns its output object."""
+    if "pixel_values" in samples.inputs:
+        return model.base_model(**samples.inputs, **options)
+    inputs = samples.inputs
+    if model.can_generate():
+        return hidden_states(
+            model, inputs["input_ids"], inputs["position_ids"], real_BT=inputs["attention_mask"], **options
+        )
+    return model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
+
+
+def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep."""
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ModelError(f"{model.config.model_type}: no list of {depth} blocks found in it, so it cannot be measured")
+
+
+@contextmanager
+def _hooked(model: PreTrainedModel, observer: _Observer) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for layer, block in enumerate(blocks_of(model)):
+            for module in block.modules():
+                name = type(module).__name__
+                if isinstance(module, nn.Linear) or name == "Conv1D":
+                    hooks.enter_context(module.register_forward_pre_hook(observer.projecting))
+                if "router" in name.lower():
+                    hooks.enter_context(
+                        module.register_forward_hook(lambda m, _, out, layer=layer: observer.routing(layer, m, out))
+                    )
+            hooks.enter_context(block.register_forward_hook(lambda _, __, out, layer=layer: observer.done(layer, out)))
+        yield
+
+
+def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], channels: int) -> AttentionView:
+    call, sums = shown["call"], shown["sums"]
+    weight, kept = shown.get("weight"), shown.get("kept")
+    if weight is not None and weight.shape[0] != channels:
+        weight = kept = None  # not what writes into the residual stream
+    return AttentionView(
+        q_NHTD=apart(call.q_BHTD, 2),
+        k_NGTD=apart(call.k_BGTD, 2),
+        v_NGTE=apart(call.v_BGTE, 2),
+        sums=AttentionSums(*(apart(x, 2) for x in sums)),
+        real_NT=real_NT,
+        visible=shown["pattern"],
+        scale=call.scale,
+        softcap=call.softcap,
+        sink_logit_H=call.sink_logit_H,
+        slope_H=call.slope_H,
+        projection_CHE=weight,
+        kept_NHTE=None if kept is None else apart(kept, 2),
+    )
+
+
+def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
+    """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
+    weight = module.weight.detach()
+    if not weight.is_floating_point() or weight.device.type == "meta" or heads * width not in weight.shape:
+        return None
+    return (weight if isinstance(module, nn.Linear) else weight.T).unflatten(1, (heads, width))
+
+
+def _chosen(module: nn.Module, output: Any) -> tuple[Tensor, int] | None:
+    """(experts chosen, tokens first; how many there are), from whatever a router returns."""
+    tensors = [x for x in (output if isinstance(output, tuple) else (output,)) if isinstance(x, Tensor)]
+    experts = max((x.shape[-1] for x in tensors if x.is_floating_point() and x.dim() > 1), default=0)
+    whole = next((x for x in tensors if not x.is_floating_point() and x.dim() > 1), None)
+    if whole is None:
+        count = next(
+            (n for name in ("top_k", "num_experts_per_tok") if isinstance(n := getattr(module, name, None), int)), 0
+        )
+        logits = next((x for x in tensors if x.is_floating_point() and x.dim() > 1), None)
+        if logits is None or not 0 < count <= experts:
+            return None
+        whole = logits.topk(count, dim=-1).indices
+    named = next(
+        (n for name in ("num_experts", "n_routed_experts") if isinstance(n := getattr(module, name, None), int)), 0
+    )
+    return whole.flatten(0, -2), max(experts, named, int(whole.max()) + 1)

@@ -1,0 +1,30 @@
+"""How many directions the residual stream uses.
+
+N samples, T tokens, C channels, X the fewer of the two.
+"""
+
+import torch
+from torch import Tensor
+
+from sinkctl.metrics.means import precise
+from sinkctl.metrics.views import BlockView, Scope
+
+MOST = 1024  # tokens of a longer sample that are looked at: the spectrum of more takes time with their cube
+
+
+def rank(view: BlockView, scope: Scope) -> Tensor:
+    """Entropy H = −Σ p ln p of p = σ² / Σ σ², effective rank e^H, and the largest p: [N, 3].
+
+    σ are the singular values of the sample's tokens × channels, not centred; NaN where an element is not finite. Of
+    samples longer than MOST every second, third, … token is taken.
+    """
+    step = -(-view.h_NTC.shape[1] // MOST)
+    h_NTC = view.h_NTC[:, ::step]
+    h_NTC = h_NTC.double() if h_NTC.device.type == "cpu" else precise(h_NTC)
+    h_NTC = h_NTC.masked_fill(~view.real_NT[:, ::step, None], 0.0)
+    gram_NXX = h_NTC @ h_NTC.mT if h_NTC.shape[1] <= h_NTC.shape[2] else h_NTC.mT @ h_NTC
+    finite_N = gram_NXX.isfinite().all(-1).all(-1)
+    share_NX = torch.linalg.eigvalsh(gram_NXX.masked_fill(~finite_N[:, None, None], 0.0)).clamp(min=0)
+    share_NX = share_NX / share_NX.sum(-1, keepdim=True)
+    entropy_N = -torch.xlogy(share_NX, share_NX).sum(-1)
+    return torch.stack([entropy_N, entropy_N.exp(), share_NX.amax(-1)], dim=-1)

@@ -1,0 +1,29 @@
+"""How many keys a query sees.
+
+N samples, T queries, S keys.
+"""
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels.column_sums import Visible
+from sinkctl.metrics.views import AttentionView
+
+TILE = 256  # queries at a time
+
+
+def keys_seen(view: AttentionView, below: int | None = None) -> Tensor:
+    """How many keys each query sees, of the first `below` where given: [N, T], 0 past the end."""
+    T, visible = view.real_NT.shape[1], view.visible
+    below = T if below is None else below
+    place_T = torch.arange(T, device=view.real_NT.device)
+    if visible.also is None:
+        reach = T if visible.window is None else visible.window
+        last_T = place_T if visible.causal else place_T + reach
+        end_NT = torch.minimum(last_T + 1, view.length_N[:, None]).clamp(max=below)
+        seen_NT = (end_NT - (place_T - reach).clamp(min=0)).clamp(min=0)
+    else:
+        plain, key_NS = Visible(visible.causal, visible.window, None, visible.also), view.real_NT[:, :below].float()
+        tiles = [plain.mask(query_t[:, None], place_T[:below]).float() for query_t in place_T.split(TILE)]
+        seen_NT = torch.cat([key_NS @ tile_tS.T for tile_tS in tiles], dim=1).long()
+    return seen_NT * view.real_NT

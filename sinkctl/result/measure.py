@@ -1,0 +1,185 @@
+"""The part of a result that only `measure` has. Layers, heads, keys and dimensions are counted from 0."""
+
+from pydantic import Field
+
+from sinkctl.result.record import ModelReport, Record
+
+
+class SinkShare(Record):
+    """Sink_{k+1}^ε: share of (sample, layer, head) whose α of key `key` exceeds ε."""
+
+    epsilon: float
+    key: int
+    percent: float
+
+
+class FoundSink(Record):
+    """A token other than the first that heads sink on."""
+
+    token: str
+    times: int = Field(description="Places in the samples where it is a sink.")
+    occurrences: int = Field(description="Places in the samples where it could have been one.")
+    position: float = Field(description="Median index in its sample.")
+    percent: float = Field(description="Heads that sink on it there, of all softmax heads.")
+    strongest: tuple[int, int] = Field(description="Layer and head with the largest α on it.")
+    alpha: float = Field(description="That α.")
+
+
+class MassiveActivation(Record):
+    """The largest activation of a layer, means over the samples."""
+
+    top: tuple[float, float, float]
+    median: float
+    token: int = Field(description="Where top-1 most often stands: index in the sample,")
+    channel: int = Field(description="and its channel.")
+    text: str = Field(description="That token.")
+    count: float = Field(description="Massive elements a sample, by the definition in force.")
+    not_finite: float
+
+
+class LayerScore(Record):
+    """One layer: means over samples, and over its heads; None where it has no such thing."""
+
+    number: int
+    kind: str = Field(description="softmax, window 4096, sink logits, …; or why there is no attention map.")
+    attends: bool
+    sink_percent: float | None = Field(None, description="Heads with α of the first key above the first ε.")
+    alpha: float | None = Field(None, description="α of the first key.")
+    alpha_max: float | None = None
+    last_query: float | None = Field(None, description="Mass of the last query on the first key.")
+    tail_mass: float | None = Field(None, description="Mass of the last queries on the leading keys.")
+    entropy: float | None = Field(None, description="nats")
+    entropy_share: float | None = None
+    distance: float | None = Field(None, description="Mean attended distance, tokens.")
+    sinks_mass: float | None = None
+    local_mass: float | None = None
+    rest_mass: float | None = None
+    learned_mass: float | None = Field(None, description="Mass on a learned sink logit.")
+    key_first: float | None = None
+    key_rest: float | None = None
+    value_first: float | None = None
+    value_rest: float | None = None
+    value_drain: float | None = Field(None, description="‖v of the first token‖ / mean ‖v‖ of the rest.")
+    written_drain: float | None = Field(None, description="The same after the output projection, by query head.")
+    cosine_first: float | None = Field(None, description="Mean cosine of queries with the first key.")
+    cosine_rest: float | None = None
+    dormant: int | None = Field(None, description="Heads that write less than a tenth of their layer's mean.")
+    gate: float | None = Field(None, description="What a gate or norm lets through to the output projection.")
+    norm_first: float | None = Field(None, description="Residual stream after the layer.")
+    norm_rest: float | None = None
+    massive: MassiveActivation | None = None
+    max_abs: float | None = Field(None, description="‖x‖∞, mean over samples.")
+    kurtosis: float | None = None
+    outlier_share: float | None = Field(None, description="Elements beyond six standard deviations.")
+    effective_rank: float | None = None
+    matrix_entropy: float | None = None
+    first_direction: float | None = Field(None, description="σ₁² share.")
+    first_token_expert: int | None = Field(None, description="The expert that the first token goes to most often,")
+    first_token_share: float | None = Field(None, description="in this share of samples,")
+    expert_share: float | None = Field(None, description="and the share of other tokens that go to it.")
+
+
+class HeadMap(Record):
+    """α of some keys for every head: `alpha[key][row][head]`; a row is a softmax layer, `layers[row]` its number."""
+
+    keys: list[int]
+    layers: list[int]
+    alpha: list[list[list[float | None]]]
+    classes: list[list[str]] = Field(description="Class of every head, [row][head].")
+
+
+class QueryPoint(Record):
+    """Attention of queries `first … end−1` to the leading keys, mean over layers and heads."""
+
+    first: int
+    end: int
+    mass: list[float | None]
+
+
+class Surface(Record):
+    """|h| by token and channel after one layer of the first sample; each cell is the largest of its channels."""
+
+    layer: int
+    tokens: list[str]
+    channels: list[int] = Field(description="First channel of each cell.")
+    size: list[list[float]]
+
+
+class PatchNorms(Record):
+    """Norms of the tokens of a vision model after its last block."""
+
+    cls: float | None
+    registers: list[float]
+    patch_median: float
+    patch_max: float
+    outlier_percent: float
+    threshold: float
+    bins: list[tuple[float, float, int]] = Field(description="Histogram of patch norms: from, to, patches.")
+
+
+class InputScore(Record):
+    """What one kind of input showed."""
+
+    name: str = Field(description="natural, BOS; random, no BOS; …")
+    kind: str
+    bos: bool | None = Field(description="None where there is nothing to put in front.")
+    samples: int
+    length: int
+    first_tokens: list[str]
+    sinks: list[SinkShare]
+    layers: list[LayerScore]
+    heads: HeadMap | None
+    classes: dict[str, int] = Field(description="Heads by class.")
+    found: list[FoundSink]
+    queries: list[QueryPoint]
+    surface: Surface | None
+    patches: PatchNorms | None = None
+    balance_error: float | None = Field(description="Largest error of a head's mass balance.")
+    alpha_max: float | None = Field(description="Largest α of the first key, any head.")
+    massive_layers: list[int] = Field(description="Layers with massive activations.")
+    seconds: float
+
+
+class CostLine(Record):
+    """One thing taken away, and what it cost."""
+
+    name: str
+    what: str
+    perplexity: float | None = None
+    baseline: float | None = Field(None, description="Perplexity with nothing taken away, on the same tokens.")
+    kl: float | None = Field(None, description="KL of the last token's distribution, nats.")
+    top5: float | None = Field(None, description="Share of the five likeliest tokens that stay, last token.")
+
+
+class MixingLine(Record):
+    """Over-mixing: how far one swapped token spreads, relative change of the residual stream, by block."""
+
+    name: str
+    change: list[float]
+
+
+class CheckpointScore(Record):
+    """Everything about one checkpoint."""
+
+    label: str
+    step: int | None = Field(None, description="Training step, where the name says one.")
+    model: ModelReport
+    kind: str = Field(description="decoder, encoder or vision")
+    verdict: list[str]
+    notes: list[str]
+    inputs: list[InputScore]
+    costs: list[CostLine]
+    mixing: list[MixingLine]
+
+
+class MeasureDetail(Record):
+    """Checkpoints measured with the same inputs."""
+
+    epsilons: list[float]
+    keys: int
+    sinks: int
+    local: int
+    tail: int
+    class_rule: str
+    massive_rule: str
+    checkpoints: list[CheckpointScore]

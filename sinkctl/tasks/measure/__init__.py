@@ -1,0 +1,5 @@
+"""Measure checkpoints: where their attention sinks are, how strong, what carries them, what they cost."""
+
+from sinkctl.tasks.measure.task import Outcome, Progress, run
+
+__all__ = ["Outcome", "Progress", "run"]

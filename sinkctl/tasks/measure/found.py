@@ -1,0 +1,66 @@
+"""Sinks found anywhere in the samples: which keys heads sink on, besides counting them.
+
+N samples, H heads, T tokens.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# A key that fewer queries than this come after, or than a quarter of its sample, is not called a sink: the mean over
+# so few queries says little, and that of the last key is its attention to itself.
+FOLLOWED, SHARE = 16, 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """A key that heads of one sample sink on."""
+
+    sample: int
+    key: int
+    heads: int
+    strongest: tuple[int, int]  # layer, head
+    alpha: float
+
+
+@dataclass
+class Finder:
+    """Adds up, over the layers of a batch, how many heads sink on each key."""
+
+    epsilon: float
+    places: list[Place] = field(default_factory=list)
+    samples: int = 0
+    eligible: list[Tensor] = field(default_factory=list)  # bool [T] a sample: keys that could be called sinks
+    _heads_NT: Tensor | None = None
+    _best: tuple[Tensor, Tensor, Tensor] | None = None  # largest α of each key, its layer and its head
+
+    def add(self, layer: int, alpha_NHT: Tensor, real_NT: Tensor, causal: bool) -> None:
+        """One layer of the batch."""
+        length_N1 = real_NT.sum(-1, keepdim=True)
+        counted_NT = real_NT
+        if causal:
+            after_NT = length_N1 - torch.arange(real_NT.shape[1], device=real_NT.device)
+            counted_NT = real_NT & (after_NT >= (length_N1 // SHARE).clamp(min=FOLLOWED))
+        alpha_NHT = alpha_NHT.nan_to_num(0.0).masked_fill(~counted_NT[:, None], 0.0)
+        heads_NT = (alpha_NHT > self.epsilon).sum(1).cpu()
+        alpha_NT, head_NT = (x.cpu() for x in alpha_NHT.max(1))
+        found = alpha_NT, torch.full_like(head_NT, layer), head_NT
+        if self._heads_NT is None:
+            self._heads_NT, self._best = heads_NT, found
+            self.eligible += list(counted_NT.cpu())
+            return
+        self._heads_NT += heads_NT
+        better_NT = alpha_NT > self._best[0]
+        self._best = tuple(torch.where(better_NT, new, old) for new, old in zip(found, self._best, strict=True))
+
+    def end(self, samples: int) -> None:
+        """After a batch of so many samples."""
+        if self._heads_NT is not None:
+            alpha_NT, layer_NT, head_NT = self._best
+            for n, key in self._heads_NT.nonzero().tolist():
+                strongest = int(layer_NT[n, key]), int(head_NT[n, key])
+                heads, alpha = int(self._heads_NT[n, key]), float(alpha_NT[n, key])
+                self.places.append(Place(self.samples + n, key, heads, strongest, alpha))
+        self.samples += samples
+        self._heads_NT = self._best = None

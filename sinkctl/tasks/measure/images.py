@@ -1,0 +1,87 @@
+"""Images as a vision model takes them: files through the checkpoint's own processor, or noise."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sinkctl.errors import ModelError, TextError
+from sinkctl.model.kinds import leading_tokens
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import InputSettings
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], str | None]:
+    """Pixel values [C, H, W] of at most `settings.samples` images spread over the files, and a note on them.
+
+    Raises TextError for a file that is no image, ModelError where images cannot be prepared for this checkpoint.
+    """
+    if loaded.processor is None:
+        if find_spec("PIL") is None:
+            raise ModelError("reading images needs Pillow; pip install 'sinkctl[images]'")
+        raise ModelError(f"{loaded.name} says not how images are prepared: it has no preprocessor_config.json")
+    paths = [path for name in settings.files for path in _paths(Path(name))]
+    count = min(settings.samples, len(paths))
+    pixels = [_pixels(paths[number * len(paths) // count], loaded) for number in range(count)]
+    if len({x.shape for x in pixels}) > 1:
+        raise ModelError(f"{loaded.name}: its image processor leaves images at sizes of their own; give images alike")
+    note = f"the files hold only {count} images" if count < settings.samples else None
+    return pixels, note
+
+
+def random_images(settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
+    """Standard normal pixel values [C, H, W] of the size in the checkpoint's config."""
+    config = loaded.model.config
+    if getattr(config, "image_size", None) is None:
+        raise ModelError(f"{loaded.name}: its config states no image_size; give it images")
+    height, width = _pair(config.image_size)
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (getattr(config, "num_channels", 3), height, width)
+    return [torch.randn(shape, generator=generator) for _ in range(settings.samples)]
+
+
+def patch_text(loaded: LoadedModel, pixels: list[Tensor]) -> Callable[[int, int], str]:
+    """(sample, index of a token) → [CLS], [REG 1] or the row and column of its patch, from 0."""
+    leading = leading_tokens(loaded.model)
+    patch_width = _pair(loaded.model.config.patch_size)[1]
+
+    def text(sample: int, index: int) -> str:
+        if index < len(leading):
+            return leading[index]
+        row, column = divmod(index - len(leading), pixels[sample].shape[-1] // patch_width)
+        return f"patch {row},{column}"
+
+    return text
+
+
+def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _paths(path: Path) -> list[Path]:
+    if not path.exists():
+        raise TextError(f"{path}: no such file or folder; check the path")
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise TextError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _pixels(path: Path, loaded: LoadedModel) -> Tensor:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except Exception as error:  # Pillow raises whatever a damaged file leads to
+        raise TextError(f"{path}: not an image that Pillow reads ({type(error).__name__}: {error})") from error
+    pixels = loaded.processor(images=image, return_tensors="pt")["pixel_values"][0]
+    if pixels.dim() != 3:
+        raise ModelError(f"{loaded.name}: its processor gives no pixel values [C, H, W] but {list(pixels.shape)}")
+    return pixels

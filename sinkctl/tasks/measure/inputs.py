@@ -1,0 +1,165 @@
+"""What checkpoints are shown: natural text, random tokens, one token repeated; with BOS and without; images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from tokenizers.decoders import ByteLevel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import InputSettings, MeasureRecipe
+from sinkctl.tasks.measure.images import images, patch_text, random_images
+from sinkctl.tasks.measure.natural import natural
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """Samples of one kind, all framed alike."""
+
+    name: str  # "natural, BOS", "random, [CLS] … [SEP]", "repeat, bare", "images"
+    kind: str  # natural, random, repeat, images or random images
+    bos: bool | None  # whether special tokens are there; None for images
+    samples: list[Tensor]  # token ids int64 [T], or pixel values float32 [C, H, W]
+    token_text: Callable[[int, int], str]  # (sample, index) → that token as people read it
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Special tokens around a sample."""
+
+    name: str
+    bos: bool
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    note: str | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def around(self, ids: Tensor, length: int) -> Tensor:
+        """The leading `ids` that fit into `length`, framed."""
+        before, after = torch.tensor(self.before, dtype=torch.long), torch.tensor(self.after, dtype=torch.long)
+        return torch.cat([before, ids[: length - self.size], after])
+
+
+def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
+    """Every kind of input the recipe asks for, with and without special tokens around the same ids.
+
+    Raises TextError, ModelError or UsageError for what cannot be had.
+    """
+    settings = recipe.input
+    kinds = list(dict.fromkeys(settings.kinds))
+    if loaded.kind == "vision":
+        return _of_images(settings, kinds, loaded)
+    frames = _frames(settings, loaded)
+    body = settings.length - min(frame.size for frame in frames)
+    if settings.length <= max(frame.size for frame in frames):
+        raise UsageError(f"length {settings.length}: its special tokens leave no room for others; take more")
+    text_of = token_reader(loaded.tokenizer)
+    found = []
+    for kind in kinds:
+        drawn, note = _natural(settings, loaded, body) if kind == "natural" else (_random(kind, settings, loaded), None)
+        for frame in frames:
+            samples = [frame.around(ids, settings.length) for ids in drawn]
+            notes = "; ".join(filter(None, (note, frame.note))) or None
+            found.append(InputSet(f"{kind}, {frame.name}", kind, frame.bos, samples, _reading(samples, text_of), notes))
+    return found
+
+
+def _of_images(settings: InputSettings, kinds: list[str], loaded: LoadedModel) -> list[InputSet]:
+    if "repeat" in kinds:
+        raise UsageError(f"repeat: {loaded.name} takes images, which are natural or random")
+    found = []
+    if "natural" in kinds and settings.files:
+        pixels, note = images(settings, loaded)
+        found.append(InputSet("images", "images", None, pixels, patch_text(loaded, pixels), note))
+    if "random" in kinds or not settings.files:
+        pixels = random_images(settings, loaded)
+        size = "×".join(map(str, pixels[0].shape[1:]))
+        note = f"standard normal pixels, {size}" + ("" if "random" in kinds else ", as no images were given")
+        found.append(InputSet("random images", "random images", None, pixels, patch_text(loaded, pixels), note))
+    return found
+
+
+def _natural(settings: InputSettings, loaded: LoadedModel, length: int) -> tuple[list[Tensor], str | None]:
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so it can be shown no text; ask for random tokens")
+    return natural(settings, loaded.tokenizer, length)
+
+
+def _random(kind: str, settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
+    """Ids uniform over the vocabulary, special and added tokens left out; repeat: one a sample, all along it."""
+    rows = loaded.model.get_input_embeddings().weight.shape[0]
+    if loaded.tokenizer is None:
+        vocabulary, special = set(range(rows)), {loaded.bos_id}
+    else:
+        vocabulary = {number for number in loaded.tokenizer.get_vocab().values() if number < rows}
+        special = {*loaded.tokenizer.all_special_ids, *loaded.tokenizer.get_added_vocab().values()}
+    ids = torch.tensor(sorted(vocabulary - special))
+    generator = torch.Generator().manual_seed(settings.seed)
+    drawn = ids[torch.randint(len(ids), (settings.samples, settings.length), generator=generator)]
+    return list(drawn[:, :1].expand_as(drawn) if kind == "repeat" else drawn)
+
+
+def _frames(settings: InputSettings, loaded: LoadedModel) -> list[_Frame]:
+    bare, framed = _encoder_frames(loaded) if loaded.kind == "encoder" else _decoder_frames(loaded)
+    if framed is None:
+        what = "special tokens" if loaded.kind == "encoder" else "BOS token"
+        if settings.bos == "on":
+            raise ModelError(f"{loaded.name} has no {what} to put around a sample; leave it out")
+        note = f"there is no {what} to compare with" if settings.bos == "both" else None
+        return [_Frame(bare.name, False, note=note)]
+    automatic = framed if loaded.kind == "encoder" or loaded.uses_bos else bare
+    return {"both": [framed, bare], "on": [framed], "off": [bare], "auto": [automatic]}[settings.bos]
+
+
+def _decoder_frames(loaded: LoadedModel) -> tuple[_Frame, _Frame | None]:
+    bos = loaded.bos_id
+    return _Frame("no BOS", False), None if bos is None else _Frame("BOS", True, (bos,))
+
+
+def _encoder_frames(loaded: LoadedModel) -> tuple[_Frame, _Frame | None]:
+    """What the tokenizer puts around a text, found by comparing: tokenizers no longer build it from ids alike."""
+    if loaded.tokenizer is None:
+        return _Frame("bare", False), None
+    whole = loaded.tokenizer("a")["input_ids"]
+    inside = loaded.tokenizer("a", add_special_tokens=False)["input_ids"]
+    starts = range(len(whole) - len(inside) + 1)
+    start = next((n for n in starts if whole[n : n + len(inside)] == inside), None)
+    if start is None:
+        return _Frame("bare", False), None
+    before, after = tuple(whole[:start]), tuple(whole[start + len(inside) :])
+    words = [*loaded.tokenizer.convert_ids_to_tokens(before), "…", *loaded.tokenizer.convert_ids_to_tokens(after)]
+    framed = _Frame(" ".join(words), True, before, after) if before or after else None
+    return _Frame("bare", False), framed
+
+
+def _reading(samples: list[Tensor], text_of: Callable[[int], str]) -> Callable[[int, int], str]:
+    return lambda sample, index: text_of(int(samples[sample][index]))
+
+
+def token_reader(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[int], str]:
+    """A function from a token id to what people read: pieces of bytes and marks of word starts become characters."""
+    if tokenizer is None:
+        return str
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    by_bytes = decoder is not None and b"ByteLevel" in decoder.__getstate__()
+    return cache(partial(_read, tokenizer, by_bytes, frozenset(tokenizer.all_special_ids)))
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, by_bytes: bool, special: frozenset[int], number: int) -> str:
+    piece = tokenizer.convert_ids_to_tokens(number)
+    if piece is None or number in special:
+        return piece or str(number)
+    if by_bytes:
+        text = ByteLevel().decode([piece])
+        return piece if "\ufffd" in text else text
+    if len(piece) == 6 and piece.startswith("<0x") and int(piece[3:5], 16) < 0x80:
+        return chr(int(piece[3:5], 16))
+    return piece.replace("▁", " ")

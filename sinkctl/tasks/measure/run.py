@@ -1,0 +1,130 @@
+"""Measure one input of one checkpoint: batches through the model, into a tally."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from sinkctl.errors import Interrupted, ModelError
+from sinkctl.metrics import ATTENTION
+from sinkctl.metrics.maps import FROM_MAPS, observe_maps
+from sinkctl.metrics.observe import blocks_of, observe
+from sinkctl.metrics.samples import Samples, laid_out
+from sinkctl.metrics.views import Scope
+from sinkctl.model.kinds import leading_tokens
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.recipe.schema import MeasureRecipe
+from sinkctl.result.measure import InputScore
+from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.score import arrays, input_score
+from sinkctl.tasks.measure.tally import Tally
+
+# Tokens a forward pass takes where nothing else is said; a sample is never divided.
+TOKENS = {"cpu": 4096, "cuda": 32768}
+
+
+class InputRun:
+    """One input set through one checkpoint; `choices` and `notes` are filled on the way."""
+
+    def __init__(self, recipe: MeasureRecipe, loaded: LoadedModel, shown: InputSet):
+        self.recipe, self.loaded, self.shown = recipe, loaded, shown
+        self.choices: dict[str, str] = {}
+        self.notes: list[str] = []
+        scope = Scope(recipe.sinks, recipe.local, recipe.tail, recipe.massive.size, recipe.massive.ratio)
+        self.tally = Tally(scope, recipe.epsilon)
+        if "attention" not in recipe.parts:
+            self.tally.attention_metrics = {}
+        if "activations" not in recipe.parts:
+            self.tally.block_metrics = {}
+        self._mapped = False
+
+    def __call__(self, progress: Callable[[float], None], stop: Callable[[], bool]) -> tuple[InputScore, dict]:
+        """(the score, its arrays); raises Interrupted where `stop` says so."""
+        began, samples = time.monotonic(), self.shown.samples
+        size = self._batch()
+        check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe)
+        for first in range(0, len(samples), size):
+            self._measure(samples[first : first + size])
+            progress(min(1.0, (first + size) / len(samples)))
+            if stop():
+                raise Interrupted("stopped")
+        model, seconds = self.loaded.model, time.monotonic() - began
+        leading = leading_tokens(model) if self.loaded.kind == "vision" else []
+        score = input_score(self.shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
+        return score, arrays(self.tally)
+
+    def _measure(self, batch: Sequence[torch.Tensor]) -> None:
+        model, device = self.loaded.model, self.loaded.device
+        if self._tokens:
+            longest = max(map(len, self.shown.samples))
+            samples = laid_out(batch, device, self.recipe.layout, self._pad_id, longest)
+        else:
+            samples = Samples({"pixel_values": torch.stack(list(batch)).to(device, self.loaded.dtype)})
+        try:
+            self.choices |= observe(model, samples, self.tally)
+            if "attention" in self.recipe.parts and (self._mapped or not self.tally.rows):
+                self._read_maps(samples)
+        except torch.OutOfMemoryError as error:
+            hint = "--batch takes fewer samples at once, --length shorter ones"
+            raise ModelError(f"{device} is out of memory: {hint}") from error
+        self.tally.end(len(batch))
+
+    def _read_maps(self, samples: Samples) -> None:
+        if recurrent_only(self.loaded.model):
+            self.notes.append("This model has no softmax attention: there are no attention maps to measure.")
+            return
+        if not self._mapped:
+            self._mapped = True
+            self.choices["column_sums"] = "eager maps: the model does not call transformers' attention interface"
+            self.tally.attention_metrics = {name: ATTENTION[name] for name in FROM_MAPS}
+        observe_maps(self.loaded.model, samples, self.tally)
+
+    @property
+    def _tokens(self) -> bool:
+        return self.shown.samples[0].dim() == 1
+
+    @property
+    def _pad_id(self) -> int:
+        own = None if self.loaded.tokenizer is None else self.loaded.tokenizer.pad_token_id
+        return own if own is not None else 0
+
+    def _batch(self) -> int:
+        if self.recipe.batch != "auto":
+            return self.recipe.batch
+        longest = max(map(len, self.shown.samples)) if self._tokens else 1024
+        tokens = TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
+        size = max(1, tokens // longest)
+        self.choices["batch"] = f"{size}: {tokens:,} tokens a forward pass on {self.loaded.device.type}"
+        return size
+
+
+def recurrent_only(model: nn.Module) -> bool:
+    """Whether nothing in the model attends, such as Mamba."""
+    found = recurrent_cache(model) if model.can_generate() else None
+    return found is not None and not found.softmax
+
+
+def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
+    """Raise ModelError for samples that this model cannot be given."""
+    if recipe.layout == "packed" and (loaded.kind != "decoder" or recurrent_cache(loaded.model) is not None):
+        raise ModelError(f"{loaded.name}: samples packed in one row would see each other; --set layout=right")
+    for name, module in loaded.model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and ("position" in last or last in ("wpe", "embed_positions")):
+            taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there
+            room = module.num_embeddings - getattr(module, "offset", taken)
+            if tokens > room:
+                raise ModelError(f"{loaded.name} has learned positions for {room} tokens; --length {room} or less")
+        table = getattr(module, "embed_positions", None)
+        if isinstance(table, torch.Tensor) and tokens > len(table):
+            raise ModelError(f"{loaded.name} has a table of {len(table)} positions; --length {len(table)} or less")
+
+
+def kinds_of_layers(model: nn.Module) -> list[str]:
+    """What each layer is, for those without a softmax map: as the config calls it, else by its class."""
+    config, blocks = model.config.get_text_config(), blocks_of(model)
+    named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    said = [str(name) for name in named] if len(named) == len(blocks) else [type(block).__name__ for block in blocks]
+    return [f"{name}: no softmax map" for name in said]

@@ -1,0 +1,31 @@
+"""A recipe → the same with every name in full, and with thresholds that the run can check."""
+
+from sinkctl.errors import UsageError
+from sinkctl.recipe.schema import MeasureRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.tasks.measure.checkpoints import checkpoints
+from sinkctl.tasks.stream.settle import absolute
+
+# What `--fail-on` may name, for a checkpoint; of several, NAME@LABEL names one and NAME holds for each.
+METRICS = (
+    "sink_rate", "alpha_max", "tail_mass", "entropy", "learned_mass", "massive_max", "massive_ratio", "value_drain",
+    "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
+    "cost.first_key", "cost.no_sinks", "cost.massive_zeroed", "measure.seconds",
+)  # fmt: skip
+INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
+
+
+def settle(recipe: MeasureRecipe) -> MeasureRecipe:
+    """Raises UsageError for thresholds on what is not measured, or checkpoints that are not there."""
+    text = recipe.input.model_copy(update={"files": tuple(map(absolute, recipe.input.files))})
+    model = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    names = tuple(map(absolute, recipe.checkpoints))
+    local = min(64, max(1, recipe.input.length // 4)) if recipe.local == "auto" else recipe.local
+    recipe = recipe.model_copy(update={"input": text, "model": model, "checkpoints": names, "local": local})
+    known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS)]
+    if "-" in recipe.input.files and len(checkpoints(recipe)) > 1:
+        raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
+    labels = [label for label, _, _ in checkpoints(recipe)]
+    thresholds = [parse(text) for text in recipe.fail_on]
+    check_names(thresholds, [*known, *(f"{name}@{label}" for label in labels for name in known)])
+    return recipe

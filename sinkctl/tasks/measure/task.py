@@ -1,0 +1,174 @@
+"""Measure checkpoints, one after the other, keeping what is found on disk."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sinkctl.errors import Interrupted, ResumeError
+from sinkctl.model.load import LoadedModel, load
+from sinkctl.model.settings import ModelSettings
+from sinkctl.recipe.schema import MeasureRecipe
+from sinkctl.result.environment import environment
+from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, MixingLine
+from sinkctl.result.schema import Result
+from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.tasks.measure.checkpoints import checkpoints
+from sinkctl.tasks.measure.costs import costs
+from sinkctl.tasks.measure.inputs import inputs
+from sinkctl.tasks.measure.outcome import result_of
+from sinkctl.tasks.measure.run import InputRun
+from sinkctl.tasks.measure.settle import settle
+from sinkctl.tasks.measure.verdict import verdict
+from sinkctl.tasks.stream.outcome import model_report
+
+ARRAYS = "arrays.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is."""
+
+    what: str  # checkpoint and input
+    share: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A Result and its arrays: "<checkpoint number>/<input>/<metric>" → means over samples."""
+
+    result: Result
+    arrays: dict[str, Tensor]
+
+
+@dataclass
+class _Kept:
+    """What a stopped run need not do again: parts of checkpoints, by "<number>/<part>"."""
+
+    parts: dict[str, Any]
+    arrays: dict[str, Tensor]
+    folder: RunFolder | None
+    recipe: dict[str, Any]
+    step: int = 0
+
+    def add(self, name: str, part: dict[str, Any], arrays: dict[str, Tensor] | None = None) -> None:
+        self.parts[name] = part
+        self.arrays |= arrays or {}
+        self.step += 1
+        if self.folder is not None:
+            self.folder.save_state({"step": self.step, "recipe": self.recipe, "parts": self.parts}, self.arrays)
+
+
+def run(
+    recipe: MeasureRecipe,
+    loaded: LoadedModel | None = None,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+) -> Outcome:
+    """Measure the recipe's checkpoints (`loaded` stands in for a single one).
+
+    With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
+    `resume` continues the one there. `stop` is asked after every batch: where it says yes, Interrupted is raised.
+    """
+    began = time.monotonic()
+    recipe, sources = settle(recipe), checkpoints(recipe)
+    folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
+    kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"))
+    if resume:
+        _restore(kept)
+    elif folder is not None:
+        folder.write_recipe(kept.recipe)
+        folder.write_json(ENVIRONMENT, environment())
+    scores, choices = [], {}
+    try:
+        for number, (label, settings, step) in enumerate(sources):
+
+            def told(what: str, share: float, label=label, number=number) -> None:
+                progress(Progress(f"{label}: {what}", (number + share) / len(sources)))
+
+            told("loading", 0.0)
+            model = loaded if loaded is not None and len(sources) == 1 else _loaded(settings)
+            scores.append(_measured(recipe, model, label, step, number, kept, told, stop, choices))
+    except Interrupted as error:
+        done = f"stopped after {len(kept.parts)} parts"
+        kept_in = "nothing was kept (no --output)" if folder is None else f"continue with: {_again(folder)}"
+        raise Interrupted(f"{done}; {kept_in}") from error
+    result = result_of(recipe, scores, choices, time.monotonic() - began)
+    if folder is not None:
+        save_file(kept.arrays, folder.path / f".{ARRAYS}.tmp")
+        (folder.path / f".{ARRAYS}.tmp").replace(folder.path / ARRAYS)
+        finish(folder, result)
+        folder.write_result(result)
+        folder.drop_state()
+    return Outcome(result, kept.arrays)
+
+
+def _measured(
+    recipe: MeasureRecipe, loaded: LoadedModel, label: str, step: int | None, number: int, kept: _Kept,
+    told: Callable[[str, float], None], stop: Callable[[], bool], choices: dict[str, str],
+) -> CheckpointScore:  # fmt: skip
+    """One checkpoint, whatever of it is kept already left out."""
+    known = kept.parts.get(f"{number}/model")
+    if known is None:
+        kept.add(f"{number}/model", {"fingerprint": loaded.fingerprint})
+    elif known["fingerprint"] != loaded.fingerprint:
+        raise ResumeError(f"{label}: the checkpoint changed since the run was started; start a new run")
+    choices |= loaded.choices
+    shown, found, notes = inputs(recipe, loaded), [], []
+    parts = len(shown) + 1
+    for place, each in enumerate(shown):
+        name = f"{number}/{each.name}"
+        if name not in kept.parts:
+            measured = InputRun(recipe, loaded, each)
+            score, arrays = measured(lambda share, p=place, n=each.name: told(n, (p + share) / parts), stop)
+            notes = [*measured.notes, *([each.note] if each.note else [])]
+            named = {f"{number}/{each.name}/{metric}": x for metric, x in arrays.items()}
+            part = {"score": score.model_dump(), "notes": notes, "choices": measured.choices}
+            kept.add(name, part, named)
+        found.append(InputScore.model_validate(kept.parts[name]["score"]))
+        notes = [*notes, *kept.parts[name]["notes"]]
+        choices |= kept.parts[name]["choices"]
+    name = f"{number}/costs"
+    if name not in kept.parts:
+        bought = costs(recipe, loaded, lambda what: told(what, (parts - 1) / parts), stop)
+        kept.add(name, {
+            "lines": [line.model_dump() for line in bought.lines],
+            "mixing": [line.model_dump() for line in bought.mixing],
+            "notes": bought.notes,
+        })  # fmt: skip
+    lines = [CostLine.model_validate(line) for line in kept.parts[name]["lines"]]
+    return CheckpointScore(
+        label=label,
+        step=step,
+        model=model_report(loaded, []),
+        kind=loaded.kind,
+        verdict=verdict(loaded.kind, found, lines),
+        notes=list(dict.fromkeys([*notes, *kept.parts[name]["notes"]])),
+        inputs=found,
+        costs=lines,
+        mixing=[MixingLine.model_validate(line) for line in kept.parts[name]["mixing"]],
+    )
+
+
+def _loaded(settings: ModelSettings) -> LoadedModel:
+    return load(settings, kinds=("decoder", "encoder", "vision"))
+
+
+def _restore(kept: _Kept) -> None:
+    data, tensors = kept.folder.load_state()
+    if data.get("recipe") != kept.recipe:
+        raise ResumeError(f"{kept.folder.path}: the recipe is not the one that the run was started with")
+    kept.parts, kept.step = data["parts"], data["step"]
+    kept.arrays.update(tensors)
+
+
+def _again(folder: RunFolder) -> str:
+    return f"sinkctl measure --resume {folder.path}"

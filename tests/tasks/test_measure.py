@@ -1,0 +1,152 @@
+"""`sinkctl measure` from end to end: planted sinks, real weights, several checkpoints, stops and resumes."""
+
+import math
+
+import pytest
+import torch
+from carrier import carrier, planted, zero_weights
+from families import STREAMED, tiny
+
+from sinkctl.errors import Interrupted, ModelError, ResumeError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
+from sinkctl.result.compare import check, parse
+from sinkctl.tasks.measure import run
+
+NO_COST = CostSettings(run=False)
+WORDS = " ".join(f"w{2 + i * i % 60}" for i in range(4000))
+
+
+def recipe(cost: CostSettings = NO_COST, **changes) -> MeasureRecipe:
+    own = {key: changes.pop(key) for key in list(changes) if key in InputSettings.model_fields}
+    return MeasureRecipe(input=InputSettings(**own), cost=cost, **changes)
+
+
+@pytest.fixture
+def words(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text(WORDS)
+    return (str(path),)
+
+
+def scores(outcome) -> dict:
+    return {score.name: score for score in outcome.result.measure.checkpoints[0].inputs}
+
+
+def test_planted_sinks_are_found_in_every_kind_of_input(words):
+    """Heads of logits 0, 2, 3, 6 sink on BOS by half; without BOS nothing sinks; repeated BOS would be uniform."""
+    loaded = carrier([[0, 2, 3, 6], [0, 2, 3, 6]], kv_heads=2)
+    kinds = ("natural", "random", "repeat")
+    found = scores(run(recipe(kinds=kinds, files=words, samples=5, epsilon=(0.3, 0.5)), loaded))
+    for kind in kinds:
+        with_bos, without = found[f"{kind}, BOS"], found[f"{kind}, no BOS"]
+        assert [sink.percent for sink in with_bos.sinks if sink.key == 0] == [50.0, 25.0]
+        assert all(sink.percent == 0 for sink in without.sinks)
+        for row in with_bos.heads.alpha[0]:
+            assert row == pytest.approx([planted(s, 64) for s in (0, 2, 3, 6)], abs=1e-5)
+        uniform = sum(1 / t for t in range(1, 65)) / 64
+        assert without.layers[0].alpha == pytest.approx(uniform, abs=1e-6)
+        entropy = sum(math.log(math.exp(s) + t - 1) - s * math.exp(s) / (math.exp(s) + t - 1)
+                      for s in (0, 2, 3, 6) for t in range(1, 65)) / 256  # fmt: skip
+        assert with_bos.layers[1].entropy == pytest.approx(entropy, abs=1e-5)
+        assert max(with_bos.balance_error, without.balance_error) <= 1e-6
+        assert with_bos.first_tokens[0] == "<s>"
+
+
+def test_shorter_samples_count_for_what_they_are(tmp_path):
+    """Records of unequal length, padded; the planted head of logit 3 reads the mean of its closed forms."""
+    path = tmp_path / "records.jsonl"
+    lengths = (63, 20, 40)
+    path.write_text("".join(f'{{"text": "{" ".join(["w5"] * length)}"}}\n' for length in lengths))
+    for layout in ("right", "left", "packed"):
+        chosen = recipe(files=(str(path),), samples=3, bos="on", layout=layout)
+        (found,) = scores(run(chosen, carrier([[3.0]]))).values()
+        expected = sum(planted(3.0, length + 1) for length in lengths) / 3
+        assert found.layers[0].alpha == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_demo_model_sinks_on_bos_and_pays_for_losing_it(demo):
+    cost = CostSettings(samples=4, length=128, tokens=2000, window=124)
+    outcome = run(recipe(cost, samples=40), demo)
+    found, said = scores(outcome), " ".join(outcome.result.verdict)
+    assert found["natural, BOS"].sinks[0].percent == pytest.approx(76, abs=3)
+    assert found["natural, no BOS"].sinks[0].percent < 0.5
+    assert "heads sink on `<|bos|>`" in said
+    assert "Put BOS in front" in said
+    assert outcome.result.measurement("cost.no_sinks").value > 10
+    with_bos = found["natural, BOS"].layers
+    assert min(layer.value_drain for layer in with_bos) < 0.1
+    assert max(layer.massive.top[0] for layer in with_bos) > 20
+    assert all(layer.massive.token == 0 for layer in with_bos[3:11])
+
+
+def test_a_model_without_a_sink_is_told_so(stories):
+    outcome = run(recipe(samples=20), stories)
+    assert outcome.result.verdict[0].startswith("No sink")
+    assert "plain window is safe" in outcome.result.verdict[-1]
+
+
+def test_layers_without_attention_are_named(words):
+    from families import HYBRID
+
+    loaded = LoadedModel(tiny(*HYBRID["qwen3_next"], torch.float32), carrier([[0.0]]).tokenizer, "hybrid", "in memory")
+    (found,) = scores(run(recipe(files=words, samples=3, length=32, bos="off"), loaded)).values()
+    assert [layer.kind for layer in found.layers] == ["linear_attention: no softmax map"] * 3 + ["softmax"]
+    assert found.heads.layers == [3]
+    assert found.layers[3].gate is not None
+    assert found.layers[0].first_token_expert is not None
+
+
+def test_thresholds_hold_for_each_of_several_checkpoints(tmp_path):
+    for name, weights in (("flat", True), ("random", False)):
+        model = tiny(*STREAMED["llama"], torch.float32)
+        (zero_weights(model) if weights else model).save_pretrained(tmp_path / name)
+        carrier([[0.0]]).tokenizer.save_pretrained(tmp_path / name)
+    names = (str(tmp_path / "flat"), str(tmp_path / "random"))
+    result = run(recipe(kinds=("random",), samples=4, bos="off", checkpoints=names)).result
+    assert [score.label for score in result.measure.checkpoints] == ["flat", "random"]
+    flat = result.measurement("alpha_max@flat").value
+    assert flat == pytest.approx(0.0741233, abs=1e-6)
+    check(result, [parse("alpha_max>=0.05"), parse(f"alpha_max@flat<={flat + 1e-9}")])
+    with pytest.raises(Exception, match="alpha_max@random is"):
+        check(result, [parse(f"alpha_max<={flat + 1e-9}")])
+    with pytest.raises(UsageError, match="did you mean 'alpha_max@flat'"):
+        run(recipe(checkpoints=names, fail_on=("alpha_max@flatt<=1",)))
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
+    chosen = recipe(kinds=("natural", "random"), samples=6, batch=2)
+    whole = run(chosen, demo)
+    asked = iter([False] * 7 + [True])
+    with pytest.raises(Interrupted, match="--resume"):
+        run(chosen, demo, output=tmp_path / "kept", stop=lambda: next(asked))
+    resumed = run(chosen, demo, output=tmp_path / "kept", resume=True)
+    untimed = [
+        [i.model_copy(update={"seconds": 0}) for i in outcome.result.measure.checkpoints[0].inputs]
+        for outcome in (whole, resumed)
+    ]
+    assert untimed[0] == untimed[1]
+    assert whole.arrays.keys() == resumed.arrays.keys()
+    assert all(torch.equal(x, resumed.arrays[name]) or x.isnan().any() for name, x in whole.arrays.items())
+    assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"result.json", "arrays.safetensors", "recipe.yaml"}
+    with pytest.raises(ResumeError):
+        run(chosen, demo, output=tmp_path / "kept", resume=True)
+
+
+def test_only_attention_or_only_activations(demo):
+    one = scores(run(recipe(samples=4, bos="auto", parts=("attention",)), demo))["natural, BOS"]
+    two = scores(run(recipe(samples=4, bos="auto", parts=("activations",)), demo))["natural, BOS"]
+    assert one.heads is not None
+    assert one.layers[0].massive is None
+    assert two.heads is None
+    assert two.layers[0].massive is not None
+
+
+def test_what_cannot_be_measured_is_refused_by_name(words):
+    gpt2 = tiny("gpt2", dict(n_positions=128, n_embd=32, n_head=4, n_layer=2), torch.float32)
+    tokenizer = carrier([[0.0]]).tokenizer
+    with pytest.raises(ModelError, match="learned positions for 128 tokens; --length 128"):
+        run(recipe(files=words, length=129, samples=1), LoadedModel(gpt2, tokenizer, "gpt2", "in memory"))
+    mamba = tiny("mamba", dict(num_key_value_heads=None, num_attention_heads=None), torch.float32)
+    result = run(recipe(files=words, samples=2), LoadedModel(mamba, tokenizer, "mamba", "in memory")).result
+    assert any("no softmax attention" in note for note in result.notes)
