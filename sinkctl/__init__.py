@@ -1,4 +1,4 @@
-"""Attention sinks in Transformers: stream past the context, in constant memory, exactly."""
+"""Attention sinks in Transformers: stream past the context, in constant memory, exactly; measure checkpoints."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -39,7 +39,7 @@ def run_measure(
     if plots is not None:
         from sinkctl.report.plots import write_plots
 
-        write_plots(outcome.result, output, plots)
+        write_plots(outcome.result, output / "plots", plots)
     if as_json:
         print(outcome.result.model_dump_json(indent=1))
     elif not quiet:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from carrier import SINK, carrier, planted
-from families import HYBRID, STREAMED, tiny
+from families import HYBRID, REFUSED, STREAMED, tiny
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from sinkctl.errors import ModelError
@@ -221,3 +221,16 @@ def test_routers_say_which_experts_the_first_token_goes_to():
         chosen, experts = found.chosen[layer]
         assert experts == 4
         assert torch.equal(chosen.sort(-1).values, stock.view(2, 20, 4).topk(2).indices.sort(-1).values)
+
+
+@pytest.mark.parametrize("name", [*STREAMED, *HYBRID, *(name for name in REFUSED if name != "mamba")])
+def test_every_family_is_measured_and_balances(name):
+    model_type, settings, *_ = {**STREAMED, **HYBRID, **REFUSED}[name]
+    found = seen(
+        tiny(model_type, settings, torch.float32), draws(40, 40), names=("alpha", "balance_error", "mass_split")
+    )
+    assert found.attentions
+    for layer in found.attentions:
+        assert layer["balance_error"].max() <= 1e-5
+        assert torch.allclose(layer["mass_split"].sum(-1), torch.ones(()), atol=1e-5)
+        assert (layer["alpha"] > -1e-9).all()
