@@ -177,8 +177,6 @@ def measure(
     (`epsilon`, `sinks`, …), those of `input` (`kinds`, `files`, `bos`, `samples`, `length`, `seed`) and of `model`
     (`device`, `dtype`, …). Returns the Result and every metric as an array by layer and head. Raises SinkctlError.
     """
-    if resume and output is None:
-        raise UsageError("resume=True continues the run kept in `output`; name it")
     loaded = checkpoints if isinstance(checkpoints, LoadedModel) else None
     if isinstance(checkpoints, MeasureRecipe):
         if settings:

@@ -36,22 +36,26 @@ class MapView(AttentionView):
 def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> None:
     """Tell `measurer` of every attention map of a pass; ModelError, naming the model, where it returns none."""
     name = model.config.model_type
-    tokens = samples.inputs["input_ids"].shape[1]
-    if tokens > LONGEST:
+    ids_BL = samples.inputs.get("input_ids")
+    if ids_BL is not None and ids_BL.shape[1] > LONGEST:  # images are as long as they are
         raise ModelError(
             f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
             f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
         )
-    before = model.config._attn_implementation
+    configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+    before = [config._attn_implementation_internal for config in configs]
     model.set_attn_implementation("eager")
     try:
         maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
     except (TypeError, ValueError) as error:
         raise ModelError(f"{name} does not return attention maps ({error}), so it cannot be measured") from error
     finally:
-        model.set_attn_implementation(before)
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
     if len(maps) != len(blocks_of(model)) or any(a is None or a.dim() != 4 or a.shape[2] != a.shape[3] for a in maps):
         raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
+    if any(bool((a < 0).any()) or float(a.float().sum(-1).max()) > 1.01 for a in maps):
+        raise ModelError(f"{name} returns something else than attention as its maps, so it cannot be measured")
     for layer, map_BHTS in enumerate(maps):
         measurer.attention(layer, _view(map_BHTS, samples))
 
@@ -70,6 +74,14 @@ def _view(map_BHTS: Tensor, samples: Samples) -> MapView:
         distance_BHT=(map_NHTS * distance_TS).sum(-1),
         received_BHS=map_NHTS.sum(2),
     )
-    causal = not bool((map_NHTS.triu(1) != 0).any())
-    visible = Visible(causal=causal)
-    return MapView(nothing, nothing, nothing, sums, real_NT, visible, scale=1.0, map_NHTS=map_NHTS)
+    return MapView(nothing, nothing, nothing, sums, real_NT, _pattern(map_NHTS), scale=1.0, map_NHTS=map_NHTS)
+
+
+def _pattern(map_NHTS: Tensor) -> Visible:
+    """What queries see, told from where any of the maps is not 0."""
+    seen_TS = (map_NHTS > 0).flatten(0, 1).any(0)
+    place_T = torch.arange(len(seen_TS), device=seen_TS.device)
+    plain = Visible(causal=not bool(seen_TS.triu(1).any()))
+    if torch.equal(plain.mask(place_T[:, None], place_T), seen_TS):
+        return plain
+    return Visible(plain.causal, also=lambda query_T1, key_S: seen_TS[query_T1, key_S])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sinkctl.metrics.massive import lower_median
 from sinkctl.metrics.means import precise
 from sinkctl.metrics.observe import blocks_of
 
@@ -38,7 +39,7 @@ class Activations:
 
     def add(self, h_NTC: Tensor, size: float, ratio: float) -> None:
         size_NTC = precise(h_NTC).abs()
-        median_N = size_NTC.masked_fill(~size_NTC.isfinite(), torch.nan).flatten(1).nanmedian(-1).values
+        median_N = lower_median(size_NTC.masked_fill(~size_NTC.isfinite(), torch.nan).flatten(1))
         massive_NTC = size_NTC.isfinite() & (size_NTC > size) & (size_NTC >= ratio * median_N[:, None, None])
         self.massive.update((token, channel) for _, token, channel in massive_NTC.nonzero().tolist())
         self.first_C = self.first_C + size_NTC[:, 0].nan_to_num().double().sum(0).cpu()

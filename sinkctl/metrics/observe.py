@@ -20,6 +20,8 @@ from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.masks import visible
 
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
+
 
 class Measurer(Protocol):
     """What is told about a pass; layers come in order, a block's attention before the block."""
@@ -55,8 +57,8 @@ class Attending(Handler):
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         """Told of every layer's attention."""
 
-    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
-        self._patterns.append(visible(mask_function))
+    def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
+        self._patterns.append(visible(mask_function, tokens, device))
         # Its value says which mask it is: layers may be handed a copy, on another device.
         return torch.full((1, 1, 1, 1), len(self._patterns) - 1, device=device)
 
@@ -64,7 +66,7 @@ class Attending(Handler):
         if call.mask is None:  # families that bypass the interface are causal; vision models make no mask
             pattern = Visible(causal=getattr(call.module, "is_causal", True))
         else:
-            number = int(call.mask.flatten()[0])
+            number = int(call.mask.flatten()[0]) if call.mask.numel() == 1 and not call.mask.is_floating_point() else -1
             if not 0 <= number < len(self._patterns):
                 raise ModelError(f"{type(call.module).__name__} changes its attention mask in a way not understood")
             pattern = self._patterns[number]
@@ -72,7 +74,8 @@ class Attending(Handler):
             raise ModelError("this model's own mask goes by place, which padding moves; --set layout=right")
         both = [f for f in (pattern.also, self.also) if f is not None]
         also = both[0] if len(both) == 1 else (lambda q, k: both[0](q, k) & both[1](q, k)) if both else None
-        return replace(pattern, segment_BT=self.samples.segment_BL, also=also)
+        segment_BL = self.samples.segment_BL
+        return replace(pattern, segment_BT=None if segment_BL is None else segment_BL.to(call.q_BHTD.device), also=also)
 
 
 @dataclass
@@ -83,21 +86,33 @@ class _Observer(Attending):
     _shown: list[dict[str, Any]] = field(default_factory=list)
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
-        self._shown.append({"call": call, "sums": sums, "pattern": pattern})
+        again = next((shown for shown in self._shown if shown["call"].module is call.module), None)
+        if again is None:
+            self._shown.append({"call": call, "sums": sums, "pattern": pattern})
+        else:  # the same attention over more values (DiffLlama): what heads write is in neither call alone
+            again |= {"kept": None, "weight": None}
 
     def projecting(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Before a linear layer: the first one after attention that takes all heads together writes its output."""
-        if not self._shown or "kept" in self._shown[-1] or not inputs or not isinstance(inputs[0], Tensor):
+        """Before a linear layer: which one takes what attention gave, all heads together.
+
+        Inside the attention module the last one that fits (an output gate comes before it), else the first after it.
+        """
+        if not self._shown or not inputs or not isinstance(inputs[0], Tensor):
             return
-        out_BHTE = self._shown[-1]["sums"].out_BHTE
-        B, H, T, E = out_BHTE.shape
-        if inputs[0].shape[-1] == H * E and inputs[0].numel() == out_BHTE.numel():
-            self._shown[-1]["kept"] = inputs[0].detach().reshape(B, T, H, E).transpose(1, 2)
-            self._shown[-1]["weight"] = _by_head(module, H, E)
+        shown = self._shown[-1]
+        B, H, T, E = shown["sums"].out_BHTE.shape
+        inside = any(part is module for part in shown["call"].module.modules())
+        if inputs[0].shape[-1] != H * E or inputs[0].numel() != B * H * T * E or ("kept" in shown and not inside):
+            return
+        if "kept" not in shown or shown["kept"] is not None:
+            shown["kept"] = inputs[0].detach().reshape(B, T, H, E).transpose(1, 2)
+            shown["weight"] = _by_head(module, H, E)
 
     def done(self, layer: int, output: Any) -> None:
         """After a block: everything about it is known."""
-        h_BTC = output[0] if isinstance(output, tuple) else output
+        h_BTC = output[0] if isinstance(output, (tuple, list)) else output
+        if not isinstance(h_BTC, Tensor) or h_BTC.dim() != 3:
+            raise ModelError("its blocks do not give one row of channels a token (a hierarchy of patches, say)")
         apart = self.samples.apart
         h_NTC = apart(h_BTC.detach())
         real_NT = self.samples.real(h_NTC.shape[1], h_NTC.device)
@@ -124,9 +139,19 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     Raises ModelError for a model whose blocks are not found. A model that never calls transformers' attention
     interface is told of its blocks alone; `observe_maps` reads its attention.
     """
-    observer = _Observer(samples, measurer=measurer)
-    with attached(model, observer), _hooked(model, observer):
-        run(model, samples)
+    observer, name = _Observer(samples, measurer=measurer), model.config.model_type
+    try:
+        with attached(model, observer), _hooked(model, observer):
+            run(model, samples)
+    except ModelError as error:
+        raise ModelError(f"{name} cannot be measured: {error}") from None
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{name} cannot be measured with its attention replaced ({type(error).__name__}: {said})"
+        ) from error
     return observer.choices
 
 
@@ -134,22 +159,22 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
 def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     """The model's own forward pass, without its head; returns its output object."""
     if "pixel_values" in samples.inputs:
-        return model.base_model(**samples.inputs, **options)
+        return model(**samples.inputs, **options)
     inputs = samples.inputs
     if model.can_generate():
         return hidden_states(
             model, inputs["input_ids"], inputs["position_ids"], real_BT=inputs["attention_mask"], **options
         )
-    return model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
+    return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep."""
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in model.base_model.modules():
+    for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
-    raise ModelError(f"{model.config.model_type}: no list of {depth} blocks found in it, so it cannot be measured")
+    raise ModelError(f"no list of {depth} blocks was found in it (layers that share weights, or a hierarchy)")
 
 
 @contextmanager
@@ -160,7 +185,7 @@ def _hooked(model: PreTrainedModel, observer: _Observer) -> Iterator[None]:
                 name = type(module).__name__
                 if isinstance(module, nn.Linear) or name == "Conv1D":
                     hooks.enter_context(module.register_forward_pre_hook(observer.projecting))
-                if "router" in name.lower():
+                if "router" in name.lower() or name.endswith("Gating"):
                     hooks.enter_context(
                         module.register_forward_hook(lambda m, _, out, layer=layer: observer.routing(layer, m, out))
                     )
@@ -192,7 +217,7 @@ def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], 
 def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
     """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
     weight = module.weight.detach()
-    if not weight.is_floating_point() or weight.device.type == "meta" or heads * width not in weight.shape:
+    if weight.dtype not in PLAIN or weight.device.type == "meta" or heads * width not in weight.shape:
         return None
     return (weight if isinstance(module, nn.Linear) else weight.T).unflatten(1, (heads, width))
 

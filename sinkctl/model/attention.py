@@ -25,7 +25,7 @@ def _attention(module, query, key, value, attention_mask=None, scaling=None, sof
 
 
 def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_):
-    return handling.get().mask(mask_function, device or torch.device("cpu"))
+    return handling.get().mask(mask_function, kv_length, device or torch.device("cpu"))
 
 
 class Attachment:

@@ -45,8 +45,8 @@ class Handler:
         """Return out_BHTE."""
         raise NotImplementedError
 
-    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
-        """Return the mask handed on to the layers; the default is a token that no handler reads, never T×T."""
+    def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
+        """Return what layers get for a mask among so many tokens; the default is a token that no handler reads."""
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 

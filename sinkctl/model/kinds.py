@@ -17,6 +17,8 @@ WORDS: dict[Kind, str] = {"decoder": "a decoder", "encoder": "an encoder", "visi
 TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders and vision transformers too"
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")
+# Fields of what has no sequence of tokens that all blocks share: Swin, ConvNeXt, MobileViT; SAM, ViTDet.
+STAGED = ("depths", "hidden_sizes", "window_size", "window_block_indices")
 CLS_NAMES = ("cls_token", "class_embedding", "class_token")
 
 
@@ -31,6 +33,8 @@ def kind_of(config: PreTrainedConfig) -> Kind:
         raise ModelError(f"{name} is neither a decoder, an encoder nor a vision transformer ({says}); {TAKEN}")
     if kind == "vision" and any(hasattr(config, field) for field in ("mask_ratio", "num_frames")):
         raise ModelError(f"{name} ({config.model_type}) masks patches at random, or takes videos; {TAKEN}")
+    if kind == "vision" and any(hasattr(config, field) for field in STAGED):
+        raise ModelError(f"{name} ({config.model_type}) works in stages or windows, not on one row of patches; {TAKEN}")
     return kind
 
 

@@ -9,38 +9,37 @@ from sinkctl.kernels.column_sums import Visible
 
 # Farther than any trained window; beyond it a window counts as none.
 FAR = 1 << 20
-_PROBED = ((1 << 24), (1 << 24) + 12_345)
 
 
 def past_keys(mask_function: Callable) -> int | None:
-    """How many past keys a causal mask lets a far query see; None for all of them; ModelError where that depends."""
-    width = _reach(mask_function, -1)
-    return None if width == FAR else width - 1
-
-
-def visible(mask_function: Callable) -> Visible:
-    """The mask as a plain pattern where it is one, else as the function itself, asked tile by tile."""
-    query = torch.tensor(_PROBED[0])
-    causal = not bool(mask_function(0, 0, query, query + 1))
-    try:
-        past = _reach(mask_function, -1)
-        if causal or past == _reach(mask_function, 1):
-            return Visible(causal, None if past == FAR else past - 1)
-    except ModelError:
-        pass
-    return Visible(causal, also=lambda query_T1, key_S: mask_function(0, 0, query_T1, key_S))
-
-
-def _reach(mask_function: Callable, side: int) -> int:
-    """Keys that far queries see on one side, themselves included."""
+    """How many past keys a mask lets a far query see; None for all of them; ModelError where it is no plain window."""
     widths = set()
-    for query in _PROBED:
+    for query in (1 << 24, (1 << 24) + 12_345):
         distance = torch.arange(FAR)
-        seen = mask_function(0, 0, torch.tensor(query), query + side * distance).expand(FAR)
+        seen = mask_function(0, 0, torch.tensor(query), query - distance).expand(FAR)
         width = FAR if bool(seen.all()) else int(seen.logical_not().int().argmax())
         if bool(seen[width:].any()):
             raise ModelError("an attention mask of this model is no plain window")
         widths.add(width)
     if len(widths) > 1:
         raise ModelError("this model attends within fixed chunks of its input, not within a window")
-    return widths.pop()
+    width = widths.pop()
+    return None if width == FAR else width - 1
+
+
+def visible(mask_function: Callable, tokens: int, device: torch.device) -> Visible:
+    """The mask among so many tokens as a plain pattern where it is one, else as the function itself, tile by tile.
+
+    Five queries tell: the first two see the future or not, the last two how far back, and whether that depends on
+    the place, as it does in chunks.
+    """
+    key_S = torch.arange(tokens, device=device)
+    query_T1 = key_S[sorted({q for q in (0, 1, tokens // 2, tokens - 2, tokens - 1) if 0 <= q < tokens}), None]
+    seen_TS = mask_function(0, 0, query_T1, key_S).expand(len(query_T1), tokens)
+    distance_TS = query_T1 - key_S
+    causal = not bool((seen_TS & (distance_TS < 0)).any())
+    reach = int(distance_TS.abs().where(seen_TS, 0).max())
+    pattern = Visible(causal, None if reach == tokens - 1 else reach)
+    if torch.equal(pattern.mask(query_T1, key_S), seen_TS):
+        return pattern
+    return Visible(causal, also=lambda query_T1, key_S: mask_function(0, 0, query_T1, key_S))

@@ -57,7 +57,7 @@ class _Recorder(Handler):
         self.calls.append(call)
         return call.v_BGTE.repeat_interleave(call.q_BHTD.shape[1] // call.v_BGTE.shape[1], dim=1)
 
-    def mask(self, mask_function: Callable, device: torch.device) -> Tensor:
+    def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
         self.windows.append(past_keys(mask_function))
         # Its value says which mask it is: layers may be handed a copy, on another device.
         return torch.full((1, 1, 1, 1), len(self.windows) - 1, device=device)

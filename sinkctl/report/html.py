@@ -26,7 +26,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself r
 
 def html(result: Result, environment: dict[str, Any]) -> str:
     """The whole report as one page; every text in it is escaped."""
-    title = f"sinkctl {result.task}: {result.model.name}"
+    several = [score.label for score in result.measure.checkpoints] if result.measure else []
+    title = f"sinkctl {result.task}: {', '.join(several) if len(several) > 1 else result.model.name}"
     style = files("sinkctl.report").joinpath("page.css").read_text(encoding="utf-8")
     return "\n".join(
         [

@@ -6,6 +6,7 @@ from sinkctl.report.figures import error, figures, percent, place, ratio, share
 from sinkctl.report.summary import ScoreTable
 from sinkctl.report.units import NOTHING, count, perplexity
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms
+from sinkctl.result.words import quoted, ranges
 
 CLASSES = {"sink": "sink-dominated", "local": "local", "diffuse": "diffuse", "retrieval": "retrieval-like"}
 KEYS_SHOWN = 4
@@ -152,22 +153,6 @@ def massive_line(score: InputScore) -> str:
         f"Massive activations in {count(len(score.massive_layers))} of {count(len(score.layers))} layers: "
         f"{ranges(score.massive_layers)}"
     )
-
-
-def ranges(numbers: list[int]) -> str:
-    """1–3, 7 for 1, 2, 3, 7."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
-
-
-def quoted(token: str) -> str:
-    """A token's text in quotation marks, so that its spaces show."""
-    return f"“{token}”"
 
 
 def sink_name(key: int, epsilon: float | None = None) -> str:

@@ -48,7 +48,8 @@ def console_tables(detail: MeasureDetail, width: int, ascii_only: bool) -> list[
         patches = [patch_line(score.patches)] if score is not None and score.patches is not None else []
         costs = cost_table(first)
         costs = costs._replace(legend=[*costs.legend, *mixing_lines(first), *patches])
-        tables.append((f"Ablations: {first.label}" if several else "Ablations", costs))
+        title = "Ablations" if costs.rows else "Patches"
+        tables.append((f"{title}: {first.label}" if several else title, costs))
     tables.append(("Sink rates", rate_table(detail)))
     tables = [(title, table) for title, table in tables if table.rows or table.legend]
     return _fitted(tables, width, ascii_only)

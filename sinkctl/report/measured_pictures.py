@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from sinkctl.report.figures import figures, known
 from sinkctl.report.linepicture import LinePicture, points, with_points
-from sinkctl.report.measured import quoted, sink_name, sink_percent
+from sinkctl.report.measured import sink_name, sink_percent
 from sinkctl.report.printable import shorten
 from sinkctl.result.measure import CheckpointScore, InputScore, LayerScore, MeasureDetail, PatchNorms
+from sinkctl.result.words import quoted
 
 Read = Callable[[LayerScore], float | None]
 MOST_LINES, TOKEN_CELLS = 6, 10
@@ -132,8 +133,9 @@ def compared_pictures(detail: MeasureDetail) -> list[LinePicture]:
 
 
 def key_name(score: InputScore, key: int) -> str:
-    """token 1 “<s>”."""
-    text = f" {quoted(shorten(score.first_tokens[key], TOKEN_CELLS))}" if key < len(score.first_tokens) else ""
+    """token 1 “<s>”, where every sample begins so; else token 1."""
+    shared = key < min(score.shared_tokens, len(score.first_tokens))
+    text = f" {quoted(shorten(score.first_tokens[key], TOKEN_CELLS))}" if shared else ""
     return f"token {key + 1}{text}"
 
 

@@ -10,7 +10,7 @@ class SinkShare(Record):
 
     epsilon: float
     key: int
-    percent: float
+    percent: float | None
 
 
 class FoundSink(Record):
@@ -28,8 +28,8 @@ class FoundSink(Record):
 class MassiveActivation(Record):
     """The largest activation of a layer, means over the samples."""
 
-    top: tuple[float, float, float]
-    median: float
+    top: tuple[float | None, float | None, float | None]
+    median: float | None
     token: int = Field(description="Where top-1 most often stands: index in the sample,")
     channel: int = Field(description="and its channel.")
     text: str = Field(description="That token.")
@@ -41,7 +41,7 @@ class LayerScore(Record):
     """One layer: means over samples, and over its heads; None where it has no such thing."""
 
     number: int
-    kind: str = Field(description="softmax, window 4096, sink logits, …; or why there is no attention map.")
+    kind: str = Field(description="softmax, window 8 (the query itself counted), …; or why there is no map.")
     attends: bool
     sink_percent: float | None = Field(None, description="Heads with α of the first key above the first ε.")
     alpha: float | None = Field(None, description="α of the first key.")
@@ -60,7 +60,7 @@ class LayerScore(Record):
     value_first: float | None = None
     value_rest: float | None = None
     value_drain: float | None = Field(None, description="‖v of the first token‖ / mean ‖v‖ of the rest.")
-    written_drain: float | None = Field(None, description="The same after the output projection, by query head.")
+    written_drain: float | None = Field(None, description="‖v W_O‖ likewise, means over samples first.")
     cosine_first: float | None = Field(None, description="Mean cosine of queries with the first key.")
     cosine_rest: float | None = None
     dormant: int | None = Field(None, description="Heads that write less than a tenth of their layer's mean.")
@@ -102,7 +102,7 @@ class Surface(Record):
     layer: int
     tokens: list[str]
     channels: list[int] = Field(description="First channel of each cell.")
-    size: list[list[float]]
+    size: list[list[float | None]]
 
 
 class PatchNorms(Record):
@@ -125,7 +125,8 @@ class InputScore(Record):
     bos: bool | None = Field(description="None where there is nothing to put in front.")
     samples: int
     length: int
-    first_tokens: list[str]
+    first_tokens: list[str] = Field(description="Of the first sample;")
+    shared_tokens: int = Field(0, description="so many of them begin every sample.")
     sinks: list[SinkShare]
     layers: list[LayerScore]
     heads: HeadMap | None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class RunFolder:
 
     def write_result(self, result: Result) -> None:
         self.write_text(RESULT, result.model_dump_json(indent=1) + "\n")
+
+    def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
+        """A .safetensors file, in one step, as readable as the others (by itself it would be the owner's alone)."""
+        temporary = self.path / f".{name}.tmp"
+        save_file(tensors, temporary)
+        shutil.copymode(self.path / RECIPE, temporary)
+        os.replace(temporary, self.path / name)
 
     def save_state(self, data: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Write a checkpoint beside the last one, then make it the one that counts.

@@ -18,7 +18,7 @@ def test_help_says_what_it_does_without_loading_torch(sinkctl):
 def test_the_report_says_whether_there_is_a_sink(sinkctl):
     code, out, _ = sinkctl("measure", *QUICK)
     assert code == 0
-    assert "of heads sink on `<|bos|>`" in " ".join(out.split())
+    assert "of heads sink on “<|bos|>”" in " ".join(out.split())
     assert "natural, no BOS" in out
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from carrier import SINK, carrier, planted
+from carrier import SINK, carrier, planted, zero_weights
 from families import HYBRID, REFUSED, STREAMED, tiny
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -174,8 +174,7 @@ def test_models_outside_the_interface_are_read_from_their_own_maps():
     samples = draws(30, 12)
     measurer = Seen()
     observe(model, laid_out(samples, CPU), measurer)
-    if measurer.attentions:
-        pytest.skip("this version calls the interface")
+    assert not measurer.attentions
     measurer.names = FROM_MAPS
     observe_maps(model, laid_out(samples, CPU), measurer)
     model.set_attn_implementation("eager")
@@ -184,6 +183,10 @@ def test_models_outside_the_interface_are_read_from_their_own_maps():
             assert (column_means(one)[0] - other["alpha"][n, :, : len(sample)]).abs().max() <= 1e-6
     with pytest.raises(ModelError, match="1024 tokens"):
         observe_maps(model, laid_out(draws(1025), CPU), measurer)
+    flat = Seen(names=FROM_MAPS)
+    observe_maps(zero_weights(model), laid_out(samples, CPU), flat)
+    for layer in flat.attentions:  # the second has a window
+        assert torch.allclose(layer["entropy_share"], torch.ones(()))
 
 
 def test_blocks_are_seen_before_the_final_norm(demo):
@@ -234,3 +237,24 @@ def test_every_family_is_measured_and_balances(name):
         assert layer["balance_error"].max() <= 1e-5
         assert torch.allclose(layer["mass_split"].sum(-1), torch.ones(()), atol=1e-5)
         assert (layer["alpha"] > -1e-9).all()
+
+
+def test_the_output_projection_is_told_from_a_gate_before_it():
+    """AFMoE projects its gate from as many channels as heads take, inside the same module."""
+    model_type, settings = STREAMED["afmoe"]
+    model = tiny(model_type, settings, torch.float32)
+
+    class Projections(Seen):
+        def attention(self, layer, view):
+            self.attentions.append(view.projection_CHE.flatten(1))
+
+    found = Projections()
+    observe(model, laid_out(draws(20), CPU), found)
+    for weight, block in zip(found.attentions, blocks_of(model), strict=True):
+        assert torch.equal(weight, block.self_attn.o_proj.weight)
+
+
+def test_differences_of_softmaxes_are_counted_once():
+    found = seen(tiny("diffllama", {}, torch.float32), draws(20))
+    assert [layer["layer"] for layer in found.attentions] == [0, 1]
+    assert not any("gate" in layer or "head_output" in layer for layer in found.attentions)

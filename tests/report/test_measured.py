@@ -15,11 +15,12 @@ from sinkctl.report.console import render
 from sinkctl.report.html import html
 from sinkctl.report.layer_rows import layer_table
 from sinkctl.report.linepicture import y_ranges
-from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, ranges, rate_table
+from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
 from sinkctl.report.measured_pictures import all_pictures, emergence, input_pictures
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.measure import SinkShare
 from sinkctl.result.schema import Result
+from sinkctl.result.words import ranges
 
 
 def printed(report: Result, width: int = 80, encoding: str = "utf-8") -> str:

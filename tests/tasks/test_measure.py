@@ -7,10 +7,11 @@ import torch
 from carrier import carrier, planted, zero_weights
 from families import STREAMED, tiny
 
-from sinkctl.errors import Interrupted, ModelError, ResumeError, UsageError
+from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
 from sinkctl.result.compare import check, parse
+from sinkctl.result.schema import Result
 from sinkctl.tasks.measure import run
 
 NO_COST = CostSettings(run=False)
@@ -71,7 +72,7 @@ def test_the_demo_model_sinks_on_bos_and_pays_for_losing_it(demo):
     found, said = scores(outcome), " ".join(outcome.result.verdict)
     assert found["natural, BOS"].sinks[0].percent == pytest.approx(76, abs=3)
     assert found["natural, no BOS"].sinks[0].percent < 0.5
-    assert "heads sink on `<|bos|>`" in said
+    assert "heads sink on “<|bos|>”" in said
     assert "Put BOS in front" in said
     assert outcome.result.measurement("cost.no_sinks").value > 10
     with_bos = found["natural, BOS"].layers
@@ -108,7 +109,7 @@ def test_thresholds_hold_for_each_of_several_checkpoints(tmp_path):
     flat = result.measurement("alpha_max@flat").value
     assert flat == pytest.approx(0.0741233, abs=1e-6)
     check(result, [parse("alpha_max>=0.05"), parse(f"alpha_max@flat<={flat + 1e-9}")])
-    with pytest.raises(Exception, match="alpha_max@random is"):
+    with pytest.raises(ThresholdError, match="alpha_max@random is"):
         check(result, [parse(f"alpha_max<={flat + 1e-9}")])
     with pytest.raises(UsageError, match="did you mean 'alpha_max@flat'"):
         run(recipe(checkpoints=names, fail_on=("alpha_max@flatt<=1",)))
@@ -121,13 +122,12 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
     with pytest.raises(Interrupted, match="--resume"):
         run(chosen, demo, output=tmp_path / "kept", stop=lambda: next(asked))
     resumed = run(chosen, demo, output=tmp_path / "kept", resume=True)
-    untimed = [
-        [i.model_copy(update={"seconds": 0}) for i in outcome.result.measure.checkpoints[0].inputs]
-        for outcome in (whole, resumed)
-    ]
+    one, two = (outcome.result.measure.checkpoints[0] for outcome in (whole, resumed))
+    untimed = [[i.model_copy(update={"seconds": 0}) for i in score.inputs] for score in (one, two)]
     assert untimed[0] == untimed[1]
+    assert (one.notes, one.costs, one.verdict) == (two.notes, two.costs, two.verdict)
     assert whole.arrays.keys() == resumed.arrays.keys()
-    assert all(torch.equal(x, resumed.arrays[name]) or x.isnan().any() for name, x in whole.arrays.items())
+    assert all(torch.equal(x.nan_to_num(-1), resumed.arrays[name].nan_to_num(-1)) for name, x in whole.arrays.items())
     assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"result.json", "arrays.safetensors", "recipe.yaml"}
     with pytest.raises(ResumeError):
         run(chosen, demo, output=tmp_path / "kept", resume=True)
@@ -150,3 +150,40 @@ def test_what_cannot_be_measured_is_refused_by_name(words):
     mamba = tiny("mamba", dict(num_key_value_heads=None, num_attention_heads=None), torch.float32)
     result = run(recipe(files=words, samples=2), LoadedModel(mamba, tokenizer, "mamba", "in memory")).result
     assert any("no softmax attention" in note for note in result.notes)
+
+
+def test_what_is_not_finite_is_left_out_and_said(words, tmp_path):
+    """One head's queries are not finite: the other heads are measured, and the result can be read again."""
+    loaded = carrier([[3.0, 3.0], [0.0, 0.0]])
+    with torch.no_grad():
+        loaded.model.model.layers[0].self_attn.q_proj.weight[:8] = torch.nan
+    result = run(recipe(files=words, samples=3, bos="on"), loaded, output=tmp_path / "kept").result
+    assert any("attention is not finite in" in note for note in result.notes)
+    again = Result.model_validate_json((tmp_path / "kept/result.json").read_text())
+    assert again.measure.checkpoints[0].inputs[0].heads.alpha[0][0][0] is None
+    assert again.measure.checkpoints[0].inputs[0].heads.alpha[0][0][1] == pytest.approx(planted(3, 64), abs=1e-5)
+
+
+def test_notes_of_every_input_are_kept(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text(" ".join(["w5"] * 330))
+    notes = run(recipe(kinds=("natural", "random"), files=(str(path),), samples=6), carrier([[1.0]])).result.notes
+    assert any("only 5 samples" in note for note in notes)
+
+
+def test_samples_too_short_or_past_the_context_are_named(demo):
+    assert "too short to tell" in run(recipe(samples=2, length=8), demo).result.verdict[0]
+    notes = run(recipe(samples=1, length=600, bos="auto", parts=("attention",)), demo).result.notes
+    assert "Samples of 600 tokens go past the model's context of 512." in notes
+
+
+def test_a_changed_text_is_not_resumed(demo, tmp_path, book):
+    path = tmp_path / "text.txt"
+    path.write_text(book[:20_000])
+    chosen = recipe(samples=4, files=(str(path),), batch=2)
+    asked = iter([False] * 2 + [True])
+    with pytest.raises(Interrupted):
+        run(chosen, demo, output=tmp_path / "kept", stop=lambda: next(asked))
+    path.write_text(book[20_000:40_001])
+    with pytest.raises(ResumeError, match="changed since"):
+        run(chosen, demo, output=tmp_path / "kept", resume=True)

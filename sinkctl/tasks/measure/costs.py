@@ -18,6 +18,7 @@ from sinkctl.metrics.mixing import mixing, spread, swapped
 from sinkctl.metrics.next_token import NextToken, NoInterface, Seen, next_token
 from sinkctl.metrics.observe import blocks_of
 from sinkctl.metrics.samples import laid_out
+from sinkctl.model.kinds import WORDS
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe, StreamRecipe, TextSettings
 from sinkctl.result.measure import CostLine, MixingLine
@@ -42,11 +43,13 @@ def costs(
     recipe: MeasureRecipe, loaded: LoadedModel, progress: Callable[[str], None], stop: Callable[[], bool]
 ) -> Costs:
     """Nothing for a model without a next-token loss; raises Interrupted where `stop` says so between two steps."""
-    kind = getattr(loaded, "kind", "decoder")
-    if not recipe.cost.run or (recipe.cost.run == "auto" and kind != "decoder"):
+    if not recipe.cost.run:
         return Costs()
-    if kind != "decoder":
-        raise ModelError(f"{loaded.name}: costs need a next-token loss, which this {kind} model has not")
+    if loaded.kind != "decoder":
+        said = f"costs need a next-token loss, which {WORDS[loaded.kind]} has not"
+        if recipe.cost.run == "auto":
+            return Costs(notes=[said[0].upper() + said[1:] + "."])
+        raise ModelError(f"{loaded.name}: {said}")
     found = Costs()
     if "-" in recipe.input.files:
         found.notes.append("Costs were not measured: they read the text again, and standard input cannot be.")

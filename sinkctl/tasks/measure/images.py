@@ -29,7 +29,7 @@ def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], 
     pixels = [_pixels(paths[number * len(paths) // count], loaded) for number in range(count)]
     if len({x.shape for x in pixels}) > 1:
         raise ModelError(f"{loaded.name}: its image processor leaves images at sizes of their own; give images alike")
-    note = f"the files hold only {count} images" if count < settings.samples else None
+    note = f"the files hold only {count} image{'s' * (count > 1)}" if count < settings.samples else None
     return pixels, note
 
 

@@ -74,8 +74,13 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         add("learned_mass", _mean(layers, "learned_mass"), "mass")
         add("value_drain", min((x for x in _of(layers, "value_drain")), default=None), "ratio")
         add("dormant_heads", sum(_of(layers, "dormant")) if _of(layers, "dormant") else None, "heads", "lower")
-        add("balance_error", max(each.balance_error for each in score.inputs), "mass", "lower")
-    add("massive_max", max((m.top[0] for m in massive), default=None), "|h|", "lower")
+        add(
+            "balance_error",
+            max((e.balance_error for e in score.inputs if e.balance_error is not None), default=None),
+            "mass",
+            "lower",
+        )
+    add("massive_max", max((m.top[0] for m in massive if m.top[0] is not None), default=None), "|h|", "lower")
     add("massive_ratio", max((m.top[0] / m.median for m in massive if m.median), default=None), "× median", "lower")
     add("kurtosis_max", max(_of(layers, "kurtosis"), default=None), "kurtosis", "lower")
     add("max_abs", max(_of(layers, "max_abs"), default=None), "|h|", "lower")

@@ -8,13 +8,17 @@ from sinkctl.result.measure import PatchNorms
 BINS = 40
 
 
-def patch_norms(norm_NT: Tensor, leading: list[str], threshold: float) -> PatchNorms:
+def patch_norms(norm_NT: Tensor, leading: list[str], threshold: float) -> PatchNorms | None:
     """Norms after the last block, [N, T] (Darcet et al. 2023, arXiv 2309.16588): which patches are outliers.
 
-    `leading` names the tokens in front of the patches.
+    `leading` names the tokens in front of the patches. Norms that are not finite are left out; None if all are such.
     """
-    mean_T = norm_NT.mean(0).tolist()
-    patch_X = norm_NT[:, len(leading) :].flatten().double()
+    norm_NT = norm_NT.double().masked_fill(~norm_NT.isfinite(), torch.nan)
+    mean_T = norm_NT.nanmean(0).tolist()
+    patch_X = norm_NT[:, len(leading) :].flatten()
+    patch_X = patch_X[patch_X.isfinite()]
+    if not len(patch_X):
+        return None
     counts, edges = torch.histogram(patch_X.cpu(), BINS)
     ends = edges.tolist()
     return PatchNorms(

@@ -23,6 +23,7 @@ from sinkctl.tasks.measure.tally import Tally
 
 # Tokens a forward pass takes where nothing else is said; a sample is never divided.
 TOKENS = {"cpu": 4096, "cuda": 32768}
+MOST = 256  # samples a forward pass: with all their heads they still number less than a launch's 65,535 rows
 
 
 class InputRun:
@@ -45,15 +46,29 @@ class InputRun:
         began, samples = time.monotonic(), self.shown.samples
         size = self._batch()
         check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe)
+        self._note_length(max(map(len, samples)) if self._tokens else 0)
         for first in range(0, len(samples), size):
             self._measure(samples[first : first + size])
             progress(min(1.0, (first + size) / len(samples)))
             if stop():
                 raise Interrupted("stopped")
+        if int(self.tally.broken):
+            every = sum(row.heads for row in self.tally.rows) * len(samples)
+            self.notes.append(
+                f"{self.shown.name}: attention is not finite in {int(self.tally.broken):,} of {every:,} (sample, head) "
+                f"pairs, which no mean counts; a wider dtype may help."
+            )
         model, seconds = self.loaded.model, time.monotonic() - began
         leading = leading_tokens(model) if self.loaded.kind == "vision" else []
         score = input_score(self.shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
         return score, arrays(self.tally)
+
+    def _note_length(self, tokens: int) -> None:
+        if not self._tokens:
+            self.notes.append("Distances between patches are those of their reading order.")
+        context = self.loaded.context
+        if context is not None and tokens > context:
+            self.notes.append(f"Samples of {tokens:,} tokens go past the model's context of {context:,}.")
 
     def _measure(self, batch: Sequence[torch.Tensor]) -> None:
         model, device = self.loaded.model, self.loaded.device
@@ -95,7 +110,7 @@ class InputRun:
             return self.recipe.batch
         longest = max(map(len, self.shown.samples)) if self._tokens else 1024
         tokens = TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
-        size = max(1, tokens // longest)
+        size = min(MOST, max(1, tokens // longest))
         self.choices["batch"] = f"{size}: {tokens:,} tokens a forward pass on {self.loaded.device.type}"
         return size
 
@@ -108,8 +123,10 @@ def recurrent_only(model: nn.Module) -> bool:
 
 def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
     """Raise ModelError for samples that this model cannot be given."""
-    if recipe.layout == "packed" and (loaded.kind != "decoder" or recurrent_cache(loaded.model) is not None):
-        raise ModelError(f"{loaded.name}: samples packed in one row would see each other; --set layout=right")
+    if recipe.layout != "right" and loaded.kind != "decoder":
+        raise ModelError(f"{loaded.name}: only decoders can be told where a sample stands; --set layout=right")
+    if recipe.layout == "packed" and recurrent_cache(loaded.model) is not None:
+        raise ModelError(f"{loaded.name}: samples packed in one row would reach each other; --set layout=right")
     for name, module in loaded.model.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and ("position" in last or last in ("wpe", "embed_positions")):

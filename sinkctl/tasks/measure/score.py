@@ -1,7 +1,8 @@
 """A tally → the score of one input, and its arrays."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -56,9 +57,10 @@ def input_score(
         bos=shown.bos,
         samples=len(shown.samples),
         length=tally.tokens,
+        shared_tokens=_shared(shown.samples),
         first_tokens=[shown.token_text(0, i) for i in range(min(12, first))],
         sinks=[
-            SinkShare(epsilon=epsilon, key=key, percent=100 * sink_rate(rows, epsilon, key))
+            SinkShare(epsilon=epsilon, key=key, percent=_finite(100 * sink_rate(rows, epsilon, key)))
             for epsilon in recipe.epsilon
             for key in keys
         ],
@@ -71,8 +73,8 @@ def input_score(
         patches=patch_norms(torch.cat(tally.norms), leading, recipe.outlier_norm)
         if "image" in shown.kind and tally.norms
         else None,
-        balance_error=max((_max(row, "balance_error") for row in rows), default=None),
-        alpha_max=max((float(row.means["alpha"].value[:, 0].max()) for row in rows), default=None),
+        balance_error=_greatest(row.means["balance_error"].value for row in rows),
+        alpha_max=_greatest(row.means["alpha"].value[:, 0] for row in rows),
         massive_layers=[layer for layer, found in massive.items() if float(found[:, 4].mean()) >= 1],
         seconds=seconds,
     )
@@ -129,15 +131,15 @@ def _attention(rows: list[Row], epsilon: float) -> dict[str, float | int | None]
 
     def mean(name: str, pick: Callable[[Tensor], Tensor] = lambda x: x) -> float | None:
         values = [pick(row.means[name].value).flatten() for row in rows if name in row.means]
-        return float(torch.cat(values).nanmean()) if values else None
+        return _finite(float(torch.cat(values).nanmean())) if values else None
 
     relative = [relative_output(row.means["head_output"].value) for row in rows if "head_output" in row.means]
     written = [row.means["written_norms"].value for row in rows if "written_norms" in row.means]
     drain = float(torch.cat([x[:, 0] / x[:, 1] for x in written]).nanmean()) if written else None
     return {
-        "sink_percent": 100 * sink_rate(rows, epsilon, 0),
+        "sink_percent": _finite(100 * sink_rate(rows, epsilon, 0)),
         "alpha": mean("alpha", lambda x: x[:, 0]),
-        "alpha_max": max(float(row.means["alpha"].value[:, 0].max()) for row in rows),
+        "alpha_max": _greatest(row.means["alpha"].value[:, 0] for row in rows),
         "last_query": mean("last_query", lambda x: x[:, 0]),
         "tail_mass": mean("tail_mass"),
         "entropy": mean("entropy"),
@@ -160,10 +162,14 @@ def _attention(rows: list[Row], epsilon: float) -> dict[str, float | int | None]
     }
 
 
-def _massive(found_N8: Tensor, shown: InputSet) -> MassiveActivation:
-    place, _ = Counter(map(tuple, found_N8[:, 5:7].long().tolist())).most_common(1)[0]
-    sample = next(n for n, row in enumerate(found_N8[:, 5:7].long().tolist()) if tuple(row) == place)
-    mean = found_N8.double().mean(0)
+def _massive(found_N8: Tensor, shown: InputSet) -> MassiveActivation | None:
+    """Means over the samples that have finite numbers; None where none has."""
+    kept = found_N8[:, 0].isfinite().nonzero().flatten().tolist()
+    if not kept:
+        return None
+    place, _ = Counter(tuple(found_N8[n, 5:7].long().tolist()) for n in kept).most_common(1)[0]
+    sample = next(n for n in kept if tuple(found_N8[n, 5:7].long().tolist()) == place)
+    mean = found_N8[kept].double().mean(0)
     return MassiveActivation(
         top=tuple(mean[:3].tolist()),
         median=float(mean[3]),
@@ -171,7 +177,7 @@ def _massive(found_N8: Tensor, shown: InputSet) -> MassiveActivation:
         channel=place[1],
         text=shown.token_text(sample, place[0]),
         count=float(mean[4]),
-        not_finite=float(mean[7]),
+        not_finite=float(found_N8[:, 7].double().mean()),
     )
 
 
@@ -180,9 +186,18 @@ def _classes(row: Row) -> list[str]:
     return [CLASSES[number] for number in head_class(split, share).tolist()]
 
 
+def _shared(samples: Sequence[Tensor]) -> int:
+    """How many tokens all samples begin with; of images only the tokens in front of the patches are alike."""
+    if samples[0].dim() != 1:
+        return 0
+    shortest = min(map(len, samples))
+    alike = torch.stack([(ids[:shortest] == samples[0][:shortest]) for ids in samples]).all(0)
+    return shortest if bool(alike.all()) else int(alike.int().argmin())
+
+
 def _heads(rows: list[Row], keys: list[int], classes: list[list[str]]) -> HeadMap:
     alpha = [row.means["alpha"].value for row in rows]
-    by_key = [[[round(value, 5) for value in layer[:, key].tolist()] for layer in alpha] for key in keys]
+    by_key = [[[_finite(round(x, 5)) for x in layer[:, key].tolist()] for layer in alpha] for key in keys]
     return HeadMap(keys=keys, layers=[row.layer for row in rows], alpha=by_key, classes=classes)
 
 
@@ -231,19 +246,25 @@ def _surface(tally: Tally, massive: dict[int, Tensor], shown: InputSet) -> Surfa
     """After the layer with the largest activation."""
     if not massive:
         return None
-    layer = max(massive, key=lambda number: float(massive[number][:, 0].mean()))
+    layer = max(massive, key=lambda number: float(massive[number][:, 0].nan_to_num().mean()))
     cells = tally.surfaces[layer]
     return Surface(
         layer=layer,
         tokens=[shown.token_text(0, i) for i in range(len(cells))],
         channels=[cell * -(-tally.channels // SURFACE_CELLS) for cell in range(cells.shape[1])],
-        size=[[float(f"{x:.4g}") for x in row] for row in cells.tolist()],
+        size=[[float(f"{x:.4g}") if isfinite(x) else None for x in row] for row in cells.tolist()],
     )
+
+
+def _finite(x: float) -> float | None:
+    return x if isfinite(x) else None
 
 
 def _at(x: Tensor | None, place: int) -> float | None:
     return None if x is None or x[place].isnan() else float(x[place])
 
 
-def _max(row: Row, name: str) -> float:
-    return float(row.means[name].value.max())
+def _greatest(parts: Iterable[Tensor]) -> float | None:
+    """The largest finite number in any of the tensors."""
+    numbers = [x for part in parts for x in part.flatten().tolist() if isfinite(x)]
+    return max(numbers, default=None)

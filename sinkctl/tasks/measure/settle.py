@@ -10,7 +10,7 @@ from sinkctl.tasks.stream.settle import absolute
 METRICS = (
     "sink_rate", "alpha_max", "tail_mass", "entropy", "learned_mass", "massive_max", "massive_ratio", "value_drain",
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
-    "cost.first_key", "cost.no_sinks", "cost.massive_zeroed", "measure.seconds",
+    "cost.first_key", "cost.no_sinks", "cost.massive_zeroed",
 )  # fmt: skip
 INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
 
@@ -23,9 +23,10 @@ def settle(recipe: MeasureRecipe) -> MeasureRecipe:
     local = min(64, max(1, recipe.input.length // 4)) if recipe.local == "auto" else recipe.local
     recipe = recipe.model_copy(update={"input": text, "model": model, "checkpoints": names, "local": local})
     known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS)]
+    of_run = ["measure.seconds"]
     if "-" in recipe.input.files and len(checkpoints(recipe)) > 1:
         raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
     labels = [label for label, _, _ in checkpoints(recipe)]
     thresholds = [parse(text) for text in recipe.fail_on]
-    check_names(thresholds, [*known, *(f"{name}@{label}" for label in labels for name in known)])
+    check_names(thresholds, [*of_run, *known, *(f"{name}@{label}" for label in labels for name in known)])
     return recipe

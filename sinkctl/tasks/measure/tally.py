@@ -63,6 +63,7 @@ class Tally:
     massive: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # [N, 8] a batch
     surfaces: dict[int, Tensor] = field(default_factory=dict)  # of the first sample
     experts: dict[int, tuple[Mean, Mean]] = field(default_factory=lambda: defaultdict(lambda: (Mean(), Mean())))
+    broken: int | Tensor = 0  # (sample, layer, head) whose attention is not finite, which no mean counts
     tokens: int = 0
     channels: int = 0
     norms: list[Tensor] = field(default_factory=list)  # of every token after the last block, [N, T] a batch
@@ -85,9 +86,10 @@ class Tally:
                 continue
             row.means[name].add(x)
             if name == "alpha":
+                self.broken = self.broken + (~x.isfinite() & view.real_NT[:, None]).any(-1).sum().cpu()
                 self.found.add(layer, x, view.real_NT, row.causal)
                 for epsilon in self.epsilons:
-                    row.rates[epsilon].add(sinking(x, epsilon).double().mean(1))
+                    row.rates[epsilon].add(sinking(x, epsilon).double().nanmean(1))
 
     def block(self, layer: int, view: BlockView) -> None:
         self.tokens, self.channels = view.h_NTC.shape[1:]
@@ -116,8 +118,8 @@ class Tally:
 
 
 def _kind(view: AttentionView) -> str:
-    """softmax, window 4,096, sink logit, …"""
-    said = [] if view.visible.window is None else [f"window {view.visible.window:,}"]
+    """softmax, window 4,096 (the query itself counted, as configs do), sink logit, …"""
+    said = [] if view.visible.window is None else [f"window {view.visible.window + 1:,}"]
     said += ["own mask"] if view.visible.also is not None else []
     said += ["sink logit"] if view.sink_logit_H is not None else []
     said += ["ALiBi"] if view.slope_H is not None else []

@@ -1,15 +1,15 @@
 """Measure checkpoints, one after the other, keeping what is found on disk."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
-from sinkctl.errors import Interrupted, ResumeError
+from sinkctl.errors import Interrupted, ModelError, ResumeError, UsageError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import MeasureRecipe
@@ -53,6 +53,7 @@ class _Kept:
     arrays: dict[str, Tensor]
     folder: RunFolder | None
     recipe: dict[str, Any]
+    files: list[list[Any]]  # name, size and time of what is read
     step: int = 0
 
     def add(self, name: str, part: dict[str, Any], arrays: dict[str, Tensor] | None = None) -> None:
@@ -60,7 +61,8 @@ class _Kept:
         self.arrays |= arrays or {}
         self.step += 1
         if self.folder is not None:
-            self.folder.save_state({"step": self.step, "recipe": self.recipe, "parts": self.parts}, self.arrays)
+            state = {"step": self.step, "recipe": self.recipe, "files": self.files, "parts": self.parts}
+            self.folder.save_state(state, self.arrays)
 
 
 def run(
@@ -78,16 +80,18 @@ def run(
     With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
     `resume` continues the one there. `stop` is asked after every batch: where it says yes, Interrupted is raised.
     """
+    if resume and output is None:
+        raise UsageError("resume continues the run kept in `output`; name it")
     began = time.monotonic()
     recipe, sources = settle(recipe), checkpoints(recipe)
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-    kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"))
+    kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
     if resume:
         _restore(kept)
     elif folder is not None:
         folder.write_recipe(kept.recipe)
         folder.write_json(ENVIRONMENT, environment())
-    scores, choices = [], {}
+    scores, choices, model = [], {}, None
     try:
         for number, (label, settings, step) in enumerate(sources):
 
@@ -95,16 +99,18 @@ def run(
                 progress(Progress(f"{label}: {what}", (number + share) / len(sources)))
 
             told("loading", 0.0)
+            model = None  # gone before the next one comes
             model = loaded if loaded is not None and len(sources) == 1 else _loaded(settings)
-            scores.append(_measured(recipe, model, label, step, number, kept, told, stop, choices))
+            scores.append(
+                _measured(recipe, model, label, step, number, kept, told, stop, choices.setdefault(label, {}))
+            )
     except Interrupted as error:
         done = f"stopped after {len(kept.parts)} parts"
         kept_in = "nothing was kept (no --output)" if folder is None else f"continue with: {_again(folder)}"
         raise Interrupted(f"{done}; {kept_in}") from error
-    result = result_of(recipe, scores, choices, time.monotonic() - began)
+    result = result_of(recipe, scores, _joined(choices), time.monotonic() - began)
     if folder is not None:
-        save_file(kept.arrays, folder.path / f".{ARRAYS}.tmp")
-        (folder.path / f".{ARRAYS}.tmp").replace(folder.path / ARRAYS)
+        folder.write_tensors(ARRAYS, kept.arrays)
         finish(folder, result)
         folder.write_result(result)
         folder.drop_state()
@@ -129,16 +135,20 @@ def _measured(
         if name not in kept.parts:
             measured = InputRun(recipe, loaded, each)
             score, arrays = measured(lambda share, p=place, n=each.name: told(n, (p + share) / parts), stop)
-            notes = [*measured.notes, *([each.note] if each.note else [])]
+            own = [*measured.notes, *([each.note] if each.note else [])]
             named = {f"{number}/{each.name}/{metric}": x for metric, x in arrays.items()}
-            part = {"score": score.model_dump(), "notes": notes, "choices": measured.choices}
+            part = {"score": score.model_dump(), "notes": own, "choices": measured.choices}
             kept.add(name, part, named)
         found.append(InputScore.model_validate(kept.parts[name]["score"]))
         notes = [*notes, *kept.parts[name]["notes"]]
         choices |= kept.parts[name]["choices"]
     name = f"{number}/costs"
     if name not in kept.parts:
-        bought = costs(recipe, loaded, lambda what: told(what, (parts - 1) / parts), stop)
+        try:
+            bought = costs(recipe, loaded, lambda what: told(what, (parts - 1) / parts), stop)
+        except torch.OutOfMemoryError as error:
+            hint = "--no-cost leaves the costs out, --set cost.window=N keeps less"
+            raise ModelError(f"{loaded.device} is out of memory: {hint}") from error
         kept.add(name, {
             "lines": [line.model_dump() for line in bought.lines],
             "mixing": [line.model_dump() for line in bought.mixing],
@@ -164,10 +174,32 @@ def _loaded(settings: ModelSettings) -> LoadedModel:
 
 def _restore(kept: _Kept) -> None:
     data, tensors = kept.folder.load_state()
-    if data.get("recipe") != kept.recipe:
-        raise ResumeError(f"{kept.folder.path}: the recipe is not the one that the run was started with")
+    before = data.get("recipe", {})
+    changed = next((name for name in kept.recipe if before.get(name) != kept.recipe[name]), None)
+    if changed is not None:
+        raise ResumeError(f"{kept.folder.path}: {changed} is not what the run was started with; start a new run")
+    if data.get("files") != kept.files:
+        raise ResumeError(f"{kept.folder.path}: what it reads changed since the run was started; start a new run")
     kept.parts, kept.step = data["parts"], data["step"]
     kept.arrays.update(tensors)
+
+
+def _stamped(files: Sequence[str]) -> list[list[Any]]:
+    """Name, size and time of every file; of those in a folder too."""
+    paths = [
+        inner for name in files for path in [Path(name)] for inner in (path.rglob("*") if path.is_dir() else [path])
+    ]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths) if p.is_file()]
+
+
+def _joined(choices: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Choices of every checkpoint, those they have in common once."""
+    found: dict[str, str] = {}
+    for what in dict.fromkeys(what for own in choices.values() for what in own):
+        said = {label: own[what] for label, own in choices.items() if what in own}
+        alike = len(set(said.values())) == 1
+        found |= {what: next(iter(said.values()))} if alike else {f"{what} of {label}": said[label] for label in said}
+    return found
 
 
 def _again(folder: RunFolder) -> str:

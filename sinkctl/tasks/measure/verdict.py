@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from sinkctl.result.measure import CostLine, InputScore, LayerScore
+from sinkctl.result.words import quoted, ranges
 
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
+DRAINED = 0.5  # of the others' norm
+NOTHING = 0.005  # a share of perplexity that is no cost
 FREE = 0.02  # a perplexity that rises by less says that nothing was lost
 HEAVY_TAILS = 1000.0  # kurtosis; BERT without clipping has 3,076, with clipped softmax 80 (arXiv 2306.12929)
 
@@ -19,14 +22,21 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
     """At most six sentences about a decoder, encoder or vision model (`kind`)."""
     main = main_input(inputs)
     if main.heads is None:
-        return _carriers(main) or ["No softmax attention, so no attention sinks to find."]
+        attended = any(layer.attends for layer in main.layers)
+        nothing = [] if attended else ["No softmax attention was measured, so nothing is said of attention sinks."]
+        return nothing + _carriers(main) + _cost(costs)
+    if main.sinks[0].percent is None:
+        return ["Attention is not finite in this dtype: nothing can be said of sinks."]
+    uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
+    if kind == "decoder" and uniform >= main.sinks[0].epsilon:
+        return [
+            f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
+            f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
+        ]
     other = next((s for s in inputs if s.kind == main.kind and s.bos is False and s is not main), None)
-    said = [_strength(main, other)]
-    said += _where(main)
-    said += _carriers(main)
-    said += _cost(costs)
-    said.append(_advice(kind, main, other, costs))
-    return said
+    return [
+        _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *_advice(kind, main, other, costs)
+    ]  # fmt: skip
 
 
 def first_percent(score: InputScore) -> float:
@@ -42,9 +52,9 @@ def cost_of(costs: Sequence[CostLine], start: str) -> float | None:
 
 def _strength(main: InputScore, other: InputScore | None) -> str:
     percent, epsilon = first_percent(main), main.sinks[0].epsilon
-    token = _quoted(main.first_tokens[0]) if main.bos is not False else "the first token"
+    token = quoted(main.first_tokens[0]) if main.bos is not False else "the first token"
     if main.sinks[0].percent < NO_SINK:
-        begun = f"No sink: {_percent(percent)} of heads sink on {token}"
+        begun = f"No sink on {token}: {_percent(percent)} of heads"
     else:
         begun = f"{_percent(percent)} of heads sink on {token}"
     begun += f" (α > {epsilon:g}; {main.samples:,} {'sample' if main.samples == 1 else 'samples'} of {main.length:,})"
@@ -58,14 +68,16 @@ def _strength(main: InputScore, other: InputScore | None) -> str:
 
 def _where(main: InputScore) -> list[str]:
     attending = [layer for layer in main.layers if layer.attends]
-    strong = [layer.number for layer in attending if layer.sink_percent >= 50]
+    strong = [layer.number for layer in attending if (layer.sink_percent or 0) >= 50]
     said = []
     if strong:
-        said.append(f"Layers where at least half of the heads do: {_ranges(strong)} of {len(main.layers)}")
-    found = next((sink for sink in main.found if sink.percent * sink.times >= ELSEWHERE * sink.occurrences), None)
+        said.append(f"Layers where at least half of the heads do: {ranges(strong)} of {len(main.layers)}")
+    often = [sink for sink in main.found if 20 * sink.times >= main.samples and sink.times > 1]
+    found = next((sink for sink in often if sink.percent * sink.times >= ELSEWHERE * sink.occurrences), None)
     if found is not None:
+        besides = "besides, " if strong else ""
         said.append(
-            f"besides, {_percent(found.percent)} of heads sink on {_quoted(found.token)} "
+            f"{besides}{_percent(found.percent)} of heads sink on {quoted(found.token)} "
             f"({found.times} of {found.occurrences} places)"
         )
     return [_sentence("; ".join(said))] if said else []
@@ -78,15 +90,15 @@ def _carriers(main: InputScore) -> list[str]:
         top = max(shown, key=lambda layer: layer.massive.top[0])
         m = top.massive
         size = (
-            f"|h| = {m.top[0]:,.4g} ({m.top[0] / m.median:,.0f}× the median) at {_quoted(m.text)}, channel {m.channel}"
+            f"|h| = {m.top[0]:,.4g} ({m.top[0] / m.median:,.0f}× the median) at {quoted(m.text)}, channel {m.channel}"
         )
         if main.massive_layers:
-            said.append(f"Massive activations in layers {_ranges(main.massive_layers)}: {size}")
+            said.append(f"Massive activations in layers {ranges(main.massive_layers)}: {size}")
         else:
             said.append(f"No massive activations by the definition; the largest is {size}, layer {top.number}")
         if any(layer.massive.not_finite for layer in shown):
             said.append("some activations are not finite, so this dtype is too narrow for the model")
-    sinking = [layer for layer in main.layers if layer.value_drain is not None and (layer.sink_percent or 0) >= 50]
+    sinking = [layer for layer in main.layers if (layer.sink_percent or 0) >= 50 and (layer.value_drain or 1) < DRAINED]
     if sinking:
         layer = min(sinking, key=lambda layer: layer.value_drain)
         said.append(f"the sink's values are drained to {layer.value_drain:.2f} of the others' (layer {layer.number})")
@@ -95,7 +107,7 @@ def _carriers(main: InputScore) -> list[str]:
 
 def _cost(costs: Sequence[CostLine]) -> list[str]:
     said = [
-        f"{words} costs {100 * cost:+.1f} % of perplexity".replace("+", "")
+        f"{words} {_priced(cost)}"
         for start, words in (
             ("first key hidden", "Hiding the first key"),
             ("0+", "streaming without the first tokens"),
@@ -106,54 +118,59 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
     return [_sentence(", ".join(said))] if said else []
 
 
-def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> str:
-    streamed = cost_of(costs, "0+")
-    percent = first_percent(main)
-    if kind == "vision":
-        outliers = None if main.patches is None else main.patches.outlier_percent
-        said = (
-            "Outlier patches hold what registers would: take a checkpoint with registers" if outliers else "No outliers"
-        )
-    elif kind == "encoder":
-        said = f"Leave {_quoted(main.first_tokens[0])} out where attention is read as relevance"
-        said = said if percent >= NO_SINK else "Nothing leans on the first token"
-    elif percent < NO_SINK and not (streamed is not None and streamed > FREE):
-        said = "A plain window is safe: nothing leans on the first tokens"
-    elif streamed is not None and streamed <= FREE:
-        said = "Heads park attention there, yet the model does without it: evicting the first tokens is cheap"
-    elif other is not None and percent - first_percent(other) > WEAK_SINK:
-        said = "Put BOS in front of every text, and keep it in the cache: `sinkctl stream -p 4+W`"
-    else:
-        said = "Keep the first tokens in the cache whatever they are: `sinkctl stream -p 4+W`"
+def _priced(cost: float) -> str:
+    if abs(cost) < NOTHING:
+        return "costs nothing"
+    return f"costs {100 * cost:.1f} % of perplexity" if cost < 1 else f"multiplies perplexity by {1 + cost:,.1f}"
+
+
+def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> list[str]:
+    said = [_of_vision(main) if kind == "vision" else _of_encoder(main) if kind == "encoder" else None]
+    if kind == "decoder":
+        said = [_of_decoder(main, other, costs)]
     heavy = [layer.number for layer in main.layers if (layer.kurtosis or 0) > HEAVY_TAILS]
-    if heavy or main.massive_layers:
-        channels = sorted({layer.massive.channel for layer in _massive(main)})[:4]
-        where = f"channels {', '.join(map(str, channels))}" if channels else f"layers {_ranges(heavy)}"
-        said += f"; leave {where} out of low-bit activation quantization"
-    return said + "."
+    channels = sorted({layer.massive.channel for layer in _massive(main)})[:4]
+    if channels:
+        said.append(f"leave channels {', '.join(map(str, channels))} out of low-bit activation quantization")
+    elif heavy:
+        layers = "layer" if len(heavy) == 1 else "layers"
+        said.append(f"leave {layers} {ranges(heavy)} out of low-bit activation quantization")
+    said = [words for words in said if words]
+    return [_sentence("; ".join(said))] if said else []
+
+
+def _of_decoder(main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> str:
+    streamed, percent = cost_of(costs, "0+"), first_percent(main)
+    if percent < NO_SINK and not (streamed is not None and streamed > FREE):
+        return "a plain window is safe: nothing leans on the first tokens"
+    if streamed is not None and streamed <= FREE:
+        return "heads park attention there, yet the model does without it: evicting the first tokens is cheap"
+    if other is not None and percent - first_percent(other) > WEAK_SINK:
+        return "put BOS in front of every text, and keep it in the cache: `sinkctl stream -p 4+W`"
+    return "keep the first tokens in the cache whatever they are: `sinkctl stream -p 4+W`"
+
+
+def _of_encoder(main: InputScore) -> str:
+    if first_percent(main) < NO_SINK:
+        return "nothing leans on the first token"
+    return f"leave {quoted(main.first_tokens[0])} out where attention is read as relevance"
+
+
+def _of_vision(main: InputScore) -> str | None:
+    if main.patches is None:
+        return None
+    if not main.patches.outlier_percent:
+        return f"no outlier patches (norms above {main.patches.threshold:g})"
+    kept = "although it has registers" if main.patches.registers else "registers would hold what they do"
+    return f"{main.patches.outlier_percent:.1f} % of the patches are outliers, {kept}"
 
 
 def _massive(main: InputScore) -> list[LayerScore]:
     return [layer for layer in main.layers if layer.number in main.massive_layers]
 
 
-def _ranges(numbers: Sequence[int]) -> str:
-    """3–10, 12."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
-
-
 def _percent(value: float) -> str:
     return f"{value:.1f} %" if value >= 1 or value == 0 else f"{value:.2f} %"
-
-
-def _quoted(token: str) -> str:
-    return f"`{token}`" if token.strip() else repr(token)
 
 
 def _sentence(words: str) -> str:
