@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from sinkctl.api import ask, generate, load, measure, stream, stream_blocks, streaming
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the public functions on first use: `import sinkctl` imports no torch."""
     if name in __all__:

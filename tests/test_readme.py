@@ -38,11 +38,14 @@ def desk(tmp_path, book, monkeypatch):
     return tmp_path
 
 
-def test_every_command_of_the_readme_runs(desk):
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_readme_runs(desk, command):
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_has_commands():
     assert len(commands()) > 10
-    for command in commands():
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
 def test_the_python_of_the_readme_runs(desk, capsys):

@@ -9,4 +9,6 @@ def conclude(result, recipe, words: Console) -> None:
 
     check(result, [parse(text) for text in recipe.fail_on])
     for text in recipe.fail_on:
-        words.print(f"holds: {text}", highlight=False, markup=False)
+        measurement = result.measurement(parse(text).metric)
+        now = "" if measurement is None else f" ({measurement.value:.6g})"
+        words.print(f"holds: {text}{now}", highlight=False, markup=False)

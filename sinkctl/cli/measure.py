@@ -12,9 +12,9 @@ _INPUT, _MEASURE = "Input", "Measurement"
 FIELDS = {
     "measure": MODEL | {
         "CHECKPOINT": "checkpoints", "revisions": "revisions", "input": "input.kinds", "text": "input.files",
-        "images": "input.files", "field": "input.field", "bos": "input.bos", "samples": "input.samples",
-        "length": "input.length", "seed": "input.seed", "epsilon": "epsilon", "parts": "parts", "cost": "cost.run",
-        "batch": "batch",
+        "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
+        "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
+        "parts": "parts", "cost": "cost.run", "batch": "batch",
     }
 }  # fmt: skip
 
@@ -41,6 +41,7 @@ def measure(
         _option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
     ] = None,
     field: Annotated[str | None, _option(_INPUT, "Field of a .jsonl record, each a sample (default: text).")] = None,
+    errors: Annotated[str | None, _option(_INPUT, "Bytes that are not UTF-8: strict or replace.")] = None,
     bos: Annotated[
         str | None, _option(_INPUT, "both (default), auto (as the tokenizer does), on, off; of encoders, [CLS].")
     ] = None,
@@ -97,9 +98,9 @@ def measure(
         "model": model, "revision": revision[0] if revision and not several else None, "revisions": several,
         "device": device, "dtype": dtype, "trust-remote-code": trust_remote_code or None,
         "allow-pickle": allow_pickle or None, "CHECKPOINT": checkpoints or None, "input": input or None,
-        "text": text or None, "images": images or None, "field": field, "bos": bos, "samples": samples,
-        "length": length, "seed": seed, "epsilon": epsilon or None, "parts": only or None, "cost": cost,
-        "batch": number(batch), "fail-on": fail_on or None,
+        "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
+        "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "parts": only or None,
+        "cost": cost, "batch": number(batch), "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],

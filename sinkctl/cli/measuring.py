@@ -45,7 +45,8 @@ def run_measure(
     elif not quiet:
         render(outcome.result, Console())
         if output is not None:
-            words.print(f"kept in {output}: result.json, arrays.safetensors, report.html", highlight=False)
+            kept = "result.json, arrays.safetensors, report.html" + (", plots/" if plots else "")
+            words.print(f"kept in {output}: {kept}", highlight=False)
     conclude(outcome.result, recipe, words)
 
 

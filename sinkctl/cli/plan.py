@@ -78,6 +78,9 @@ def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
     words = _words()
     for label, settings, step in checkpoints(recipe):
         words.print(f"{label}: {settings.name}{'' if step is None else f', step {step:,}'}")
+    shown = recipe.input
+    words.print(f"{', '.join(shown.kinds)}, BOS {shown.bos}: {shown.samples:,} samples of {shown.length:,} tokens each")
+    words.print(f"{' and '.join(recipe.parts)}; costs: {recipe.cost.run}")
 
 
 def _show_recipe(recipe: BaseModel, as_json: bool) -> None:

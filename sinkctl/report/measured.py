@@ -8,7 +8,13 @@ from sinkctl.report.units import NOTHING, count, perplexity
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms
 from sinkctl.result.words import quoted, ranges
 
-CLASSES = {"sink": "sink-dominated", "local": "local", "diffuse": "diffuse", "retrieval": "retrieval-like"}
+CLASSES = {
+    "sink": "sink-dominated",
+    "local": "local",
+    "diffuse": "diffuse",
+    "retrieval": "retrieval-like",
+    "mixed": "mixed",
+}
 KEYS_SHOWN = 4
 TOKENS_SHOWN = 6
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -25,6 +31,8 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
     rows = []
     for checkpoint in detail.checkpoints:
         for score in checkpoint.inputs:
+            if score.heads is None:
+                continue
             rows.append(
                 [
                     *([checkpoint.label] if several else []),
@@ -36,7 +44,10 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
                 ]
             )
     epsilon = f"{detail.epsilons[0]:g}" if len(detail.epsilons) == 1 else "ε"
-    legend = [f"Sinkₖ: heads whose α of token k exceeds {epsilon}, mean over samples, layers and heads"]
+    legend = [
+        f"Sinkₖ: heads whose α of token k exceeds {epsilon}, mean over samples, layers and heads; α: what a token "
+        "receives from it and all later ones, a mean. Longer samples give lower rates: compare equal lengths."
+    ]
     return ScoreTable(columns, rows, set(), legend, frozenset(range(2 if several else 1)))
 
 

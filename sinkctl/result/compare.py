@@ -56,4 +56,6 @@ def check(result: Result, thresholds: list[Threshold]) -> None:
 def _meant(result: Result, metric: str) -> list[Measurement]:
     """The measurement of that name; of several checkpoints, where none is named (`metric@label`), that of each."""
     exact = result.measurement(metric)
+    if exact is None and result.measure is not None and len(result.measure.checkpoints) == 1:
+        exact = result.measurement(metric.removesuffix(f"@{result.measure.checkpoints[0].label}"))
     return [exact] if exact else [m for m in result.measurements if m.name.partition("@")[0] == metric]

@@ -146,6 +146,7 @@ class CostLine(Record):
 
     name: str
     what: str
+    tokens: int = Field(0, description="Tokens scored.")
     perplexity: float | None = None
     baseline: float | None = Field(None, description="Perplexity with nothing taken away, on the same tokens.")
     kl: float | None = Field(None, description="KL of the last token's distribution, nats.")

@@ -20,7 +20,7 @@ def test_classes_go_by_sink_mass_then_nearness_then_entropy():
         ]
     )
     found = head_class(split, torch.tensor([0.9, 0.9, 0.9, 0.8, 0.1]))
-    assert [CLASSES[i] for i in found] == ["sink", "local", "diffuse", "retrieval", "retrieval"]
+    assert [CLASSES[i] for i in found] == ["sink", "local", "diffuse", "retrieval", "mixed"]
     assert all(f"{name}:" in THRESHOLDS for name in CLASSES)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from carrier import carrier, planted, zero_weights
+from conftest import DATA
 from families import STREAMED, tiny
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError, UsageError
@@ -82,9 +83,12 @@ def test_the_demo_model_sinks_on_bos_and_pays_for_losing_it(demo):
 
 
 def test_a_model_without_a_sink_is_told_so(stories):
-    outcome = run(recipe(samples=20), stories)
-    assert outcome.result.verdict[0].startswith("No sink")
-    assert "plain window is safe" in outcome.result.verdict[-1]
+    own = (str(DATA / "stories.txt"),)
+    without_costs = run(recipe(samples=20, files=own), stories).result.verdict
+    assert without_costs[0].startswith("No sink")
+    assert without_costs[-1] == "What evicting the first tokens costs was not measured."
+    costly = run(recipe(CostSettings(samples=8, length=128, tokens=2000, window=60), samples=20, files=own), stories)
+    assert "plain window is safe" in costly.result.verdict[-1]
 
 
 def test_layers_without_attention_are_named(words):

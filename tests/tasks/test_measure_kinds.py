@@ -216,7 +216,7 @@ def test_random_images_equal_the_eager_maps_too(tmp_path):
         draw = torch.Generator().manual_seed(0)
         expected = stock_alpha(model, [{"pixel_values": torch.randn(1, 3, 32, 32, generator=draw)} for _ in range(3)])
         assert (outcome.arrays["0/random images/alpha"] - expected).abs().max() <= 1e-6
-        assert outcome.result.notes == ["standard normal pixels, 32×32, as no images were given"]
+        assert "standard normal pixels, 32×32, as no images were given" in outcome.result.notes
 
 
 @pytest.mark.parametrize("model_type", LEARNED)
@@ -252,7 +252,7 @@ def test_a_planted_outlier_patch_is_counted_named_and_found_as_a_sink(model_type
     assert found.layers[1].massive.channel == 5
     said = " ".join(outcome.result.verdict)
     assert any(token in said for token in sinks)
-    assert "6.2 % of the patches are outliers" in said
+    assert "6.2% of the patches are outliers" in said
 
 
 def test_activations_beyond_a_dtype_are_said_and_leave_no_patch_norms(tmp_path):
@@ -281,7 +281,7 @@ def test_the_command_line_measures_each_kind_and_leaves_costs_out(tmp_path, reco
             text: [FRAMED, "natural, bare"], pixels: ["images"], (): ["random images"]
         }[extra]  # fmt: skip
         code, _, err = sinkctl("measure", folder, *extra, "--samples", 1, "--device", "cpu", "--cost")
-        assert (code, f"this {kind} model has not" in " ".join(err.split())) == (3, True)
+        assert (code, "costs need a next-token loss" in " ".join(err.split())) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -289,9 +289,12 @@ def test_the_command_line_measures_each_kind_and_leaves_costs_out(tmp_path, reco
     [("t5", dict(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=64), "is an encoder-decoder (t5)"),
      ("swin", dict(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[2, 2]), "(swin) works in stages")],
 )  # fmt: skip
-def test_encoder_decoders_and_hierarchical_models_are_refused_in_a_line(model_type, settings, words, tmp_path, sinkctl):
+def test_encoder_decoders_and_hierarchical_models_are_refused_in_a_line(
+    model_type, settings, words, tmp_path, sinkctl, capfd
+):  # fmt: skip
     folder = tmp_path / "refused"
     AutoModel.from_config(AutoConfig.for_model(model_type, **settings)).save_pretrained(folder)
+    capfd.readouterr()  # the bar of saving
     code, out, err = sinkctl("measure", folder, "--device", "cpu", "--json")
     assert (code, out) == (3, "")
     (line,) = err.strip().splitlines()

@@ -61,6 +61,7 @@ def costs(
 
     try:
         ablations = _Ablations(recipe, loaded, found, progress, go_on)
+        ablations.leave_out_bos()
         ablations.hide_keys()
         ablations.replace_massive()
         ablations.swap_a_token()
@@ -90,8 +91,8 @@ class _Ablations:
         self.progress, self.go_on = progress, go_on
         self.ids_NT, self.bos = _samples(recipe, loaded, found.notes)
         self.half = self.ids_NT.shape[1] // 2
-        targets = self.ids_NT[:, self.half + 1 :].numel()
-        self.scored = f"{targets:,} next tokens, the second halves of {len(self.ids_NT)} samples"
+        self.targets = self.ids_NT[:, self.half + 1 :].numel()
+        self.scored = f"{self.targets:,} next tokens, the second halves of {len(self.ids_NT)} samples"
         progress("nothing taken away")
         self.plain: Seen | None = hide(range(0))
         try:
@@ -132,12 +133,15 @@ class _Ablations:
             self.found.notes.append("Massive activations were not replaced: the model has a single block.")
             return
         what = _described(elements)
+        name = "massive" if elements.massive else "largest"
         with intervened(self.model, elements, torch.zeros(len(elements.places))) as before_NK:
-            self._line("massive activations zeroed", f"{what}, set to 0")
+            self._line(f"{name} activations zeroed", f"{what}, set to 0")
         before_NK = torch.cat(before_NK)
-        same = ", the same in each" if torch.equal(before_NK, before_NK[:1].expand_as(before_NK)) else ""
+        if torch.equal(before_NK, before_NK[:1].expand_as(before_NK)):  # a first token that sees only itself
+            self.found.notes.append(f"The {name} activations are the same in every sample: their mean changes nothing.")
+            return
         with intervened(self.model, elements, before_NK.mean(0)):
-            self._line("massive activations at their mean", f"{what}, set to their mean over the samples{same}")
+            self._line(f"{name} activations at their mean", f"{what}, set to their mean over the samples")
 
     def swap_a_token(self) -> None:
         """How far one token spreads, with the first key and without it: without BOS, or with the key hidden."""
@@ -148,6 +152,22 @@ class _Ablations:
             self._mixing("without BOS", place - 1, self.ids_NT[:, 1:], other_NT[:, 1:], self.plain)
         elif self.plain is not None:
             self._mixing("no BOS, first key hidden", place, self.ids_NT, other_NT, hide(range(1)))
+
+    def leave_out_bos(self) -> None:
+        """The same tokens without the BOS before them."""
+        if not self.bos:
+            return
+        self.progress("BOS left out")
+        runs = [next_token(self.model, laid_out(ids, self.loaded.device), self.plain)
+                for ids in self._batches(self.ids_NT[:, 1:])]  # fmt: skip
+        nll_NT, last_NV = (torch.cat([x.cpu() for x in parts]) for parts in list(zip(*runs, strict=True))[:2])
+        perplexity = float(nll_NT[:, self.half - 1 :].double().mean().exp())
+        kl, top5 = (float(x_N.mean()) for x_N in agreement(self.baseline.last_NV, last_NV))
+        what = f"samples without the BOS token; {self.scored}"
+        self.found.lines.append(CostLine(
+            name="BOS left out", what=what, tokens=self.targets, perplexity=perplexity, baseline=self.perplexity, kl=kl,
+            top5=top5,
+        ))  # fmt: skip
 
     def _watched(self) -> tuple[NextToken, list[Activations]]:
         massive = self.recipe.massive
@@ -175,8 +195,9 @@ class _Ablations:
         else:
             kl, top5 = (float(x_N.mean()) for x_N in agreement(self.baseline.last_NV, changed.last_NV))
         line = CostLine(
-            name=name, what=f"{what}; {self.scored}", perplexity=perplexity, baseline=self.perplexity, kl=kl, top5=top5
-        )
+            name=name, what=f"{what}; {self.scored}", tokens=self.targets, perplexity=perplexity,
+            baseline=self.perplexity, kl=kl, top5=top5,
+        )  # fmt: skip
         self.found.lines.append(line)
 
     def _perplexity(self, run: NextToken) -> float | None:
@@ -266,6 +287,7 @@ def _stream(recipe: MeasureRecipe, loaded: LoadedModel, found: Costs, stop: Call
     line = CostLine(
         name=f"0+W instead of {SINKS}+W",
         what=f"{tokens:,} tokens streamed with a cache of {bare.label} instead of {kept.label}",
+        tokens=tokens,
         perplexity=scores[bare.label].common_perplexity,
         baseline=scores[kept.label].common_perplexity,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 from tokenizers.decoders import ByteLevel
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
-from sinkctl.tasks.measure.images import images, patch_text, random_images
+from sinkctl.tasks.measure.images import SUFFIXES, images, patch_text, random_images
 from sinkctl.tasks.measure.natural import natural
 
 
@@ -57,6 +58,9 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
     kinds = list(dict.fromkeys(settings.kinds))
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
+    picture = next((name for name in settings.files if Path(name).is_dir() or Path(name).suffix in SUFFIXES), None)
+    if picture is not None:
+        raise UsageError(f"{picture}: {loaded.name} reads text, not images; --text takes files of it")
     frames = _frames(settings, loaded)
     body = settings.length - min(frame.size for frame in frames)
     if settings.length <= max(frame.size for frame in frames):

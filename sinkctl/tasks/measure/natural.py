@@ -51,6 +51,7 @@ def natural(settings: InputSettings, tokenizer: Any, length: int) -> tuple[list[
         raise TextError(f"{', '.join(files)}: holds {holds}; give a longer text, or shorter samples")
     if len(samples) < settings.samples:
         what = "records of two tokens or more" if all(records) else f"samples of {length} tokens"
+        what = what if len(samples) > 1 else what.replace("samples", "sample").replace("records", "record")
         notes.append(f"the text holds only {len(samples)} {what}")
     return samples, "; ".join(notes) or None
 

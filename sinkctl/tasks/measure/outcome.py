@@ -91,6 +91,8 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         ("first_key", "first key hidden"),
         ("no_sinks", "0+"),
         ("massive_zeroed", "massive activations zeroed"),
+        ("largest_zeroed", "largest activations zeroed"),
+        ("no_bos", "BOS left out"),
     ):
         cost = cost_of(score.costs, start)
         add(f"cost.{name}", None if cost is None else 100 * cost, "% of perplexity")

@@ -46,6 +46,7 @@ class InputRun:
         began, samples = time.monotonic(), self.shown.samples
         size = self._batch()
         check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe)
+        self._note_text()
         self._note_length(max(map(len, samples)) if self._tokens else 0)
         for first in range(0, len(samples), size):
             self._measure(samples[first : first + size])
@@ -62,6 +63,10 @@ class InputRun:
         leading = leading_tokens(model) if self.loaded.kind == "vision" else []
         score = input_score(self.shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
         return score, arrays(self.tally)
+
+    def _note_text(self) -> None:
+        if self.shown.kind == "natural" and not self.recipe.input.files:
+            self.notes.append("Natural text: the built-in novel; rates on other text differ.")
 
     def _note_length(self, tokens: int) -> None:
         if not self._tokens:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sinkctl.tasks.measure.verdict import verdict
 from sinkctl.tasks.stream.outcome import model_report
 
 ARRAYS = "arrays.safetensors"
+COSTS_WEIGH, COST_STEPS = 3, 13  # inputs that costs take as long as; steps they tell of
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,12 @@ class Progress:
 class Outcome:
     """A Result and its arrays: "<checkpoint number>/<input>/<metric>" → means over samples."""
 
-    result: Result
-    arrays: dict[str, Tensor]
+    result: Result = field(repr=False)
+    arrays: dict[str, Tensor] = field(repr=False)
+    verdict: list[str] = field(init=False)  # of the result; what a notebook shows
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verdict", self.result.verdict)
 
 
 @dataclass
@@ -105,7 +111,7 @@ def run(
                 _measured(recipe, model, label, step, number, kept, told, stop, choices.setdefault(label, {}))
             )
     except Interrupted as error:
-        done = f"stopped after {len(kept.parts)} parts"
+        done = f"stopped after {sum('/' in name and not name.endswith('/model') for name in kept.parts)} inputs"
         kept_in = "nothing was kept (no --output)" if folder is None else f"continue with: {_again(folder)}"
         raise Interrupted(f"{done}; {kept_in}") from error
     result = result_of(recipe, scores, _joined(choices), time.monotonic() - began)
@@ -129,7 +135,12 @@ def _measured(
         raise ResumeError(f"{label}: the checkpoint changed since the run was started; start a new run")
     choices |= loaded.choices
     shown, found, notes = inputs(recipe, loaded), [], []
-    parts = len(shown) + 1
+    weight = COSTS_WEIGH if recipe.cost.run and loaded.kind == "decoder" else 0
+    parts, steps = len(shown) + weight, count(1)
+
+    def bill(what: str) -> None:
+        told(what, (len(shown) + weight * min(1.0, next(steps) / COST_STEPS)) / parts)
+
     for place, each in enumerate(shown):
         name = f"{number}/{each.name}"
         if name not in kept.parts:
@@ -145,7 +156,7 @@ def _measured(
     name = f"{number}/costs"
     if name not in kept.parts:
         try:
-            bought = costs(recipe, loaded, lambda what: told(what, (parts - 1) / parts), stop)
+            bought = costs(recipe, loaded, bill, stop)
         except torch.OutOfMemoryError as error:
             hint = "--no-cost leaves the costs out, --set cost.window=N keeps less"
             raise ModelError(f"{loaded.device} is out of memory: {hint}") from error

@@ -8,6 +8,7 @@ from sinkctl.result.words import quoted, ranges
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
 DRAINED = 0.5  # of the others' norm
+ENOUGH = 500  # tokens scored: fewer do not carry a comparison in words
 NOTHING = 0.005  # a share of perplexity that is no cost
 FREE = 0.02  # a perplexity that rises by less says that nothing was lost
 HEAVY_TAILS = 1000.0  # kurtosis; BERT without clipping has 3,076, with clipped softmax 80 (arXiv 2306.12929)
@@ -46,7 +47,8 @@ def first_percent(score: InputScore) -> float:
 
 def cost_of(costs: Sequence[CostLine], start: str) -> float | None:
     """By how much perplexity rises, a share, in the first line whose name starts so."""
-    line = next((line for line in costs if line.name.startswith(start) and line.perplexity and line.baseline), None)
+    named = [line for line in costs if line.name.startswith(start) and line.tokens >= ENOUGH]
+    line = next((line for line in named if line.perplexity and line.baseline), None)
     return None if line is None else line.perplexity / line.baseline - 1
 
 
@@ -62,7 +64,7 @@ def _strength(main: InputScore, other: InputScore | None) -> str:
         begun += f"; without it, {_percent(first_percent(other))} on the first token"
     learned = [layer.learned_mass for layer in main.layers if layer.learned_mass is not None]
     if learned:
-        begun += f"; learned sinks take {100 * sum(learned) / len(learned):.1f} % of the mass"
+        begun += f"; learned sinks take {100 * sum(learned) / len(learned):.1f}% of the mass"
     return begun + "."
 
 
@@ -109,9 +111,11 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
     said = [
         f"{words} {_priced(cost)}"
         for start, words in (
-            ("first key hidden", "Hiding the first key"),
+            ("BOS left out", "Leaving BOS out"),
+            ("first key hidden", "hiding the first key"),
             ("0+", "streaming without the first tokens"),
-            ("massive activations zeroed", "zeroing the largest activations"),
+            ("massive activations zeroed", "zeroing the massive activations"),
+            ("largest activations zeroed", "zeroing the largest activations"),
         )
         if (cost := cost_of(costs, start)) is not None
     ]
@@ -121,39 +125,50 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
 def _priced(cost: float) -> str:
     if abs(cost) < NOTHING:
         return "costs nothing"
-    return f"costs {100 * cost:.1f} % of perplexity" if cost < 1 else f"multiplies perplexity by {1 + cost:,.1f}"
+    if cost < 0:
+        return f"lowers perplexity by {-100 * cost:.1f}%"
+    return f"costs {100 * cost:.1f}% of perplexity" if cost < 1 else f"multiplies perplexity by {1 + cost:,.1f}"
 
 
 def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> list[str]:
-    said = [_of_vision(main) if kind == "vision" else _of_encoder(main) if kind == "encoder" else None]
+    said = [_of_vision(main) if kind == "vision" else _of_encoder(main, other) if kind == "encoder" else None]
     if kind == "decoder":
         said = [_of_decoder(main, other, costs)]
     heavy = [layer.number for layer in main.layers if (layer.kurtosis or 0) > HEAVY_TAILS]
+    layers = "layer" if len(heavy) == 1 else "layers"
     channels = sorted({layer.massive.channel for layer in _massive(main)})[:4]
     if channels:
         said.append(f"leave channels {', '.join(map(str, channels))} out of low-bit activation quantization")
     elif heavy:
-        layers = "layer" if len(heavy) == 1 else "layers"
-        said.append(f"leave {layers} {ranges(heavy)} out of low-bit activation quantization")
+        said.append(f"kurtosis above {HEAVY_TAILS:,.0f} in {layers} {ranges(heavy)}: outliers for low-bit activations")
     said = [words for words in said if words]
     return [_sentence("; ".join(said))] if said else []
 
 
 def _of_decoder(main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> str:
+    """What to do with the first tokens: by what they cost, and not by their rate, where that was measured."""
     streamed, percent = cost_of(costs, "0+"), first_percent(main)
-    if percent < NO_SINK and not (streamed is not None and streamed > FREE):
+    if streamed is None:
+        return "what evicting the first tokens costs was not measured" if percent < NO_SINK else (
+            "keep the first tokens in the cache (sinkctl stream -p 4+W), until a measured cost says otherwise"
+        )  # fmt: skip
+    if streamed <= FREE and percent < NO_SINK:
         return "a plain window is safe: nothing leans on the first tokens"
-    if streamed is not None and streamed <= FREE:
+    if streamed <= FREE:
         return "heads park attention there, yet the model does without it: evicting the first tokens is cheap"
     if other is not None and percent - first_percent(other) > WEAK_SINK:
-        return "put BOS in front of every text, and keep it in the cache: `sinkctl stream -p 4+W`"
-    return "keep the first tokens in the cache whatever they are: `sinkctl stream -p 4+W`"
+        return "put BOS in front of every text, and keep it in the cache: sinkctl stream -p 4+W"
+    if other is None and main.bos:
+        return "keep BOS in the cache: sinkctl stream -p 4+W; --bos both tells whether another first token would do"
+    return "keep the first tokens in the cache whatever they are: sinkctl stream -p 4+W"
 
 
-def _of_encoder(main: InputScore) -> str:
+def _of_encoder(main: InputScore, other: InputScore | None) -> str:
     if first_percent(main) < NO_SINK:
         return "nothing leans on the first token"
-    return f"leave {quoted(main.first_tokens[0])} out where attention is read as relevance"
+    said = f"leave {quoted(main.first_tokens[0])} out where attention is read as relevance"
+    anywhere = other is not None and first_percent(other) > first_percent(main) / 2
+    return said + (", and whatever comes first in its place" if anywhere else "")
 
 
 def _of_vision(main: InputScore) -> str | None:
@@ -162,7 +177,7 @@ def _of_vision(main: InputScore) -> str | None:
     if not main.patches.outlier_percent:
         return f"no outlier patches (norms above {main.patches.threshold:g})"
     kept = "although it has registers" if main.patches.registers else "registers would hold what they do"
-    return f"{main.patches.outlier_percent:.1f} % of the patches are outliers, {kept}"
+    return f"{main.patches.outlier_percent:.1f}% of the patches are outliers, {kept}"
 
 
 def _massive(main: InputScore) -> list[LayerScore]:
@@ -170,7 +185,7 @@ def _massive(main: InputScore) -> list[LayerScore]:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1f} %" if value >= 1 or value == 0 else f"{value:.2f} %"
+    return f"{value:.1f}%" if value >= 1 or value == 0 else f"{value:.2f}%"
 
 
 def _sentence(words: str) -> str:
