@@ -111,8 +111,7 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
     said = [
         f"{words} {_priced(cost)}"
         for start, words in (
-            ("BOS left out", "Leaving BOS out"),
-            ("first key hidden", "hiding the first key"),
+            ("first key hidden", "Hiding the first key"),
             ("0+", "streaming without the first tokens"),
             ("massive activations zeroed", "zeroing the massive activations"),
             ("largest activations zeroed", "zeroing the largest activations"),
