@@ -7,6 +7,7 @@ map of one layer in float32 would take the last column. Prints a table and the f
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -66,9 +67,8 @@ def main() -> None:
         return one(options.one)
     rows = []
     for tokens in options.tokens:
-        told = subprocess.run(
-            [sys.executable, __file__, "--one", str(tokens)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, __file__, "--one", str(tokens)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | RETURNED)
         grown, took = map(float, told.stdout.split()[-2:])
         rows.append((tokens, grown))
         maps = MAPS * tokens**2 / 2**20

@@ -6,6 +6,7 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.build import MODEL, build, number
+from sinkctl.cli.options import option
 from sinkctl.errors import UsageError
 
 _INPUT, _MEASURE = "Input", "Measurement"
@@ -19,10 +20,6 @@ FIELDS = {
 }  # fmt: skip
 
 
-def _option(panel: str, help: str, *names: str, metavar: str | None = None):
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
-
-
 def measure(
     checkpoints: Annotated[
         list[str] | None,
@@ -30,34 +27,34 @@ def measure(
     ] = None,
     input: Annotated[
         list[str] | None,
-        _option(_INPUT, "natural (default), random, repeat (one token repeated). May repeat.", "--input", "-i"),
+        option(_INPUT, "natural (default), random, repeat (one token repeated). May repeat.", "--input", "-i"),
     ] = None,
     text: Annotated[
         list[str] | None,
-        _option(_INPUT, "Text to take samples from (default: the built-in novel). May repeat.", metavar="FILE"),
+        option(_INPUT, "Text to take samples from (default: the built-in novel). May repeat.", metavar="FILE"),
     ] = None,
     images: Annotated[
         list[str] | None,
-        _option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
+        option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
     ] = None,
-    field: Annotated[str | None, _option(_INPUT, "Field of a .jsonl record, each a sample (default: text).")] = None,
-    errors: Annotated[str | None, _option(_INPUT, "Bytes that are not UTF-8: strict or replace.")] = None,
+    field: Annotated[str | None, option(_INPUT, "Field of a .jsonl record, each a sample (default: text).")] = None,
+    errors: Annotated[str | None, option(_INPUT, "Bytes that are not UTF-8: strict or replace.")] = None,
     bos: Annotated[
-        str | None, _option(_INPUT, "both (default), auto (as the tokenizer does), on, off; of encoders, [CLS].")
+        str | None, option(_INPUT, "both (default), auto (as the tokenizer does), on, off; of encoders, [CLS].")
     ] = None,
-    samples: Annotated[int | None, _option(_INPUT, "Samples of each kind (default 100).")] = None,
-    length: Annotated[int | None, _option(_INPUT, "Tokens a sample (default 64).")] = None,
-    seed: Annotated[int | None, _option(_INPUT, "Of the random tokens (default 0).")] = None,
+    samples: Annotated[int | None, option(_INPUT, "Samples of each kind (default 100).")] = None,
+    length: Annotated[int | None, option(_INPUT, "Tokens a sample (default 64).")] = None,
+    seed: Annotated[int | None, option(_INPUT, "Of the random tokens (default 0).")] = None,
     epsilon: Annotated[
-        list[float] | None, _option(_MEASURE, "Mean attention above which a head sinks (default 0.3). May repeat.")
+        list[float] | None, option(_MEASURE, "Mean attention above which a head sinks (default 0.3). May repeat.")
     ] = None,
     only: Annotated[
-        list[str] | None, _option(_MEASURE, "attention or activations; both are the default.", "--only")
+        list[str] | None, option(_MEASURE, "attention or activations; both are the default.", "--only")
     ] = None,
     cost: Annotated[
-        bool | None, _option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
+        bool | None, option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
     ] = None,
-    batch: Annotated[str | None, _option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
+    batch: Annotated[str | None, option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
     revision: Annotated[
         list[str] | None,
         typer.Option(help="Branch, tag or commit of a Hub id; several are compared.", rich_help_panel="Model"),
@@ -81,9 +78,12 @@ def measure(
 ) -> None:
     """Where a checkpoint's attention sinks are, how strong, what carries them, what they cost.
 
-    Attention is exact at any length, without a T×T map: Sink_k^ε (Gu et al. 2024) and its kin for every head, massive
-    activations, value drain, entropy, head classes. Several CHECKPOINTs come side by side. Without one the built-in
-    model is measured, on the built-in text, with BOS and without.
+    α of a token is what it receives from itself and all later tokens, a mean;
+    a head sinks on it where α > ε (Sink_k^ε, Gu et al. 2024). Exact at any
+    length, for every head, without a T×T map; besides, massive activations,
+    value drain, entropy, head classes and their kin. Several CHECKPOINTs come
+    side by side. Without one, the built-in model is measured on the built-in
+    text, with BOS and without.
     """
     if model is not None and checkpoints:
         raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")

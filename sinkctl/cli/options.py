@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+
+def option(panel: str, help: str, *names: str, metavar: str | None = None):
+    """A flag of one command, in a panel of its help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")
 ]

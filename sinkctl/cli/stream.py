@@ -6,13 +6,10 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.build import number
+from sinkctl.cli.options import option
 from sinkctl.cli.stream_flags import stream_recipe
 
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
-
-
-def _option(panel: str, help: str, *names: str, metavar: str | None = None):
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
 def stream(
@@ -22,11 +19,11 @@ def stream(
     ] = None,
     sinks: Annotated[
         int | None,
-        _option(_CACHE, "First tokens always kept, for policies given by kind (default 4).", "--sinks", "-S"),
+        option(_CACHE, "First tokens always kept, for policies given by kind (default 4).", "--sinks", "-S"),
     ] = None,
     window: Annotated[
         str | None,
-        _option(
+        option(
             _CACHE,
             "Recent tokens kept, the query itself not counted; auto (default) fills the model's context.",
             "--window",
@@ -35,21 +32,21 @@ def stream(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        _option(
+        option(
             _CACHE,
             "sink_window (default), window, dense, recompute; or S+W, 0+W, recompute:S+W. May repeat.",
             "--policy",
             "-p",
         ),
     ] = None,
-    chunk: Annotated[str | None, _option(_CACHE, "Tokens a forward pass; the result does not depend on it.")] = None,
-    limit: Annotated[int | None, _option(_TEXT, "Stop after this many tokens of text.")] = None,
-    field: Annotated[str | None, _option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
-    errors: Annotated[str | None, _option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
-    bos: Annotated[str | None, _option(_TEXT, "BOS in front: auto (as the tokenizer does), always, never.")] = None,
+    chunk: Annotated[str | None, option(_CACHE, "Tokens a forward pass; the result does not depend on it.")] = None,
+    limit: Annotated[int | None, option(_TEXT, "Stop after this many tokens of text.")] = None,
+    field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
+    errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
+    bos: Annotated[str | None, option(_TEXT, "BOS in front: auto (as the tokenizer does), always, never.")] = None,
     questions: Annotated[
         str | None,
-        _option(
+        option(
             _TEXT,
             "Stream the texts of a .jsonl file and ask its questions in between; lines: a generated set.",
             metavar="FILE|lines",
@@ -57,23 +54,23 @@ def stream(
     ] = None,
     generate: Annotated[
         str | None,
-        _option(_GENERATE, "Generate so many tokens, or endless.", "--generate", "-g", metavar="N|endless"),
+        option(_GENERATE, "Generate so many tokens, or endless.", "--generate", "-g", metavar="N|endless"),
     ] = None,
     prompt: Annotated[
-        list[str] | None, _option(_GENERATE, "Text to go on from. May repeat: a batch.", metavar="TEXT")
+        list[str] | None, option(_GENERATE, "Text to go on from. May repeat: a batch.", metavar="TEXT")
     ] = None,
     prompt_file: Annotated[
         list[str] | None,
-        _option(_GENERATE, "A prompt of any length, or .jsonl with one a line. May repeat.", metavar="FILE"),
+        option(_GENERATE, "A prompt of any length, or .jsonl with one a line. May repeat.", metavar="FILE"),
     ] = None,
-    chat: Annotated[bool, _option(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
-    system: Annotated[str | None, _option(_GENERATE, "System message of the chat.", metavar="TEXT")] = None,
+    chat: Annotated[bool, option(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
+    system: Annotated[str | None, option(_GENERATE, "System message of the chat.", metavar="TEXT")] = None,
     temperature: Annotated[
-        str | None, _option(_GENERATE, "0 is greedy; auto (default): the checkpoint's generation config.")
+        str | None, option(_GENERATE, "0 is greedy; auto (default): the checkpoint's generation config.")
     ] = None,
-    top_k: Annotated[str | None, _option(_GENERATE, "Draw among this many likeliest tokens.")] = None,
-    top_p: Annotated[str | None, _option(_GENERATE, "Draw among the likeliest that hold this probability.")] = None,
-    seed: Annotated[int | None, _option(_GENERATE, "Of the draws (default 0).")] = None,
+    top_k: Annotated[str | None, option(_GENERATE, "Draw among this many likeliest tokens.")] = None,
+    top_p: Annotated[str | None, option(_GENERATE, "Draw among the likeliest that hold this probability.")] = None,
+    seed: Annotated[int | None, option(_GENERATE, "Of the draws (default 0).")] = None,
     model: options.Model = None,
     revision: options.Revision = None,
     device: options.Device = None,
