@@ -96,11 +96,11 @@ def after_blocks(model: PreTrainedModel, told: Callable[[int, Tensor], Tensor | 
 
     def hook(layer: int) -> Callable:
         def after(_: nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
-            h_NTC, *others = output if isinstance(output, tuple) else (output,)
+            h_NTC, *others = output if isinstance(output, (tuple, list)) else (output,)
             changed_NTC = told(layer, h_NTC.detach())
             if changed_NTC is None:
                 return None
-            return (changed_NTC, *others) if isinstance(output, tuple) else changed_NTC
+            return type(output)([changed_NTC, *others]) if isinstance(output, (tuple, list)) else changed_NTC
 
         return after
 

@@ -232,7 +232,7 @@ def _candidates(width: int, tables: list[tuple[Tensor, Tensor]]) -> Iterator[tup
     yield None, False
     for before, table in tables:
         for start in sorted({0, width - 2 * len(table)}):
-            if start >= 0:
+            if 0 <= start <= width - 2 * len(table):
                 for frequencies in (table, -table):
                     yield Rotation("half", start, frequencies), not torch.equal(before, table)
                     yield Rotation("interleaved", start, frequencies), not torch.equal(before, table)

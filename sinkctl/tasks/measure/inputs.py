@@ -117,7 +117,8 @@ def _frames(settings: InputSettings, loaded: LoadedModel) -> list[_Frame]:
         what = "special tokens" if loaded.kind == "encoder" else "BOS token"
         if settings.bos == "on":
             raise ModelError(f"{loaded.name} has no {what} to put around a sample; leave it out")
-        note = f"there is no {what} to compare with" if settings.bos == "both" else None
+        there = "there are no" if loaded.kind == "encoder" else "there is no"
+        note = f"{there} {what} to compare with" if settings.bos == "both" else None
         return [_Frame(bare.name, False, note=note)]
     automatic = framed if loaded.kind == "encoder" or loaded.uses_bos else bare
     return {"both": [framed, bare], "on": [framed], "off": [bare], "auto": [automatic]}[settings.bos]
