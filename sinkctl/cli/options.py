@@ -47,7 +47,7 @@ FailOn = Annotated[
         "--fail-on",
         metavar="METRIC<=NUMBER",
         help="Exit 1 where this fails (also >=): perplexity or exact_match (of the first policy), 4+252.perplexity, "
-        "stream.tokens_per_s, stream.peak_memory, sink_rate, generate.ms_per_token. May repeat.",
+        "stream.tokens_per_s, stream.peak_memory, sink_rate (in %), generate.ms_per_token. May repeat.",
     ),
 ]
 FailOnSinks = Annotated[

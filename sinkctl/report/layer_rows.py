@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sinkctl.report.figures import figures, percent, place, quotient, share
-from sinkctl.report.measured import COUNTED, class_line, massive_line, without_empty
+from sinkctl.report.measured import COUNTED, class_line, input_line, massive_line, without_empty
 from sinkctl.report.printable import shorten, visible
 from sinkctl.report.summary import ScoreTable
 from sinkctl.report.units import NOTHING, count
@@ -93,7 +93,8 @@ def layer_table(score: InputScore, part: str | None = None, longest: int | None 
     words = frozenset(number for number, column in enumerate(chosen, 1) if column.name in (KIND, TOKEN))
     if longest is not None:
         rows = [[shorten(visible(cell), longest) if x in words else cell for x, cell in enumerate(row)] for row in rows]
-    legend = [line for line in (_capital(class_line(score)), massive_line(score)) if line and part is None]
+    said = (input_line(score), _heads(class_line(score)), massive_line(score))
+    legend = [line for line in said if line and part is None]
     table = ScoreTable(["layer", *(column.name for column in chosen)], rows, set(), legend, words)
     return without_empty(table)
 
@@ -124,5 +125,5 @@ def _part(value: float | None) -> str:
     return NOTHING if value is None else percent(100 * value)
 
 
-def _capital(line: str) -> str:
+def _heads(line: str) -> str:
     return f"Heads: {line}" if line else ""

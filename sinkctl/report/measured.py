@@ -48,7 +48,7 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
         f"Sinkₖ: heads whose α of token k exceeds {epsilon}, mean over samples, layers and heads; α: what a token "
         "receives from it and all later ones, a mean. Longer samples give lower rates: compare equal lengths."
     ]
-    return ScoreTable(columns, rows, set(), legend, frozenset(range(2 if several else 1)))
+    return ScoreTable(columns, rows, set(), legend if rows else [], frozenset(range(2 if several else 1)))
 
 
 def found_table(score: InputScore, most: int | None = None) -> ScoreTable:
@@ -157,7 +157,9 @@ def input_line(score: InputScore) -> str:
 
 
 def massive_line(score: InputScore) -> str:
-    """Massive activations in 28 of 32 layers: 1–27."""
+    """Massive activations in 28 of 32 layers: 1–27; nothing where none was looked for."""
+    if all(layer.massive is None for layer in score.layers):
+        return ""
     if not score.massive_layers:
         return "No massive activations"
     return (
