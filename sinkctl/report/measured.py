@@ -37,7 +37,7 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
                 [
                     *([checkpoint.label] if several else []),
                     score.name,
-                    *(percent(sink_percent(score, epsilon, key)) for epsilon, key in shown),
+                    *(_rate(score, epsilon, key) for epsilon, key in shown),
                     share(score.alpha_max),
                     error(score.balance_error),
                     f"{count(score.samples)} × {count(score.length)}",
@@ -46,9 +46,18 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
     epsilon = f"{detail.epsilons[0]:g}" if len(detail.epsilons) == 1 else "ε"
     legend = [
         f"Sinkₖ: heads whose α of token k exceeds {epsilon}, mean over samples, layers and heads; α: what a token "
-        "receives from it and all later ones, a mean. Longer samples give lower rates: compare equal lengths."
+        "receives from it and all later ones, a mean. Longer samples give lower rates: compare equal lengths. "
+        "±: standard error over the samples."
     ]
     return ScoreTable(columns, rows, set(), legend if rows else [], frozenset(range(2 if several else 1)))
+
+
+def _rate(score: InputScore, epsilon: float, key: int) -> str:
+    """75.7% ± 0.4, its standard error over the samples where that is known."""
+    found = next((sink for sink in score.sinks if (sink.epsilon, sink.key) == (epsilon, key)), None)
+    if found is None or found.error is None:
+        return percent(None if found is None else found.percent)
+    return f"{percent(found.percent)} ± {found.error:.1f}"
 
 
 def found_table(score: InputScore, most: int | None = None) -> ScoreTable:

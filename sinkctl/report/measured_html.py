@@ -112,7 +112,8 @@ def _checkpoint(page: _Page, checkpoint: CheckpointScore) -> list[str]:
 
 
 def _input(page: _Page, score: InputScore) -> list[str]:
-    said = [input_line(score), *([f"Heads: {class_line(score)}"] if score.classes else []), massive_line(score)]
+    heads = f"Heads: {class_line(score)}" if score.classes else ""
+    said = filter(None, (input_line(score), heads, massive_line(score)))
     parts = [f'<p class="quiet">{"<br>".join(map(escaped, said))}</p>']
     if score.heads is not None and cells_of(score.heads):
         parts += _heads(page, score, score.heads)

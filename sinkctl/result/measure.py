@@ -11,6 +11,7 @@ class SinkShare(Record):
     epsilon: float
     key: int
     percent: float | None
+    error: float | None = Field(None, description="Standard error over the samples, for the first ε and key.")
 
 
 class FoundSink(Record):

@@ -191,3 +191,13 @@ def test_a_changed_text_is_not_resumed(demo, tmp_path, book):
     path.write_text(book[20_000:40_001])
     with pytest.raises(ResumeError, match="changed since"):
         run(chosen, demo, output=tmp_path / "kept", resume=True)
+
+
+def test_the_spread_over_samples_is_given(tmp_path):
+    """A planted head of logit 3 passes 0.3 in samples of 64 and 70 and not of 200: shares 1, 1, 0."""
+    assert planted(3.0, 70) > 0.3 > planted(3.0, 200)
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(f'{{"text": "{" ".join(["w5"] * (length - 1))}"}}\n' for length in (64, 70, 200)))
+    (found,) = scores(run(recipe(files=(str(path),), samples=3, length=200, bos="on"), carrier([[3.0]]))).values()
+    assert found.sinks[0].percent == pytest.approx(100 * 2 / 3)
+    assert found.sinks[0].error == pytest.approx(100 * (1 / 3) ** 0.5 / 3**0.5)

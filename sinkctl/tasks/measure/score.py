@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 import torch
@@ -60,7 +60,12 @@ def input_score(
         shared_tokens=_shared(shown.samples),
         first_tokens=[shown.token_text(0, i) for i in range(min(12, first))],
         sinks=[
-            SinkShare(epsilon=epsilon, key=key, percent=_finite(100 * sink_rate(rows, epsilon, key)))
+            SinkShare(
+                epsilon=epsilon,
+                key=key,
+                percent=_finite(100 * sink_rate(rows, epsilon, key)),
+                error=_standard_error(tally.shares) if (epsilon, key) == (recipe.epsilon[0], 0) else None,
+            )
             for epsilon in recipe.epsilon
             for key in keys
         ],
@@ -84,6 +89,11 @@ def sink_rate(rows: Sequence[Row], epsilon: float, key: int) -> float:
     """Sink_{key+1}^ε: the mean over samples, layers and heads of 1[α > ε], a share."""
     heads = sum(row.heads for row in rows)
     return sum(row.heads * float(row.rates[epsilon].value[key]) for row in rows) / heads
+
+
+def _standard_error(shares: Sequence[float]) -> float | None:
+    """In percent; None for a single sample."""
+    return 100 * stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else None
 
 
 def arrays(tally: Tally) -> dict[str, Tensor]:

@@ -63,12 +63,14 @@ class Tally:
     massive: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # [N, 8] a batch
     surfaces: dict[int, Tensor] = field(default_factory=dict)  # of the first sample
     experts: dict[int, tuple[Mean, Mean]] = field(default_factory=lambda: defaultdict(lambda: (Mean(), Mean())))
+    shares: list[float] = field(default_factory=list)  # of heads that sink on the first key, a sample
     broken: int | Tensor = 0  # (sample, layer, head) whose attention is not finite, which no mean counts
     tokens: int = 0
     channels: int = 0
     norms: list[Tensor] = field(default_factory=list)  # of every token after the last block, [N, T] a batch
     found: Finder = field(init=False)
     _row: int = 0
+    _sinking_N: Tensor | float = 0.0  # heads, so far in this batch
     _norms_NT: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class Tally:
             if name == "alpha":
                 self.broken = self.broken + (~x.isfinite() & view.real_NT[:, None]).any(-1).sum().cpu()
                 self.found.add(layer, x, view.real_NT, row.causal)
+                self._sinking_N = self._sinking_N + sinking(x[..., :1], self.epsilons[0]).nansum((1, 2)).cpu()
                 for epsilon in self.epsilons:
                     row.rates[epsilon].add(sinking(x, epsilon).double().nanmean(1))
 
@@ -114,7 +117,9 @@ class Tally:
         """After a batch of so many samples."""
         self.found.end(samples)
         self.norms += [] if self._norms_NT is None else [self._norms_NT]
-        self._row = 0
+        heads = sum(row.heads for row in self.rows)
+        self.shares += [float(sinking) / heads for sinking in self._sinking_N] if heads else []
+        self._row, self._sinking_N = 0, 0.0
 
 
 def _kind(view: AttentionView) -> str:
