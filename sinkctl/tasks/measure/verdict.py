@@ -34,7 +34,8 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
             f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
             f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
         ]
-    other = next((s for s in inputs if s.kind == main.kind and s.bos is False and s is not main), None)
+    others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
+    other = next((s for s in others if s.sinks[0].percent is not None), None)
     return [
         _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *_advice(kind, main, other, costs)
     ]  # fmt: skip
