@@ -6,7 +6,7 @@ import pytest
 import torch
 from carrier import carrier, planted, zero_weights
 from conftest import DATA
-from families import STREAMED, tiny
+from families import HYBRID, STREAMED, tiny
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError, UsageError
 from sinkctl.model.load import LoadedModel
@@ -92,8 +92,6 @@ def test_a_model_without_a_sink_is_told_so(stories):
 
 
 def test_layers_without_attention_are_named(words):
-    from families import HYBRID
-
     loaded = LoadedModel(tiny(*HYBRID["qwen3_next"], torch.float32), carrier([[0.0]]).tokenizer, "hybrid", "in memory")
     (found,) = scores(run(recipe(files=words, samples=3, length=32, bos="off"), loaded)).values()
     assert [layer.kind for layer in found.layers] == ["linear_attention: no softmax map"] * 3 + ["softmax"]
@@ -151,6 +149,9 @@ def test_what_cannot_be_measured_is_refused_by_name(words):
     tokenizer = carrier([[0.0]]).tokenizer
     with pytest.raises(ModelError, match="learned positions for 128 tokens; --length 128"):
         run(recipe(files=words, length=129, samples=1), LoadedModel(gpt2, tokenizer, "gpt2", "in memory"))
+    hybrid = LoadedModel(tiny(*HYBRID["qwen3_next"], torch.float32), tokenizer, "hybrid", "in memory")
+    with pytest.raises(ModelError, match="--set layout=right"):
+        run(recipe(files=words, samples=2, layout="left"), hybrid)
     mamba = tiny("mamba", dict(num_key_value_heads=None, num_attention_heads=None), torch.float32)
     result = run(recipe(files=words, samples=2), LoadedModel(mamba, tokenizer, "mamba", "in memory")).result
     assert any("no softmax attention" in note for note in result.notes)

@@ -130,8 +130,8 @@ def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
     """Raise ModelError for samples that this model cannot be given."""
     if recipe.layout != "right" and loaded.kind != "decoder":
         raise ModelError(f"{loaded.name}: only decoders can be told where a sample stands; --set layout=right")
-    if recipe.layout == "packed" and recurrent_cache(loaded.model) is not None:
-        raise ModelError(f"{loaded.name}: samples packed in one row would reach each other; --set layout=right")
+    if recipe.layout != "right" and recurrent_cache(loaded.model) is not None:
+        raise ModelError(f"{loaded.name}: its recurrent layers see what stands before a sample; --set layout=right")
     for name, module in loaded.model.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and ("position" in last or last in ("wpe", "embed_positions")):
