@@ -83,10 +83,12 @@ def vision(folder, model_type: str, patch: int | None = None, register: int | No
     with torch.no_grad():
         if patch is not None:
             own["embeddings.position_embeddings"][0, 1 + patch, 5] = 900.0
-            second = next(name for name in own if name.endswith("1.attention.q_proj.bias")).removesuffix("q_proj.bias")
-            own[f"{second}q_proj.weight"].zero_()
-            own[f"{second}q_proj.bias"].fill_(1.0)
-            own[f"{second}k_proj.weight"].zero_()[:, 5] = 1.0  # a norm leaves an outlier there √C, the others nearly 0
+            queries = ("1.attention.q_proj.bias", "1.attention.attention.query.bias")  # as versions name them
+            query = next(name for name in own if name.endswith(queries)).removesuffix(".bias")
+            own[f"{query}.weight"].zero_()
+            own[f"{query}.bias"].fill_(1.0)
+            key = own[f"{query.replace('q_proj', 'k_proj').replace('query', 'key')}.weight"]
+            key.zero_()[:, 5] = 1.0  # a norm leaves an outlier there √C, the others nearly 0
         if register is not None:
             own["embeddings.register_tokens"][0, register, 5] = 600.0
     model.save_pretrained(folder)
