@@ -1,6 +1,20 @@
 """How a run ends on the command line."""
 
+from pathlib import Path
+
 from rich.console import Console
+
+
+def show(result, words: Console, *, as_json: bool, output: Path | None, kept: str) -> None:
+    """The result on standard output, as JSON or, unless quiet, as the report; `kept` names the files in `output`."""
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    elif not words.quiet:
+        from sinkctl.report.console import render
+
+        render(result, Console())
+        if output is not None:
+            words.print(f"kept in {output}: {kept}", highlight=False)
 
 
 def conclude(result, recipe, words: Console) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sinkctl.cli.conclude import conclude
+from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.stopping import Stopping
 
@@ -16,14 +16,12 @@ def run_measure(
     recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool, plots: str | None
 ) -> None:
     """The report goes to standard output, progress to standard error."""
-    from sinkctl.tasks.measure.settle import settle
-
-    recipe = settle(recipe)  # before anything is loaded
     words = Console(stderr=True, quiet=quiet)
     if dry_run:
         from sinkctl.cli.plan import show_measurement
+        from sinkctl.tasks.measure.settle import settle
 
-        show_measurement(recipe, as_json)
+        show_measurement(settle(recipe), as_json)
         return
     if plots is not None:
         from sinkctl.report.plots import check
@@ -31,7 +29,6 @@ def run_measure(
         check()
     quiet_transformers()
     from sinkctl.api import measure
-    from sinkctl.report.console import render
 
     stopping = Stopping()
     with _shown(words) as progress, stopping:
@@ -40,13 +37,8 @@ def run_measure(
         from sinkctl.report.plots import write_plots
 
         write_plots(outcome.result, output / "plots", plots)
-    if as_json:
-        print(outcome.result.model_dump_json(indent=1))
-    elif not quiet:
-        render(outcome.result, Console())
-        if output is not None:
-            kept = "result.json, arrays.safetensors, report.html" + (", plots/" if plots else "")
-            words.print(f"kept in {output}: {kept}", highlight=False)
+    kept = "result.json, arrays.safetensors, report.html" + (", plots/" if plots else "")
+    show(outcome.result, words, as_json=as_json, output=output, kept=kept)
     conclude(outcome.result, recipe, words)
 
 

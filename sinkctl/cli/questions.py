@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sinkctl.cli.conclude import conclude
+from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
@@ -30,17 +30,11 @@ def run_questions(
         show_questions(recipe, loaded, as_json)
         return
     from sinkctl.api import ask
-    from sinkctl.report.console import render
 
     stopping = Stopping()
     with _shown(words) as progress, stopping:
         outcome = ask(recipe, model=loaded, output=output, progress=progress, stop=stopping.asked)
-    if as_json:
-        print(outcome.result.model_dump_json(indent=1))
-    elif not quiet:
-        render(outcome.result, Console())
-        if output is not None:
-            words.print(f"kept in {output}: result.json, answers.jsonl, report.html", highlight=False)
+    show(outcome.result, words, as_json=as_json, output=output, kept="result.json, answers.jsonl, report.html")
     conclude(outcome.result, recipe, words)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sinkctl.cli.conclude import conclude
+from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.stopping import Stopping
 
@@ -24,15 +24,9 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
         show_plan(recipe, loaded, as_json)
         return
     from sinkctl.api import stream
-    from sinkctl.report.console import render
 
     stopping = Stopping()
     with shown(words) as progress, stopping:
         outcome = stream(recipe, model=loaded, output=output, resume=resume, progress=progress, stop=stopping.asked)
-    if as_json:
-        print(outcome.result.model_dump_json(indent=1))
-    elif not quiet:
-        render(outcome.result, Console())
-        if output is not None:
-            words.print(f"kept in {output}: result.json, nll.npy, report.html", highlight=False)
+    show(outcome.result, words, as_json=as_json, output=output, kept="result.json, nll.npy, report.html")
     conclude(outcome.result, recipe, words)

@@ -14,6 +14,7 @@ from sinkctl.kernels.column_sums import AttentionSums, Visible
 from sinkctl.metrics.observe import Measurer, blocks_of, run
 from sinkctl.metrics.samples import Samples
 from sinkctl.metrics.views import AttentionView
+from sinkctl.model.attention import attending_by, configs_of
 
 LONGEST = 1024  # tokens a sample
 # What a map alone can tell; queries, keys, values and what the head writes are not seen.
@@ -42,16 +43,11 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
             f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
             f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
         )
-    configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
-    before = [config._attn_implementation_internal for config in configs]
-    model.set_attn_implementation("eager")
     try:
-        maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
+        with attending_by(configs_of(model), "eager"):
+            maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
     except (TypeError, ValueError) as error:
         raise ModelError(f"{name} does not return attention maps ({error}), so it cannot be measured") from error
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
     if len(maps) != len(blocks_of(model)) or any(a is None or a.dim() != 4 or a.shape[2] != a.shape[3] for a in maps):
         raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
     if any(bool((a < 0).any()) or float(a.float().sum(-1).max()) > 1.01 for a in maps):

@@ -101,8 +101,9 @@ class _Observer(Attending):
             return
         shown = self._shown[-1]
         B, H, T, E = shown["sums"].out_BHTE.shape
-        inside = any(part is module for part in shown["call"].module.modules())
-        if inputs[0].shape[-1] != H * E or inputs[0].numel() != B * H * T * E or ("kept" in shown and not inside):
+        if inputs[0].shape[-1] != H * E or inputs[0].numel() != B * H * T * E:
+            return
+        if "kept" in shown and not any(part is module for part in shown["call"].module.modules()):
             return
         if "kept" not in shown or shown["kept"] is not None:
             shown["kept"] = inputs[0].detach().reshape(B, T, H, E).transpose(1, 2)

@@ -28,6 +28,24 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
     return handling.get().mask(mask_function, kv_length, device or torch.device("cpu"))
 
 
+def configs_of(model: nn.Module) -> list:
+    """Every config object that the parts of `model` go by, each once."""
+    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+
+
+@contextmanager
+def attending_by(configs: list, name: str) -> Iterator[None]:
+    """Inside, models with these configs attend by the implementation of this name."""
+    before = [config._attn_implementation_internal for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation_internal = implementation
+
+
 class Attachment:
     """Routes the attention of a model, and of whatever shares its config object, to a handler, inside `with active()`.
 
@@ -40,28 +58,24 @@ class Attachment:
             raise ModelError("the model is in training mode; call model.eval() first")
         self._handler = handler
         self._adapted = bypassing(model)
-        self._configs = list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+        self._configs = configs_of(model)
         AttentionInterface.register(NAME, _attention)
         AttentionMaskInterface.register(NAME, _mask)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        before = [config._attn_implementation_internal for config in self._configs]
         own = [vars(module).get("forward") for module, _ in self._adapted]  # accelerate puts one on the instance
         token = handling.set(self._handler)
         try:
-            for config in self._configs:
-                config._attn_implementation_internal = NAME
             for module, family in self._adapted:
                 module.forward = partial(family.forward, module)
-            yield
+            with attending_by(self._configs, NAME):
+                yield
         finally:
             for (module, _), forward in zip(self._adapted, own, strict=True):
                 del module.forward
                 if forward is not None:
                     module.forward = forward
-            for config, implementation in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = implementation
             handling.reset(token)
 
 

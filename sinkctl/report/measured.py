@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sinkctl.report.figures import error, figures, percent, place, ratio, share
 from sinkctl.report.summary import ScoreTable
 from sinkctl.report.units import NOTHING, count, perplexity
-from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms
+from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms, SinkShare
 from sinkctl.result.words import quoted, ranges
 
 CLASSES = {
@@ -54,10 +54,9 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
 
 def _rate(score: InputScore, epsilon: float, key: int) -> str:
     """75.7% ± 0.4, its standard error over the samples where that is known."""
-    found = next((sink for sink in score.sinks if (sink.epsilon, sink.key) == (epsilon, key)), None)
-    if found is None or found.error is None:
-        return percent(None if found is None else found.percent)
-    return f"{percent(found.percent)} ± {found.error:.1f}"
+    found = _sink_share(score, epsilon, key)
+    said = percent(None if found is None else found.percent)
+    return said if found is None or found.error is None else f"{said} ± {found.error:.1f}"
 
 
 def found_table(score: InputScore, most: int | None = None) -> ScoreTable:
@@ -185,8 +184,12 @@ def sink_name(key: int, epsilon: float | None = None) -> str:
 
 def sink_percent(score: InputScore, epsilon: float, key: int = 0) -> float | None:
     """Sink_{key+1}^ε of an input, in percent."""
-    found = next((s for s in score.sinks if s.key == key and s.epsilon == epsilon), None)
+    found = _sink_share(score, epsilon, key)
     return None if found is None else found.percent
+
+
+def _sink_share(score: InputScore, epsilon: float, key: int) -> SinkShare | None:
+    return next((share for share in score.sinks if (share.epsilon, share.key) == (epsilon, key)), None)
 
 
 def without_empty(table: ScoreTable) -> ScoreTable:

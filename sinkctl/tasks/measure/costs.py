@@ -154,28 +154,18 @@ class _Ablations:
             self._mixing("no BOS, first key hidden", place, self.ids_NT, other_NT, hide(range(1)))
 
     def leave_out_bos(self) -> None:
-        """The same tokens without the BOS before them."""
-        if not self.bos:
-            return
-        self.progress("BOS left out")
-        runs = [next_token(self.model, laid_out(ids, self.loaded.device), self.plain)
-                for ids in self._batches(self.ids_NT[:, 1:])]  # fmt: skip
-        nll_NT, last_NV = (torch.cat([x.cpu() for x in parts]) for parts in list(zip(*runs, strict=True))[:2])
-        perplexity = float(nll_NT[:, self.half - 1 :].double().mean().exp())
-        kl, top5 = (float(x_N.mean()) for x_N in agreement(self.baseline.last_NV, last_NV))
-        what = f"samples without the BOS token; {self.scored}"
-        self.found.lines.append(CostLine(
-            name="BOS left out", what=what, tokens=self.targets, perplexity=perplexity, baseline=self.perplexity, kl=kl,
-            top5=top5,
-        ))  # fmt: skip
+        """A line for the same tokens without the BOS before them."""
+        if self.bos:
+            self._line("BOS left out", "samples without the BOS token", ids_NT=self.ids_NT[:, 1:])
 
     def _watched(self) -> tuple[NextToken, list[Activations]]:
         massive = self.recipe.massive
         with watched(self.model, massive.size, massive.ratio) as blocks:
             return self._run(self.plain), blocks
 
-    def _run(self, also: Seen | None) -> NextToken:
-        runs = [next_token(self.model, laid_out(ids, self.loaded.device), also) for ids in self._batches(self.ids_NT)]
+    def _run(self, also: Seen | None, ids_NT: Tensor | None = None) -> NextToken:
+        ids_NT = self.ids_NT if ids_NT is None else ids_NT
+        runs = [next_token(self.model, laid_out(ids, self.loaded.device), also) for ids in self._batches(ids_NT)]
         nll, last, attentions = zip(*runs, strict=True)
         return NextToken(torch.cat([x.cpu() for x in nll]), torch.cat([x.cpu() for x in last]), attentions[0])
 
@@ -186,9 +176,9 @@ class _Ablations:
             self.go_on()
             yield batch
 
-    def _line(self, name: str, what: str, also: Seen | None = None) -> None:
+    def _line(self, name: str, what: str, also: Seen | None = None, ids_NT: Tensor | None = None) -> None:
         self.progress(name)
-        changed = self._run(self.plain if also is None else also)
+        changed = self._run(self.plain if also is None else also, ids_NT)
         perplexity, kl, top5 = self._perplexity(changed), None, None
         if perplexity is None:
             self.found.notes.append(f"{name}: the loss is no finite number in {_named(self.loaded.dtype)}.")
@@ -201,7 +191,8 @@ class _Ablations:
         self.found.lines.append(line)
 
     def _perplexity(self, run: NextToken) -> float | None:
-        perplexity = float(run.nll_NT[:, self.half :].double().mean().exp())
+        scored = self.ids_NT.shape[1] - 1 - self.half  # the last of each sample, whatever stands before them
+        perplexity = float(run.nll_NT[:, -scored:].double().mean().exp())
         return perplexity if math.isfinite(perplexity) else None
 
     def _mixing(self, name: str, place: int, ids_NT: Tensor, other_NT: Tensor, also: Seen | None) -> None:

@@ -72,14 +72,10 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         add("tail_mass", _mean(layers, "tail_mass"), "mass")
         add("entropy", _mean(layers, "entropy"), "nats")
         add("learned_mass", _mean(layers, "learned_mass"), "mass")
-        add("value_drain", min((x for x in _of(layers, "value_drain")), default=None), "ratio")
-        add("dormant_heads", sum(_of(layers, "dormant")) if _of(layers, "dormant") else None, "heads", "lower")
-        add(
-            "balance_error",
-            max((e.balance_error for e in score.inputs if e.balance_error is not None), default=None),
-            "mass",
-            "lower",
-        )
+        add("value_drain", min(_of(layers, "value_drain"), default=None), "ratio")
+        dormant, errors = _of(layers, "dormant"), _of(score.inputs, "balance_error")
+        add("dormant_heads", sum(dormant) if dormant else None, "heads", "lower")
+        add("balance_error", max(errors, default=None), "mass", "lower")
     add("massive_max", max((m.top[0] for m in massive if m.top[0] is not None), default=None), "|h|", "lower")
     add("massive_ratio", max((m.top[0] / m.median for m in massive if m.median), default=None), "× median", "lower")
     add("kurtosis_max", max(_of(layers, "kurtosis"), default=None), "kurtosis", "lower")
@@ -105,8 +101,8 @@ def _slug(score: InputScore) -> str:
     return f"{kind}_no_bos" if score.bos is False else kind
 
 
-def _of(layers: Sequence[LayerScore], name: str) -> list[float]:
-    return [value for layer in layers if (value := getattr(layer, name)) is not None]
+def _of(records: Sequence[LayerScore | InputScore], name: str) -> list[float]:
+    return [value for record in records if (value := getattr(record, name)) is not None]
 
 
 def _mean(layers: Sequence[LayerScore], name: str) -> float | None:

@@ -111,9 +111,11 @@ def run(
                 _measured(recipe, model, label, step, number, kept, told, stop, choices.setdefault(label, {}))
             )
     except Interrupted as error:
-        done = f"stopped after {sum('/' in name and not name.endswith('/model') for name in kept.parts)} inputs"
-        kept_in = "nothing was kept (no --output)" if folder is None else f"continue with: {_again(folder)}"
-        raise Interrupted(f"{done}; {kept_in}") from error
+        done = sum(not name.endswith(("/model", "/costs")) for name in kept.parts)
+        resumed = (
+            f"continue with: sinkctl measure --resume {folder.path}" if folder else "nothing was kept (no --output)"
+        )
+        raise Interrupted(f"stopped after {done} input{'' if done == 1 else 's'}; {resumed}") from error
     result = result_of(recipe, scores, _joined(choices), time.monotonic() - began)
     if folder is not None:
         folder.write_tensors(ARRAYS, kept.arrays)
@@ -151,7 +153,7 @@ def _measured(
             part = {"score": score.model_dump(), "notes": own, "choices": measured.choices}
             kept.add(name, part, named)
         found.append(InputScore.model_validate(kept.parts[name]["score"]))
-        notes = [*notes, *kept.parts[name]["notes"]]
+        notes += kept.parts[name]["notes"]
         choices |= kept.parts[name]["choices"]
     name = f"{number}/costs"
     if name not in kept.parts:
@@ -197,10 +199,9 @@ def _restore(kept: _Kept) -> None:
 
 def _stamped(files: Sequence[str]) -> list[list[Any]]:
     """Name, size and time of every file; of those in a folder too."""
-    paths = [
-        inner for name in files for path in [Path(name)] for inner in (path.rglob("*") if path.is_dir() else [path])
-    ]
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths) if p.is_file()]
+    named = [Path(name) for name in files]
+    paths = [inner for path in named for inner in (path.rglob("*") if path.is_dir() else [path]) if inner.is_file()]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
 
 
 def _joined(choices: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -211,7 +212,3 @@ def _joined(choices: dict[str, dict[str, str]]) -> dict[str, str]:
         alike = len(set(said.values())) == 1
         found |= {what: next(iter(said.values()))} if alike else {f"{what} of {label}": said[label] for label in said}
     return found
-
-
-def _again(folder: RunFolder) -> str:
-    return f"sinkctl measure --resume {folder.path}"

@@ -26,7 +26,7 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
         attended = any(layer.attends for layer in main.layers)
         nothing = [] if attended else ["No softmax attention was measured, so nothing is said of attention sinks."]
         return nothing + _carriers(main) + _cost(costs)
-    if main.sinks[0].percent is None:
+    if first_percent(main) is None:
         return ["Attention is not finite in this dtype: nothing can be said of sinks."]
     uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
     if kind == "decoder" and uniform >= main.sinks[0].epsilon:
@@ -35,13 +35,13 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
             f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
         ]
     others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
-    other = next((s for s in others if s.sinks[0].percent is not None), None)
+    other = next((s for s in others if first_percent(s) is not None), None)
     return [
         _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *_advice(kind, main, other, costs)
     ]  # fmt: skip
 
 
-def first_percent(score: InputScore) -> float:
+def first_percent(score: InputScore) -> float | None:
     """Sink_1 at the first ε."""
     return score.sinks[0].percent
 
@@ -56,7 +56,7 @@ def cost_of(costs: Sequence[CostLine], start: str) -> float | None:
 def _strength(main: InputScore, other: InputScore | None) -> str:
     percent, epsilon = first_percent(main), main.sinks[0].epsilon
     token = quoted(main.first_tokens[0]) if main.bos is not False else "the first token"
-    if main.sinks[0].percent < NO_SINK:
+    if percent < NO_SINK:
         begun = f"No sink on {token}: {_percent(percent)} of heads"
     else:
         begun = f"{_percent(percent)} of heads sink on {token}"
