@@ -38,9 +38,18 @@ class TokenByToken(Handler):
                 score_S = call.softcap * torch.tanh(score_S / call.softcap)
             if call.slope_H is not None:  # slots count what the cache holds, so this distance is capped with them
                 score_S = score_S - call.slope_H[head].to(score_S) * (len(kept) - 1 - torch.arange(len(kept)))
+            if call.weigh is not None:
+                seen_S = torch.ones(1, len(kept), dtype=torch.bool)
+                alike = score_S.expand(1, heads, 1, -1)  # each head is weighed by its own parameters
+                out.append(call.weigh(alike, seen_S)[0, head, 0] @ v_SGE[:, group])
+                continue
             weight_S = score_S.exp()
             total = weight_S.sum() + (0 if call.sink_logit_H is None else call.sink_logit_H[head].exp())
-            out.append((weight_S / total) @ v_SGE[:, group])
+            given_E = weight_S @ v_SGE[:, group]
+            if call.sink_key is not None:
+                own, v_GE = call.sink_key.logit_BHT[0, head, 0].exp(), call.sink_key.v_GE
+                total, given_E = total + own, given_E + (0 if v_GE is None else own * v_GE[group])
+            out.append(given_E / total)
         if keep.window is not None:
             while len(kept) > keep.sinks + keep.window:
                 del kept[keep.sinks]

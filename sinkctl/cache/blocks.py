@@ -9,12 +9,14 @@ Shapes: B batch (1), H query heads, G key/value heads, T tokens of the block, P 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Keep
 from sinkctl.kernels import stream_attention
+from sinkctl.kernels.stream_attention import Strip
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
@@ -68,10 +70,11 @@ class BlockCache(Handler):
         keep, past = layer.keep, 0 if layer.k is None else layer.k.shape[2]
         tokens = call.q_BHTD.shape[2]
         full = keep.sinks > 0 and seen >= keep.sinks + keep.window + 1
-        strip = stream_attention.Strip(call.q_BHTD, self._facing(layer), layer.sink_v) if full else None
+        strip = Strip(call.q_BHTD, self._facing(layer), layer.sink_v) if full else None
         if full and call.slope_H is not None:
             distance_N = torch.arange(keep.sinks + keep.window, keep.window, -1, device=call.q_BHTD.device)
             strip = strip._replace(distance_N=distance_N)
+        strip, own = beside(strip, call)
         table = self._table(layer.rotation, -past, tokens, call.q_BHTD)
         out = self._chosen[index][0](
             rotate(call.q_BHTD, layer.rotation, _rows(table, past, None)),
@@ -83,6 +86,7 @@ class BlockCache(Handler):
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
             slope_H=call.slope_H,
+            **own,
         )
         self._carry(layer, call.k_BGTD, call.v_BGTE, seen + tokens)
         return out
@@ -150,7 +154,22 @@ def implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, 
         torch.empty(1, heads, 1, width, dtype=weight.dtype, device=weight.device)
         for heads, width in ((facts.heads, facts.width), (facts.kv_heads, facts.value_width))
     )
-    return stream_attention.select(q, v, softcap=facts.softcap, alibi=facts.alibi)
+    weighed_by = facts.sink if facts.weighed else None
+    return stream_attention.select(q, v, softcap=facts.softcap, alibi=facts.alibi, weighed_by=weighed_by)
+
+
+def beside(strip: Strip | None, call: AttentionCall) -> tuple[Strip | None, dict[str, Any]]:
+    """The strip with the layer's own sink key in front, and what else its designed sink asks of an implementation."""
+    own = {} if call.weigh is None else {"weigh": call.weigh}
+    if call.sink_key is None:
+        return strip, own
+    assert call.slope_H is None
+    (k_GD, v_GE, _), q_BHTD = call.sink_key, call.q_BHTD
+    v_GE = k_GD.new_zeros(len(k_GD), call.v_BGTE.shape[-1]) if v_GE is None else v_GE
+    key, value = (x.to(q_BHTD.dtype)[None, :, None].expand(len(q_BHTD), -1, -1, -1) for x in (k_GD, v_GE))
+    if strip is not None:
+        key, value = torch.cat([key, strip.k_BGND], dim=2), torch.cat([value, strip.v_BGNE], dim=2)
+    return Strip(q_BHTD, key, value), own
 
 
 def _rows(table: tuple[Tensor, Tensor] | None, first: int, end: int | None) -> tuple[Tensor, Tensor] | None:

@@ -20,6 +20,7 @@ def layer_lines(policy: Policy, layers: Sequence[LayerFacts], reach: int, recurr
                 f"rotary, {2 * len(facts.rotation.inv_freq_n)} of {facts.width} dimensions, {facts.rotation.layout}"
             )
         extra = ", learned sink logits" if facts.sink_logit else ""
+        extra = extra if facts.sink is None else f", designed sink: {facts.sink}"
         if facts.pinned:
             extra += f", frequencies held at those for {reach + 1} positions"
         kinds.setdefault(f"{kept}; {turned}{extra}", []).append(facts.number)

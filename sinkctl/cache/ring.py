@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sinkctl.cache.blocks import implementation, until_full
+from sinkctl.cache.blocks import beside, implementation, until_full
 from sinkctl.cache.policies import Keep
 from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
@@ -56,9 +56,10 @@ class RingCache(Handler):
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._blocks = [implementation(facts) for facts in layers]
         self._steps = [
-            decode_attention.select(layer.ring, facts.value_width)
-            for facts, layer in zip(layers, self._layers, strict=True)
+            block if facts.in_blocks else decode_attention.select(layer.ring, facts.value_width)
+            for facts, layer, block in zip(layers, self._layers, self._blocks, strict=True)
         ]
+        self._in_blocks = [facts.in_blocks for facts in layers]
         self._capacity = capacity if any(keep.window is None for keep in keeps) else None
         # Where each row stands, on every device, so that a step can be replayed without the host.
         devices = {layer.ring.k_BGRD.device for layer in self._layers}
@@ -86,7 +87,7 @@ class RingCache(Handler):
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its ring and the new tokens, which it takes in."""
         index = self._index[id(call.module)]
-        if call.q_BHTD.shape[2] == 1 and self._real is None:
+        if call.q_BHTD.shape[2] == 1 and self._real is None and not self._in_blocks[index]:
             return self._step(index, call)
         if self._real is None and len(set(self.seen)) == 1:
             return self._block(index, call, slice(None), self.seen[0])
@@ -216,6 +217,7 @@ class RingCache(Handler):
         if full:
             distance_S = None if call.slope_H is None else torch.arange(sinks + window, window, -1, device=q.device)
             strip = stream_attention.Strip(call.q_BHTD, ring.sink_k_BGSD[rows], ring.sink_v_BGSE[rows], distance_S)
+        strip, own = beside(strip, call)
         past_k, past_v = self._past(layer, rows, seen, whole=not full)
         out = self._blocks[index][0](
             q,
@@ -227,6 +229,7 @@ class RingCache(Handler):
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
             slope_H=call.slope_H,
+            **own,
         )
         self._take(layer, rows, seen, k, call.v_BGTE)
         return out

@@ -14,7 +14,7 @@ TILE = 128  # queries at a time, against a band of TILE + local keys
 
 
 def mass_split(view: AttentionView, scope: Scope) -> Tensor:
-    """Mean over queries of the mass on four classes that sum to 1: [N, H, 4].
+    """Mean over queries of the mass on four classes that sum to 1 (where attention's weights do): [N, H, 4].
 
     The first `sinks` keys; other keys at most `local` away, the query itself included; the rest; the sink logit.
     """
@@ -33,7 +33,7 @@ def _near(view: AttentionView, scope: Scope) -> Tensor:
 
     Where the mask is plainly causal, attention over that band alone says it: exp(lse of the band − lse).
     """
-    if view.visible.causal and view.visible.also is None and view.k_NGTD.shape[-1]:
+    if view.visible.causal and view.visible.also is None and view.k_NGTD.shape[-1] and view.weigh is None:
         return _near_causal(view, scope)
     T = view.real_NT.shape[1]
     place_T = torch.arange(T, device=view.real_NT.device)

@@ -1,4 +1,4 @@
-"""Attention that leaves the sequence for a learned sink logit.
+"""Attention that leaves the sequence for a learned sink logit, or for a key of the layer's own.
 
 N samples, H query heads, T queries.
 """
@@ -6,19 +6,20 @@ N samples, H query heads, T queries.
 import torch
 from torch import Tensor
 
+from sinkctl.kernels.column_sums import per_query
 from sinkctl.metrics.means import mean_over, precise
 from sinkctl.metrics.views import AttentionView, Scope
 
 
 def log_learned(view: AttentionView) -> Tensor | None:
-    """s_h − lse_t, the log of the mass on the sink logit: [N, H, T], −inf past the end; None without one."""
+    """s − lse_t, the log of the mass on the sink logit: [N, H, T], −inf past the end; None without one."""
     if view.sink_logit_H is None:
         return None
-    log_NHT = precise(view.sink_logit_H)[:, None] - view.sums.lse_BHT
+    log_NHT = per_query(precise(view.sink_logit_H)) - view.sums.lse_BHT
     return log_NHT.masked_fill(~view.real_NT[:, None], -torch.inf)
 
 
 def learned_mass(view: AttentionView, scope: Scope) -> Tensor | None:
-    """Mean over queries of exp(s_h − lse_t), the mass on the sink logit: [N, H]; softmax1 is s = 0."""
+    """Mean over queries of exp(s − lse_t), the mass on the sink logit: [N, H]; softmax1 is s = 0."""
     log_NHT = log_learned(view)
     return None if log_NHT is None else mean_over(log_NHT.exp(), view.real_NT[:, None])

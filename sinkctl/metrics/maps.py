@@ -14,7 +14,7 @@ from sinkctl.kernels.column_sums import AttentionSums, Visible
 from sinkctl.metrics.observe import Measurer, blocks_of, run
 from sinkctl.metrics.samples import Samples
 from sinkctl.metrics.views import AttentionView
-from sinkctl.model.attention import attending_by, configs_of
+from sinkctl.model.attention import attending_by, configs_of, sink_of
 
 LONGEST = 1024  # tokens a sample
 # What a map alone can tell; queries, keys, values and what the head writes are not seen.
@@ -44,7 +44,10 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
             f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
         )
     try:
-        with attending_by(configs_of(model), "eager"):
+        # Layers with a designed sink have a config of their own, and attend by it as they are.
+        own = {id(module.config) for module in model.modules() if sink_of(module) is not None}
+        stock = [config for config in configs_of(model) if id(config) not in own or config is model.config]
+        with attending_by(stock, "eager"):
             maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
     except (TypeError, ValueError) as error:
         raise ModelError(f"{name} does not return attention maps ({error}), so it cannot be measured") from error

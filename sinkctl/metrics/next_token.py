@@ -15,7 +15,7 @@ from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible
 from sinkctl.metrics.observe import Attending, run
 from sinkctl.metrics.samples import Samples
-from sinkctl.model.attention import attached
+from sinkctl.model.attention import attached, sink_of
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.head import last_logits, token_nll
 
@@ -23,7 +23,7 @@ Seen = Callable[[Tensor, Tensor], Tensor]  # (query places [T, 1], key places [S
 
 
 class NoInterface(ModelError):
-    """No layer calls transformers' attention interface, so nothing can be hidden from one."""
+    """No layer calls transformers' attention interface as such, so nothing can be hidden from one."""
 
 
 class NextToken(NamedTuple):
@@ -37,6 +37,11 @@ class NextToken(NamedTuple):
 @dataclass
 class _Counting(Attending):
     attentions: int = 0
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        if getattr(sink_of(call.module), "kind", None) == "score_bias":
+            raise NoInterface("score_bias acts on the first key a query sees, so a hidden one would pass it on")
+        return super().attend(call)
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         self.attentions += 1

@@ -16,8 +16,8 @@ from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
 from sinkctl.metrics.samples import Samples
 from sinkctl.metrics.views import AttentionView, BlockView
-from sinkctl.model.attention import attached, hidden_states
-from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.attention import attached, hidden_states, sink_of
+from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
@@ -44,13 +44,17 @@ class Attending(Handler):
     _last: tuple[AttentionCall, AttentionSums, Visible] | None = None
 
     def attend(self, call: AttentionCall) -> Tensor:
-        seen = self._pattern(call)
-        kernel, reason = select(call.q_BHTD, call.v_BGTE, seen)
+        seen, weighed_by = self._pattern(call), _weighed_by(call)
+        if call.sink_key is not None:
+            call = replace(call, sink_logit_H=call.sink_key.logit_BHT)
+        kernel, reason = select(call.q_BHTD, call.v_BGTE, seen, call.sink_logit_H, weighed_by)
         self.choices["column_sums"] = f"{kernel.name}: {reason}"
         sums = kernel(
             call.q_BHTD, call.k_BGTD, call.v_BGTE, scale=call.scale, visible=seen, sink_logit_H=call.sink_logit_H,
-            softcap=call.softcap, slope_H=call.slope_H,
+            softcap=call.softcap, slope_H=call.slope_H, **({} if call.weigh is None else {"weigh": call.weigh}),
         )  # fmt: skip
+        if call.sink_key is not None and call.sink_key.v_GE is not None:
+            sums = sums._replace(out_BHTE=sums.out_BHTE + _of_sink_key(call.sink_key, sums))
         self.seen(call, sums, seen)
         return sums.out_BHTE
 
@@ -194,8 +198,22 @@ def _hooked(model: PreTrainedModel, observer: _Observer) -> Iterator[None]:
         yield
 
 
+def _weighed_by(call: AttentionCall) -> str | None:
+    return None if call.weigh is None else sink_of(call.module).kind
+
+
+def _of_sink_key(key: SinkKey, sums: AttentionSums) -> Tensor:
+    """What a sink key of value v adds to the output: exp(its score − lse) v; nothing where no key is seen."""
+    lse_BHT = sums.lse_BHT
+    mass_BHT = (key.logit_BHT - lse_BHT).exp().where(lse_BHT.isfinite(), 0.0)
+    v_HE = key.v_GE.repeat_interleave(lse_BHT.shape[1] // len(key.v_GE), dim=0)
+    return (mass_BHT[..., None] * v_HE[:, None]).to(sums.out_BHTE.dtype)
+
+
 def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], channels: int) -> AttentionView:
-    call, sums = shown["call"], shown["sums"]
+    call, sums, sink = shown["call"], shown["sums"], sink_of(shown["call"].module)
+    if sink is not None:  # its constant part is attention's output too, and no gate
+        sums = sums._replace(out_BHTE=sink.added(sums.out_BHTE.transpose(1, 2)).transpose(1, 2))
     weight, kept = shown.get("weight"), shown.get("kept")
     if weight is not None and weight.shape[0] != channels:
         weight = kept = None  # not what writes into the residual stream
@@ -208,8 +226,10 @@ def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], 
         visible=shown["pattern"],
         scale=call.scale,
         softcap=call.softcap,
-        sink_logit_H=call.sink_logit_H,
+        sink_logit_H=apart(call.sink_logit_H, 2) if call.sink_key is not None else call.sink_logit_H,
         slope_H=call.slope_H,
+        weigh=call.weigh,
+        weighed_by=_weighed_by(call),
         projection_CHE=weight,
         kept_NHTE=None if kept is None else apart(kept, 2),
     )

@@ -5,12 +5,15 @@ However samples were laid out for the model (padded, packed), here each begins a
 False and every number is 0.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sinkctl.kernels.column_sums import AttentionSums, Visible
+
+TILE = 128  # queries at a time, where rows are made whole
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,11 @@ class AttentionView:
     visible: Visible  # its `segment_BT` is of no use here: samples are apart
     scale: float
     softcap: float | None = None
-    sink_logit_H: Tensor | None = None
+    sink_logit_H: Tensor | None = None  # [N, H, T]: the score of a key of the layer's own
     slope_H: Tensor | None = None
     projection_CHE: Tensor | None = None  # weight of the output projection, by head; None: not found, or quantized
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # (scores, seen) → weights, in place of softmax
+    weighed_by: str | None = None  # its name
     kept_NHTE: Tensor | None = None  # what entered the output projection: after a gate or norm, where there is one
 
     @property
@@ -47,6 +52,18 @@ class AttentionView:
 
     def attention(self, queries: slice, keys: slice) -> Tensor:
         """A few rows or columns of the attention map, [N, H, queries, keys], in float32 or wider."""
+        if self.weigh is None:
+            score_NHTS, seen = self._scores(queries, keys)
+            lse_NHT1 = self.sums.lse_BHT[:, :, queries, None].to(score_NHTS.dtype)
+            return (score_NHTS - lse_NHT1).exp().masked_fill(~seen, 0.0)
+        rows, (first, end, _) = [], queries.indices(self.real_NT.shape[1])
+        for start in range(first, end, TILE):  # a weight may depend on every key, so whole rows
+            score_NHTS, seen = self._scores(slice(start, min(start + TILE, end)), slice(None))
+            rows.append(self.weigh(score_NHTS, seen).masked_fill(~seen, 0.0)[..., keys])
+        return torch.cat(rows, dim=2)
+
+    def _scores(self, queries: slice, keys: slice) -> tuple[Tensor, Tensor]:
+        """(scores, which of them are seen)"""
         precise = torch.promote_types(self.q_NHTD.dtype, torch.float32)
         place_T = torch.arange(self.real_NT.shape[1], device=self.real_NT.device)
         query_T1, key_S = place_T[queries, None], place_T[keys]
@@ -59,8 +76,7 @@ class AttentionView:
             score_NHTS = score_NHTS - self.slope_H.to(precise)[:, None, None] * (query_T1 - key_S).abs()
         plain = Visible(self.visible.causal, self.visible.window, None, self.visible.also)
         seen = plain.mask(query_T1, key_S) & self.real_NT[:, None, queries, None] & self.real_NT[:, None, None, keys]
-        lse_NHT1 = self.sums.lse_BHT[:, :, queries, None].to(precise)
-        return (score_NHTS - lse_NHT1).exp().masked_fill(~seen, 0.0)
+        return score_NHTS, seen
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,37 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
-from sinkctl.model.handler import Handler, answered, handling
+from sinkctl.model.handler import Handler, SinkKey, answered, handling
 
 NAME = "sinkctl"
 
 
 def _attention(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return answered(module, query, key, value, attention_mask, scale, softcap, s_aux), None
+    sink = sink_of(module)
+    if sink is None or not sink.attends:
+        return answered(module, query, key, value, attention_mask, scale, softcap, s_aux), None
+    return _answered_beside(sink, module, query, key, value, attention_mask, scale, softcap), None
+
+
+@torch.compiler.disable  # a hook of the layer left the queries in the sink
+def _answered_beside(sink: nn.Module, module, query, key, value, mask, scale: float, softcap: float | None) -> Tensor:
+    sink_key, weigh = None, None if sink.normalises else sink.weigh
+    if sink.key is not None:
+        sink_key = SinkKey(sink.key, sink.value, sink.extra_logit(scale, softcap))
+    out_BTHE = answered(module, query, key, value, mask, scale, softcap, sink.logit, sink_key=sink_key, weigh=weigh)
+    return sink.added(out_BTHE)
+
+
+def sink_of(module: nn.Module) -> nn.Module | None:
+    """The designed sink of an attention layer; known by name, as its class may be in a checkpoint's own code."""
+    sink = getattr(module, "sink", None)
+    return sink if type(sink).__name__ == "AttentionSink" else None
+
+
+def sinks_of(model: nn.Module) -> list[nn.Module]:
+    """The designed sinks of a model, one an attention layer."""
+    return [sink for module in model.modules() if (sink := sink_of(module)) is not None]
 
 
 def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_):

@@ -48,7 +48,8 @@ class CompiledLayers:
     @contextmanager
     def active(self) -> Iterator[None]:
         # One graph a layer at worst; past the limit dynamo would silently run layers uncompiled.
-        with torch._dynamo.config.patch(recompile_limit=8 + 4 * len(self._blocks)):
+        # Gates are hooks: unguarded, a model would run what was compiled for another of its class, without them.
+        with torch._dynamo.config.patch(recompile_limit=8 + 4 * len(self._blocks), skip_nnmodule_hook_guards=False):
             before = [block._compiled_call_impl for block in self._blocks]
             if self._calls is None:
                 for block in self._blocks:

@@ -3,9 +3,22 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class SinkKey(NamedTuple):
+    """A key of the layer's own that every query sees (a designed sink), facing the query before its rotation."""
+
+    k_GD: Tensor
+    v_GE: Tensor | None  # None: 0
+    logit_BHT: Tensor  # its score, scaled and softcapped; float32 or wider
+
+    def cut(self, rows: slice | Tensor, tokens: slice | Tensor) -> "SinkKey":
+        """The same key for some of the queries."""
+        return self._replace(logit_BHT=self.logit_BHT[rows][:, :, tokens])
 
 
 @dataclass(frozen=True)
@@ -21,21 +34,28 @@ class AttentionCall:
     softcap: float | None = None
     sink_logit_H: Tensor | None = None
     slope_H: Tensor | None = None  # ALiBi: scores fall by this much a token of distance
+    sink_key: SinkKey | None = None
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # (score_BHTS, seen) → weights, in place of softmax
 
     def rows(self, rows: slice | Tensor) -> "AttentionCall":
         """The same call for some of its rows."""
-        return replace(self, q_BHTD=self.q_BHTD[rows], k_BGTD=self.k_BGTD[rows], v_BGTE=self.v_BGTE[rows])
+        q, k, v = (x[rows] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(rows, slice(None)))
 
     def columns(self, columns: Tensor) -> "AttentionCall":
         """The same call for some of its tokens, by their places."""
-        q, k, v = (x.index_select(2, columns.to(x.device)) for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
-        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v)
+        columns = columns.to(self.q_BHTD.device)
+        q, k, v = (x.index_select(2, columns) for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(slice(None), columns))
 
     def tokens(self, first: int, end: int) -> "AttentionCall":
         """The same call for some of its tokens."""
         part = slice(first, end)
         q, k, v = (x[:, :, part] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
-        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v)
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(slice(None), part))
+
+    def _key(self, rows: slice | Tensor, tokens: slice | Tensor) -> SinkKey | None:
+        return None if self.sink_key is None else self.sink_key.cut(rows, tokens)
 
 
 class Handler:
@@ -64,7 +84,9 @@ def answered(
     softcap: float | None = None,
     sink_logit_H: Tensor | None = None,
     slope_H: Tensor | None = None,
+    sink_key: SinkKey | None = None,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The live handler's answer to an `AttentionCall` of these fields, token by token: out_BTHE, contiguous."""
-    call = AttentionCall(module, q_BHTD, k_BGTD, v_BGTE, mask, scale, softcap, sink_logit_H, slope_H)
+    call = AttentionCall(module, q_BHTD, k_BGTD, v_BGTE, mask, scale, softcap, sink_logit_H, slope_H, sink_key, weigh)
     return handling.get().attend(call).transpose(1, 2).contiguous()

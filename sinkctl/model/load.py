@@ -47,6 +47,7 @@ class LoadedModel:
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
     kind: Kind = "decoder"
     processor: Any | None = None  # of images; None for text, without Pillow, and where the checkpoint brings none
+    stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
     _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
@@ -101,6 +102,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     with _explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
+        stored = config.get_text_config().dtype
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
         spread = spread and _exceeds(auto_class, config, dtype, common, choices)
@@ -119,7 +121,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
         tokenizer = None if kind == "vision" else AutoTokenizer.from_pretrained(source, **common)
         processor = _processor(source, common) if kind == "vision" else None
     fingerprint = getattr(model.config, "_commit_hash", None) or folder_fingerprint(Path(source))
-    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices, kind, processor)
+    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored)
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
-from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.attention import attached, hidden_states, sink_of
 from sinkctl.model.carried import check_carried, held
 from sinkctl.model.families import bypassing
 from sinkctl.model.handler import AttentionCall, Handler
@@ -35,6 +35,9 @@ class LayerFacts:
     rotation: Rotation | None
     pinned: bool  # its frequencies change with length, and are held at those for the farthest position
     sink_logit: bool
+    sink: str | None  # kind of its designed sink, where it has one
+    sink_key: bool  # every query sees a key of the layer's own
+    weighed: bool  # its weights are no plain softmax
     softcap: float | None
     alibi: bool  # scores fall with distance, by slopes that come with each call
     module: nn.Module = field(repr=False)
@@ -43,6 +46,11 @@ class LayerFacts:
     def number(self) -> int:
         """Which of the model's layers it is in."""
         return next((int(part) for part in self.name.split(".") if part.isdigit()), 0)
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a single token goes through as a block does: no kernel of decoding has what the layer does."""
+        return self.sink_key or self.weighed
 
 
 @dataclass
@@ -194,6 +202,10 @@ def _check_calls(model: PreTrainedModel, calls: list[AttentionCall], carried: Re
         raise ModelError("attends more than once a layer (a difference of two softmaxes, say); this is not supported")
     if len(calls) != layers:
         raise ModelError(f"{layers - len(calls)} of {layers} layers do not call transformers' attention interface")
+    if any(getattr(sink_of(call.module), "kind", None) == "score_bias" for call in calls):
+        raise ModelError(
+            "score_bias acts on the first token, which a stream leaves behind; use --policy recompute, or another sink"
+        )
 
 
 def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
@@ -221,6 +233,9 @@ def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
         rotation=found[0],
         pinned=found[1],
         sink_logit=zero.sink_logit_H is not None,
+        sink=getattr(sink_of(zero.module), "kind", None),
+        sink_key=zero.sink_key is not None,
+        weighed=zero.weigh is not None,
         softcap=zero.softcap,
         alibi=zero.slope_H is not None,
         module=zero.module,

@@ -130,6 +130,30 @@ def test_a_sink_logit_is_a_first_key_without_value():
     )
 
 
+@pytest.mark.parametrize("name", ["reference", "tiled"])
+def test_a_sink_logit_that_grows_as_the_keys_seen_takes_half_of_every_query(name):
+    """Query t of 1…T sees t keys that score 0, and a sink of score ln t."""
+    T = 12
+    logit_BHT = torch.arange(1, T + 1, dtype=torch.float64).log()[None, None]
+    found = IMPLEMENTATIONS[name](*equal_scores(T), scale=1.0, visible=Visible(), sink_logit_H=logit_BHT)
+    for t in range(1, T + 1):
+        assert found.lse_BHT[0, 0, t - 1] == pytest.approx(math.log(2 * t))
+        assert found.out_BHTE[0, 0, t - 1, 0] == pytest.approx((t - 1) / 4)
+        assert found.distance_BHT[0, 0, t - 1] == pytest.approx((t - 1) / 4)
+        assert found.entropy_BHT[0, 0, t - 1] == pytest.approx(math.log(2 * t) - math.log(t) / 2)
+        assert found.received_BHS[0, 0, t - 1] == pytest.approx(sum(1 / (2 * n) for n in range(t, T + 1)))
+
+
+def test_sigmoid_weights_of_a_half_each_when_all_scores_are_0():
+    T = 300
+    found = IMPLEMENTATIONS["weighed"](
+        *equal_scores(T), scale=1.0, visible=Visible(), weigh=lambda score, seen: score.sigmoid()
+    )
+    t_T = torch.arange(1, T + 1, dtype=torch.float64)
+    expected = (t_T * (t_T - 1) / 4, (t_T / 2).log(), t_T / 2 * math.log(2), t_T * (t_T - 1) / 4, (T + 1 - t_T) / 2)
+    assert_equal([found.out_BHTE[0, 0, :, 0], *(x[0, 0] for x in found[1:])], expected, 1e-9)
+
+
 def test_alibi_is_a_geometric_series_when_all_scores_are_equal():
     """With slope ln 2 each key weighs half of the next one: A at distance d is 2^−d / (2 − 2^−t)."""
     T = 9
@@ -175,9 +199,12 @@ def test_tiled_equals_the_reference_in_float64(shape, causal, bend, most, monkey
     segment_BT = torch.ones(2, T, dtype=torch.long)
     segment_BT[0, : T // 3], segment_BT[1, T // 2 :] = 0, 2
     also = {None: None, "blocks": lambda t, k: t // 64 == k // 64, "not the own": lambda t, k: t != k}
+    bends = BENDS[bend](H)
+    if bend == "softcap_alibi":
+        bends["sink_logit_H"] = torch.linspace(-1, 2, 2 * H * T, dtype=torch.float64).view(2, H, T)
     for allowed in also.values():
         for segments in (None, segment_BT):
-            options = dict(scale=0.25, visible=Visible(causal, window, segments, allowed), **BENDS[bend](H))
+            options = dict(scale=0.25, visible=Visible(causal, window, segments, allowed), **bends)
             assert_equal(tiled.tiled(*arguments, **options), column_sums(*arguments, **options), 1e-12)
 
 
@@ -248,3 +275,4 @@ def test_two_runs_on_a_gpu_are_equal_and_what_no_kernel_does_runs_tiled():
     segment_BT = torch.ones(1, 3000, dtype=torch.long, device="cuda")
     for visible in (Visible(causal=False), Visible(segment_BT=segment_BT), Visible(also=lambda t, k: t != k)):
         assert select(arguments[0], arguments[2], visible)[0].name == "tiled"
+    assert select(arguments[0], arguments[2], Visible(), torch.zeros(1, 8, 3000, device="cuda"))[0].name == "tiled"

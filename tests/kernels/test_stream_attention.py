@@ -65,6 +65,28 @@ def test_alibi_in_the_reference_is_a_geometric_series_when_all_scores_are_equal(
         assert out[0, 0, t, 0] == pytest.approx(sum(x * w for x, w in weights) / sum(w for _, w in weights), rel=1e-5)
 
 
+def test_sigmoid_weights_are_half_the_sum_of_visible_values_when_all_scores_are_0():
+    T, window, sinks = 300, 140, 2
+    q, k, v = torch.zeros(1, 1, T, 4), torch.zeros(1, 1, T, 4), torch.arange(T, dtype=torch.double).view(1, 1, T, 1)
+    strip = Strip(q, torch.zeros(1, 1, sinks, 4), torch.full((1, 1, sinks, 1), 100.0, dtype=torch.double))
+    out = IMPLEMENTATIONS["weighed"](
+        q, k, v, scale=1.0, window=window, strip=strip, weigh=lambda score, seen: score.sigmoid() * seen
+    )
+    for t in range(T):
+        assert out[0, 0, t, 0] == (sum(range(max(0, t - window), t + 1)) + 100 * sinks) / 2
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weighed_by_a_softmax_equals_the_reference(shape, softcap):
+    arguments, options = inputs(shape, torch.float64)
+    options |= {"sink_logit_H": None, "softcap": softcap}
+    found = IMPLEMENTATIONS["weighed"](
+        *arguments, **options, weigh=lambda score, seen: score.masked_fill(~seen, -torch.inf).softmax(-1)
+    )
+    torch.testing.assert_close(found, stream_attention(*arguments, **options), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
 @pytest.mark.parametrize("name", [n for n in IMPLEMENTATIONS if n.startswith("tiled")])
 @pytest.mark.parametrize("shape", SHAPES)

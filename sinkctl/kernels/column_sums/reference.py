@@ -61,6 +61,7 @@ def column_sums(
         s_tk = softcap·tanh(scale·q_t·k_k / softcap) − slope·|t − k|,   A_tk = exp(s_tk − lse_t),
         lse_t = ln(Σ_k exp(s_tk) + exp(sink_logit)),   H_t = lse_t − Σ_k A_tk s_tk − A_t,sink · sink_logit
 
+    The sink logit is one a head, [H], or one a head and query, [B, H, T] (a sink key's score).
     Scores, softmax and sums in float32, or float64 for float64 inputs. A query that sees no key (padding) gives
     zeros, and −inf for its log-sum-exp.
     """
@@ -79,7 +80,7 @@ def column_sums(
     sinking_BHT = torch.zeros_like(lse_BHT)
     if sink_logit_H is not None:
         real_BHT = torch.isfinite(lse_BHT)
-        logit_BHT = sink_logit_H.to(precise)[:, None].expand_as(lse_BHT)
+        logit_BHT = per_query(sink_logit_H.to(precise)).expand_as(lse_BHT)
         lse_BHT = torch.where(real_BHT, torch.logaddexp(lse_BHT, logit_BHT), lse_BHT)
         mass_BHT = (logit_BHT - lse_BHT).exp()
         sinking_BHT = torch.where(real_BHT & (mass_BHT > 0), mass_BHT * logit_BHT, 0.0)
@@ -93,3 +94,8 @@ def column_sums(
         distance_BHT=(a_BHTS * distance_TS).sum(-1),
         received_BHS=a_BHTS.sum(-2),
     )
+
+
+def per_query(sink_logit_H: Tensor) -> Tensor:
+    """A sink logit, of whichever kind, as it broadcasts against [B, H, T]."""
+    return sink_logit_H if sink_logit_H.dim() == 3 else sink_logit_H[:, None]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sinkctl.kernels.column_sums.reference import AttentionSums, Visible
+from sinkctl.kernels.column_sums.reference import AttentionSums, Visible, per_query
 
 TILE = 128  # queries
 # Scores a tile: few enough to stay in a CPU's cache; on a GPU few enough to fit beside a model.
@@ -34,7 +34,8 @@ def tiled(
     R, precise, device = H // G, torch.promote_types(q_BHTD.dtype, torch.float32), q_BHTD.device
     q = q_BHTD.unflatten(1, (G, R))
     k, v = (x.to(precise).contiguous() for x in (k_BGSD, v_BGSE))
-    sink, slope = (x if x is None else x.to(precise).view(G, R, 1) for x in (sink_logit_H, slope_H))
+    sink = None if sink_logit_H is None else per_query(sink_logit_H.to(precise)).expand(B, H, T).unflatten(1, (G, R))
+    slope = None if slope_H is None else slope_H.to(precise).view(G, R, 1)
     out = q.new_empty(B, G, R, T, v.shape[-1])
     *rows, received = q.new_zeros(4, B, G, R, T, dtype=precise)
     reach = T if visible.window is None else visible.window
@@ -52,7 +53,7 @@ def tiled(
                 at = b, g, slice(None), slice(start, end)
                 part = _tile(
                     q[at].to(precise) * scale, k[b, g, first:last], v[b, g, first:last], hidden, distance_TS,
-                    None if sink is None else sink[g], softcap, None if slope is None else slope[g],
+                    None if sink is None else sink[at], softcap, None if slope is None else slope[g],
                 )  # fmt: skip
                 out[at] = part.out_BHTE
                 for whole, found in zip(rows, part[1:4], strict=True):
@@ -79,7 +80,7 @@ def _hidden(visible: Visible, b: slice, place_T: Tensor, place_S: Tensor) -> lis
     return [(s, ~visible.mask(place_T[:, None], place_S[s]).unsqueeze(-3)) for s in edges if s.start < s.stop]
 
 
-def _tile(q_BGRTD, k_BGSD, v_BGSE, hidden, distance_TS, sink_GR1, softcap, slope_GR1) -> AttentionSums:
+def _tile(q_BGRTD, k_BGSD, v_BGSE, hidden, distance_TS, sink_BGRT, softcap, slope_GR1) -> AttentionSums:
     """The sums of a tile of queries, q already scaled; H is still (G, R) in what it returns."""
     R, T = q_BGRTD.shape[2:4]
     score_BGRTS = (q_BGRTD.flatten(2, 3) @ k_BGSD.mT).unflatten(2, (R, T))
@@ -91,14 +92,14 @@ def _tile(q_BGRTD, k_BGSD, v_BGSE, hidden, distance_TS, sink_GR1, softcap, slope
         score_BGRTS[..., columns].masked_fill_(mask, HIDDEN)
     top_BGRT = score_BGRTS.amax(-1)
     sees_BGRT = top_BGRT > HIDDEN
-    if sink_GR1 is not None:
-        top_BGRT = torch.maximum(top_BGRT, sink_GR1)
+    if sink_BGRT is not None:
+        top_BGRT = torch.maximum(top_BGRT, sink_BGRT)
     top_BGRT = torch.where(sees_BGRT, top_BGRT, 0)
     score_BGRTS -= top_BGRT[..., None]
     p_BGRTS = score_BGRTS.exp()
     norm_BGRT, surprise_BGRT = p_BGRTS.sum(-1), score_BGRTS.mul_(p_BGRTS).sum(-1)
-    if sink_GR1 is not None:
-        sinking_BGRT = (sink_GR1 - top_BGRT).exp() * sees_BGRT
+    if sink_BGRT is not None:
+        sinking_BGRT = (sink_BGRT - top_BGRT).exp() * sees_BGRT
         norm_BGRT += sinking_BGRT
         surprise_BGRT += torch.xlogy(sinking_BGRT, sinking_BGRT)
     norm_BGRT = torch.where(sees_BGRT, norm_BGRT, 1)

@@ -191,6 +191,7 @@ def triton_sums(
     assert visible.causal
     assert visible.segment_BT is None
     assert visible.also is None
+    assert sink_logit_H is None or sink_logit_H.dim() == 1
     assert scale > 0  # the greatest product is the greatest score
     assert all(x.stride(-1) == 1 for x in (q_BHTD, k_BGSD, v_BGSE))
     (B, H, T, D), G, E = q_BHTD.shape, k_BGSD.shape[1], v_BGSE.shape[-1]

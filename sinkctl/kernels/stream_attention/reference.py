@@ -50,12 +50,12 @@ def stream_attention(
     visible_TS = key_S <= position_T1
     if window is not None:
         visible_TS &= key_S >= position_T1 - window
-    score = _scores(q_BHTD, k_BGSD, scale, softcap, slope_H, position_T1 - key_S).masked_fill(~visible_TS, -torch.inf)
-    value = _per_query_head(v_BGSE, q_BHTD)
+    score = scores(q_BHTD, k_BGSD, scale, softcap, slope_H, position_T1 - key_S).masked_fill(~visible_TS, -torch.inf)
+    value = per_query_head(v_BGSE, q_BHTD)
     if strip is not None:
-        faced = _scores(strip.q_BHTD, strip.k_BGND, scale, softcap, slope_H, strip.distance_N)
+        faced = scores(strip.q_BHTD, strip.k_BGND, scale, softcap, slope_H, strip.distance_N)
         score = torch.cat([faced, score], dim=-1)
-        value = torch.cat([_per_query_head(strip.v_BGNE, q_BHTD), value], dim=2)
+        value = torch.cat([per_query_head(strip.v_BGNE, q_BHTD), value], dim=2)
     if sink_logit_H is not None:
         sink = sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)
         score = torch.cat([score, sink], dim=-1)
@@ -63,13 +63,13 @@ def stream_attention(
     return (score.softmax(-1) @ value.to(score.dtype)).to(q_BHTD.dtype)
 
 
-def _scores(q_BHTD, k_BGSD, scale: float, softcap: float | None, slope_H, distance) -> Tensor:
+def scores(q_BHTD, k_BGSD, scale: float, softcap: float | None, slope_H=None, distance=None) -> Tensor:
     precise = torch.promote_types(q_BHTD.dtype, torch.float32)
-    score_BHTS = (q_BHTD.to(precise) @ _per_query_head(k_BGSD, q_BHTD).to(precise).mT) * scale
+    score_BHTS = (q_BHTD.to(precise) @ per_query_head(k_BGSD, q_BHTD).to(precise).mT) * scale
     if softcap is not None:
         score_BHTS = softcap * torch.tanh(score_BHTS / softcap)
     return score_BHTS if slope_H is None else score_BHTS - slope_H.to(precise)[:, None, None] * distance
 
 
-def _per_query_head(x_BGSD: Tensor, q_BHTD: Tensor) -> Tensor:
+def per_query_head(x_BGSD: Tensor, q_BHTD: Tensor) -> Tensor:
     return x_BGSD.repeat_interleave(q_BHTD.shape[1] // x_BGSD.shape[1], dim=1)

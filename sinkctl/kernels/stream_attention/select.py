@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
-from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled
+from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled, weighed
 
 
 def _triton(*args, **kwargs) -> Tensor:
@@ -24,14 +24,20 @@ IMPLEMENTATIONS = {
         Implementation("tiled_cpu_flash", partial(tiled.tiled, tiled.cpu_flash_partial)),
         Implementation("cuda_flash", cuda_flash.cuda_flash),
         Implementation("triton", _triton),
+        Implementation("weighed", weighed.weighed),
     )
 }
 
 
 def select(
-    q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None, alibi: bool = False
+    q_BHTD: Tensor, v_BGSE: Tensor, softcap: float | None = None, alibi: bool = False, weighed_by: str | None = None
 ) -> tuple[Implementation, str]:
-    """The fastest implementation for this device, dtype and shape, and the reason."""
+    """The fastest implementation for this device, dtype and shape, and the reason.
+
+    `weighed_by` names what gives the weights where it is no softmax; that implementation takes it as `weigh`.
+    """
+    if weighed_by is not None:
+        return IMPLEMENTATIONS["weighed"], f"plain torch: {weighed_by} is no softmax"
     device, width, value_width = q_BHTD.device.type, q_BHTD.shape[-1], v_BGSE.shape[-1]
     lacks = "softcap" if softcap is not None else "values of another width than keys" if width != value_width else None
     if device == "cpu" and lacks is None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.attention import sinks_of
 from sinkctl.model.compiled import is_mixture
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
@@ -101,6 +102,9 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "the model is spread over devices"
     if is_mixture(loaded.model):
         return False, "a mixture of experts asks the host which ones to run"
+    sink = next((sink for sink in sinks_of(loaded.model) if sink.key is not None or not sink.normalises), None)
+    if sink is not None:
+        return False, f"{sink.kind} has no kernel for single tokens, which go through as blocks do"
     return True, "a step has static shapes"
 
 

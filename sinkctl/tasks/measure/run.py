@@ -12,6 +12,7 @@ from sinkctl.metrics.maps import FROM_MAPS, observe_maps
 from sinkctl.metrics.observe import blocks_of, observe
 from sinkctl.metrics.samples import Samples, laid_out
 from sinkctl.metrics.views import Scope
+from sinkctl.model.attention import sinks_of
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
@@ -65,6 +66,11 @@ class InputRun:
         return score, arrays(self.tally)
 
     def _note_text(self) -> None:
+        unequal = {sink.kind for sink in sinks_of(self.loaded.model) if not sink.normalises} - {"score_bias"}
+        if unequal:
+            self.notes.append(
+                f"Weights by {unequal.pop()} need not sum to 1 a query; masses are of the weights as they are."
+            )
         if self.shown.kind == "natural" and not self.recipe.input.files:
             self.notes.append("Natural text: the built-in novel; rates on other text differ.")
 

@@ -78,7 +78,7 @@ def input_score(
         patches=patch_norms(torch.cat(tally.norms), leading, recipe.outlier_norm)
         if "image" in shown.kind and tally.norms
         else None,
-        balance_error=_greatest(row.means["balance_error"].value for row in rows),
+        balance_error=_greatest(row.means["balance_error"].value for row in rows if "balance_error" in row.means),
         alpha_max=_greatest(row.means["alpha"].value[:, 0] for row in rows),
         massive_layers=[layer for layer, found in massive.items() if float(found[:, 4].mean()) >= 1],
         seconds=seconds,

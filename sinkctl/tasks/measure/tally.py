@@ -124,9 +124,11 @@ class Tally:
 
 def _kind(view: AttentionView) -> str:
     """softmax, window 4,096 (the query itself counted, as configs do), sink logit, …"""
-    said = [] if view.visible.window is None else [f"window {view.visible.window + 1:,}"]
+    said = [] if view.weighed_by is None else [view.weighed_by]
+    said += [] if view.visible.window is None else [f"window {view.visible.window + 1:,}"]
     said += ["own mask"] if view.visible.also is not None else []
-    said += ["sink logit"] if view.sink_logit_H is not None else []
+    if view.sink_logit_H is not None:
+        said.append("sink key" if view.sink_logit_H.dim() == 3 else "sink logit")
     said += ["ALiBi"] if view.slope_H is not None else []
     said += ["softcap"] if view.softcap is not None else []
     said += ["both directions"] if not view.visible.causal else []

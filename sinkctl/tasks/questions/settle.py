@@ -50,9 +50,11 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
     chunk, graph = recipe.chunk, recipe.graph
     if chunk == "auto":
         chunk, choices["chunk"] = auto_chunk(loaded)
+    captured, reason = can_capture(loaded, next((p for p in policies if p.kind != "recompute"), policies[0]))
     if graph == "auto":
-        graph, reason = can_capture(loaded, next((p for p in policies if p.kind != "recompute"), policies[0]))
-        choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
+        graph, choices["graph"] = captured, f"{'on' if captured else 'off'}: {reason}"
+    elif graph and not captured:
+        raise ModelError(f"a step cannot be captured: {reason}; set graph to auto")
     settled = {
         "policies": policies,
         "questions": absolute(recipe.questions) if recipe.questions != BUILT_IN else BUILT_IN,
