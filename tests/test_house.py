@@ -14,14 +14,16 @@ MAY_IMPORT = {
     "text": {"errors"},
     "cache": {"errors", "kernels", "model"},
     "metrics": {"errors", "kernels", "model"},
-    "recipe": {"errors", "cache", "model"},
+    "sinks": {"errors", "kernels", "model", "metrics"},
+    "recipe": {"errors", "cache", "model", "sinks"},
     "result": {"errors"},
-    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "recipe", "result"},
+    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result"},
     "report": {"errors", "result"},
     "api": {"errors", "cache", "model", "recipe", "tasks", "result", "report"},
     "cli": {"errors", "api", "model", "recipe", "tasks", "result", "report", "kernels"},
     "__main__": {"cli"},
-    "__init__": {"api"},
+    "registration": {"sinks"},
+    "__init__": {"api", "registration"},
 }
 
 

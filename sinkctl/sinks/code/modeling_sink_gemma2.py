@@ -1,0 +1,13 @@
+"""Gemma-2 with a designed attention sink; transformers loads it with trust_remote_code=True, sinkctl without."""
+
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from .sink_model import SinkModel
+
+
+class SinkGemma2Config(Gemma2Config):
+    model_type = "sink_gemma2"
+
+
+class SinkGemma2ForCausalLM(SinkModel, Gemma2ForCausalLM):
+    config_class = SinkGemma2Config

@@ -1,0 +1,13 @@
+"""Llama with a designed attention sink; transformers loads it with trust_remote_code=True, sinkctl without."""
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from .sink_model import SinkModel
+
+
+class SinkLlamaConfig(LlamaConfig):
+    model_type = "sink_llama"
+
+
+class SinkLlamaForCausalLM(SinkModel, LlamaForCausalLM):
+    config_class = SinkLlamaConfig

@@ -1,0 +1,13 @@
+"""Qwen2 with a designed attention sink; transformers loads it with trust_remote_code=True, sinkctl without."""
+
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from .sink_model import SinkModel
+
+
+class SinkQwen2Config(Qwen2Config):
+    model_type = "sink_qwen2"
+
+
+class SinkQwen2ForCausalLM(SinkModel, Qwen2ForCausalLM):
+    config_class = SinkQwen2Config

@@ -1,0 +1,13 @@
+"""Qwen3 with a designed attention sink; transformers loads it with trust_remote_code=True, sinkctl without."""
+
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from .sink_model import SinkModel
+
+
+class SinkQwen3Config(Qwen3Config):
+    model_type = "sink_qwen3"
+
+
+class SinkQwen3ForCausalLM(SinkModel, Qwen3ForCausalLM):
+    config_class = SinkQwen3Config

@@ -1,0 +1,26 @@
+"""Softmax off by one."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sinkctl.sinks.base import LayerShape, Sink
+
+
+class Softmax1(Sink):
+    """e^s / (1 + Σ e^s): a sink logit fixed at 0 (Miller 2023; the zero sink of arXiv 2309.17453)."""
+
+    kind: Literal["softmax1"] = "softmax1"
+    start: Literal["match", "zero"] = Field(
+        "match", description="match: the first token goes, its mean contribution stays as a bias; zero: nothing else."
+    )
+
+    def begin(self, shape: LayerShape, seen):
+        import torch
+
+        from sinkctl.metrics.first_token import constant_part
+
+        logit = {"logit": torch.zeros(shape.heads)}
+        if self.start == "zero":
+            return logit
+        return logit | {"bias": constant_part(seen, torch.sigmoid(seen.lse_HN))}
