@@ -1,8 +1,9 @@
 """The Python calls; the command line makes the same ones."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from tqdm import tqdm
@@ -13,12 +14,16 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import GenerateRecipe, InputSettings, MeasureRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import ConvertRecipe, GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.report.html import html
+from sinkctl.report.model_card import model_card
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
+from sinkctl.tasks.convert import Outcome as Converted
+from sinkctl.tasks.convert import Progress as Converting
+from sinkctl.tasks.convert import run as run_convert
 from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
 from sinkctl.tasks.generate import run as run_generation
 from sinkctl.tasks.measure import Outcome as Measured
@@ -30,7 +35,7 @@ from sinkctl.tasks.questions import run as run_questions
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
 
 Model = str | ModelSettings | LoadedModel
-__all__ = ["ask", "generate", "load", "measure", "stream", "stream_blocks", "streaming"]
+__all__ = ["ask", "convert", "generate", "load", "measure", "stream", "stream_blocks", "streaming"]
 
 
 def load(name: str = "demo", **settings: Any) -> LoadedModel:
@@ -184,24 +189,64 @@ def measure(
         recipe = checkpoints
     else:
         names = [checkpoints] if isinstance(checkpoints, (str, Path)) else [] if loaded else list(checkpoints)
-        of_input = {key: settings.pop(key) for key in InputSettings.model_fields if key in settings}
-        of_model = {key: settings.pop(key) for key in ModelSettings.model_fields if key in settings}
-        model = _settings_of(loaded).model_dump() if loaded else of_model
-        data = {"task": "measure", "model": model, "checkpoints": [str(name) for name in names], "input": of_input}
+        parts = _parts(MeasureRecipe, ("input", "model"), settings)
+        parts |= {"model": _settings_of(loaded).model_dump()} if loaded else {}
+        data = {"task": "measure", "checkpoints": [str(name) for name in names], **parts}
         recipe = validate(data | settings, "sinkctl.measure")
-    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
+    with _shown_share(progress) as told:
+        return run_measure(recipe, loaded, output=output, resume=resume, progress=told, stop=stop, finish=_finish)
 
-        def show(now: Measuring) -> None:
-            bar.set_description(now.what)
-            bar.update(round(100 * now.share) - bar.n)
 
-        return run_measure(
-            recipe, loaded, output=output, resume=resume, progress=progress or show, stop=stop, finish=_finish
-        )
+def convert(
+    checkpoint: str | Path | LoadedModel | ConvertRecipe = "demo",
+    *,
+    to: str = "sink_logit",
+    output: str | Path,
+    text: str | Path | Sequence[str | Path] = (),
+    progress: Callable[[Converting], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Converted:
+    """Give a checkpoint a designed sink, without training; `output`, a new folder, loads with transformers.
+
+    `checkpoint` is a folder, a Hub id, a loaded model, or a whole recipe; `text` calibrates and, further on, evaluates;
+    `settings` are those of the mechanism (`start`, `bos`, …), of `calibration` (`window`, `samples`), of `text`
+    (`field`, `errors`), of `model` (`device`, `dtype`, …) and the recipe's other fields (`store`, `evaluation`, …).
+    Returns the Result and the path. Raises SinkctlError.
+    """
+    loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
+    if isinstance(checkpoint, ConvertRecipe):
+        if settings or text or to != "sink_logit":
+            raise UsageError("a recipe says its own mechanism and settings; change them with recipe.model_copy")
+        recipe = checkpoint
+    else:
+        parts = _parts(ConvertRecipe, ("sink", "text", "calibration", "model"), settings)
+        parts["sink"] = {"kind": to} | parts["sink"]
+        parts["text"]["files"] = [str(file) for file in ([text] if isinstance(text, (str, Path)) else text)]
+        parts["model"] = _settings_of(loaded).model_dump() if loaded else {"name": str(checkpoint)} | parts["model"]
+        data = {"task": "convert", **parts}
+        recipe = validate(data | settings, "sinkctl.convert")
+
+    def finish(folder: RunFolder, result: Result) -> None:
+        _finish(folder, result)
+        folder.write_text("README.md", model_card(result, Path(output).name))
+
+    with _shown_share(progress) as told:
+        return run_convert(recipe, loaded, output=output, progress=told, stop=stop, finish=finish)
 
 
 def _finish(folder: RunFolder, result: Result) -> None:
     folder.write_text("report.html", html(result, environment()))
+
+
+def _parts(recipe: type, names: Sequence[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take what belongs to these parts of a recipe out of `settings`; by part."""
+    found = {}
+    for name in names:
+        annotation = recipe.model_fields[name].annotation
+        fields = {field for model in get_args(annotation) or [annotation] for field in model.model_fields}
+        found[name] = {field: settings.pop(field) for field in fields & set(settings)}
+    return found
 
 
 def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[StreamRecipe, LoadedModel]:
@@ -239,3 +284,15 @@ def _shown(bar: tqdm) -> Callable[[Progress], None]:
         bar.update(progress.tokens - bar.n)
 
     return show
+
+
+@contextmanager
+def _shown_share(progress: Callable | None) -> Iterator[Callable[[Measuring | Converting], None]]:
+    """The callback given, or a bar."""
+    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
+
+        def show(now: Measuring | Converting) -> None:
+            bar.set_description(now.what)
+            bar.update(round(100 * now.share) - bar.n)
+
+        yield progress or show

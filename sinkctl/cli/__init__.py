@@ -9,18 +9,20 @@ from typing import Annotated
 import typer
 
 from sinkctl import __version__
-from sinkctl.cli import doctor, measure, recipe, stream
+from sinkctl.cli import convert, doctor, measure, recipe, stream
 from sinkctl.errors import Interrupted, SinkctlError
 
 app = typer.Typer(
     name="sinkctl",
-    help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are.",
+    help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are; "
+    "sinks designed in.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("stream")(stream.stream)
 app.command("measure")(measure.measure)
+app.command("convert")(convert.convert)
 app.add_typer(recipe.app, name="recipe")
 app.command("doctor")(doctor.doctor)
 

@@ -1,14 +1,12 @@
 """Running a `measure` recipe from the command line."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import quiet_transformers
+from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
 
 
@@ -31,7 +29,7 @@ def run_measure(
     from sinkctl.api import measure
 
     stopping = Stopping()
-    with _shown(words) as progress, stopping:
+    with parts_shown(words) as progress, stopping:
         outcome = measure(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
     if plots is not None:
         from sinkctl.report.plots import write_plots
@@ -40,15 +38,3 @@ def run_measure(
     kept = "result.json, arrays.safetensors, report.html" + (", plots/" if plots else "")
     show(outcome.result, words, as_json=as_json, output=output, kept=kept)
     conclude(outcome.result, recipe, words)
-
-
-@contextmanager
-def _shown(console: Console) -> Iterator[Callable]:
-    """A callback that draws how far the run is; on anything but a terminal it draws nothing."""
-    if console.quiet or not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (BarColumn(bar_width=20), TextColumn("{task.percentage:.0f}%"), TextColumn("{task.fields[what]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as drawn:
-        task = drawn.add_task("measure", total=1.0, what="loading")
-        yield lambda progress: drawn.update(task, completed=progress.share, what=progress.what)

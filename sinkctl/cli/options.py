@@ -41,6 +41,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any recipe field, dotted: policies.0.window=512."),
 ]
+SetSink = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any recipe field, dotted; so what only some mechanisms have: sink.place=value, sink.mix=0.5.",
+    ),
+]
 FailOn = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,6 +66,15 @@ FailOnSinks = Annotated[
         help="Exit 1 where this fails (also >=): sink_rate (in %), natural_no_bos.sink_rate, alpha_max, massive_max, "
         "kurtosis_max, value_drain, cost.first_key, cost.no_sinks, balance_error, …; of one of several checkpoints: "
         "sink_rate@LABEL. May repeat.",
+    ),
+]
+FailOnConverted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="METRIC<=NUMBER",
+        help="Exit 1 where this fails (also >=): perplexity (streamed), gap_closed (in %), kl, samples.perplexity, "
+        "sink_rate (in %), mechanism_mass, massive_max; of the original: original.kept, original.bare, …. May repeat.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]

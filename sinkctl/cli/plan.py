@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.schema import GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import ConvertRecipe, GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.report.units import memory
+from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.measure.checkpoints import checkpoints
@@ -81,6 +82,24 @@ def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
     shown = recipe.input
     words.print(f"{', '.join(shown.kinds)}, BOS {shown.bos}: {shown.samples:,} samples of {shown.length:,} tokens each")
     words.print(f"{' and '.join(recipe.parts)}; costs: {recipe.cost.run}")
+
+
+def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -> None:
+    """A settled recipe, how the checkpoint is stored, and how much text it takes; nothing is written."""
+    plan = settle(recipe, loaded)
+    _show_recipe(plan.recipe, as_json)
+    words = _words()
+    dtype = str(plan.dtype).removeprefix("torch.")
+    words.print(f"{recipe.sink.kind}, stored as {plan.form.name}: {plan.form.reason}")
+    words.print(f"about {memory(size_of(loaded, plan.dtype))}, weights in {dtype}")
+    words.print(
+        f"calibration: {plan.calibration:,} tokens, window {plan.window}" if plan.calibration else "no calibration"
+    )
+    words.print(
+        f"evaluation: {plan.held_out:,} tokens after those ({plan.least:,} at least), samples of {plan.length:,}"
+        if plan.least
+        else "no evaluation"
+    )
 
 
 def _show_recipe(recipe: BaseModel, as_json: bool) -> None:

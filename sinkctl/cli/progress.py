@@ -1,4 +1,4 @@
-"""Live progress on standard error: share done, tokens/s, perplexity, memory, time left."""
+"""Live progress on standard error."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 @contextmanager
 def shown(console: Console) -> Iterator[Callable]:
-    """A callback that draws a task's progress; on anything but a terminal it draws nothing."""
+    """A callback that draws share done, tokens/s, perplexity, memory, time left; nothing on what is no terminal."""
     if console.quiet or not console.is_terminal:
         yield lambda _: None
         return
@@ -33,3 +33,15 @@ def shown(console: Console) -> Iterator[Callable]:
             drawn.update(task, total=total, completed=progress.share or 0, words=words, share=share)
 
         yield show
+
+
+@contextmanager
+def parts_shown(console: Console) -> Iterator[Callable]:
+    """A callback that draws the share done and what is under way; on anything but a terminal it draws nothing."""
+    if console.quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (BarColumn(bar_width=20), TextColumn("{task.percentage:.0f}%"), TextColumn("{task.fields[what]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as drawn:
+        task = drawn.add_task("parts", total=1.0, what="loading")
+        yield lambda progress: drawn.update(task, completed=progress.share, what=progress.what)

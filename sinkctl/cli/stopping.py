@@ -9,15 +9,16 @@ from sinkctl.errors import Interrupted
 class Stopping:
     """The first Ctrl-C or SIGTERM asks for a stop when a block or token is done; the second stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: str = "with --output, what the last checkpoint holds can be resumed") -> None:
         self.by: int | None = None  # the signal
+        self._kept = kept
 
     def asked(self) -> bool:
         return self.by is not None
 
     def _handle(self, number: int, *_) -> None:
         if self.asked():
-            raise Interrupted("stopped at once; with --output, what the last checkpoint holds can be resumed")
+            raise Interrupted(f"stopped at once; {self._kept}")
         self.by = number
         print("\nstopping …", file=sys.stderr)
 

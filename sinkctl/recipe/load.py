@@ -98,18 +98,24 @@ def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: 
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
     name = ".".join(map(str, path)) or "recipe"
+    kind = _kind(path, data)
     match problem["type"]:
         case "extra_forbidden":
-            said = f"no such field{suggest(str(path[-1]), _siblings(path, data))}"
+            said = f"no such field{suggest(str(path[-1]), _siblings(path, data), f'{kind} has' if kind else 'one of')}"
         case "union_tag_invalid":
             kinds = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
             said = f"no such kind {problem['ctx']['tag']!r}{suggest(problem['ctx']['tag'], kinds)}"
+            said += f" One of {', '.join(kinds)}" if said.endswith("?") else ""
+        case "model_attributes_type":
+            said = f"a mapping that says which `kind` (given: {problem['input']!r})"
+        case "value_error":
+            said = str(problem["ctx"]["error"])
         case "union_tag_not_found":
             said = "say which `kind`"
         case _:  # of a union every member complains: a number, or 'auto'
             messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(_inside(p["loc"], data), data) == path)
             message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
-            said = f"{message} (given: {problem['input']!r})"
+            said = f"{message} (given: {problem['input']!r}{f' for {kind}' if kind else ''})"
     return f"{where}: {name}: {said}"
 
 
@@ -127,6 +133,13 @@ def _path(location: tuple[str | int, ...], data: Any) -> Keys:
             path.append(part)
             data = data[part]
     return tuple(path)
+
+
+def _kind(path: Keys, data: Any) -> str | None:
+    """The kind of the settings that hold the last key of `path`, where they have one."""
+    for part in path[:-1]:
+        data = data[part]
+    return data.get("kind") if isinstance(data, dict) else None
 
 
 def _siblings(path: Keys, data: Any) -> list[str]:
@@ -151,6 +164,6 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def suggest(word: str, known: Sequence[str]) -> str:
+def suggest(word: str, known: Sequence[str], among: str = "one of") -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; one of {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; {among} {', '.join(known)}"

@@ -6,18 +6,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sinkctl.cache.policies import AnyPolicy, SinkWindow
 from sinkctl.model.settings import ModelSettings
+from sinkctl.sinks import AnySink
+from sinkctl.sinks.sink_logit import SinkLogit
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TextSettings(_Settings):
-    """Which text, and how it is read."""
+class TextFiles(_Settings):
+    """Which text."""
 
     files: tuple[str, ...] = Field((), description="Files, - for standard input; none: the built-in text.")
     field: str | None = Field(None, description="Field of a .jsonl record that holds the text (default: text).")
     errors: Literal["strict", "replace"] = Field("strict", description="What to do with bytes that are not UTF-8.")
+
+
+class TextSettings(TextFiles):
+    """Which text, and how it is read."""
+
     bos: Literal["auto", "always", "never"] = Field(
         "auto", description="A BOS token in front: as the tokenizer does it, always, or never."
     )
@@ -192,8 +199,47 @@ class MeasureRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
+class CalibrationSettings(_Settings):
+    """The text an analytic start is computed from: the first tokens of `text`."""
+
+    samples: int = Field(16, ge=1, description="Samples of 2·window + 2 tokens, the first token in front.")
+    window: Annotated[int, Field(ge=4)] | Literal["auto"] = Field(
+        "auto", description="Window W that the start is made for; auto: half the context, at most 1020."
+    )
+
+
+class EvaluationSettings(_Settings):
+    """What is compared before and after, on the tokens that follow those of the calibration."""
+
+    run: bool = Field(True, description="Compare at all.")
+    tokens: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
+        "auto", description="Tokens streamed; auto: 16 windows, or what the text holds."
+    )
+    samples: int = Field(16, ge=1, description="Samples through the stock model,")
+    length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        "auto", description="tokens each; auto: 256, or the model's context if shorter."
+    )
+
+
+class ConvertRecipe(_Settings):
+    """Give a checkpoint a designed sink, and write it so that stock tools load it."""
+
+    task: Literal["convert"] = "convert"
+    model: ModelSettings = ModelSettings()
+    sink: AnySink = Field(SinkLogit(), description="The mechanism, and how it begins.")
+    text: TextFiles = Field(TextFiles(), description="For calibration and, further on, evaluation.")
+    calibration: CalibrationSettings = CalibrationSettings()
+    steps: Literal[0] = Field(0, description="Training steps: none, the start is computed.")
+    store: Literal["auto", "stock", "code"] = Field(
+        "auto", description="stock: a class of transformers; code: with code of its own; auto: stock where one fits."
+    )
+    shard: str = Field("5GB", pattern=r"^\d+(KB|MB|GB)$", description="Largest weight file.")
+    evaluation: EvaluationSettings = EvaluationSettings()
+    fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
+
+
 Recipe = Annotated[
-    StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe,
+    StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe | ConvertRecipe,
     Field(discriminator="task"),
 ]
 RECIPES: dict[str, type[_Settings]] = {
@@ -201,4 +247,5 @@ RECIPES: dict[str, type[_Settings]] = {
     "generate": GenerateRecipe,
     "questions": QuestionsRecipe,
     "measure": MeasureRecipe,
+    "convert": ConvertRecipe,
 }

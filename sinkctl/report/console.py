@@ -6,8 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sinkctl.report.chart import chart_caption, unicode_chart
+from sinkctl.report.converted_console import console_tables as converted_tables
 from sinkctl.report.generated import cache_line
-from sinkctl.report.measured_console import console_tables
+from sinkctl.report.measured_console import console_tables as measured_tables
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
@@ -21,7 +22,6 @@ from sinkctl.report.summary import (
     unfinished,
 )
 from sinkctl.report.units import count
-from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
@@ -42,7 +42,9 @@ def render(result: Result, console: Console) -> None:
     elif result.generate is not None:
         console.print(_text(cache_line(result.generate), console, "dim"))
     elif result.measure is not None:
-        _measured(result.measure, console)
+        _titled(measured_tables(result.measure, console.width, console.options.ascii_only), console)
+    elif result.convert is not None:
+        _titled(converted_tables(result.convert, console.width, console.options.ascii_only), console)
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -55,7 +57,8 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    if any(detail is not None for detail in (result.stream, result.generate, result.questions, result.measure)):
+    details = result.stream, result.generate, result.questions, result.measure, result.convert
+    if any(detail is not None for detail in details):
         console.print(_text(speed_line(result), console))
     console.print(_text(model_line(result.model), console, "dim"))
 
@@ -115,8 +118,8 @@ def _scores(scores: ScoreTable, console: Console, title: str = "") -> None:
         console.print(_text(line, console, "dim"))
 
 
-def _measured(detail: MeasureDetail, console: Console) -> None:
-    for title, table in console_tables(detail, console.width, console.options.ascii_only):
+def _titled(tables: list[tuple[str, ScoreTable]], console: Console) -> None:
+    for title, table in tables:
         _scores(table, console, title)
 
 

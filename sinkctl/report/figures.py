@@ -1,4 +1,4 @@
-"""Numbers of `measure` as people read them; whatever is missing or not finite is a sign, never `nan`."""
+"""Numbers of `measure` and `convert` as people read them; whatever is missing or not finite is a sign, never `nan`."""
 
 import math
 
@@ -59,6 +59,15 @@ def ratio(value: Number, base: Number) -> str:
     """1.017 (+1.7%); from ten times on 1,750×."""
     ratio = quotient(value, base)
     return f"{ratio:.3f} ({ratio - 1:+.1%})" if ratio is not None and ratio < 10 else times(value, base)
+
+
+def difference(value: Number, base: Number) -> str:
+    """+1.7%, below one percent +0.25%; from ten times on 1,750×."""
+    ratio = quotient(value, base)
+    if ratio is None or ratio >= 10:
+        return times(value, base)
+    change = round(100 * (ratio - 1), 2) or 0.0  # never −0
+    return f"{change:+.1f}%" if abs(change) >= 1 else f"{change:+.2f}%"
 
 
 def quotient(value: Number, base: Number) -> Number:

@@ -5,15 +5,14 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-import yaml
-from pydantic_core import to_jsonable_python
-
 from sinkctl.report import units
+from sinkctl.report.converted_html import converted, converted_facts
 from sinkctl.report.curves import captions
 from sinkctl.report.generated import cache_line, row_line
 from sinkctl.report.measured_html import measured, measured_facts
 from sinkctl.report.parts import escaped, figure, listed, score_rows, section, table
 from sinkctl.report.picture import memory_svg, svg
+from sinkctl.report.printable import as_yaml
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import measurement_row, model_line, score_table, speed_line, unfinished
 from sinkctl.result.generate import GenerateDetail
@@ -46,10 +45,11 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             *(_generated(result.generate) if result.generate is not None else []),
             *(_questions(result.questions) if result.questions is not None else []),
             *(measured(result.measure) if result.measure is not None else []),
+            *(converted(result.convert) if result.convert is not None else []),
             *listed("Notes", result.notes),
             *_how(result),
             *section("Measurements", table(measurement_row(m) for m in result.measurements)),
-            *section("Recipe", [_yaml(result.recipe)]),
+            *section("Recipe", [f"<pre>{escape(as_yaml(result.recipe))}</pre>"]),
             *section("Environment", table(_flat(environment))),
             f'<footer class="quiet">sinkctl {escaped(result.sinkctl_version)}</footer>',
             "</body>",
@@ -134,17 +134,14 @@ def _how(result: Result) -> list[str]:
         facts = [["BOS", result.questions.bos], ["forward pass", f"{units.count(result.questions.chunk)} tokens"]]
     if result.measure is not None:
         facts = measured_facts(result.measure)
+    if result.convert is not None:
+        facts = converted_facts(result.convert)
     facts.append(["model fingerprint", result.model.fingerprint])
     return [
         *section("How it was run", table(facts)),
         *section("Automatic choices", table([name, reason] for name, reason in result.choices.items())),
         *listed("Layers", result.model.layers),
     ]
-
-
-def _yaml(data: dict[str, Any]) -> str:
-    text = yaml.safe_dump(to_jsonable_python(data), sort_keys=False, allow_unicode=True)
-    return f"<pre>{escape(text)}</pre>"
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:

@@ -206,6 +206,13 @@ def columns_of(table: ScoreTable, kept: list[int]) -> ScoreTable:
     return ScoreTable([table.columns[x] for x in kept], rows, best, table.legend, words)
 
 
+def spread(items: list, most: int) -> list:
+    """At most `most` of the items, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
 def _shown_shares(detail: MeasureDetail) -> list[tuple[float, int]]:
     """(ε, key): the first keys at the first ε, then the first key at every other."""
     scores = [score for checkpoint in detail.checkpoints for score in checkpoint.inputs]

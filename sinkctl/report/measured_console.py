@@ -34,7 +34,7 @@ def console_tables(detail: MeasureDetail, width: int, ascii_only: bool) -> list[
     tables: list[tuple[str, ScoreTable]] = []
     if several:
         side_by_side = compare_table(detail)
-        if _fitting(side_by_side, width, ascii_only) < len(side_by_side.columns):
+        if fitting(side_by_side, width, ascii_only) < len(side_by_side.columns):
             side_by_side = compare_table(detail, most=1)
         tables.append(("Checkpoints", side_by_side))
     if score is not None:
@@ -52,22 +52,22 @@ def console_tables(detail: MeasureDetail, width: int, ascii_only: bool) -> list[
         tables.append((f"{title}: {first.label}" if several else title, costs))
     tables.append(("Sink rates", rate_table(detail)))
     tables = [(title, table) for title, table in tables if table.rows or table.legend]
-    return _fitted(tables, width, ascii_only)
+    return fitted(tables, width, ascii_only)
 
 
-def _fitted(tables: list[tuple[str, ScoreTable]], width: int, ascii_only: bool) -> list[tuple[str, ScoreTable]]:
+def fitted(tables: list[tuple[str, ScoreTable]], width: int, ascii_only: bool) -> list[tuple[str, ScoreTable]]:
     """Each table with as many of its first columns as fit; where some do not, the last table says so."""
-    kept = [_fitting(table, width, ascii_only) for _, table in tables]
-    fitted = [
+    kept = [fitting(table, width, ascii_only) for _, table in tables]
+    shown = [
         (title, columns_of(table, list(range(columns)))) for (title, table), columns in zip(tables, kept, strict=True)
     ]
     if any(columns < len(table.columns) for (_, table), columns in zip(tables, kept, strict=True)):
-        title, last = fitted[-1]
-        fitted[-1] = title, last._replace(legend=[*last.legend, MORE])
-    return fitted
+        title, last = shown[-1]
+        shown[-1] = title, last._replace(legend=[*last.legend, MORE])
+    return shown
 
 
-def _fitting(table: ScoreTable, width: int, ascii_only: bool) -> int:
+def fitting(table: ScoreTable, width: int, ascii_only: bool) -> int:
     """How many columns fit; one in any case."""
     used = -GAP
     for x, name in enumerate(table.columns):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sinkctl.report.figures import figures, known
 from sinkctl.report.linepicture import LinePicture, points, with_points
-from sinkctl.report.measured import sink_name, sink_percent
+from sinkctl.report.measured import sink_name, sink_percent, spread
 from sinkctl.report.printable import shorten
 from sinkctl.result.measure import CheckpointScore, InputScore, LayerScore, MeasureDetail, PatchNorms
 from sinkctl.result.words import quoted
@@ -112,7 +112,7 @@ def emergence(detail: MeasureDetail) -> LinePicture | None:
 def compared_pictures(detail: MeasureDetail) -> list[LinePicture]:
     """A line a checkpoint, of the first input: sink strength and the largest activation by layer."""
     whole = [(checkpoint.label, checkpoint.inputs[0]) for checkpoint in detail.checkpoints if checkpoint.inputs]
-    firsts = _spread(whole, MOST_LINES)
+    firsts = spread(whole, MOST_LINES)
     if len(firsts) < 2:
         return []
     kinds: list[tuple[str, str, str, Read, bool]] = [
@@ -167,13 +167,6 @@ def _queries(score: InputScore) -> LinePicture | None:
     return with_points(
         LinePicture("queries", title, x_title, "attention", lines, log_x=True, y_range=(0.0, 1.0), caption=caption)
     )
-
-
-def _spread(items: list, most: int) -> list:
-    """At most `most` of the items, the first and the last among them."""
-    if len(items) <= most:
-        return items
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def _top(place: int) -> Read:

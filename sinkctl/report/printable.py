@@ -1,7 +1,10 @@
 """Text from outside, made safe to print: no control character reaches a terminal or a page."""
 
 import unicodedata
+from typing import Any
 
+import yaml
+from pydantic_core import to_jsonable_python
 from rich.cells import cell_len, set_cell_size
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -22,6 +25,14 @@ def visible(text: str) -> str:
 def to_ascii(text: str) -> str:
     """`text` for a terminal that shows ASCII alone: signs spelled out, everything else as escapes."""
     return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def as_yaml(data: dict[str, Any]) -> str:
+    """`data` as YAML that reads back as it is; where something in it would not show, all but ASCII as escapes."""
+    plain = to_jsonable_python(data)
+    shown = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    hides = any(visible(line) != line for line in shown.split("\n"))
+    return yaml.safe_dump(plain, sort_keys=False) if hides else shown
 
 
 def shorten(text: str, cells: int, ellipsis: str = "…") -> str:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, computed_field
 
+from sinkctl.result.convert import ConvertDetail
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
@@ -47,6 +48,7 @@ class Result(Record):
     generate: GenerateDetail | None = None
     questions: QuestionsDetail | None = None
     measure: MeasureDetail | None = None
+    convert: ConvertDetail | None = None
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

@@ -22,7 +22,7 @@ except SystemExit:
     pass
 assert not {"torch", "numpy", "transformers"} & set(sys.modules)
 """
-    for command in ("stream", "measure", "recipe", "doctor"):
+    for command in ("stream", "measure", "convert", "recipe", "doctor"):
         done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout

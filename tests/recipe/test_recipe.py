@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
+from sinkctl.cli.build import COMMANDS
 from sinkctl.errors import RecipeError, UsageError
 from sinkctl.recipe.json_schema import json_schema
 from sinkctl.recipe.load import load
@@ -18,6 +19,10 @@ WRONG = [
     ("task: stream\npolicies:\n  - kind: sink_windo\n", ":3: policies.0: no such kind 'sink_windo'; did you mean"),
     ("task: stream\npolicies:\n  - {sinks: 4}\n", ":3: policies.0: say which `kind`"),
     ("task: stream\npolicies:\n  - {kind: sink_window, window: 0}\n", ":3: policies.0.window: input should be"),
+    ("task: convert\nsink: kv_bias\n", ":2: sink: a mapping that says which `kind` (given: 'kv_bias')"),
+    ("task: convert\nsink: {kind: none, start: zero}\n", ":2: sink.start: no such field; none has kind, bos"),
+    ("task: convert\nsink: {kind: gate, start: zero}\n", ":2: sink.start: input should be 'exact' or 'match'"),
+    ("task: convert\nsink: {kind: gate, start: match, place: input}\n", ":2: sink: start match: the first token's"),
     ("task: stream\nmodel:\n  nam: x\n", ":3: model.nam: no such field; did you mean 'name'?"),
     ("task: strem\n", ":1: task: no such task 'strem'; did you mean 'stream'?"),
     ("model: {}\n", ": task: missing; one of stream"),
@@ -62,7 +67,7 @@ def test_overrides_reach_into_lists_and_are_validated(tmp_path):
 @pytest.mark.parametrize("name", built_in())
 def test_built_in_recipes_are_valid_and_say_how_to_run_them(name):
     path = built_in()[name]
-    command = {"measure": "measure"}.get(load(path).task, "stream")
+    command = COMMANDS.get(task := load(path).task, task)
     schema = json.loads((folder() / "schema/recipe.schema.json").read_text())
     jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     lines = path.read_text().splitlines()

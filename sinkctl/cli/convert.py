@@ -1,0 +1,141 @@
+"""`sinkctl convert`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sinkctl.cli import options
+from sinkctl.cli.build import MODEL, build, number
+from sinkctl.cli.options import option
+from sinkctl.errors import UsageError
+
+_SINK, _TEXT, _STORED = "Mechanism", "Calibration and evaluation", "Checkpoint"
+FIELDS = {
+    "convert": MODEL | {
+        "text": "text.files", "field": "text.field", "errors": "text.errors", "window": "calibration.window",
+        "samples": "calibration.samples", "steps": "steps", "store": "store", "eval": "evaluation.run",
+        "eval-tokens": "evaluation.tokens",
+    }
+}  # fmt: skip
+
+
+def convert(
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="[CHECKPOINT]", help="A folder, a Hub id, or demo (default).")
+    ] = None,
+    to: Annotated[
+        str | None,
+        option(_SINK, "One of the mechanisms above; sink_logit is the default.", metavar="MECHANISM"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        option(
+            _SINK,
+            "What it begins with: match (default; of gates, exact) takes the first token's place; others are mean, "
+            "warm, exact, zero, as the mechanism has them.",
+            metavar="MODE",
+        ),
+    ] = None,
+    bos: Annotated[
+        str | None,
+        option(
+            _SINK,
+            "The BOS token in front of texts: auto (default: dropped where the start takes its place), keep, drop.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, option(_SINK, "Training steps: 0, the start is computed.")] = None,
+    text: Annotated[
+        list[str] | None,
+        option(
+            _TEXT,
+            "Calibrates first, and evaluates further on (default: the built-in novel). May repeat.",
+            metavar="FILE",
+        ),
+    ] = None,
+    field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text).")] = None,
+    errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
+    window: Annotated[
+        str | None,
+        option(
+            _TEXT,
+            "Window W that the start is made for; auto (default): half the context, at most 1020.",
+            "--window",
+            "-W",
+        ),
+    ] = None,
+    samples: Annotated[int | None, option(_TEXT, "Samples to calibrate on, of 2W + 2 tokens (default 16).")] = None,
+    evaluate: Annotated[
+        bool | None, option(_TEXT, "Compare before and after on held-out text (default).", "--eval/--no-eval")
+    ] = None,
+    eval_tokens: Annotated[
+        str | None, option(_TEXT, "Held-out tokens to stream; auto (default): 16 windows, or what the text holds.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        option(_STORED, "auto (default: a class of transformers where one fits), stock, or code: with its own."),
+    ] = None,
+    output: Annotated[
+        Path | None, option(_STORED, "Write the checkpoint here: a new folder.", "--output", "-o", metavar="DIR")
+    ] = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
+    recipe: options.Recipe = None,
+    set_: options.SetSink = None,
+    fail_on: options.FailOnConverted = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Give a checkpoint a designed sink, without training, and write it so that stock tools load it.
+
+    MECHANISM is one of
+      sink_logit        a logit a head in the softmax's denominator (gpt-oss)
+      softmax1          that logit fixed at 0 (off by one)
+      sink_token        a token that the tokenizer puts in front of every text
+      key_bias          a key that every query sees, of value 0
+      kv_bias           a key and a value that every query sees
+      value_bias        a constant on each head's output: a control, no sink
+      score_bias        a bias on the first token's score
+      gate              sigmoid gates on attention's output, values or input
+      sigmoid           sigmoid of the scores, not normalised
+      elu               elu of the scores + 1, not normalised
+      softpick          relu(e^s - 1) over the sum of |e^s - 1|
+      clipped_softmax   softmax stretched and cut, so that weights reach 0
+      none              nothing; with --bos drop, the control
+
+    It begins with what the first token does for each head, measured on a text;
+    where it takes that token's place, the tokenizer no longer puts it in front,
+    and texts stream without a kept token (0+W). Both checkpoints are compared
+    on the text that follows.
+    """
+    if model is not None and checkpoint is not None:
+        raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
+    flags = {
+        "model": checkpoint or model, "revision": revision, "device": device, "dtype": dtype,
+        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "text": text or None,
+        "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
+        "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens), "fail-on": fail_on or None,
+    }  # fmt: skip
+    built = build(
+        flags, FIELDS, "convert", recipe=recipe, resume=None, output=output, assignments=set_ or [],
+        complete=lambda data: _mechanism(data, to, {"start": start, "bos": bos}),
+    )  # fmt: skip
+    if output is None and not dry_run:
+        raise UsageError("--output: say where the checkpoint goes, -o DIR")
+    from sinkctl.cli.converting import run_convert
+
+    run_convert(built, output=output, as_json=as_json, quiet=quiet, dry_run=dry_run)
+
+
+def _mechanism(data: dict[str, Any], to: str | None, settings: dict[str, str | None]) -> None:
+    """--to and the settings of the mechanism; another than the recipe's begins without the recipe's settings."""
+    sink = data.get("sink")
+    if sink is None or (isinstance(sink, dict) and to not in (None, sink.get("kind"))):
+        sink = data["sink"] = {"kind": to or "sink_logit"}
+    if isinstance(sink, dict):
+        sink |= {name: value for name, value in settings.items() if value is not None}

@@ -1,0 +1,44 @@
+"""Running a `convert` recipe from the command line."""
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from sinkctl.cli.conclude import conclude, show
+from sinkctl.cli.loading import loaded_model, quiet_transformers
+from sinkctl.cli.progress import parts_shown
+from sinkctl.cli.stopping import Stopping
+
+KEPT = "the checkpoint, README.md, result.json, report.html"
+
+
+def run_convert(recipe, *, output: Path | None, as_json: bool, quiet: bool, dry_run: bool) -> None:
+    """The report goes to standard output, progress to standard error."""
+    words = Console(stderr=True, quiet=quiet)
+    if dry_run:
+        from sinkctl.cli.plan import show_conversion
+
+        show_conversion(recipe, loaded_model(recipe.model, words), as_json)
+        return
+    quiet_transformers()
+    from sinkctl.api import convert
+
+    stopping = Stopping("nothing was written")
+    with parts_shown(words) as progress, stopping:
+        converted = convert(recipe, output=output, progress=progress, stop=stopping.asked)
+    show(converted.result, words, as_json=as_json, output=output, kept=KEPT)
+    if not as_json:
+        words.print(f"go on with: {go_on(converted.result, output)}", highlight=False, markup=False, soft_wrap=True)
+    conclude(converted.result, recipe, words)
+
+
+def go_on(result, output: Path) -> str:
+    """A command that streams the checkpoint with the cache it is made for, or measures one that cannot be streamed."""
+    from sinkctl.report.converted import stream_policy
+
+    detail, folder = result.convert, shlex.quote(str(output))
+    ours = [line.perplexity for line in detail.streams if line.checkpoint == "converted"]
+    if set(ours) == {None} or detail.mechanism == "score_bias":
+        return f"sinkctl measure {folder}"
+    return f"sinkctl stream --model {folder} -p {stream_policy(detail)}"

@@ -1,0 +1,168 @@
+"""What a conversion says in words and rows, on a terminal, on a page and in a model card alike."""
+
+from collections.abc import Sequence
+
+from sinkctl.report.figures import difference, error, figures, known, percent, share, times
+from sinkctl.report.measured import columns_of, sink_name, spread, without_empty
+from sinkctl.report.summary import ScoreTable
+from sinkctl.report.units import NOTHING, count, memory, perplexity, short_count
+from sinkctl.result.convert import Calibration, CheckpointLine, ConvertDetail, StreamedLine
+
+ORIGINAL, CONVERTED = "original", "converted"
+MASS = "the mechanism's mass"
+CONSTANT = 0.01  # of their size: keys and values that vary less are one vector
+REFUSABLE = ("sdpa", "flex_attention")
+KINDS = {
+    "sink_logit": "a sink logit: the softmax of each query head has one more outcome, of logit s and value 0, so "
+    "weights are e^score / (e^s + Σ e^score)",
+    "softmax1": "softmax off by one: weights are e^score / (1 + Σ e^score), so a head may attend to nothing",
+    "sink_token": "a sink token: {token} stands in front of every text, for heads to attend to",
+    "key_bias": "a key bias: each key/value head has one more key, of value 0, which faces every query before its "
+    "rotation",
+    "kv_bias": "a KV bias: each key/value head has one more key, with a value, which faces every query before its "
+    "rotation",
+    "value_bias": "a value bias, a control: a constant is added to what each head gives, and takes no attention",
+    "score_bias": "a score bias: a number b of the head is added to the score of a sequence's first token",
+    "gate": "a gate: {place} times σ(W x), x the layer's input, one number a {part}",
+    "sigmoid": "sigmoid attention: weights are σ(score + b), b of the head, not normalised",
+    "elu": "ELU attention: weights are elu(score + b) + 1, b of the head, not normalised",
+    "softpick": "softpick: weights are relu(e^s − 1) / Σ |e^s − 1|, s the score plus a number b of the head",
+    "clipped_softmax": "clipped softmax: weights are (1 − γ)·softmax + γ, cut to 0 … 1, γ ≤ 0 of the head, so small "
+    "ones become 0",
+    "none": "no mechanism: it is a control",
+}
+GATED = {"output": "what each head gives", "value": "the values", "input": "what a layer attends with"}
+
+
+def mechanism_words(detail: ConvertDetail) -> str:
+    """a sink logit: …, the formula in words; its bare name where it has none here."""
+    settings = detail.settings
+    place, headwise = settings.get("place", "output"), settings.get("form", "headwise") == "headwise"
+    part = ("token" if place == "input" else "head") if headwise else "channel"
+    parts = dict(token=settings.get("token", "a token"), place=GATED.get(place, place), part=part)
+    words = KINDS[detail.mechanism].format(**parts) if detail.mechanism in KINDS else detail.mechanism
+    if (mix := settings.get("mix", 1.0)) != 1:
+        words += f"; {mix:g} of that is mixed with {1 - mix:g} of the softmax"
+    layers = [] if detail.calibration is None else detail.calibration.layers
+    if detail.mechanism != "value_bias" and any("bias" in layer.begun for layer in layers):
+        words += ", and a constant is added to what each head gives"
+    return words
+
+
+def stream_table(detail: ConvertDetail) -> ScoreTable:
+    """One row a checkpoint and cache: perplexity, and its difference to the best of the original's."""
+    base = min((line.perplexity for line in _of(detail.streams, ORIGINAL) if known(line.perplexity)), default=None)
+    columns = ["checkpoint", "cache", "in front", "perplexity", "to the best original"]
+    rows = [
+        [line.checkpoint, line.policy, line.first, perplexity(line.perplexity), difference(line.perplexity, base)]
+        for line in detail.streams
+    ]
+    legend = [
+        f"{count(detail.held_out)} held-out tokens, scored once the cache is full; cache S+W: the first S and the last "
+        "W tokens"
+    ]
+    table = ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 1, 2}))
+    return table if base is not None else columns_of(table, [0, 1, 2, 3])
+
+
+def checkpoint_table(detail: ConvertDetail, as_rows: bool = False) -> ScoreTable:
+    """Checkpoints as their tokenizers feed them, and a control, as columns or rows; metrics that any of them has."""
+    lines = detail.checkpoints
+    metrics = {
+        "perplexity": lambda line: perplexity(line.perplexity),
+        "KL from the original, nats": lambda line: figures(line.kl),
+        sink_name(0): lambda line: percent(line.sink_percent),
+        "largest α₁": lambda line: share(line.alpha_max),
+        MASS: lambda line: share(line.mechanism_mass),
+        "largest |h|": lambda line: figures(line.massive),
+        "largest |h| / median": lambda line: times(line.massive_ratio, 1.0),
+        "massive layers": _massive_layers,
+    }
+    rows = [[name, *map(read, lines)] for name, read in metrics.items()]
+    rows = [["in front", *(line.first for line in lines)], *(row for row in rows if set(row[1:]) != {NOTHING})]
+    legend = [
+        f"perplexity, KL: {count(detail.scored)} tokens, the second halves of samples; "
+        f"{sink_name(0)}: heads whose α of the first token exceeds 0.3; |h|: activations"
+    ]
+    if any(row[0] == MASS for row in rows):
+        legend.append(f"{MASS}: {'1 − the mean gate' if detail.mechanism == 'gate' else 'mean attention it takes'}")
+    rows = [["", *(line.checkpoint for line in lines)], *rows]
+    if as_rows:
+        rows = [["checkpoint", *rows[0][1:]], *rows[1:]]
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    words = frozenset({0, 1} if as_rows else {0})
+    return ScoreTable(rows[0], rows[1:] if lines else [], set(), legend if lines else [], words)
+
+
+def start_table(calibration: Calibration, most: int | None = None) -> ScoreTable:
+    """One row a layer, at most `most` of them: what the first token took, and what stands in its place."""
+    layers = calibration.layers if most is None else spread(calibration.layers, most)
+    names = list(dict.fromkeys(name for layer in calibration.layers for name in layer.begun))
+    rows = [
+        [str(layer.number), share(layer.mass), figures(layer.score), figures(layer.lse)]
+        + [figures(layer.begun.get(name)) for name in names]
+        for layer in layers
+    ]
+    legend = [
+        "mass, score: of the first token; lse: log-sum-exp of the other keys' scores; all means"
+        + (f"; {', '.join(names)}: what the layer begins with, a mean, or vectors' root mean square" if names else "")
+    ]
+    if len(layers) < len(calibration.layers):
+        legend.append(f"{len(layers)} of {count(len(calibration.layers))} layers, evenly chosen")
+    return without_empty(ScoreTable(["layer", "mass", "score", "lse", *names], rows, set(), legend, frozenset()))
+
+
+def calibration_lines(calibration: Calibration) -> list[str]:
+    """How much text it was, and how constant the first token's keys and values were."""
+    keys, values = calibration.key_spread, calibration.value_spread
+    said = (
+        f"{count(calibration.tokens)} tokens in {count(calibration.samples)} samples, for a cache of the first token "
+        f"and the last {count(calibration.window)}."
+    )
+    if max(keys, values) <= CONSTANT:
+        apart = f" to {error(keys)} and {error(values)} of their size" if max(keys, values) else ""
+        constancy = f"The first token's keys and values are the same in every sample{apart}: constants replace them."
+    else:
+        constancy = (
+            f"The first token's keys vary by {percent(100 * keys)} of their size over samples, its values by "
+            f"{percent(100 * values)} (the worst layer): constants replace them only on average."
+        )
+    return [said, constancy]
+
+
+def stored_line(detail: ConvertDetail) -> str:
+    """Where the mechanism is, how large it is, and how the checkpoint is loaded."""
+    size = f"{short_count(detail.parameters)} new parameters, " if detail.parameters > 0 else ""
+    files = f"{memory(sum(detail.files.values()))} in {len(detail.files)} files" if detail.files else "no files"
+    return f"stored as {detail.model_type} ({detail.stored}), {size}{files}; {loading_words(detail)}"
+
+
+def loading_words(detail: ConvertDetail) -> str:
+    """loads with transformers alone; runs with eager, flex_attention, not with sdpa."""
+    how = "with trust_remote_code=True, or once sinkctl is imported" if detail.own_code else "with transformers alone"
+    refused = f", not with {', '.join(refusing(detail))}" if refusing(detail) else ""
+    return f"loads {how}; runs with {', '.join(detail.attention)}{refused}"
+
+
+def refusing(detail: ConvertDetail) -> list[str]:
+    """Values of attn_implementation that transformers refuses for the checkpoint."""
+    # Stock classes differ in what they do with flash attention: nothing is said of it unless the code rules it out.
+    own = ("flash_attention_2",) if detail.own_code and detail.mechanism != "gate" else ()
+    return [name for name in (*REFUSABLE, *own) if name not in detail.attention]
+
+
+def stream_policy(detail: ConvertDetail) -> str:
+    """The cache the checkpoint is made for: 0+256, or with its first token kept, 1+255."""
+    ours = _of(detail.streams, CONVERTED)
+    if ours:
+        return ours[0].policy
+    gone = detail.settings.get("start") in ("match", "mean") or detail.settings.get("bos") == "drop"
+    return f"0+{detail.window}" if gone and detail.mechanism != "sink_token" else f"1+{detail.window - 1}"
+
+
+def _of(streams: Sequence[StreamedLine], checkpoint: str) -> list[StreamedLine]:
+    return [line for line in streams if line.checkpoint == checkpoint]
+
+
+def _massive_layers(line: CheckpointLine) -> str:
+    return NOTHING if line.massive_layers is None else count(line.massive_layers)

@@ -1,0 +1,225 @@
+"""What a checkpoint does before and after, on held-out text.
+
+Shapes: T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sinkctl.cache.policies import SinkWindow
+from sinkctl.errors import Interrupted, ModelError
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import auto_chunk
+from sinkctl.recipe.schema import MeasureRecipe
+from sinkctl.result.convert import CheckpointLine, StreamedLine
+from sinkctl.result.measure import InputScore
+from sinkctl.sinks import Sink
+from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.run import InputRun
+from sinkctl.tasks.measure.settle import settle
+from sinkctl.tasks.stream.scorers import scorer_for
+
+SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
+ORIGINAL, CONVERTED = "original", "converted"
+
+
+@dataclass
+class Evaluation:
+    """Lines of the two tables, and what could not be had."""
+
+    streams: list[StreamedLine] = field(default_factory=list)
+    checkpoints: list[CheckpointLine] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    streamed: int = 0
+    scored: int = 0
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A checkpoint, and what stands in front of its texts."""
+
+    label: str
+    loaded: LoadedModel
+    front: tuple[int, ...]
+    first: str
+
+    @classmethod
+    def of(cls, label: str, loaded: LoadedModel, sink: Sink | None = None) -> "Fed":
+        """As its tokenizer feeds it."""
+        if not loaded.uses_bos:
+            return cls(label, loaded, (), "nothing")
+        named = "sink token" if sink is not None and sink.kind == "sink_token" else "BOS"
+        return cls(label, loaded, (loaded.bos_id,), named)
+
+    @property
+    def bare(self) -> "Fed":
+        return Fed(self.label, self.loaded, (), "nothing")
+
+    def ids(self, body_T: Tensor) -> Tensor:
+        return torch.cat([torch.tensor(self.front, dtype=torch.long), body_T])
+
+
+def evaluate(
+    sink: Sink, original: LoadedModel, converted: LoadedModel, held_out_T: Tensor, window: int, samples: int,
+    length: int, progress: Callable[[str, float], None], stop: Callable[[], bool],
+) -> Evaluation:  # fmt: skip
+    """Both checkpoints streamed with a cache of `window` tokens, and both on `samples` of `length` tokens."""
+    found = Evaluation()
+    before, after = Fed.of(ORIGINAL, original), Fed.of(CONVERTED, converted, sink)
+    kept, none = SinkWindow(sinks=1, window=window - 1), SinkWindow(sinks=0, window=window)
+    streams = [(before, kept), (before.bare, none), *([(after, kept)] if after.front else []), (after.bare, none)]
+    fed = [before, *([before.bare] if before.front else []), after]
+    steps = _Steps(len(streams) + 2 * len(fed), progress, stop)
+    for each, policy in streams:
+        steps(f"streaming {each.label}, {policy.label}")
+        found.streams.append(_streamed(each, policy, held_out_T, window, found, stop))
+    bodies = _spread(held_out_T, samples, length - 1)
+    half = (length - 1) // 2
+    found.scored = sum(len(body) - half - 1 for body in bodies)
+    short = _spread(held_out_T, SINK_SAMPLES, SINK_LENGTH)
+    for each in fed:
+        steps(f"{each.label} ({each.first} in front): samples")
+        loss, kl = _predicted(each, before, bodies, half, stop)
+        steps(f"{each.label} ({each.first} in front): sinks")
+        shown = _shown(each, short, stop)
+        found.checkpoints.append(
+            CheckpointLine(
+                checkpoint=each.label,
+                first=each.first,
+                perplexity=_perplexity(loss),
+                kl=kl,
+                **_sinks(each, sink, shown),
+            )
+        )
+    return found
+
+
+class _Steps:
+    def __init__(self, count: int, progress: Callable[[str, float], None], stop: Callable[[], bool]):
+        self._count, self._done, self._progress, self._stop = count, 0, progress, stop
+
+    def __call__(self, what: str) -> None:
+        go_on(self._stop)
+        self._progress(what, self._done / self._count)
+        self._done += 1
+
+
+def go_on(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Interrupted("stopped")
+
+
+def _streamed(
+    fed: Fed, policy: SinkWindow, held_out_T: Tensor, window: int, found: Evaluation, stop: Callable[[], bool]
+) -> StreamedLine:
+    """Perplexity of the held-out tokens from the third window on, whatever stands in front of them."""
+    line = StreamedLine(checkpoint=fed.label, policy=policy.label, first=fed.first, perplexity=None)
+    if policy.sinks and not fed.front:
+        line = line.model_copy(update={"first": "the text's first token"})
+    ids_T = fed.ids(held_out_T)
+    first = len(fed.front) + warm_up(window) - 1
+    try:
+        scorer, losses = scorer_for(fed.loaded, policy, bool(fed.front)), []
+        for block_T in _blocks(ids_T, auto_chunk(fed.loaded)[0]):
+            losses.append(scorer.step(block_T[:-1], block_T[1:]))
+            go_on(stop)
+    except ModelError as error:
+        found.notes.append(f"{fed.label}, {policy.label}: not streamed: {error}.")
+        return line
+    scored = np.concatenate(losses)[first:]
+    found.streamed = len(scored)
+    return line.model_copy(update={"perplexity": _perplexity(scored)})
+
+
+def warm_up(window: int) -> int:
+    """Held-out tokens that are not scored: the cache fills, and what deeper layers hold of then leaves it."""
+    return 2 * window
+
+
+def _blocks(ids_T: Tensor, size: int) -> Iterator[Tensor]:
+    """Pieces that overlap by the token that is a target first."""
+    return (ids_T[start : start + size + 1] for start in range(0, len(ids_T) - 1, size))
+
+
+def _spread(ids_T: Tensor, count: int, length: int) -> list[Tensor]:
+    """At most `count` pieces, evenly over the text."""
+    places = len(ids_T) // length
+    count = min(count, places)
+    return [ids_T[start : start + length] for start in (number * places // count * length for number in range(count))]
+
+
+@torch.no_grad()
+def _predicted(
+    fed: Fed, reference: Fed, bodies: Sequence[Tensor], half: int, stop: Callable[[], bool]
+) -> tuple[np.ndarray, float | None]:
+    """(NLL of the second halves, mean KL from the reference in nats a token), by the stock models' own forward."""
+    losses, divergences = [], []
+    for body_T in bodies:
+        log_TV = _log_probabilities(fed, body_T, half)
+        losses.append(-log_TV.gather(1, body_T[half + 1 :, None].to(log_TV.device))[:, 0].double().cpu().numpy())
+        if fed is not reference:
+            ours_TV = _log_probabilities(reference, body_T, half)
+            vocabulary = min(ours_TV.shape[1], log_TV.shape[1])  # a sink token may have added a row
+            ours_TV, log_TV = ours_TV[:, :vocabulary], log_TV[:, :vocabulary]
+            divergences.append((ours_TV.exp() * (ours_TV - log_TV)).sum(-1).double().cpu().numpy())
+        go_on(stop)
+    kl = max(0.0, float(np.concatenate(divergences).mean())) if divergences else None  # rounding aside it is positive
+    return np.concatenate(losses), kl
+
+
+def _log_probabilities(fed: Fed, body_T: Tensor, half: int) -> Tensor:
+    """Of what follows tokens half … end−1 of the body, float32 or wider: [T, V]."""
+    ids_1T = fed.ids(body_T)[None].to(fed.loaded.device)
+    logits_TV = fed.loaded.model(input_ids=ids_1T, use_cache=False).logits[0, len(fed.front) + half : -1]
+    return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)).log_softmax(-1)
+
+
+def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> InputScore:
+    """What `sinkctl measure` finds on samples of its usual length."""
+    samples = [fed.ids(body_T)[:SINK_LENGTH] for body_T in bodies]
+    shown = InputSet("natural", "natural", bool(fed.front), samples, lambda sample, index: str(index))
+    score, _ = InputRun(settle(MeasureRecipe()), fed.loaded, shown)(lambda share: None, stop)
+    return score
+
+
+def _sinks(fed: Fed, sink: Sink, score: InputScore) -> dict[str, float | int | None]:
+    massive = [
+        layer.massive for layer in score.layers if layer.massive is not None and layer.massive.top[0] is not None
+    ]
+    largest = max(massive, key=lambda one: one.top[0], default=None)
+    ratios = [one.top[0] / one.median for one in massive if one.median]
+    return {
+        "sink_percent": score.sinks[0].percent,
+        "alpha_max": score.alpha_max,
+        "mechanism_mass": _taken(sink, score) if fed.label == CONVERTED else None,
+        "massive": None if largest is None else largest.top[0],
+        "massive_ratio": max(ratios, default=None),
+        "massive_layers": len(score.massive_layers),
+    }
+
+
+def _taken(sink: Sink, score: InputScore) -> float | None:
+    """Attention the mechanism takes, a mean over the layers that have it."""
+    if sink.kind == "gate" and sink.start == "exact":
+        return None  # half of everything, which doubled projections make good
+    if sink.kind == "gate":
+        taken = [1 - layer.gate for layer in score.layers if layer.gate is not None]
+    elif sink.whole_rows or hasattr(sink, "mix"):
+        taken = [
+            1 - layer.sinks_mass - layer.local_mass - layer.rest_mass
+            for layer in score.layers
+            if layer.rest_mass is not None
+        ]
+    else:
+        taken = [layer.learned_mass for layer in score.layers if layer.learned_mass is not None]
+    return sum(taken) / len(taken) if taken else None
+
+
+def _perplexity(losses: np.ndarray) -> float | None:
+    mean = float(losses.astype(np.float64).mean()) if len(losses) else math.inf
+    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None

@@ -1,0 +1,90 @@
+"""A recipe and a model → what will be done, every `auto` settled; refusals before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.sinks.storage import Form, form_for
+from sinkctl.tasks.convert.calibrate import sample_length
+from sinkctl.tasks.convert.evaluate import warm_up
+from sinkctl.tasks.stream.settle import absolute
+
+METRICS = (
+    "perplexity", "original.kept", "original.bare", "gap_closed", "kl", "samples.perplexity",
+    "original.samples.perplexity", "sink_rate", "original.sink_rate", "mechanism_mass", "massive_max",
+    "convert.seconds",
+)  # fmt: skip
+MOST_WINDOW, SAMPLE = 1020, 256
+STREAMED = 16  # windows
+LEAST_SCORED = 200  # tokens streamed: fewer say nothing
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run does, in full."""
+
+    recipe: ConvertRecipe
+    form: Form
+    window: int
+    calibration: int  # tokens at the beginning of the text
+    held_out: int  # tokens at most
+    least: int  # held-out tokens it takes
+    length: int  # tokens of a sample
+    dtype: torch.dtype  # of the written weights
+
+
+def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
+    """Raises UsageError or ModelError for what cannot be done."""
+    check_names([parse(text) for text in recipe.fail_on], list(METRICS))
+    _check_original(loaded)
+    if recipe.fail_on and not recipe.evaluation.run:
+        raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
+    if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
+        raise UsageError("bos keep: the start puts the sink in the place of the BOS token; choose another --start")
+    form = form_for(recipe.sink, loaded.model.config, recipe.store)
+    context = loaded.context
+    window = recipe.calibration.window
+    if window == "auto":
+        window = MOST_WINDOW if context is None else max(4, min(MOST_WINDOW, context // 2))
+    length = recipe.evaluation.length
+    if length == "auto":
+        length = SAMPLE if context is None else min(SAMPLE, context)
+    # Also where the start needs none of them, so that every mechanism is judged by the same tokens.
+    tokens = recipe.calibration.samples * sample_length(window - 1)
+    held_out, least = 0, 0
+    if recipe.evaluation.run:
+        asked = STREAMED * window if recipe.evaluation.tokens == "auto" else recipe.evaluation.tokens
+        held_out, least = warm_up(window) + asked, warm_up(window) + min(asked, LEAST_SCORED)
+    text = recipe.text.model_copy(update={"files": tuple(map(absolute, recipe.text.files))})
+    model = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    calibration = recipe.calibration.model_copy(update={"window": window})
+    evaluation = recipe.evaluation.model_copy(update={"length": length})
+    settled = {"text": text, "model": model, "calibration": calibration, "evaluation": evaluation}
+    dtype = loaded.stored_dtype or loaded.dtype
+    return Settled(recipe.model_copy(update=settled), form, window, tokens, held_out, least, length, dtype)
+
+
+def _check_original(loaded: LoadedModel) -> None:
+    config = loaded.model.config
+    if (said := getattr(config, "sink", None)) is not None:
+        raise ModelError(f"{loaded.name} is a converted checkpoint ({said['kind']}); convert the original")
+    if any(name.endswith(".sinks") for name, _ in loaded.model.named_parameters()):
+        raise ModelError(f"{loaded.name} ({config.model_type}) has sink logits already; convert a checkpoint without")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
+
+
+def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:
+    """Bytes of the weights in that dtype, and a little for the rest."""
+    return int(1.05 * loaded.model.num_parameters() * dtype.itemsize) + (8 << 20)
+
+
+def check_place(output: Path) -> None:
+    """Refuse a place that is taken, before any work."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"--output {output}: exists already; name another folder, or remove it")

@@ -1,0 +1,46 @@
+"""The tokens a start is computed from, and those that follow, which it is judged by."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.load import DEMO, LoadedModel
+from sinkctl.recipe.schema import TextFiles
+from sinkctl.text import TokenStream, is_records
+
+
+class Texts(NamedTuple):
+    """Token ids, without special tokens."""
+
+    calibration_T: Tensor
+    held_out_T: Tensor
+    name: str
+
+
+def read(settings: TextFiles, loaded: LoadedModel, calibration: int, held_out: int, least: int) -> Texts:
+    """The first `calibration` tokens and the next `held_out`, or as many of these as there are, `least` or more.
+
+    Raises TextError for a text that cannot be read or is too short, ModelError without a tokenizer.
+    """
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so no text can be read")
+    if settings.field is not None and not any(name == "-" or is_records(name) for name in settings.files):
+        raise UsageError(f"--field {settings.field}: none of the texts is a .jsonl file")
+    files = settings.files or (str(DEMO / "text.txt"),)
+    blocks, held = [np.empty(0, np.int64)], 0
+    for block in TokenStream(files, loaded.tokenizer, field=settings.field, errors=settings.errors):
+        blocks.append(block.ids)
+        held += len(block.ids)
+        if held >= calibration + held_out:
+            break
+    ids_T = torch.from_numpy(np.concatenate(blocks)[: calibration + held_out])
+    if len(ids_T) < calibration + least:
+        asked = f"{calibration:,} to calibrate on and {least:,} to judge by" if least else f"{calibration:,}"
+        raise TextError(
+            f"{', '.join(settings.files) or 'the built-in text'}: {len(ids_T):,} tokens, and it takes {asked}; give a "
+            "longer text, or a smaller --window or fewer --samples"
+        )
+    return Texts(ids_T[:calibration], ids_T[calibration:], ", ".join(settings.files) or "the built-in novel")

@@ -1,0 +1,77 @@
+"""Writing the converted checkpoint: all of it or nothing."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.sinks.storage import Form
+from sinkctl.sinks.storage.own_code import write_code
+
+SINK = ".sink."  # in the names of parameters that keep float32
+
+
+@contextmanager
+def whole_or_nothing(output: Path, size: int) -> Iterator[Path]:
+    """A folder beside `output` that becomes it at the end; on any error it is gone. `size`: bytes to come, about.
+
+    UsageError where `output` holds something already or cannot be made, ModelError where the disk is too full.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
+    parent = output.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(parent).free
+        if free < size:
+            raise ModelError(
+                f"--output {output}: takes about {size / 1e9:.2g} GB and {free / 1e9:.2g} GB are free; make room, or "
+                "name a folder on another disk"
+            )
+        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent))
+    except OSError as error:
+        raise UsageError(f"--output {output}: cannot be created ({error.strerror})") from error
+    try:
+        yield staging
+        for path in (staging, *staging.iterdir()):  # both mkdtemp's and safetensors' are the owner's alone
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+        if output.exists():
+            output.rmdir()
+        os.replace(staging, output)
+    except (OSError, SafetensorError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ModelError(f"--output {output}: cannot be written ({said}); nothing was left behind") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_checkpoint(
+    folder: Path, built: PreTrainedModel, form: Form, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, shard: str
+) -> None:
+    """Weights as safetensors in the dtype of the source, config, generation config, code, tokenizer."""
+    for name, parameter in built.named_parameters():
+        if SINK not in name:
+            parameter.data = parameter.data.to(dtype)
+    built.config.dtype = dtype
+    built.save_pretrained(folder, max_shard_size=shard)
+    if form.own_code:
+        write_code(folder, built.config)
+    tokenizer.save_pretrained(folder)
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """Name → bytes."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def _umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now

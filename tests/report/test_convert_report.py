@@ -1,0 +1,224 @@
+"""A conversion in words: on a terminal, on a page, and as the model card of what was written."""
+
+import io
+import re
+import sys
+from html import unescape
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+from designed import ATTENDING, GATES, designed
+from example_result import result
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.console import Console
+from test_html import Page
+
+from sinkctl.report.console import render
+from sinkctl.report.converted import KINDS, mechanism_words, refusing, stream_policy, stream_table
+from sinkctl.report.html import html
+from sinkctl.report.model_card import model_card
+from sinkctl.report.printable import visible
+from sinkctl.result.convert import Calibration, CheckpointLine, ConvertDetail, StartedLayer, StreamedLine
+from sinkctl.result.schema import Result
+from sinkctl.sinks import SINKS
+
+HOSTILE = '[red]<script>alert("1")</script>[/red] | `x` ```\n\x1b[31m\u202e# _a_ **b** $c$'
+STREAMS = [("original", "1+255", "BOS", 20.0), ("original", "0+256", "nothing", 30.0),
+           ("converted", "0+256", "nothing", 20.5)]  # fmt: skip
+
+
+def stream(*line) -> StreamedLine:
+    return StreamedLine(**dict(zip(("checkpoint", "policy", "first", "perplexity"), line, strict=True)))
+
+
+def calibration(**changes) -> Calibration:
+    """Every layer but the first keeps a first token."""
+    started = [StartedLayer(number=0)] + [
+        StartedLayer(number=n, mass=0.5, score=-1.25, lse=2.5, begun={"logit": 2.75 + n, "bias": 0.0125})
+        for n in range(1, 12)
+    ]
+    settings = dict(tokens=8224, samples=16, window=255, key_spread=2e-7, value_spread=3e-7, layers=started)
+    return Calibration(**(settings | changes))
+
+
+def detail(**changes) -> ConvertDetail:
+    """A sink logit in a stock class."""
+    settings = dict(
+        mechanism="sink_logit", settings={"start": "match", "bos": "auto"}, model_type="granite_swa",
+        stored="stock granite_swa: transformers has it", own_code=False, attention=["eager", "flex_attention"],
+        dtype="bfloat16", sink_dtype="bfloat16", parameters=6180, files={"model.safetensors": 2**23}, bos="nothing",
+        calibration=calibration(), window=256, held_out=4096, scored=2032, streams=[stream(*line) for line in STREAMS],
+        checkpoints=[
+            CheckpointLine(checkpoint="original", first="BOS", perplexity=18.0, sink_percent=76.5, alpha_max=0.875,
+                           massive=42.1, massive_ratio=224.0, massive_layers=2),
+            CheckpointLine(checkpoint="converted", first="nothing", perplexity=18.25, kl=0.0741, sink_percent=0.0,
+                           alpha_max=0.093, mechanism_mass=0.385, massive=9.28, massive_ratio=32.7, massive_layers=0),
+        ],
+    )  # fmt: skip
+    return ConvertDetail(**(settings | changes))
+
+
+OWN_CODE = dict(mechanism="key_bias", own_code=True, attention=["eager", "sdpa"], model_type="sink_llama",
+                stored="own code: no stock class has key_bias", sink_dtype="float32")  # fmt: skip
+
+
+def converted(model: str = "demo", **changes) -> Result:
+    """A whole result; `changes` are those of its detail."""
+    found = result(task="convert", convert=detail(**changes), measurements=[], verdict=["Good: 95.0% made good."])
+    return found.model_copy(update={"model": found.model.model_copy(update={"name": model})})
+
+
+def hostile() -> Result:
+    """Foreign words wherever a result can have them."""
+    streams = [stream(HOSTILE, HOSTILE, HOSTILE, 20.0), stream("original", "0+256", HOSTILE, None)]
+    lines = [CheckpointLine(checkpoint=HOSTILE, first=HOSTILE, perplexity=18.0)] * 2
+    begun = calibration().model_copy(update=dict(layers=[StartedLayer(number=1, mass=0.5, begun={HOSTILE: 1.0})]))
+    words = dict.fromkeys(("mechanism", "model_type", "stored", "dtype", "sink_dtype", "bos"), HOSTILE)
+    found = converted(
+        HOSTILE, **words, settings={"start": HOSTILE, HOSTILE: HOSTILE}, attention=[HOSTILE], files={HOSTILE: 1},
+        calibration=begun, streams=streams, checkpoints=lines,
+    )  # fmt: skip
+    recipe = {"text": {"files": [HOSTILE]}, "model": {"name": HOSTILE}}
+    return found.model_copy(update=dict(verdict=[HOSTILE], notes=[HOSTILE], recipe=recipe, sinkctl_version=HOSTILE))
+
+
+def printed(report: Result, width: int = 80, encoding: str = "utf-8") -> str:
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    render(report, Console(file=output, width=width))
+    output.flush()
+    return output.buffer.getvalue().decode(encoding)
+
+
+def blocks(card: str, language: str) -> list[str]:
+    """What stands in the card's fenced blocks."""
+    found = re.findall(r"^(`{3,})(\w+)\n(.*?)\n\1$", card, re.DOTALL | re.MULTILINE)
+    return [text for _, name, text in found if name == language]
+
+
+@pytest.mark.parametrize(("changes", "asked"), [({}, {}), (OWN_CODE, {"trust_remote_code": True})])
+def test_the_python_of_the_card_loads_the_checkpoint_and_trusts_code_only_where_there_is_some(
+    changes, asked, monkeypatch
+):
+    name = 'runs/it\'s "mine"'
+    transformers = MagicMock()
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    card = model_card(converted(**changes), name)
+    (block,) = blocks(card, "python")
+    exec(block, {})
+    transformers.AutoModelForCausalLM.from_pretrained.assert_called_once_with(name, **asked)
+    transformers.AutoTokenizer.from_pretrained.assert_called_once_with(name)
+    assert ("`import sinkctl`" in card) == bool(asked)
+
+
+@pytest.mark.parametrize("sink", [ATTENDING["key_bias"], GATES["output_headwise"]])
+def test_the_card_says_refused_of_what_the_class_refuses(sink):
+    model = designed("llama", sink)
+    runs = {"sdpa": model._supports_sdpa, "flex_attention": model._supports_flex_attn}
+    attention = ["eager", *(name for name, can in runs.items() if can)]
+    refused = {name for name, can in (runs | {"flash_attention_2": model._supports_flash_attn}).items() if not can}
+    assert set(refusing(detail(own_code=True, mechanism=sink["kind"], attention=attention))) == refused
+
+
+def test_the_front_of_the_card_names_the_base_model_only_where_it_is_a_hub_id():
+    def front(name: str, **recipe) -> dict:
+        report = converted(name).model_copy(update={"recipe": recipe})
+        return yaml.safe_load(model_card(report, "out").split("---\n")[1])
+
+    plain = {"library_name": "transformers", "tags": ["attention-sink", "sinkctl", "sink_logit"]}
+    assert front("demo") == front("/home/me/ckpt") == front("a/b/c") == plain
+    assert front("runs/ckpt", model={"name": "/home/me/runs/ckpt"}) == plain
+    assert front("org/model-1.5", model={"name": "org/model-1.5"}) == plain | {"base_model": "org/model-1.5"}
+
+
+def test_foreign_words_stay_words_in_the_card():
+    report = hostile()
+    card = model_card(report, HOSTILE)
+    assert yaml.safe_load(blocks(card, "yaml")[-1]) == report.recipe
+    assert "\x1b" not in card
+    rendered = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
+    page = Page(rendered)
+    assert page.tags <= {"h1", "h2", "p", "ul", "li", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}
+    assert {name for name, _ in page.attributes} <= {"class", "style"}
+    assert unescape(re.sub("<[^>]*>", "", rendered)).count(visible(HOSTILE)) >= 15
+
+
+def test_the_card_says_how_it_is_streamed_and_the_limits():
+    card = model_card(converted(), "out/demo")
+    assert blocks(card, "sh") == ["sinkctl stream --model out/demo -p 0+256 book.txt"]
+    for said in ("8,224 tokens of text", "granite_swa", "refuses `sdpa`", "bfloat16", "4,096 held-out tokens",
+                 "removing the first token alone", "The text was cut once.", "8 of 12 layers"):  # fmt: skip
+        assert said in card, said
+    assert stream_policy(detail(streams=[])) == "0+256"
+    assert stream_policy(detail(streams=[], mechanism="sink_token")) == "1+255"
+    assert stream_policy(detail(streams=[], settings={"start": "zero", "bos": "auto"})) == "1+255"
+    assert stream_policy(detail(streams=[stream("converted", "1+255", "sink token", 20.0)])) == "1+255"
+
+
+def test_keys_that_vary_are_not_called_constant():
+    card = model_card(converted(calibration=calibration(key_spread=0.31)), "out")
+    assert "vary by 31.0%" in card
+    assert "same in every sample" not in card
+
+
+def test_streams_are_compared_with_the_best_of_the_original():
+    table = stream_table(detail())
+    assert [row[-1] for row in table.rows] == ["+0.00%", "+50.0%", "+2.5%"]
+
+
+def test_what_could_not_be_streamed_is_a_dash_without_a_bar():
+    lost = [*STREAMS[:2], ("converted", "0+256", "nothing", None)]
+    report = converted(streams=[stream(*line) for line in lost])
+    assert stream_table(report.convert).rows[-1][-2:] == ["–", "–"]
+    page = html(report, {})
+    lengths = [float(length) for length in re.findall(r'class="marks" d="M\S+ \S+h([\d.]+)v', page)]
+    assert len(lengths) == 2
+    assert lengths[1] / lengths[0] == pytest.approx(1.5, rel=1e-3)
+    card = model_card(report, "out")
+    assert "| converted | 0+256 | nothing | – | – |" in card
+    assert not blocks(card, "sh")
+    nothing = converted(streams=[stream(*line[:3], None) for line in STREAMS], checkpoints=[], calibration=None)
+    for shown in (printed(nothing), html(nothing, {}), model_card(nothing, "out")):
+        assert not re.search(r"\b(nan|None)\b(?!:)", shown)
+
+
+def test_no_foreign_word_becomes_a_tag_or_an_attribute():
+    page = html(hostile(), {})
+    found = Page(page)
+    assert not found.tags & {"script", "red", "img", "link"}
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+def test_the_page_shows_every_number():
+    page = html(converted(), {})
+    for said in ("20.50", "+2.5%", "0.0741", "76.5%", "0.875", "0.385", "42.1", "224×", "-1.25", "13.8", "0.0125",
+                 "8 MiB", "6,180", "granite_swa"):  # fmt: skip
+        assert said in page, said
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_terminal_of_any_width_shows_what_the_converted_checkpoint_does(width):
+    shown = printed(converted(), width)
+    assert max(map(cell_len, shown.splitlines())) <= width
+    for said in ("20.50", "18.25", "Good: 95.0% made good.", "12.3 s"):
+        assert said in shown, said
+
+
+def test_an_ascii_terminal_gets_ascii_and_no_markup():
+    shown = printed(converted(mechanism="gate"), 100, "ascii")
+    assert shown.isascii()
+    assert "\\" not in shown
+    foreign = printed(hostile(), 400, "ascii")
+    assert foreign.count("[red]<script>") >= 8
+    assert "\x1b" not in foreign
+
+
+def test_every_mechanism_has_its_formula_in_words():
+    assert set(KINDS) == set(SINKS)
+    for kind, sink in SINKS.items():
+        words = mechanism_words(detail(mechanism=kind, settings=sink().model_dump()))
+        assert "{" not in words
+        assert len(words) > 20

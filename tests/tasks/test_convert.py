@@ -1,0 +1,168 @@
+"""Conversions from end to end: exact where they must be, on the built-in model and tiny ones; and what goes wrong."""
+
+import copy
+import errno
+import shutil
+
+import pytest
+import torch
+from families import STREAMED, tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sinkctl.cache.policies import SinkWindow
+from sinkctl.errors import Interrupted, ModelError, TextError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.sinks import SINKS
+from sinkctl.sinks.storage import own_code
+from sinkctl.sinks.tokenizer import without_bos
+from sinkctl.tasks.convert import run
+from sinkctl.tasks.convert.calibrate import calibrate, sample_length
+from sinkctl.tasks.convert.start import starts_of
+from sinkctl.tasks.stream.scorers import scorer_for
+
+QUICK = {"calibration": {"samples": 4, "window": 64}, "evaluation": {"tokens": 1024, "samples": 4, "length": 64}}
+
+
+def convert(path, kind: str, loaded=None, **settings):
+    recipe = ConvertRecipe.model_validate({**QUICK, **settings, "sink": {"kind": kind, **settings.get("sink", {})}})
+    return run(recipe, loaded, output=path)
+
+
+def nll(loaded: LoadedModel, policy: SinkWindow, ids_T: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(scorer_for(loaded, policy, bos=True).step(ids_T[:-1], ids_T[1:]))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "gpt_neox"])
+def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_were_kept(family, tmp_path):
+    model, window = tiny(*STREAMED[family], dtype=torch.float64), 7
+    original = LoadedModel(model, None, family, "in memory")
+    ids_T = torch.randint(3, 64, (120,), generator=torch.Generator().manual_seed(1))
+    ids_T[0] = 1
+    record = calibrate(original, [ids_T[: sample_length(window)]], window)
+    starts = starts_of(SINKS["kv_bias"](), original, record, window)
+    own_code.build(model, SINKS["kv_bias"](), starts).save_pretrained(tmp_path)
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    kept = nll(original, SinkWindow(sinks=1, window=window), ids_T)
+    ours = nll(LoadedModel(converted, None, family, "in memory"), SinkWindow(sinks=0, window=window), ids_T[1:])
+    bare = nll(original, SinkWindow(sinks=0, window=window), ids_T[1:])
+    settled = 40  # deeper layers hold no more of what came before the cache was full
+    assert (ours[settled - 1 :] - kept[settled:]).abs().max() < 1e-5
+    assert (bare[settled - 1 :] - kept[settled:]).abs().max() > 1e-2
+
+
+def test_calibration_is_the_published_rule_with_one_sink(demo, book):
+    ids_T = torch.tensor(demo.tokenizer(book[:8000]).input_ids)[: sample_length(40)]
+    (first, *_) = calibrate(demo, [ids_T], 40)
+    eager = AutoModelForCausalLM.from_pretrained(
+        demo.model.config.name_or_path, dtype=torch.float32, attn_implementation="eager"
+    )
+    # Of the first layer the rule is but a mask: what a query sees does not depend on what others saw.
+    place_T = torch.arange(len(ids_T))
+    distance_TT = place_T[:, None] - place_T
+    seen_TT = (distance_TT >= 0) & ((distance_TT <= 40) | (place_T == 0))
+    mask = torch.zeros(1, 1, *seen_TT.shape).masked_fill(~seen_TT, torch.finfo(torch.float32).min)
+    # The sink stands at its capped distance: position t is 41 for a query with a full cache.
+    query = len(ids_T) - 1
+    position_T = place_T.clone()
+    position_T[0] = query - 41
+    with torch.no_grad():
+        out = eager(ids_T[None], attention_mask=mask, position_ids=position_T[None], output_attentions=True)
+    assert torch.allclose(first.mass_HN[:, -1], out.attentions[0][0, :, query, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type", "closes"),
+    [("sink_logit", "granite_swa", 0.8), ("kv_bias", "sink_llama", 0.97), ("value_bias", "llama", None)],
+)
+def test_the_built_in_model_streams_without_kept_tokens_by_design(demo, tmp_path, kind, model_type, closes):
+    out = convert(tmp_path / "out", kind, demo)
+    detail = out.result.convert
+    assert detail.model_type == model_type
+    gap = out.result.measurement("gap_closed").value / 100
+    assert gap > closes if closes else gap < 0.6, "the control must not work"
+    assert out.result.measurement("original.sink_rate").value > 60
+    assert out.result.measurement("sink_rate").value < 5
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("Call me").input_ids == demo.tokenizer("Call me", add_special_tokens=False).input_ids
+    if kind == "sink_logit":
+        assert 0.1 < out.result.measurement("mechanism_mass").value < 0.6
+
+
+def test_a_model_is_what_it_was_after_exact_starts_and_keeps_its_bos(demo, tmp_path):
+    exact = {"sink_logit": {"start": "exact"}, "gate": {}, "none": {}, "clipped_softmax": {"start": "zero", "alpha": 0}}
+    for kind, sink in exact.items():
+        out = convert(tmp_path / kind, kind, demo, sink=sink)
+        assert out.result.measurement("kl").value < 1e-7
+        assert out.result.measurement("samples.perplexity").value == pytest.approx(
+            out.result.measurement("original.samples.perplexity").value, rel=1e-5
+        )
+        assert AutoTokenizer.from_pretrained(tmp_path / kind)("a").input_ids[0] == demo.bos_id
+
+
+def test_a_model_that_begins_with_no_token_of_its_own_gets_the_best_one_as_its_sink_token(demo, tmp_path):
+    tokenizer = copy.deepcopy(demo.tokenizer)
+    without_bos(tokenizer)
+    out = convert(tmp_path / "out", "sink_token", LoadedModel(demo.model, tokenizer, "bare", demo.fingerprint))
+    assert "'<|bos|>'" in out.result.choices["embedding"], "the one that it was trained with predicts best"
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    sink = tokenizer.convert_tokens_to_ids("<|sink|>")
+    assert tokenizer("Once").input_ids[0] == sink == written.config.bos_token_id
+    assert sink in written.generation_config.suppress_tokens
+    assert out.result.convert.streams[2].first == "sink token"
+
+
+def test_the_weights_keep_the_dtype_of_the_source_and_sinks_theirs(demo, tmp_path):
+    convert(tmp_path / "out", "key_bias", demo, evaluation={"run": False})
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    dtypes = {name.split(".")[-2] == "sink": x.dtype for name, x in written.named_parameters()}
+    assert dtypes == {False: torch.float16, True: torch.float32}
+    ours = dict(written.named_parameters())
+    for name, theirs in demo.model.named_parameters():
+        assert torch.equal(theirs, ours[name].float()), name
+
+
+def test_what_cannot_be_converted_is_refused_before_any_work(demo, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        convert(tmp_path / "taken", "sink_logit", demo)
+    assert (tmp_path / "taken" / "file").read_text() == "mine"
+    convert(tmp_path / "once", "softmax1", demo, evaluation={"run": False})
+    with pytest.raises(ModelError, match="sink logits already"):
+        convert(tmp_path / "twice", "sink_logit", model={"name": str(tmp_path / "once")})
+    convert(tmp_path / "own", "elu", demo, evaluation={"run": False})
+    with pytest.raises(ModelError, match=r"converted checkpoint \(elu\)"):
+        convert(tmp_path / "twice", "sink_logit", model={"name": str(tmp_path / "own")})
+    with pytest.raises(ModelError, match="no code for olmo2, only for llama"):
+        convert(tmp_path / "no", "kv_bias", LoadedModel(tiny("olmo2", {}), demo.tokenizer, "olmo", "in memory"))
+    with pytest.raises(ModelError, match="cannot be stored in a stock class"):
+        convert(tmp_path / "no", "kv_bias", demo, store="stock")
+    (tmp_path / "short.txt").write_text("Too short a text.")
+    with pytest.raises(TextError, match="it takes 512 to calibrate on"):
+        convert(tmp_path / "no", "sink_logit", demo, text={"files": [str(tmp_path / "short.txt")]})
+    assert not (tmp_path / "no").exists()
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_full_disk_or_a_stop_leaves_nothing_behind(demo, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(ModelError, match="GB are free"):
+            convert(tmp_path / "out", "sink_logit", demo)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+        with pytest.raises(ModelError, match=r"No space left on device.*nothing was left behind"):
+            convert(tmp_path / "out", "sink_logit", demo, evaluation={"run": False})
+    recipe = ConvertRecipe.model_validate({**QUICK, "calibration": {"samples": 2, "window": 16}})
+    for after in range(4):
+        asked = iter([False] * after + [True])
+        with pytest.raises(Interrupted, match="nothing was written"):
+            run(recipe, demo, output=tmp_path / "out", stop=asked.__next__)
+    assert list(tmp_path.iterdir()) == []
