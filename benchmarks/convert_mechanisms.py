@@ -19,7 +19,8 @@ from sinkctl.result.convert import CheckpointLine, ConvertDetail, StreamedLine
 
 ROWS = (
     ("sink_logit", {}), ("sink_logit", {"bias": False}), ("sink_logit", {"start": "mean", "bias": False}),
-    ("sink_logit", {"start": "warm"}), ("sink_logit", {"start": "exact"}), ("softmax1", {}), ("softmax1", {"start": "zero"}),
+    ("sink_logit", {"start": "warm"}), ("sink_logit", {"start": "exact"}), ("softmax1", {}),
+    ("softmax1", {"start": "zero"}),
     ("key_bias", {}), ("key_bias", {"bias": False}), ("kv_bias", {}), ("value_bias", {}), ("gate", {"start": "match"}),
     ("gate", {"start": "match", "form": "elementwise"}), ("gate", {}), ("gate", {"place": "value"}),
     ("gate", {"place": "input"}), ("softpick", {}), ("softpick", {"start": "zero"}), ("clipped_softmax", {}),
@@ -35,8 +36,9 @@ def main() -> None:
     arguments.add_argument("--text", nargs="*", default=[])
     arguments.add_argument("--only", nargs="*", default=[])
     arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--dtype", default="float32")
     options = arguments.parse_args()
-    loaded, lines, first = sinkctl.load("demo", device=options.device), [], None
+    loaded, lines, first = sinkctl.load("demo", device=options.device, dtype=options.dtype), [], None
     with tempfile.TemporaryDirectory() as folder:
         for number, (kind, settings) in enumerate(ROWS):
             if options.only and kind not in options.only:
@@ -53,7 +55,9 @@ def main() -> None:
             )
             print(lines[-1], flush=True)
     device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else platform.processor() or "CPU"
-    print(f"\n{device}, torch {torch.__version__}; {first.held_out:,} tokens streamed, {first.scored:,} of samples")
+    print(
+        f"\n{device}, torch {torch.__version__}, {options.dtype}; {first.held_out:,} tokens streamed, {first.scored:,} of samples"
+    )
     print(" | ".join([f"{'':48}", *COLUMNS, "stored"]))
     kept, bare = first.streams[:2]
     print(row(f"original, BOS kept ({kept.policy})", kept, first.checkpoints[0], ""))
@@ -67,9 +71,8 @@ def ours(detail: ConvertDetail) -> StreamedLine:
 
 
 def row(name: str, streamed: StreamedLine, line: CheckpointLine, stored: str) -> str:
-    numbers = (
-        streamed.perplexity, line.perplexity, line.kl, line.sink_percent, line.alpha_max, line.mechanism_mass, line.massive
-    )  # fmt: skip
+    of_line = line.perplexity, line.kl, line.sink_percent, line.alpha_max, line.mechanism_mass, line.massive
+    numbers = streamed.perplexity, *of_line
     shown = ["–" if x is None else f"{x:.3f}" for x in numbers]
     return " | ".join([f"{name:48}", *(f"{text:>9}" for text in shown), stored.partition(":")[0]])
 

@@ -46,7 +46,7 @@ def original_bare(streams: Sequence[StreamedLine]) -> StreamedLine | None:
 
 
 def converted(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The converted checkpoint as it is meant: with nothing but its window, or with the token in front that it keeps."""
+    """The converted checkpoint as it is meant: with its window alone, or with the token in front that it keeps."""
     ours = [s for s in streams if s.checkpoint == "converted"]
     return next((s for s in ours if not s.policy.startswith("0+")), ours[0] if ours else None)
 
@@ -78,62 +78,6 @@ def _streams(detail: ConvertDetail) -> list[str]:
     if now.first == "BOS":
         return [said, "The first token stays, so nothing takes its place yet."]
     closed = gap_closed(detail.streams)
-    add("gap_closed", None if closed is None else 100 * closed, "% of the gap", "higher")
-    if detail.checkpoints:
-        before, after = detail.checkpoints[0], detail.checkpoints[-1]
-        add("kl", after.kl, "nats/token", "lower")
-        add("samples.perplexity", after.perplexity, "perplexity", "lower")
-        add("original.samples.perplexity", before.perplexity, "perplexity", "lower")
-        add("sink_rate", after.sink_percent, "% of heads", "neither")
-        add("original.sink_rate", before.sink_percent, "% of heads", "neither")
-        add("mechanism_mass", after.mechanism_mass, "mass", "neither")
-        add("massive_max", after.massive, "|h|", "lower")
-    add("convert.seconds", seconds, "s", "lower")
-    return found
-
-
-def original_kept(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The original with its first token kept."""
-    return next((s for s in streams if s.checkpoint == "original" and not s.policy.startswith("0+")), None)
-
-
-def original_bare(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The original with nothing kept and nothing in front."""
-    return next((s for s in streams if s.checkpoint == "original" and s.policy.startswith("0+")), None)
-
-
-def converted(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The converted checkpoint as it is meant: with nothing but its window, or with the token in front that it keeps."""
-    ours = [s for s in streams if s.checkpoint == "converted"]
-    return next((s for s in ours if not s.policy.startswith("0+")), ours[0] if ours else None)
-
-
-def gap_closed(streams: Sequence[StreamedLine]) -> float | None:
-    """Of what leaving the first token out costs, in perplexity, the share that the mechanism makes good."""
-    lines = original_kept(streams), original_bare(streams), converted(streams)
-    if any(line is None or line.perplexity is None for line in lines) or lines[-1].first == "BOS":
-        return None  # where the first token stays, none was replaced
-    kept, bare, now = (line.perplexity for line in lines)
-    return (bare - now) / (bare - kept) if bare > kept * (1 + NOTHING) else None
-
-
-def verdict_of(detail: ConvertDetail) -> list[str]:
-    """What the conversion did, in at most four sentences."""
-    return [*_streams(detail), *_sinks(detail)]
-
-
-def _streams(detail: ConvertDetail) -> list[str]:
-    kept, bare, now = original_kept(detail.streams), original_bare(detail.streams), converted(detail.streams)
-    if detail.held_out < ENOUGH or any(line is None or line.perplexity is None for line in (kept, bare, now)):
-        return []
-    with_what = (
-        f"with its sink token ({now.policy})" if now.first == "sink token" else f"without kept tokens ({now.policy})"
-    )
-    said = (
-        f"{detail.mechanism}: perplexity {now.perplexity:.4g} {with_what}, streamed over {detail.held_out:,} held-out "
-        f"tokens; the original {kept.perplexity:.4g} with its first token kept, {bare.perplexity:.4g} without."
-    )
-    closed = gap_closed(detail.streams)
     if closed is None:
         return [said, "The original loses nothing without its first token, so there was nothing to replace."]
     if closed <= 0:
@@ -148,8 +92,9 @@ def _sinks(detail: ConvertDetail) -> list[str]:
     said = []
     if before.sink_percent is not None and after.sink_percent is not None:
         taken = after.mechanism_mass
-        now = f"{after.sink_percent:.1f} % after" + ("" if taken is None else f"; the mechanism takes {taken:.3f}")
-        said.append(f"Heads that sink on the first token: {before.sink_percent:.1f} % before, {now}.")
+        also = "" if taken is None else f"; the mechanism takes {taken:.3f} of attention"
+        rates = f"{before.sink_percent:.1f} % before, {after.sink_percent:.1f} % after"
+        said.append(f"Heads that sink on the first token: {rates}{also}.")
     return said + _difference(before, after)
 
 
