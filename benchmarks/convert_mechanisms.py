@@ -55,9 +55,8 @@ def main() -> None:
             )
             print(lines[-1], flush=True)
     device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else platform.processor() or "CPU"
-    print(
-        f"\n{device}, torch {torch.__version__}, {options.dtype}; {first.held_out:,} tokens streamed, {first.scored:,} of samples"
-    )
+    counted = f"{first.held_out:,} tokens streamed, {first.scored:,} of samples"
+    print(f"\n{device}, torch {torch.__version__}, {options.dtype}; {counted}")
     print(" | ".join([f"{'':48}", *COLUMNS, "stored"]))
     kept, bare = first.streams[:2]
     print(row(f"original, BOS kept ({kept.policy})", kept, first.checkpoints[0], ""))

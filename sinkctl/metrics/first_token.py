@@ -56,7 +56,7 @@ def constant_part(seen: FirstToken, kept_HN: Tensor, added_HNE: Tensor | float =
     return (seen.written_HNE() - kept_HN[..., None] * seen.out_HNE - added_HNE).mean(1)
 
 
-def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 60) -> Tensor:
+def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 36) -> Tensor:
     """Per head the number in low … high at which `mean_H`, increasing, meets the target; bisection."""
     low_H, high_H = torch.full_like(target_H, low), torch.full_like(target_H, high)
     for _ in range(steps):
