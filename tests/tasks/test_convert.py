@@ -79,6 +79,7 @@ def test_the_built_in_model_streams_without_kept_tokens_by_design(demo, tmp_path
     out = convert(tmp_path / "out", kind, demo)
     detail = out.result.convert
     assert detail.model_type == model_type
+    assert max(detail.calibration.key_spread, detail.calibration.value_spread) < 1e-5, "it sees itself alone"
     gap = out.result.measurement("gap_closed").value / 100
     assert gap > closes if closes else gap < 0.6, "the control must not work"
     assert out.result.measurement("original.sink_rate").value > 60
@@ -98,6 +99,15 @@ def test_a_model_is_what_it_was_after_exact_starts_and_keeps_its_bos(demo, tmp_p
             out.result.measurement("original.samples.perplexity").value, rel=1e-5
         )
         assert AutoTokenizer.from_pretrained(tmp_path / kind)("a").input_ids[0] == demo.bos_id
+
+
+def test_a_first_token_that_is_not_always_the_same_is_said_to_vary(demo, tmp_path):
+    tokenizer = copy.deepcopy(demo.tokenizer)
+    without_bos(tokenizer)
+    bare = LoadedModel(demo.model, tokenizer, "bare", demo.fingerprint)
+    result = convert(tmp_path / "out", "sink_logit", bare, evaluation={"run": False}).result
+    assert result.convert.calibration.key_spread > 0.1
+    assert any("begin with a token of their own" in note for note in result.notes)
 
 
 def test_a_model_that_begins_with_no_token_of_its_own_gets_the_best_one_as_its_sink_token(demo, tmp_path):
