@@ -64,7 +64,7 @@ def convert(
             "-W",
         ),
     ] = None,
-    samples: Annotated[int | None, option(_TEXT, "Samples to calibrate on, of 2W + 2 tokens (default 16).")] = None,
+    samples: Annotated[int | None, option(_TEXT, "Samples to calibrate on, of 2W tokens (default 16).")] = None,
     evaluate: Annotated[
         bool | None, option(_TEXT, "Compare before and after on held-out text (default).", "--eval/--no-eval")
     ] = None,

@@ -18,7 +18,10 @@ def run_convert(recipe, *, output: Path | None, as_json: bool, quiet: bool, dry_
     words = Console(stderr=True, quiet=quiet)
     if dry_run:
         from sinkctl.cli.plan import show_conversion
+        from sinkctl.tasks.convert.settle import check_inputs
 
+        if output is not None:
+            check_inputs(recipe, output)
         show_conversion(recipe, loaded_model(recipe.model, words), as_json)
         return
     quiet_transformers()

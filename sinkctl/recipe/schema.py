@@ -202,7 +202,7 @@ class MeasureRecipe(_Settings):
 class CalibrationSettings(_Settings):
     """The text an analytic start is computed from: the first tokens of `text`."""
 
-    samples: int = Field(16, ge=1, description="Samples of 2·window + 2 tokens, the first token in front.")
+    samples: int = Field(16, ge=1, description="Samples of 2·window tokens, the first token in front.")
     window: Annotated[int, Field(ge=4)] | Literal["auto"] = Field(
         "auto", description="Window W that the start is made for; auto: half the context, at most 1020."
     )

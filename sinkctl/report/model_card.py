@@ -26,7 +26,7 @@ MOST_LAYERS = 8
 LOADING = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({name})
+tokenizer = AutoTokenizer.from_pretrained({name}{trust})
 model = AutoModelForCausalLM.from_pretrained({name}{trust})
 ids = tokenizer("It was a dark and stormy night", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))

@@ -15,5 +15,8 @@ class ClippedSoftmax(Weights):
     length: int = Field(512, ge=1, description="zero: tokens the model attends to.")
 
     @property
-    def parameter(self) -> tuple[str, float, float, float]:
-        return "gamma", -self.alpha / self.length, -1.0, 0.0
+    def parameter(self) -> tuple[str, float]:
+        return "gamma", -self.alpha / self.length
+
+    def between(self, seen) -> tuple[float, float]:
+        return -1.0, 0.0

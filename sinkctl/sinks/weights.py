@@ -27,15 +27,20 @@ class Weights(Sink):
     def begin(self, shape: LayerShape, seen):
         import torch
 
-        name, published, low, high = self.parameter
+        name, published = self.parameter
         if self.start == "zero":
             return {name: torch.full((shape.heads,), published)}
-        return self._matching(shape, seen, name, low, high)
+        return self._matching(shape, seen, name, *self.between(seen))
 
     @property
-    def parameter(self) -> tuple[str, float, float, float]:
-        """(name, its published value, between which numbers to look for the match); weights grow with it."""
-        return "offset", 0.0, -60.0, 60.0
+    def parameter(self) -> tuple[str, float]:
+        """(name, its published value)"""
+        return "offset", 0.0
+
+    def between(self, seen) -> tuple[float, float]:
+        """Between which numbers the match lies; weights grow with the parameter."""
+        highest = max(float(rows.score_HnS.max()) for rows in seen.rows)
+        return -highest - 60.0, 60.0 - float(seen.lse_HN.min())
 
     def stored(self) -> dict[str, Any]:
         return {"kind": self.kind, "mix": self.mix}

@@ -108,7 +108,7 @@ def test_the_python_of_the_card_loads_the_checkpoint_and_trusts_code_only_where_
     (block,) = blocks(card, "python")
     exec(block, {})
     transformers.AutoModelForCausalLM.from_pretrained.assert_called_once_with(name, **asked)
-    transformers.AutoTokenizer.from_pretrained.assert_called_once_with(name)
+    transformers.AutoTokenizer.from_pretrained.assert_called_once_with(name, **asked)
     assert ("`import sinkctl`" in card) == bool(asked)
 
 

@@ -3,6 +3,7 @@
 What it must compute is written down here once more: over the source model, in float64, from the formulas.
 """
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from designed import designed
 from families import STREAMED, tiny
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -17,6 +19,7 @@ from transformers.masking_utils import eager_mask
 
 from sinkctl.errors import ModelError
 from sinkctl.sinks import SINKS
+from sinkctl.sinks.code.sink_model import attention_layers
 from sinkctl.sinks.storage import form_for
 from sinkctl.sinks.storage.own_code import write_code
 
@@ -271,3 +274,38 @@ def in_a_fresh_process(folder, names: list[str]) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return torch.load(folder / "found.pt")
+
+
+class Doubling(torch.nn.Module):
+    """What a tool puts in a projection's place, the way LoRA does: another output, the old module inside."""
+
+    def __init__(self, inner: torch.nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 2
+
+
+@pytest.mark.parametrize("sink", [
+    dict(kind="kv_bias", parameters=["key", "value"]), *(
+        dict(kind="gate", place=place, form="headwise", parameters=["gate.weight"]) for place in ("output", "value")
+    ),
+])  # fmt: skip
+@torch.no_grad()
+def test_a_sink_stays_where_it_acts_when_projections_are_replaced_or_the_model_is_copied(sink):
+    for family, names in (("llama", ("q_proj", "v_proj", "o_proj")), ("gpt_neox", ("query_key_value", "dense"))):
+        model = designed(family, sink)
+        for name in names:
+            doubled, wrapped = copy.deepcopy(model), copy.deepcopy(model)
+            for module in attention_layers(doubled):
+                for parameter in getattr(module, name).parameters():
+                    parameter.mul_(2)
+            for module in attention_layers(wrapped):
+                setattr(module, name, Doubling(getattr(module, name)))
+            assert torch.allclose(wrapped(IDS).logits, doubled(IDS).logits, atol=1e-5), name
+        own = copy.deepcopy(model)
+        before = own(IDS).logits
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(own(IDS).logits, before), "a copy has a sink of its own"

@@ -176,3 +176,29 @@ def test_a_full_disk_or_a_stop_leaves_nothing_behind(demo, tmp_path, monkeypatch
         with pytest.raises(Interrupted, match="nothing was written"):
             run(recipe, demo, output=tmp_path / "out", stop=asked.__next__)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_converting_leaves_the_model_it_was_given_as_it_was(demo, tmp_path):
+    model = copy.deepcopy(demo.model)
+    model.resize_token_embeddings(4160)  # spare rows, as most vocabularies have
+    loaded = LoadedModel(model, copy.deepcopy(demo.tokenizer), "padded", "in memory")
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    for kind in ("sink_token", "sink_logit", "gate"):
+        convert(tmp_path / kind, kind, loaded, evaluation={"run": False})
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "sink_token").get_input_embeddings().num_embeddings == 4160
+
+
+def test_numbers_that_are_none_pass_no_threshold(demo, tmp_path):
+    model = copy.deepcopy(demo.model)
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[0] = torch.nan
+    broken = LoadedModel(model, demo.tokenizer, "broken", "in memory")
+    result = convert(tmp_path / "out", "sink_token", broken).result
+    assert result.measurement("kl") is None
+    assert result.measurement("samples.perplexity") is None
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused_as_such(demo, tmp_path):
+    with pytest.raises(ModelError, match="bare has no tokenizer"):
+        convert(tmp_path / "out", "sink_logit", LoadedModel(demo.model, None, "bare", "in memory"))

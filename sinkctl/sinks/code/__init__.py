@@ -61,3 +61,5 @@ def register() -> None:
         config_class, model_class = family.classes()
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
         AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+        config_class.register_for_auto_class()  # so that a model saved again takes its code along
+        model_class.register_for_auto_class("AutoModelForCausalLM")

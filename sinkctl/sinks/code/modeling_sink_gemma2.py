@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkGemma2Config(Gemma2Config):
     model_type = "sink_gemma2"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkGemma2ForCausalLM(SinkModel, Gemma2ForCausalLM):

@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkGPTNeoXConfig(GPTNeoXConfig):
     model_type = "sink_gpt_neox"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkGPTNeoXForCausalLM(SinkModel, GPTNeoXForCausalLM):

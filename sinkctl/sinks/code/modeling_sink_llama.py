@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkLlamaConfig(LlamaConfig):
     model_type = "sink_llama"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkLlamaForCausalLM(SinkModel, LlamaForCausalLM):

@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkMistralConfig(MistralConfig):
     model_type = "sink_mistral"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkMistralForCausalLM(SinkModel, MistralForCausalLM):

@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkQwen2Config(Qwen2Config):
     model_type = "sink_qwen2"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkQwen2ForCausalLM(SinkModel, Qwen2ForCausalLM):

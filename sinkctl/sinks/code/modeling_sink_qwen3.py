@@ -7,6 +7,7 @@ from .sink_model import SinkModel
 
 class SinkQwen3Config(Qwen3Config):
     model_type = "sink_qwen3"
+    base_model_tp_plan = None  # sinks are not sharded
 
 
 class SinkQwen3ForCausalLM(SinkModel, Qwen3ForCausalLM):

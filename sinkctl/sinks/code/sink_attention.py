@@ -28,14 +28,15 @@ class AttentionSink(nn.Module):
     def __init__(self, sink: dict, heads: int, groups: int, width: int, hidden: int):
         super().__init__()
         self.kind, self.mix = sink["kind"], sink.get("mix", 1.0)  # 0: softmax still, 1: the mechanism alone
-        self.width = width
+        self.heads, self.width = heads, width
         self.raw_BTHD: Tensor | None = None  # queries before their rotation, from the layer's own projection
         shapes = dict(
             logit=(heads,), key=(groups, width), value=(groups, width), offset=(heads,), gamma=(heads,), first=(heads,),
             bias=(heads, width),
         )  # fmt: skip
         for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.zeros(shape)) if name in sink["parameters"] else None)
+            held = nn.Parameter(torch.zeros(shape), self.kind != "softmax1") if name in sink["parameters"] else None
+            self.register_parameter(name, held)
         self.gate = None
         if self.kind == "gate":
             blocks, size = {"output": (heads, width), "value": (groups, width), "input": (1, hidden)}[sink["place"]]
@@ -51,6 +52,16 @@ class AttentionSink(nn.Module):
     def normalises(self) -> bool:
         """Whether weights still come from one softmax over the scores."""
         return self.kind not in ("sigmoid", "elu", "softpick", "clipped_softmax", "score_bias")
+
+    def forward(self, query, key, value, mask, scale, dropout, softcap) -> tuple[Tensor, Tensor | None]:
+        """What `sink_attention` returns; a forward of its own, as that is when offloaded parameters are there."""
+        seen = _seen(mask, query.shape[2], key.shape[2], query.device)
+        extra = self.extra_logit(scale, softcap) if self.normalises else None
+        if self.normalises and softcap is None and (mask is None or mask.dtype == torch.bool):
+            out_BHTE, weights = _fused(self, query, key, value, seen, scale, dropout, extra), None
+        else:
+            out_BHTE, weights = _plain(self, query, key, value, seen, scale, dropout, extra, softcap)
+        return self.added(out_BHTE.transpose(1, 2).contiguous()), weights
 
     def extra_logit(self, scale: float, softcap: float | None = None) -> Tensor | None:
         """The score of the softmax's one more outcome: [H], [B, H, T] where it depends on the query, or None."""
@@ -109,16 +120,13 @@ def sink_attention(
     """
     if kwargs.get("cache") is not None:
         raise ValueError("attention with a designed sink has no paged form; generate without continuous batching")
-    sink, scale = module.sink, query.shape[-1] ** -0.5 if scaling is None else scaling
+    if query.shape[1] != module.sink.heads:
+        raise ValueError(
+            f"{query.shape[1]} of {module.sink.heads} heads: designed sinks cannot be sharded over devices"
+        )
     dropout = dropout if module.training else 0.0
-    seen = _seen(attention_mask, query.shape[2], key.shape[2], query.device)
-    extra = sink.extra_logit(scale, softcap) if sink.normalises else None
-    fused = softcap is None and (attention_mask is None or attention_mask.dtype == torch.bool)
-    if fused and sink.normalises:
-        out_BHTE, weights = _fused(sink, query, key, value, seen, scale, dropout, extra), None
-    else:
-        out_BHTE, weights = _plain(sink, query, key, value, seen, scale, dropout, extra, softcap)
-    return sink.added(out_BHTE.transpose(1, 2).contiguous()), weights
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return module.sink(query, key, value, attention_mask, scale, dropout, softcap)
 
 
 def _plain(sink, q_BHTD, k_BGSD, v_BGSE, seen, scale, dropout, extra, softcap) -> tuple[Tensor, Tensor]:
@@ -151,6 +159,8 @@ def _fused(sink, q_BHTD, k_BGSD, v_BGSE, seen, scale, dropout, extra) -> Tensor:
     (B, H, T, D), G, E = q_BHTD.shape, k_BGSD.shape[1], v_BGSE.shape[-1]
     if extra is not None:
         score_BHT = (extra if extra.dim() == 3 else extra[None, :, None]).expand(B, H, T) / scale
+        most = torch.finfo(q_BHTD.dtype).max / 2
+        score_BHT = score_BHT.clamp(-most, most)
         high_BHT = score_BHT.to(q_BHTD.dtype)  # two dimensions keep the score precise in bfloat16
         parts = [high_BHT, (score_BHT - high_BHT).to(q_BHTD.dtype)]
         q_BHTD = torch.cat([q_BHTD, torch.stack(parts, -1), q_BHTD.new_zeros(B, H, T, 6)], dim=-1)

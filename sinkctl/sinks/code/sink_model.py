@@ -19,7 +19,9 @@ OUTPUTS, VALUE, QUERIES, FUSED = ("o_proj", "dense"), "v_proj", ("q_norm", "q_pr
 class SinkModel:
     """In front of a stock class: gives each of its attention layers an `AttentionSink`, by `config.sink`."""
 
-    _keep_in_fp32_modules_strict = ["sink"]  # in bfloat16 a sink would lose its small updates
+    # In bfloat16 a sink would lose its small updates; the second is what quantizers leave alone.
+    _keep_in_fp32_modules_strict = ["sink"]
+    _keep_in_fp32_modules = ["sink"]
 
     def __init__(self, config):
         if config.sink["kind"] != "gate":  # so that transformers refuses what would not see the sink
@@ -32,10 +34,11 @@ class SinkModel:
         rotary = next(module for module in self.modules() if hasattr(module, "attention_scaling"))
         for attention in [layers[number] for number in config.sink.get("layers", range(len(layers)))]:
             attention.sink = AttentionSink(config.sink, heads, groups, width, config.hidden_size)
-            if attention.sink.gate is None:
-                _attend(attention, rotary)
-            else:
-                _GATES[config.sink["place"]](attention)
+            if attention.sink.gate is None:  # these attend by their own function, whatever the masks are made for
+                attention.config = copy.copy(attention.config)
+                attention.config._attn_implementation_internal = NAME
+            if attention.sink.gate is not None or attention.sink.key is not None:
+                _Wire(attention, rotary, config.sink.get("place", "queries"))
 
 
 def attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -48,82 +51,76 @@ def output_of(attention: nn.Module) -> nn.Linear | None:
     return next((getattr(attention, name) for name in OUTPUTS if hasattr(attention, name)), None)
 
 
-def _attend(attention: nn.Module, rotary: nn.Module) -> None:
-    """Make the layer attend by `sink_attention`, whichever of the stock functions the masks are made for."""
-    attention.config = copy.copy(attention.config)
-    attention.config._attn_implementation_internal = NAME
-    sink = attention.sink
-    if sink.key is None:
-        return
+class _Wire:
+    """Brings a gate or a sink key to where it acts in its layer.
 
-    def keep(module: nn.Module, inputs: tuple, queries: Tensor) -> None:
+    What tools put in a projection's place (LoRA, quantization) is found before every pass, and hooks are methods, so
+    that a copied model has its own.
+    """
+
+    def __init__(self, attention: nn.Module, rotary: nn.Module, place: str):
+        self.attention, self.rotary, self.place = attention, rotary, place
+        self.fused = hasattr(attention, FUSED)
+        self.projection: nn.Module | None = None  # the one whose hook counts
+        self.shown: Tensor | None = None  # the layer's input, while it runs
+        attention.register_forward_pre_hook(self.before, with_kwargs=True)
+        self._tie()
+
+    def _tie(self) -> None:
+        if self.place == "input":
+            return
+        names = {"output": OUTPUTS, "value": (FUSED, VALUE), "queries": (FUSED, *QUERIES)}[self.place]
+        found = next(getattr(self.attention, name) for name in names if hasattr(self.attention, name))
+        if found is not self.projection:
+            self.projection = found
+            if self.place == "output":
+                found.register_forward_pre_hook(self.gate_output)
+            else:
+                found.register_forward_hook(self.gate_value if self.place == "value" else self.keep_queries)
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Ahead of the layer's attention. An input gate: queries, keys and values from x ⊙ σ(W x)."""
+        self._tie()
+        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        if self.place != "input":
+            self.shown = x if self.place == "output" else None
+            return None
+        gated = self._times(x, x)
+        return (args, kwargs | {"hidden_states": gated}) if "hidden_states" in kwargs else ((gated, *args[1:]), kwargs)
+
+    def gate_output(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        """out ⊙ σ(W x) before the output projection, x the layer's input (arXiv 2505.06708, G1)."""
+        if module is not self.projection:
+            return None
+        shown, self.shown = self.shown, None
+        return (self._times(inputs[0], shown),)
+
+    def gate_value(self, module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor | None:
+        """v ⊙ σ(W x), x the layer's input (the same, G2)."""
+        if module is not self.projection:
+            return None
+        if not self.fused:
+            return self._times(out, inputs[0])
+        width = self.attention.sink.width
+        qkv_BTH3D = out.unflatten(-1, (-1, 3 * width))
+        values = self._times(qkv_BTH3D[..., 2 * width :].flatten(-2), inputs[0])
+        return qkv_BTH3D.slice_scatter(values.unflatten(-1, (-1, width)), -1, 2 * width).flatten(-2)
+
+    def keep_queries(self, module: nn.Module, inputs: tuple, queries: Tensor) -> None:
         """The queries as rotary embedding would leave them at position 0, [B, T, H, D]."""
-        each = 3 * sink.width if fused else sink.width
-        raw_BTHD = queries.reshape(*queries.shape[:2], -1, each)[..., : sink.width]
-        turned, scale = 2 * len(rotary.inv_freq), rotary.attention_scaling
+        if module is not self.projection:
+            return
+        width = self.attention.sink.width
+        each = 3 * width if self.fused else width
+        raw_BTHD = queries.reshape(*queries.shape[:2], -1, each)[..., :width]
+        turned, scale = 2 * len(self.rotary.inv_freq), self.rotary.attention_scaling
         if scale != 1:  # YaRN makes queries longer where it turns them
             raw_BTHD = torch.cat([scale * raw_BTHD[..., :turned], raw_BTHD[..., turned:]], dim=-1)
-        sink.raw_BTHD = raw_BTHD
+        self.attention.sink.raw_BTHD = raw_BTHD
 
-    fused = hasattr(attention, FUSED)
-    source = FUSED if fused else next(name for name in QUERIES if hasattr(attention, name))
-    getattr(attention, source).register_forward_hook(keep)
-
-
-def _gate_output(attention: nn.Module) -> None:
-    """out ⊙ σ(W x) before the output projection, x the layer's input (arXiv 2505.06708, G1)."""
-    shown = _watched(attention)
-
-    def gated(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (_times(inputs[0], attention.sink.gate, shown.pop()),)
-
-    output_of(attention).register_forward_pre_hook(gated)
-
-
-def _gate_value(attention: nn.Module) -> None:
-    """v ⊙ σ(W x), x the layer's input (the same, G2)."""
-    sink = attention.sink
-
-    def gated(module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
-        if module is not fused:
-            return _times(out, sink.gate, inputs[0])
-        qkv_BTH3D = out.unflatten(-1, (-1, 3 * sink.width))
-        values = qkv_BTH3D[..., 2 * sink.width :].flatten(-2)
-        values = _times(values, sink.gate, inputs[0]).unflatten(-1, (-1, sink.width))
-        return qkv_BTH3D.slice_scatter(values, -1, 2 * sink.width).flatten(-2)
-
-    fused = getattr(attention, FUSED, None)
-    (getattr(attention, VALUE) if fused is None else fused).register_forward_hook(gated)
-
-
-def _gate_input(attention: nn.Module) -> None:
-    """Queries, keys and values from x ⊙ σ(W x)."""
-
-    def gated(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if "hidden_states" in kwargs:
-            x = kwargs["hidden_states"]
-            return args, kwargs | {"hidden_states": _times(x, module.sink.gate, x)}
-        return (_times(args[0], module.sink.gate, args[0]), *args[1:]), kwargs
-
-    attention.register_forward_pre_hook(gated, with_kwargs=True)
-
-
-_GATES = {"output": _gate_output, "value": _gate_value, "input": _gate_input}
-
-
-def _times(x: Tensor, gate: nn.Linear, shown: Tensor) -> Tensor:
-    """x ⊙ σ(W shown), in as many equal parts as there are scores; computed as precisely as the gate is held."""
-    score = gate(shown.to(gate.weight.dtype))
-    parts = x.unflatten(-1, (score.shape[-1], -1))
-    return (parts * score.sigmoid().to(x.dtype)[..., None]).flatten(-2)
-
-
-def _watched(attention: nn.Module) -> list[Tensor]:
-    """Holds the layer's input while the layer runs."""
-    shown: list[Tensor] = []
-
-    def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        shown[:] = [kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]]
-
-    attention.register_forward_pre_hook(keep, with_kwargs=True)
-    return shown
+    def _times(self, x: Tensor, shown: Tensor) -> Tensor:
+        """x ⊙ σ(W shown), in as many equal parts as there are scores; as precisely as the gate is held."""
+        gate = self.attention.sink.gate
+        score = gate(shown.to(gate.weight.dtype))
+        parts = x.unflatten(-1, (score.shape[-1], -1))
+        return (parts * score.sigmoid().to(x.dtype)[..., None]).flatten(-2)

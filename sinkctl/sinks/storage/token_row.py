@@ -25,14 +25,20 @@ def with_row(model: PreTrainedModel, token: PlacedToken, row_C: Tensor, output_r
             model.resize_token_embeddings(token.id + 1, mean_resizing=False)
         except (TypeError, NotImplementedError, AttributeError) as error:
             raise ModelError(f"{type(model).__name__} takes no further row of embeddings: {error}") from error
-    embedding_VC = model.get_input_embeddings().weight
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    for module in (embedding, head):  # the tensors may be another model's too
+        module.weight = torch.nn.Parameter(module.weight.clone(), module.weight.requires_grad)
+    if tied:
+        head.weight = embedding.weight
+    embedding_VC = embedding.weight
     embedding_VC[token.id] = row_C.to(embedding_VC)
-    head = model.get_output_embeddings()
-    if head.weight is embedding_VC:
+    if tied:
         assert output_row_C is None, "a tied head has no row of its own"
     else:
         head.weight[token.id] = 0 if output_row_C is None else output_row_C.to(head.weight)
     if head.bias is not None:
+        head.bias = torch.nn.Parameter(head.bias.clone(), head.bias.requires_grad)
         head.bias[token.id] = UNSEEN
     for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         config.bos_token_id = token.id

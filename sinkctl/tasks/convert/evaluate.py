@@ -129,7 +129,8 @@ def _streamed(
             losses.append(scorer.step(block_T[:-1], block_T[1:]))
             go_on(stop)
     except ModelError as error:
-        found.notes.append(f"{fed.label}, {policy.label}: not streamed: {error}.")
+        note = f"The {fed.label} was not streamed: {error}."
+        found.notes += [] if note in found.notes else [note]
         return line
     scored = np.concatenate(losses)[first:]
     found.streamed = len(scored)
@@ -168,8 +169,8 @@ def _predicted(
             ours_TV, log_TV = ours_TV[:, :vocabulary], log_TV[:, :vocabulary]
             divergences.append((ours_TV.exp() * (ours_TV - log_TV)).sum(-1).double().cpu().numpy())
         go_on(stop)
-    kl = max(0.0, float(np.concatenate(divergences).mean())) if divergences else None  # rounding aside it is positive
-    return np.concatenate(losses), kl
+    kl = float(np.concatenate(divergences).mean()) if divergences else math.nan
+    return np.concatenate(losses), max(0.0, kl) if math.isfinite(kl) else None  # rounding aside it is positive
 
 
 def _log_probabilities(fed: Fed, body_T: Tensor, half: int) -> Tensor:
@@ -217,7 +218,8 @@ def _taken(sink: Sink, score: InputScore) -> float | None:
         ]
     else:
         taken = [layer.learned_mass for layer in score.layers if layer.learned_mass is not None]
-    return sum(taken) / len(taken) if taken else None
+    mean = sum(taken) / len(taken) if taken else None
+    return mean if mean is None or mean >= 0 else None  # keys may receive more than 1 in all
 
 
 def _perplexity(losses: np.ndarray) -> float | None:

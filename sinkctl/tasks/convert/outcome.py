@@ -6,7 +6,7 @@ from sinkctl.result.convert import CheckpointLine, ConvertDetail, StreamedLine
 from sinkctl.result.schema import Measurement
 
 NOTHING = 0.005  # a share of perplexity that is no difference
-ENOUGH = 1000  # tokens scored: fewer do not carry a comparison in words
+GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
 
 
 def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
@@ -54,10 +54,10 @@ def converted(streams: Sequence[StreamedLine]) -> StreamedLine | None:
 def gap_closed(streams: Sequence[StreamedLine]) -> float | None:
     """Of what leaving the first token out costs, in perplexity, the share that the mechanism makes good."""
     lines = original_kept(streams), original_bare(streams), converted(streams)
-    if any(line is None or line.perplexity is None for line in lines) or lines[-1].first == "BOS":
-        return None  # where the first token stays, none was replaced
+    if any(line is None or line.perplexity is None for line in lines) or lines[-1].first != "nothing":
+        return None  # where a token stays in front, none was replaced
     kept, bare, now = (line.perplexity for line in lines)
-    return (bare - now) / (bare - kept) if bare > kept * (1 + NOTHING) else None
+    return (bare - now) / (bare - kept) if bare > kept * (1 + GAP) else None
 
 
 def verdict_of(detail: ConvertDetail) -> list[str]:
@@ -67,7 +67,7 @@ def verdict_of(detail: ConvertDetail) -> list[str]:
 
 def _streams(detail: ConvertDetail) -> list[str]:
     kept, bare, now = original_kept(detail.streams), original_bare(detail.streams), converted(detail.streams)
-    if detail.held_out < ENOUGH or any(line is None or line.perplexity is None for line in (kept, bare, now)):
+    if any(line is None or line.perplexity is None for line in (kept, bare, now)):
         return []
     kept_words = {"nothing": "without kept tokens", "BOS": "with its BOS kept"}.get(now.first, "with its sink token")
     said = (
@@ -75,14 +75,17 @@ def _streams(detail: ConvertDetail) -> list[str]:
         f"{detail.held_out:,} held-out tokens; the original {kept.perplexity:.4g} with its first token kept, "
         f"{bare.perplexity:.4g} without."
     )
-    if now.first == "BOS":
-        return [said, "The first token stays, so nothing takes its place yet."]
+    if now.first != "nothing":
+        worse = now.perplexity / kept.perplexity - 1
+        ruined = f", and perplexity is {worse:.0%} above the original's: it needs training" if worse > GAP else ""
+        return [said, f"A token stays in front of every text, and is to be kept in a stream (1+W){ruined}."]
     closed = gap_closed(detail.streams)
     if closed is None:
-        return [said, "The original loses nothing without its first token, so there was nothing to replace."]
+        return [said, "The original hardly loses without its first token, so there was little to replace."]
     if closed <= 0:
         return [said, "That is no better than taking the first token away with nothing in its place."]
-    return [said, f"That makes good {closed:.1%} of what the first token's absence costs."]
+    made_good = f"{closed:.1%} of" if closed < 1 else "all of"
+    return [said, f"That makes good {made_good} what the first token's absence costs."]
 
 
 def _sinks(detail: ConvertDetail) -> list[str]:
@@ -94,6 +97,8 @@ def _sinks(detail: ConvertDetail) -> list[str]:
         taken = after.mechanism_mass
         also = "" if taken is None else f"; the mechanism takes {taken:.3f} of attention"
         rates = f"{before.sink_percent:.1f} % before, {after.sink_percent:.1f} % after"
+        bare = detail.checkpoints[1].sink_percent if len(detail.checkpoints) > 2 and after.first == "nothing" else None
+        rates += "" if bare is None else f" ({bare:.1f} % of the original too, once nothing stands in front)"
         said.append(f"Heads that sink on the first token: {rates}{also}.")
     return said + _difference(before, after)
 

@@ -13,6 +13,7 @@ from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.stream.settle import absolute
+from sinkctl.text.source import check
 
 METRICS = (
     "perplexity", "original.kept", "original.bare", "gap_closed", "kl", "samples.perplexity",
@@ -71,10 +72,14 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
 
 def _check_original(loaded: LoadedModel) -> None:
     config = loaded.model.config
+    if loaded.tokenizer is None or not loaded.tokenizer("a", add_special_tokens=False).input_ids:
+        raise ModelError(f"{loaded.name} has no tokenizer; put its files beside the weights")
     if (said := getattr(config, "sink", None)) is not None:
         raise ModelError(f"{loaded.name} is a converted checkpoint ({said['kind']}); convert the original")
     if any(name.endswith(".sinks") for name, _ in loaded.model.named_parameters()):
         raise ModelError(f"{loaded.name} ({config.model_type}) has sink logits already; convert a checkpoint without")
+    if any(parameter.device.type == "meta" for parameter in loaded.model.parameters()):
+        raise ModelError(f"{loaded.name} does not fit this machine's memory (parts are on disk); take a larger one")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
 
@@ -86,5 +91,14 @@ def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:
 
 def check_place(output: Path) -> None:
     """Refuse a place that is taken, before any work."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
+    if output.resolve() == Path.cwd() or output.is_mount():
+        raise UsageError(f"--output {output}: cannot be replaced as a whole; name a new folder inside it")
+
+
+def check_inputs(recipe: ConvertRecipe, output: Path) -> None:
+    """Raise what a run with this text and place would, as far as a look at the files tells."""
+    check_place(output)
+    if recipe.text.files:
+        check(recipe.text.files)

@@ -82,6 +82,9 @@ def run(
         result = _converted(conversion, output, began, finish)
     except Interrupted as error:
         raise Interrupted("stopped; nothing was written") from error
+    except torch.OutOfMemoryError as error:
+        hint = "--no-eval compares nothing, and fewer --samples or a smaller --window take less"
+        raise ModelError(f"{loaded.device} is out of memory (two models are compared): {hint}") from error
     return Outcome(result, output)
 
 
@@ -143,7 +146,9 @@ class _Conversion:
         del built
         go_on(self.stop)
         self.told("loading what was written", (WRITING + COMPARING) / 2)
-        own = ModelSettings(name=str(folder), device=str(loaded.device), dtype=str(loaded.dtype).removeprefix("torch."))
+        spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
         written = load(own)
         written.name = name
         if not settled.least:
@@ -170,10 +175,11 @@ class _Conversion:
                 progress=lambda share: self.told("calibrating", CALIBRATING + (WRITING - CALIBRATING) * share),
                 stop=self.stop,
             )  # fmt: skip
+            facts = self.loaded.layers(window + 1)
             if not any(one is not None for one in seen):
                 raise ModelError(
                     f"{self.loaded.name}: every layer has a sliding window of its own of at most {window} tokens, so "
-                    "none keeps a first token; take a smaller --window, or --start zero"
+                    f"none keeps a first token; take --window {max(f.window for f in facts)} or less, or --start zero"
                 )
         starts = starts_of(self.sink, self.loaded, seen, window)
         if seen:

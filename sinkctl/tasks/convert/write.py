@@ -16,17 +16,17 @@ from sinkctl.sinks.storage import Form
 from sinkctl.sinks.storage.own_code import write_code
 
 SINK = ".sink."  # in the names of parameters that keep float32
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 @contextmanager
 def whole_or_nothing(output: Path, size: int) -> Iterator[Path]:
     """A folder beside `output` that becomes it at the end; on any error it is gone. `size`: bytes to come, about.
 
-    UsageError where `output` holds something already or cannot be made, ModelError where the disk is too full.
+    UsageError where `output` cannot be made, ModelError where the disk is too full.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
     parent = output.absolute().parent
+    new = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(parent).free
@@ -45,11 +45,13 @@ def whole_or_nothing(output: Path, size: int) -> Iterator[Path]:
         if output.exists():
             output.rmdir()
         os.replace(staging, output)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ModelError(f"--output {output}: cannot be written ({said}); nothing was left behind") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for folder in new if not output.exists() else ():
+            folder.rmdir()
 
 
 def write_checkpoint(
@@ -60,10 +62,20 @@ def write_checkpoint(
         if SINK not in name:
             parameter.data = parameter.data.to(dtype)
     built.config.dtype = dtype
+    _settle_generation(built)
     built.save_pretrained(folder, max_shard_size=shard)
     if form.own_code:
         write_code(folder, built.config)
     tokenizer.save_pretrained(folder)
+
+
+def _settle_generation(built: PreTrainedModel) -> None:
+    """Leave out what a greedy generation config says of sampling: it changes nothing, and is not saved once changed."""
+    config = built.generation_config
+    if config is not None and not config.do_sample:
+        for name in SAMPLING:
+            if getattr(config, name, None) is not None:
+                setattr(config, name, None)
 
 
 def files_in(folder: Path) -> dict[str, int]:
