@@ -99,5 +99,5 @@ def _interleaved(query: Tensor, gate: Tensor, width: int) -> Tensor:
 
 def _unlike_qwen3(config: PreTrainedConfig) -> str | None:
     if config.model_type != "qwen3":
-        return f"stock classes with an output gate compute what Qwen3 does otherwise, {config.model_type} differs"
+        return f"stock classes with an output gate fit qwen3, not {config.model_type}"
     return None if config.hidden_act in ("silu", "swish") else f"its activation is {config.hidden_act}, not SiLU"
