@@ -36,8 +36,6 @@ class Gate(Sink):
     def begin(self, shape: LayerShape, seen):
         import torch
 
-        from sinkctl.metrics.first_token import constant_part
-
         blocks, size = {
             "output": (shape.heads, shape.value_width), "value": (shape.kv_heads, shape.value_width),
             "input": (1, shape.hidden),
@@ -46,9 +44,7 @@ class Gate(Sink):
         if self.start == "exact":
             return {"gate.weight": torch.zeros(blocks * size, shape.hidden)}
         weight_HC, bias_H = _regressed(seen.x_NC, (seen.lse_HN - seen.score_HN).T)
-        kept_HN = torch.sigmoid(seen.x_NC @ weight_HC.T + bias_H).T
-        gate = {"gate.weight": weight_HC.repeat_interleave(size, 0), "gate.bias": bias_H.repeat_interleave(size, 0)}
-        return gate | {"bias": constant_part(seen, kept_HN)}
+        return {"gate.weight": weight_HC.repeat_interleave(size, 0), "gate.bias": bias_H.repeat_interleave(size, 0)}
 
     def stored(self) -> dict[str, Any]:
         return {"kind": self.kind, "place": self.place, "form": self.form}
