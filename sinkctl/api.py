@@ -203,16 +203,19 @@ def convert(
     to: str = "sink_logit",
     output: str | Path,
     text: str | Path | Sequence[str | Path] = (),
+    resume: bool = False,
     progress: Callable[[Converting], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     **settings: Any,
-) -> Converted:
-    """Give a checkpoint a designed sink, without training; `output`, a new folder, loads with transformers.
+) -> Converted | None:
+    """Give a checkpoint a designed sink, and train it where `steps` says so; `output` loads with transformers.
 
     `checkpoint` is a folder, a Hub id, a loaded model, or a whole recipe; `text` calibrates and, further on, evaluates;
     `settings` are those of the mechanism (`start`, `bos`, …), of `calibration` (`window`, `samples`), of `text`
-    (`field`, `errors`), of `model` (`device`, `dtype`, …) and the recipe's other fields (`store`, `evaluation`, …).
-    Returns the Result and the path. Raises SinkctlError.
+    (`field`, `errors`), of `model` (`device`, `dtype`, …), of `training` (`trained`, `lr`, `batch`, `control`, …; its
+    `text`, `window` and `length` as `training={"window": …}`) and the recipe's other fields (`steps`, `store`,
+    `evaluation`, …). `output` is a new folder, or with `resume` that of a stopped training. Returns the Result and the
+    path; None in all but the first of several processes. Raises SinkctlError.
     """
     loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
     if isinstance(checkpoint, ConvertRecipe):
@@ -220,7 +223,9 @@ def convert(
             raise UsageError("a recipe says its own mechanism and settings; change them with recipe.model_copy")
         recipe = checkpoint
     else:
-        parts = _parts(ConvertRecipe, ("sink", "text", "calibration", "model"), settings)
+        training = dict(settings.pop("training", {}))
+        parts = _parts(ConvertRecipe, ("sink", "text", "calibration", "model", "training"), settings)
+        parts["training"] |= training
         parts["sink"] = {"kind": to} | parts["sink"]
         parts["text"]["files"] = [str(file) for file in ([text] if isinstance(text, (str, Path)) else text)]
         parts["model"] = _settings_of(loaded).model_dump() if loaded else {"name": str(checkpoint)} | parts["model"]
@@ -232,7 +237,7 @@ def convert(
         folder.write_text("README.md", model_card(result, Path(output).name))
 
     with _shown_share(progress) as told:
-        return run_convert(recipe, loaded, output=output, progress=told, stop=stop, finish=finish)
+        return run_convert(recipe, loaded, output=output, resume=resume, progress=told, stop=stop, finish=finish)
 
 
 def _finish(folder: RunFolder, result: Result) -> None:

@@ -15,6 +15,7 @@ ATTENDING = {
     "kv_bias_bias": dict(kind="kv_bias", parameters=["key", "value", "bias"]),
     "sigmoid": dict(kind="sigmoid", parameters=["offset"]),
     "sigmoid_mixed": dict(kind="sigmoid", parameters=["offset"], mix=0.6),
+    "sigmoid_normalised": dict(kind="sigmoid", parameters=["offset"], normalise=True),
     "elu_mixed": dict(kind="elu", parameters=["offset"], mix=0.6),
     "softpick": dict(kind="softpick", parameters=["offset"]),
     "softpick_mixed": dict(kind="softpick", parameters=["offset"], mix=0.6),

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from sinkctl.cli import options
+from sinkctl.cli import options, train_flags
 from sinkctl.cli.build import MODEL, build, number
 from sinkctl.cli.options import option
 from sinkctl.errors import UsageError
 
 _SINK, _TEXT, _STORED = "Mechanism", "Calibration and evaluation", "Checkpoint"
 FIELDS = {
-    "convert": MODEL | {
+    "convert": MODEL | train_flags.FIELDS | {
         "text": "text.files", "field": "text.field", "errors": "text.errors", "window": "calibration.window",
         "samples": "calibration.samples", "steps": "steps", "store": "store", "eval": "evaluation.run",
         "eval-tokens": "evaluation.tokens",
@@ -44,7 +44,19 @@ def convert(
             "The BOS token in front of texts: auto (default: dropped where the start takes its place), keep, drop.",
         ),
     ] = None,
-    steps: Annotated[int | None, option(_SINK, "Training steps: 0, the start is computed.")] = None,
+    steps: train_flags.Steps = None,
+    train_text: train_flags.TrainText = None,
+    trained: train_flags.Trained = None,
+    lr: train_flags.LR = None,
+    sink_lr: train_flags.SinkLR = None,
+    batch: train_flags.Batch = None,
+    length: train_flags.Length = None,
+    train_window: train_flags.TrainWindow = None,
+    weight_decay: train_flags.WeightDecay = None,
+    optimizer: train_flags.Optimizer = None,
+    seed: train_flags.Seed = None,
+    control: train_flags.Control = None,
+    precision: train_flags.Precision = None,
     text: Annotated[
         list[str] | None,
         option(
@@ -87,11 +99,12 @@ def convert(
     recipe: options.Recipe = None,
     set_: options.SetSink = None,
     fail_on: options.FailOnConverted = None,
+    resume: train_flags.ResumeTraining = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Give a checkpoint a designed sink, without training, and write it so that stock tools load it.
+    """Give a checkpoint a designed sink, train it or not, and write it so that stock tools load it.
 
     MECHANISM is one of
       sink_logit        a logit a head in the softmax's denominator (gpt-oss)
@@ -110,8 +123,10 @@ def convert(
 
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,
-    and texts stream without a kept token (0+W). Both checkpoints are compared
-    on the text that follows.
+    and texts stream without a kept token (0+W). That takes no training; with
+    --steps N it goes on from there on --train-text, and a control without the
+    mechanism is trained just so, beside it. The checkpoints are compared on the
+    text that follows.
     """
     if model is not None and checkpoint is not None:
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
@@ -120,16 +135,22 @@ def convert(
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "text": text or None,
         "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
         "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens), "fail-on": fail_on or None,
+        "train-text": train_text or None, "train-window": number(train_window), "trained": trained, "lr": lr,
+        "sink-lr": sink_lr, "batch": batch, "length": number(length), "weight-decay": weight_decay,
+        "optimizer": optimizer, "seed": seed, "control": control, "precision": precision,
     }  # fmt: skip
     built = build(
-        flags, FIELDS, "convert", recipe=recipe, resume=None, output=output, assignments=set_ or [],
+        flags, FIELDS, "convert", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
         complete=lambda data: _mechanism(data, to, {"start": start, "bos": bos}),
     )  # fmt: skip
-    if output is None and not dry_run:
+    train_flags.check_trained(built, flags)
+    if output is None and resume is None and not dry_run:
         raise UsageError("--output: say where the checkpoint goes, -o DIR")
     from sinkctl.cli.converting import run_convert
 
-    run_convert(built, output=output, as_json=as_json, quiet=quiet, dry_run=dry_run)
+    run_convert(
+        built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run
+    )
 
 
 def _mechanism(data: dict[str, Any], to: str | None, settings: dict[str, str | None]) -> None:

@@ -1,5 +1,6 @@
 """Running a `convert` recipe from the command line."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -13,27 +14,41 @@ from sinkctl.cli.stopping import Stopping
 KEPT = "the checkpoint, README.md, result.json, report.html"
 
 
-def run_convert(recipe, *, output: Path | None, as_json: bool, quiet: bool, dry_run: bool) -> None:
+def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
     """The report goes to standard output, progress to standard error."""
-    words = Console(stderr=True, quiet=quiet)
+    others = os.environ.get("RANK", "0") != "0"  # of several processes the first one speaks
+    words = Console(stderr=True, quiet=quiet or others)
     if dry_run:
         from sinkctl.cli.plan import show_conversion
         from sinkctl.tasks.convert.settle import check_inputs
 
-        if output is not None:
+        if output is not None and not resume:
             check_inputs(recipe, output)
-        show_conversion(recipe, loaded_model(recipe.model, words), as_json)
+        show_conversion(recipe, _original(recipe, words), as_json)
         return
     quiet_transformers()
     from sinkctl.api import convert
 
-    stopping = Stopping("nothing was written")
+    go_on_with = f"the last state goes on with sinkctl convert --resume {shlex.quote(str(output))}"
+    stopping = Stopping(go_on_with if recipe.steps else "nothing was written")
     with parts_shown(words) as progress, stopping:
-        converted = convert(recipe, output=output, progress=progress, stop=stopping.asked)
+        converted = convert(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    if converted is None:
+        return
     show(converted.result, words, as_json=as_json, output=output, kept=KEPT)
     if not as_json:
         words.print(f"go on with: {go_on(converted.result, output)}", highlight=False, markup=False, soft_wrap=True)
     conclude(converted.result, recipe, words)
+
+
+def _original(recipe, words: Console):
+    """What the recipe begins with, loaded or of random weights."""
+    if recipe.scratch is None:
+        return loaded_model(recipe.model, words)
+    quiet_transformers()
+    from sinkctl.model.scratch import scratch
+
+    return scratch(recipe.model, recipe.scratch, recipe.training.seed)
 
 
 def go_on(result, output: Path) -> str:

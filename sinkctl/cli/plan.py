@@ -11,6 +11,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe, GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
 from sinkctl.report.units import memory
 from sinkctl.tasks.convert.settle import settle, size_of
+from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.measure.checkpoints import checkpoints
@@ -85,7 +86,7 @@ def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
 
 
 def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -> None:
-    """A settled recipe, how the checkpoint is stored, and how much text it takes; nothing is written."""
+    """A settled recipe, how the checkpoint is stored and trained, how much text it takes; nothing is written."""
     plan = settle(recipe, loaded)
     _show_recipe(plan.recipe, as_json)
     words = _words()
@@ -99,6 +100,23 @@ def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -
         f"evaluation: {plan.held_out:,} tokens after those ({plan.least:,} at least), samples of {plan.length:,}"
         if plan.least
         else "no evaluation"
+    )
+    if plan.plan is not None:
+        words.print(_training(plan.plan))
+
+
+def _training(plan: Plan) -> str:
+    """What a run trains, on what, how."""
+    settings = plan.settings
+    trained = {"new": "the mechanism", "attention": "attention and the mechanism", "all": "every weight"}.get(
+        settings.trained, f"low-rank updates of attention (rank {settings.lora.rank}), and the mechanism"
+    )
+    text = ", ".join(settings.text.files) or "what follows the held-out text"
+    return (
+        f"training: {plan.steps:,} steps of {settings.batch} sequences of {plan.length} tokens "
+        f"({plan.steps * plan.tokens:,} in all) of {text}; {trained}; "
+        f"{'full attention' if plan.window is None else f'window {plan.window}'}; "
+        f"{'with' if settings.control else 'no'} control"
     )
 
 

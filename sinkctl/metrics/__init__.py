@@ -12,7 +12,7 @@ from sinkctl.metrics.entropy import entropy, entropy_share
 from sinkctl.metrics.first_keys import first_keys
 from sinkctl.metrics.gate import first_gate, gate
 from sinkctl.metrics.head_mass import mass_split
-from sinkctl.metrics.learned import learned_mass
+from sinkctl.metrics.learned import learned_mass, learned_sinks
 from sinkctl.metrics.massive import massive
 from sinkctl.metrics.outliers import outliers
 from sinkctl.metrics.output import head_output
@@ -31,6 +31,7 @@ ATTENTION = {
     "boost": boost,  # [N, H]
     "mass_split": mass_split,  # [N, H, 4]: sinks, near, rest, sink logit
     "learned_mass": learned_mass,  # [N, H]
+    "learned_sinks": learned_sinks,  # [N, H]
     "entropy": entropy,  # [N, H]
     "entropy_share": entropy_share,  # [N, H]
     "mean_distance": mean_distance,  # [N, H]

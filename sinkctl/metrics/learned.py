@@ -10,6 +10,8 @@ from sinkctl.kernels.column_sums import per_query
 from sinkctl.metrics.means import mean_over, precise
 from sinkctl.metrics.views import AttentionView, Scope
 
+EPSILON = 0.3  # the field's
+
 
 def log_learned(view: AttentionView) -> Tensor | None:
     """s − lse_t, the log of the mass on the sink logit: [N, H, T], −inf past the end; None without one."""
@@ -23,3 +25,9 @@ def learned_mass(view: AttentionView, scope: Scope) -> Tensor | None:
     """Mean over queries of exp(s − lse_t), the mass on the sink logit: [N, H]; softmax1 is s = 0."""
     log_NHT = log_learned(view)
     return None if log_NHT is None else mean_over(log_NHT.exp(), view.real_NT[:, None])
+
+
+def learned_sinks(view: AttentionView, scope: Scope) -> Tensor | None:
+    """1[learned mass > 0.3], whose mean is Sink_* (Gu et al. 2024, arXiv 2410.10781): [N, H]."""
+    mass_NH = learned_mass(view, scope)
+    return None if mass_NH is None else (mass_NH > EPSILON).to(mass_NH)

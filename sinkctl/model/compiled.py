@@ -35,13 +35,17 @@ def is_mixture(model: PreTrainedModel) -> bool:
     return any(hasattr(model.config.get_text_config(), name) for name in names)
 
 
+def blocks_of(model: PreTrainedModel, layers: list[LayerFacts]) -> list[nn.Module]:
+    """The decoder layers of these attention layers: their modules' parents."""
+    return [model.get_submodule(facts.name.rpartition(".")[0]) for facts in layers]
+
+
 class CompiledLayers:
     """Compiles each layer once, and uses the compiled forms only inside `with active()`."""
 
-    def __init__(self, model: PreTrainedModel, layers: list[LayerFacts], **options: bool):
+    def __init__(self, blocks: list[nn.Module], **options: bool):
         """`options` are torch.compile's."""
-        # An attention module's parent is its decoder layer.
-        self._blocks: list[nn.Module] = [model.get_submodule(facts.name.rpartition(".")[0]) for facts in layers]
+        self._blocks = blocks
         self._calls: list | None = None
         self._options = options or None
 

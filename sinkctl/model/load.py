@@ -96,10 +96,10 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     if settings.name != "demo" and _looks_like_path(source):
         _check_folder(Path(source), settings)
     choices: dict[str, str] = {}
-    device = _device(settings.device, choices)
+    device = chosen_device(settings.device, choices)
     dtype = _dtype(settings.dtype, device, choices)
     common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    with _explained(settings.name):
+    with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype
@@ -158,7 +158,7 @@ def _check_folder(folder: Path, settings: ModelSettings) -> None:
     raise ModelError(f"{folder}: no weights (*.safetensors) beside config.json")
 
 
-def _device(asked: str, choices: dict[str, str]) -> torch.device:
+def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
     if asked == "auto":
         for kind, present in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
             if present:
@@ -237,7 +237,7 @@ def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, s
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises into one line that says what to do."""
     try:
         yield

@@ -1,25 +1,15 @@
 """What a recipe may say. Importing this imports no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sinkctl.cache.policies import AnyPolicy, SinkWindow
 from sinkctl.model.settings import ModelSettings
+from sinkctl.recipe.base import Settings, TextFiles
+from sinkctl.recipe.training import TrainingSettings
 from sinkctl.sinks import AnySink
 from sinkctl.sinks.sink_logit import SinkLogit
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TextFiles(_Settings):
-    """Which text."""
-
-    files: tuple[str, ...] = Field((), description="Files, - for standard input; none: the built-in text.")
-    field: str | None = Field(None, description="Field of a .jsonl record that holds the text (default: text).")
-    errors: Literal["strict", "replace"] = Field("strict", description="What to do with bytes that are not UTF-8.")
 
 
 class TextSettings(TextFiles):
@@ -31,7 +21,7 @@ class TextSettings(TextFiles):
     bos_each_file: bool = Field(False, description="Put it in front of every file, not only of the first.")
 
 
-class StreamRecipe(_Settings):
+class StreamRecipe(Settings):
     """Score a text of any length in constant memory."""
 
     task: Literal["stream"] = "stream"
@@ -46,7 +36,7 @@ class StreamRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
-class SamplingSettings(_Settings):
+class SamplingSettings(Settings):
     """How the next token is chosen; `auto` is what the checkpoint's generation_config.json says, greedy if nothing."""
 
     temperature: Annotated[float, Field(ge=0)] | Literal["auto"] = Field("auto", description="0 is greedy.")
@@ -59,7 +49,7 @@ class SamplingSettings(_Settings):
     seed: int = Field(0, ge=0, lt=1 << 62, description="Row i of a batch draws with seed + i.")
 
 
-class GenerateRecipe(_Settings):
+class GenerateRecipe(Settings):
     """Generate text past any context length, in constant memory."""
 
     task: Literal["generate"] = "generate"
@@ -88,7 +78,7 @@ class GenerateRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
-class LineSettings(_Settings):
+class LineSettings(Settings):
     """The built-in questions: numbered lines after StreamEval (arXiv 2309.17453), made as they are read."""
 
     count: int = Field(1000, ge=1, description="Lines, of about 23 tokens each.")
@@ -100,7 +90,7 @@ class LineSettings(_Settings):
     seed: int = Field(0, ge=0, description="Draws labels and numbers.")
 
 
-class QuestionsRecipe(_Settings):
+class QuestionsRecipe(Settings):
     """Ask about what stood some way back in a long text, and score the answers."""
 
     task: Literal["questions"] = "questions"
@@ -127,7 +117,7 @@ class QuestionsRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
-class InputSettings(_Settings):
+class InputSettings(Settings):
     """What a checkpoint is shown."""
 
     kinds: tuple[Literal["natural", "random", "repeat"], ...] = Field(
@@ -144,14 +134,14 @@ class InputSettings(_Settings):
     seed: int = Field(0, ge=0, description="Draws the random tokens.")
 
 
-class MassiveSettings(_Settings):
+class MassiveSettings(Settings):
     """When an activation counts as massive (Sun et al. 2024, arXiv 2402.17762)."""
 
     size: float = Field(100.0, ge=0, description="|h| above this,")
     ratio: float = Field(1000.0, ge=0, description="and at least this many times the median |h| of its sample.")
 
 
-class CostSettings(_Settings):
+class CostSettings(Settings):
     """What the sink buys: things taken away, and what that costs."""
 
     run: bool | Literal["auto"] = Field("auto", description="auto: for decoders with a next-token loss.")
@@ -167,7 +157,7 @@ class CostSettings(_Settings):
     )
 
 
-class MeasureRecipe(_Settings):
+class MeasureRecipe(Settings):
     """Where a checkpoint's sinks are, how strong, what carries them, what they cost."""
 
     task: Literal["measure"] = "measure"
@@ -199,7 +189,7 @@ class MeasureRecipe(_Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
-class CalibrationSettings(_Settings):
+class CalibrationSettings(Settings):
     """The text an analytic start is computed from: the first tokens of `text`."""
 
     samples: int = Field(16, ge=1, description="Samples of 2·window tokens, the first token in front.")
@@ -208,7 +198,7 @@ class CalibrationSettings(_Settings):
     )
 
 
-class EvaluationSettings(_Settings):
+class EvaluationSettings(Settings):
     """What is compared before and after, on the tokens that follow those of the calibration."""
 
     run: bool = Field(True, description="Compare at all.")
@@ -221,7 +211,7 @@ class EvaluationSettings(_Settings):
     )
 
 
-class ConvertRecipe(_Settings):
+class ConvertRecipe(Settings):
     """Give a checkpoint a designed sink, and write it so that stock tools load it."""
 
     task: Literal["convert"] = "convert"
@@ -229,7 +219,12 @@ class ConvertRecipe(_Settings):
     sink: AnySink = Field(SinkLogit(), description="The mechanism, and how it begins.")
     text: TextFiles = Field(TextFiles(), description="For calibration and, further on, evaluation.")
     calibration: CalibrationSettings = CalibrationSettings()
-    steps: Literal[0] = Field(0, description="Training steps: none, the start is computed.")
+    scratch: dict[str, Any] | None = Field(
+        None,
+        description="Begin with random weights of this config (model_type and its fields), with `model`'s tokenizer.",
+    )
+    steps: int = Field(0, ge=0, description="Training steps; 0: the computed start is all.")
+    training: TrainingSettings = TrainingSettings()
     store: Literal["auto", "stock", "code"] = Field(
         "auto", description="stock: a class of transformers; code: with code of its own; auto: stock where one fits."
     )
@@ -242,7 +237,7 @@ Recipe = Annotated[
     StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe | ConvertRecipe,
     Field(discriminator="task"),
 ]
-RECIPES: dict[str, type[_Settings]] = {
+RECIPES: dict[str, type[Settings]] = {
     "stream": StreamRecipe,
     "generate": GenerateRecipe,
     "questions": QuestionsRecipe,

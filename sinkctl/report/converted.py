@@ -8,7 +8,8 @@ from sinkctl.report.summary import ScoreTable
 from sinkctl.report.units import NOTHING, count, memory, perplexity, short_count
 from sinkctl.result.convert import Calibration, CheckpointLine, ConvertDetail, StreamedLine
 
-ORIGINAL, CONVERTED = "original", "converted"
+ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
+TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 MASS = "the mechanism's mass"
 CONSTANT = 0.01  # of their size: keys and values that vary less are one vector
 REFUSABLE = ("sdpa", "flex_attention")
@@ -50,9 +51,13 @@ def mechanism_words(detail: ConvertDetail) -> str:
 
 
 def stream_table(detail: ConvertDetail) -> ScoreTable:
-    """One row a checkpoint and cache: perplexity, and its difference to the best of the original's."""
-    base = min((line.perplexity for line in _of(detail.streams, ORIGINAL) if known(line.perplexity)), default=None)
-    columns = ["checkpoint", "cache", "in front", "perplexity", "to the best original"]
+    """One row a checkpoint and cache: perplexity, and its difference to the best of the original's.
+
+    Where there is no original, to the best of the control's.
+    """
+    compared = CONTROL if detail.from_scratch else ORIGINAL
+    base = min((line.perplexity for line in _of(detail.streams, compared) if known(line.perplexity)), default=None)
+    columns = ["checkpoint", "cache", "in front", "perplexity", f"to the best {compared}"]
     rows = [
         [line.checkpoint, line.policy, line.first, perplexity(line.perplexity), difference(line.perplexity, base)]
         for line in detail.streams
@@ -66,7 +71,7 @@ def stream_table(detail: ConvertDetail) -> ScoreTable:
 
 
 def checkpoint_table(detail: ConvertDetail, as_rows: bool = False) -> ScoreTable:
-    """Checkpoints as their tokenizers feed them, and a control, as columns or rows; metrics that any of them has."""
+    """Checkpoints as their tokenizers feed them, and the original bare, as columns or rows; metrics that any has."""
     lines = detail.checkpoints
     metrics = {
         "perplexity": lambda line: perplexity(line.perplexity),
@@ -77,6 +82,7 @@ def checkpoint_table(detail: ConvertDetail, as_rows: bool = False) -> ScoreTable
         "largest |h|": lambda line: figures(line.massive),
         "largest |h| / median": lambda line: times(line.massive_ratio, 1.0),
         "massive layers": _massive_layers,
+        "kurtosis": lambda line: figures(line.kurtosis),
     }
     rows = [[name, *map(read, lines)] for name, read in metrics.items()]
     rows = [["in front", *(line.first for line in lines)], *(row for row in rows if set(row[1:]) != {NOTHING})]
@@ -155,7 +161,8 @@ def stream_policy(detail: ConvertDetail) -> str:
     """The cache the checkpoint is made for: 0+256, or with its first token kept, 1+255."""
     ours = _of(detail.streams, CONVERTED)
     if ours:
-        return ours[0].policy
+        kept = [line for line in ours if line.policy.startswith("1+") and not line.first.startswith(TEXTS_OWN)]
+        return (kept or [line for line in ours if line.policy.startswith("0+")] or ours)[0].policy
     gone = detail.settings.get("start") in ("match", "mean") or detail.settings.get("bos") == "drop"
     return f"0+{detail.window}" if gone and detail.mechanism != "sink_token" else f"1+{detail.window - 1}"
 

@@ -1,8 +1,11 @@
-"""A conversion as sections of a page: both tables, the streams as bars, and what each layer began with."""
+"""A conversion as sections of a page: both tables, streams as bars, the training, and what each layer began with."""
 
 from sinkctl.report.bars import Bar, bars_svg
 from sinkctl.report.converted import (
+    CONTROL,
     ORIGINAL,
+    START,
+    TEXTS_OWN,
     calibration_lines,
     checkpoint_table,
     loading_words,
@@ -12,8 +15,11 @@ from sinkctl.report.converted import (
     stream_table,
 )
 from sinkctl.report.parts import escaped, figure, score_rows, section, table
+from sinkctl.report.trained_html import trained
 from sinkctl.report.units import count, memory
 from sinkctl.result.convert import ConvertDetail, StreamedLine
+
+BAR_COLOURS = {ORIGINAL: 0, CONTROL: 2}
 
 
 def converted(detail: ConvertDetail) -> list[str]:
@@ -21,11 +27,15 @@ def converted(detail: ConvertDetail) -> list[str]:
     streams = score_rows(stream_table(detail))
     if detail.streams:
         words = "Perplexity of the held-out text, streamed"
-        drawing = bars_svg(list(map(_bar, detail.streams)), name="streamed", title=words, x_title="perplexity")
+        # Random weights would leave the other bars no room.
+        shown = [line for line in detail.streams if line.checkpoint != START or not detail.from_scratch]
+        drawing = bars_svg(list(map(_bar, shown)), name="streamed", title=words, x_title="perplexity")
         streams += figure(drawing, f"{words}.")
     parts = [f"<p>The checkpoint was given {escaped(mechanism_words(detail))}; {escaped(stored_line(detail))}.</p>"]
     parts += section("Streams", streams)
     parts += section("Checkpoints", score_rows(checkpoint_table(detail)))
+    if detail.training is not None:
+        parts += trained(detail.training, detail.mechanism)
     if detail.calibration is not None:
         said = [f"<p>{escaped(' '.join(calibration_lines(detail.calibration)))}</p>"]
         parts += section("Calibration", said + score_rows(start_table(detail.calibration)))
@@ -49,4 +59,5 @@ def converted_facts(detail: ConvertDetail) -> list[list[str]]:
 
 
 def _bar(line: StreamedLine) -> Bar:
-    return Bar(f"{line.checkpoint} {line.policy} ({line.first})", line.perplexity, int(line.checkpoint != ORIGINAL))
+    front = "" if line.first.startswith(TEXTS_OWN) else f" ({line.first})"
+    return Bar(f"{line.checkpoint} {line.policy}{front}", line.perplexity, BAR_COLOURS.get(line.checkpoint, 1))

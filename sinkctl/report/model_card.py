@@ -6,7 +6,9 @@ from pathlib import PurePath
 from typing import Any
 
 from sinkctl.report.converted import (
+    CONTROL,
     CONVERTED,
+    ORIGINAL,
     calibration_lines,
     checkpoint_table,
     mechanism_words,
@@ -17,8 +19,9 @@ from sinkctl.report.converted import (
 )
 from sinkctl.report.markdown import code, escaped, fenced, table
 from sinkctl.report.printable import as_yaml, visible
+from sinkctl.report.trained import has_control, steps_words, text_words, trained_words, training_facts
 from sinkctl.report.units import count, short_count
-from sinkctl.result.convert import ConvertDetail
+from sinkctl.result.convert import ConvertDetail, Training
 from sinkctl.result.schema import Result
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -41,7 +44,10 @@ def model_card(result: Result, name: str) -> str:
     lines = ["---", as_yaml(_front_matter(result)).rstrip("\n"), "---", "", f"# {title}", ""]
     lines += [escaped(line) for line in _done(result, detail)] + [""]
     lines += ["## How to load", "", *_loading(detail, name)]
-    lines += ["## Before and after", "", *_compared(result, detail)]
+    lines += ["## What it does" if detail.from_scratch else "## Before and after", "", *_compared(result, detail)]
+    if detail.training is not None:
+        facts = [escaped(f"{name}: {value}") for name, value in training_facts(detail.training, detail.mechanism)]
+        lines += ["## Training", "", *(f"- {fact}" for fact in facts), ""]
     lines += ["## Calibration", "", *_calibration(detail)]
     lines += ["## What the tokenizer puts in front", "", *_tokenizer(detail)]
     lines += ["## Data", "", escaped(_data(result, detail)), ""]
@@ -52,34 +58,69 @@ def model_card(result: Result, name: str) -> str:
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with files and folders by their names alone: a card is for others."""
-    model, text = recipe.get("model") or {}, recipe.get("text") or {}
-    name = str(model.get("name", ""))
-    model = model | ({"name": PurePath(name).name} if PurePath(name).is_absolute() else {})
-    files = [PurePath(file).name if PurePath(file).is_absolute() else file for file in text.get("files") or ()]
-    return recipe | {"model": model, "text": text | {"files": files}}
+    model, training = recipe.get("model") or {}, recipe.get("training") or {}
+    model = model | ({"name": _own_name(str(model["name"]))} if "name" in model else {})
+    settings = {"training": training | {"text": _named(training.get("text") or {})}} if training else {}
+    return recipe | {"model": model, "text": _named(recipe.get("text") or {})} | settings
+
+
+def _named(text: dict[str, Any]) -> dict[str, Any]:
+    return text | {"files": list(map(_own_name, text.get("files") or ()))}
+
+
+def _own_name(name: str) -> str:
+    """A full path's last part; other names as they are."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name
 
 
 def _front_matter(result: Result) -> dict[str, Any]:
     name, asked = result.model.name, (result.recipe.get("model") or {}).get("name")
     # A folder that was converted stands in the recipe by its full path.
-    hub = {"base_model": name} if HUB_ID.fullmatch(name) and asked in (None, name) else {}
+    based = HUB_ID.fullmatch(name) and asked in (None, name) and not result.convert.from_scratch
+    hub = {"base_model": name} if based else {}
     tags = ["attention-sink", "sinkctl", result.convert.mechanism]
     return {"library_name": "transformers", "tags": tags} | hub
 
 
 def _done(result: Result, detail: ConvertDetail) -> list[str]:
-    model = result.model
-    size = f"{model.model_type}, {short_count(model.parameters)} parameters"
+    name, mechanism = _own_name(result.model.name), mechanism_words(detail)
+    size = f"{result.model.model_type}, {short_count(result.model.parameters)} parameters"
+    if detail.from_scratch:
+        said = f"A model of random weights ({size}), with the tokenizer of {name}, was given {mechanism}."
+    else:
+        said = f"{name} ({size}) was given {mechanism}."
+    begun = _begun(result, detail)
+    if detail.training is None:
+        return [said, f"No weight was trained: {begun}."]
+    return [said, *_trained(detail, detail.training), f"Training began thus: {begun}."]
+
+
+def _begun(result: Result, detail: ConvertDetail) -> str:
     start = f" (start: {detail.settings['start']})" if "start" in detail.settings else ""
     if detail.calibration is not None:
         tokens = count(detail.calibration.tokens)
-        begun = f"what each layer begins with{start} was computed from {tokens} tokens of text"
-    elif "embedding" in result.choices:
-        begun = f"the embedding{start} is {result.choices['embedding']}"
-    else:
-        begun = f"what it begins with{start} takes no text" if start else "the weights are the original's"
-    name = PurePath(model.name).name if PurePath(model.name).is_absolute() else model.name
-    return [f"{name} ({size}) was given {mechanism_words(detail)}.", f"No weight was trained: {begun}."]
+        return f"what each layer begins with{start} was computed from {tokens} tokens of text"
+    if "embedding" in result.choices:
+        return f"the embedding{start} is {result.choices['embedding']}"
+    if start:
+        return f"what it begins with{start} takes no text"
+    return "the weights are random" if detail.from_scratch else "the weights are the original's"
+
+
+def _trained(detail: ConvertDetail, training: Training) -> list[str]:
+    """Which weights, for how long, on what, and beside which control."""
+    weights = trained_words(training, detail.mechanism)
+    said = [f"It was trained ({weights}) for {steps_words(training)} on {training.text}."]
+    if detail.mechanism == "none":
+        return said
+    if not has_control(training) and not _measured(detail, CONTROL):
+        return [*said, "No control was trained: the same training without the mechanism."]
+    below = ", is compared with it below" if _measured(detail, CONTROL) else " was trained beside it"
+    return [*said, f"A control, the same steps, data and seed without the mechanism{below}."]
+
+
+def _measured(detail: ConvertDetail, checkpoint: str) -> bool:
+    return any(line.checkpoint == checkpoint for line in (*detail.streams, *detail.checkpoints))
 
 
 def _loading(detail: ConvertDetail, name: str) -> list[str]:
@@ -109,7 +150,8 @@ def _loading(detail: ConvertDetail, name: str) -> list[str]:
 def _compared(result: Result, detail: ConvertDetail) -> list[str]:
     tables = table(stream_table(detail)) + table(checkpoint_table(detail))
     verdict = [escaped(" ".join(result.verdict)), ""] if result.verdict else []
-    return verdict + (tables or ["The checkpoint was not compared with the original.", ""])
+    other = "measured" if detail.training is not None or detail.from_scratch else "compared with the original"
+    return verdict + (tables or [f"The checkpoint was not {other}.", ""])
 
 
 def _calibration(detail: ConvertDetail) -> list[str]:
@@ -131,19 +173,37 @@ def _data(result: Result, detail: ConvertDetail) -> str:
     used = [] if detail.calibration is None else [f"the first {count(detail.calibration.tokens)} tokens for the start"]
     used += [f"{count(detail.held_out)} held-out tokens streamed"] if detail.held_out else []
     used += [f"{count(detail.scored)} of samples predicted"] if detail.scored else []
-    if not used and "embedding" not in result.choices:
-        return "No text was read."
-    files = (result.recipe.get("text") or {}).get("files") or ()
-    names = ", ".join("standard input" if file == "-" else PurePath(file).name for file in files)
-    return f"{names or 'The novel that comes with sinkctl'}: {', '.join(used) or 'for the embedding'}."
+    said = [] if detail.training is None else [f"Trained on {text_words(detail.training)}."]
+    if used or "embedding" in result.choices:
+        files = (result.recipe.get("text") or {}).get("files") or ()
+        names = ", ".join("standard input" if file == "-" else PurePath(file).name for file in files)
+        said.append(f"{names or 'The novel that comes with sinkctl'}: {', '.join(used) or 'for the embedding'}.")
+    return " ".join(said) or "No text was read."
 
 
 def _limits(detail: ConvertDetail) -> list[str]:
-    lines = ["Training-free: the start is computed, and no weight was fitted to it."]
+    training = detail.training
+    if training is None:
+        begun = (
+            "its weights are random" if detail.from_scratch else "the start is computed, and no weight was fitted to it"
+        )
+        lines = [f"Training-free: {begun}."]
+    else:
+        tokens = short_count(training.steps * training.batch * training.length)
+        lines = [
+            f"Trained on {tokens} tokens, {count(training.length)} at a time, with one seed; others give other numbers."
+        ]
     if detail.held_out or detail.scored:
         scored = f"{count(detail.held_out)} held-out tokens streamed and {count(detail.scored)} in samples"
         lines.append(f"Evaluated on {scored}, of one text; nothing is known of other texts and tasks.")
-    if detail.streams:
+    if training is not None and detail.mechanism != "none":
+        lines.append(
+            "The control is what the same training does without the mechanism: a mechanism that does no better in "
+            "perplexity has bought none."
+            if has_control(training) or _measured(detail, CONTROL)
+            else "Without a control, nothing shows that the mechanism, and not the training, made the difference."
+        )
+    elif any(line.checkpoint == ORIGINAL for line in detail.streams):
         lines.append(
             "The control rows, the original with nothing in front, say what removing the first token alone costs: a "
             "mechanism that does no better has replaced nothing."

@@ -35,7 +35,7 @@ class Calibration(Record):
 class StreamedLine(Record):
     """A checkpoint streamed over the held-out text."""
 
-    checkpoint: str = Field(description="original or converted")
+    checkpoint: str = Field(description="original, start (converted, not trained yet), converted, or control")
     policy: str = Field(description="1+255, 0+256")
     first: str = Field(description="What stands in front: BOS, sink token, nothing.")
     perplexity: float | None = Field(description="None: it cannot be streamed, see the notes.")
@@ -56,6 +56,55 @@ class CheckpointLine(Record):
     massive: float | None = Field(None, description="Largest activation, a mean over samples, the largest layer;")
     massive_ratio: float | None = Field(None, description="in medians of its layer.")
     massive_layers: int | None = Field(None, description="Layers with massive activations.")
+    kurtosis: float | None = Field(None, description="Kurtosis of the activations, a mean over samples, largest layer.")
+
+
+class TrainingCurve(Record):
+    """One training run, step by step; each list has one number a step."""
+
+    checkpoint: str = Field(description="converted or control")
+    loss: list[float] = Field(description="Next-token loss of the step's sequences, nats a token;")
+    objective: list[float] = Field(description="with the other losses, weighted.")
+    gradient: list[float] = Field(description="Norm of the gradient before it is clipped.")
+    seconds: float = Field(description="All steps together, measurements and saving left out.")
+
+
+class Probe(Record):
+    """What a checkpoint showed at a step of its training; fields as in CheckpointLine."""
+
+    checkpoint: str
+    step: int
+    loss: float | None = Field(None, description="Of held-out samples, nats a token.")
+    sink_percent: float | None = None
+    mechanism_percent: float | None = Field(
+        None, description="Sink_*: heads whose mechanism takes more than 0.3 of attention."
+    )
+    mechanism_mass: float | None = None
+    massive: float | None = None
+    massive_ratio: float | None = None
+    kurtosis: float | None = None
+
+
+class Training(Record):
+    """How a checkpoint and its control were trained."""
+
+    steps: int
+    batch: int = Field(description="Sequences a step.")
+    length: int = Field(description="Tokens a sequence.")
+    window: int | None = Field(description="Past tokens a query sees; None: all.")
+    trained: str = Field(description="new, attention, all or lora.")
+    trained_parameters: int
+    text: str = Field(description="What it was trained on, in words.")
+    text_tokens: int = Field(description="Tokens of that text;")
+    epochs: float = Field(description="how often the steps went through it.")
+    optimizer: str
+    lr: float
+    precision: str
+    processes: int
+    attention: str = Field(description="Implementation of attention while training: reason.")
+    tokens_per_second: float = Field(description="Of the converted checkpoint's training, all processes together.")
+    curves: list[TrainingCurve] = Field(description="The converted checkpoint, and the control where there is one.")
+    probes: list[Probe] = Field(default_factory=list, description="By checkpoint, then step.")
 
 
 class ConvertDetail(Record):
@@ -78,3 +127,5 @@ class ConvertDetail(Record):
     scored: int = Field(description="and next tokens of the samples, the second halves.")
     streams: list[StreamedLine]
     checkpoints: list[CheckpointLine]
+    from_scratch: bool = Field(False, description="Random weights at the beginning: there is no original.")
+    training: Training | None = None

@@ -59,6 +59,13 @@ class RunFolder:
     def write_json(self, name: str, data: Any) -> None:
         self.write_text(name, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
+    def load_json(self, name: str) -> Any:
+        """ResumeError for a file that is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise ResumeError(f"{self.path / name}: is damaged ({error}); start the run again") from error
+
     def write_result(self, result: Result) -> None:
         self.write_text(RESULT, result.model_dump_json(indent=1) + "\n")
 

@@ -1,6 +1,8 @@
 """`sinkctl convert` on the command line."""
 
 import json
+import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from conftest import DATA
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sinkctl as package
+from sinkctl.cli import converting
 from sinkctl.errors import UsageError
 from sinkctl.sinks import SINKS
 
+TRAIN = ("--steps", "2", "--batch", "2", "--length", "32", "--set", "training.save_seconds=0")
 QUICK = ("--samples", "2", "--window", "32", "--eval-tokens", "300")
 
 
@@ -62,6 +66,45 @@ def test_a_dry_run_says_how_the_checkpoint_would_be_stored_and_writes_nothing(si
     assert not kept.exists()
 
 
+def test_a_dry_run_says_what_would_be_trained(sinkctl, tmp_path):
+    given = tmp_path / "book.txt"
+    given.write_text("It was a dark and stormy night. " * 100)
+    flags = ("--window", "40", "--steps", "30", "--batch", "4", "--sink-lr", "1e-2", "--train-text", given)
+    code, out, err = sinkctl("convert", *flags, "--dry-run", "--json")
+    training = json.loads(out)["training"]
+    assert code == 0
+    assert (training["sink_lr"], training["text"]["files"], training["control"]) == (0.01, [str(given)], True)
+    assert (
+        f"training: 30 steps of 4 sequences of 80 tokens (9,600 in all) of {given}; every weight; window 40; with "
+        "control\n"
+    ) in err
+    _, out, err = sinkctl("convert", "--recipe", "convert/emergence_sink_token", "--trained", "lora", "--dry-run")
+    assert "scratch:\n  model_type: llama\n" in out
+    assert (
+        "training: 2,000 steps of 128 sequences of 512 tokens (131,072,000 in all) of what follows the held-out text; "
+        "low-rank updates of attention (rank 16), and the mechanism; full attention; no control\n"
+    ) in err
+
+
+def test_a_training_stopped_by_ctrl_c_goes_on_with_resume_as_if_it_had_not_been(sinkctl, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = ("convert", *QUICK, *TRAIN, "--steps", "4", "--no-eval", "--no-control", "-q")
+    assert sinkctl(*flags, "-o", whole)[0] == 0
+
+    @contextmanager
+    def interrupting(_):
+        yield lambda progress: "step 2 of 4" in progress.what and signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(converting, "parts_shown", interrupting)
+    code, _, err = sinkctl(*flags, "-o", cut)
+    monkeypatch.undo()
+    assert code == 130
+    assert f"go on with sinkctl convert --resume {cut}" in err
+    assert not (cut / "model.safetensors").exists()
+    assert sinkctl("convert", "--resume", cut, "-q")[0] == 0
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 def test_another_mechanism_than_the_recipes_begins_without_its_settings(sinkctl):
     _, out, _ = sinkctl(
         "convert", "--recipe", "convert/gate", "--to", "key_bias", "--start", "zero", "--dry-run", "--json"
@@ -78,6 +121,13 @@ def test_the_python_call_takes_the_settings_of_every_part(tmp_path, demo):
     )  # fmt: skip
     assert found.result.recipe["sink"] == {"kind": "kv_bias", "bos": "auto", "start": "zero"}
     assert (found.result.recipe["calibration"]["window"], found.result.convert.own_code) == (32, True)
+    trained = package.convert(
+        demo, window=32, samples=2, evaluation={"run": False}, output=tmp_path / "trained", steps=2, lr=1e-4, batch=2,
+        control=False, training={"length": 32, "window": 16},
+    ).result  # fmt: skip
+    said = trained.recipe["training"]
+    assert [said[name] for name in ("lr", "batch", "control", "length", "window")] == [1e-4, 2, False, 32, 16]
+    assert len(trained.convert.training.curves[0].loss) == 2
     with pytest.raises(UsageError, match=r"sink.start: no such field; none has kind, bos"):
         package.convert(demo, to="none", start="match", output=tmp_path / "other")
 
@@ -98,7 +148,15 @@ def test_the_python_call_takes_the_settings_of_every_part(tmp_path, demo):
         ),
         (("--bos", "never", "-o", "x"), 2, "'auto', 'keep' or 'drop'"),
         (("--bos", "keep", "-o", "x"), 2, "bos keep"),
-        (("--steps", "100", "-o", "x"), 2, "steps: input should be 0"),
+        (("--steps", "-1", "-o", "x"), 2, "steps: input should be greater than or equal to 0"),
+        (("--lr", "1e-3", "-o", "x"), 2, "--lr: nothing is trained; say for how long, --steps N"),
+        (("--no-control", "-o", "x"), 2, "--control: nothing is trained"),
+        (("--steps", "2", "--sink-lr", "fast", "-o", "x"), 2, "training.sink_lr: input should be a valid number"),
+        (("--steps", "2", "--train-window", "wide", "-o", "x"), 2, "input should be 'auto' or 'full'"),
+        (("--steps", "2", "--trained", "some", "-o", "x"), 2, "training.trained: input should be 'new', 'attention'"),
+        (("--to", "sigmoid", "--set", "sink.normalise=true", "-o", "x"), 2, "no mass to match; take start zero"),
+        (("--resume", "nowhere"), 2, "no run folder"),
+        (("--resume", "nowhere", "-o", "x"), 2, "leave --recipe and --output out"),
         (("--window", "2", "-o", "x"), 2, "calibration.window"),
         (("--fail-on", "gap_close<=1", "-o", "x"), 2, "did you mean 'gap_closed'"),
         (("--fail-on", "kl<=1", "--no-eval", "-o", "x"), 2, "leave --no-eval out"),

@@ -20,7 +20,17 @@ from sinkctl.report.converted import KINDS, mechanism_words, refusing, stream_po
 from sinkctl.report.html import html
 from sinkctl.report.model_card import model_card
 from sinkctl.report.printable import visible
-from sinkctl.result.convert import Calibration, CheckpointLine, ConvertDetail, StartedLayer, StreamedLine
+from sinkctl.report.trained import loss_lines, probe_pictures, training_facts, training_line
+from sinkctl.result.convert import (
+    Calibration,
+    CheckpointLine,
+    ConvertDetail,
+    Probe,
+    StartedLayer,
+    StreamedLine,
+    Training,
+    TrainingCurve,
+)
 from sinkctl.result.schema import Result
 from sinkctl.sinks import SINKS
 
@@ -64,6 +74,42 @@ OWN_CODE = dict(mechanism="key_bias", own_code=True, attention=["eager", "sdpa"]
                 stored="own code: no stock class has key_bias", sink_dtype="float32")  # fmt: skip
 
 
+TRAINED_STREAMS = [
+    ("original", "1+255", "BOS", 20.0), ("original", "4+252", "BOS", 19.9), ("original", "0+256", "nothing", 30.0),
+    ("start", "0+256", "nothing", 20.5), ("converted", "4+252", "the text's first tokens", 18.02),
+    ("converted", "0+256", "nothing", 18.0), ("control", "4+252", "the text's first tokens", 18.3),
+    ("control", "0+256", "nothing", 18.4),
+]  # fmt: skip
+
+
+def training(**changes) -> Training:
+    """400 steps of a checkpoint and its control, measured every 100."""
+    losses = {"converted": [4.0] * 20 + [3.5, 3.3] * 180 + [3.0] * 20, "control": [4.0] * 20 + [3.5] * 380}
+    curves = [TrainingCurve(checkpoint=c, loss=x, objective=x, gradient=x, seconds=200.0) for c, x in losses.items()]
+    probes = [
+        Probe(checkpoint=c, step=step, loss=3.9 - step / 1000, sink_percent=0.5, mechanism_mass=mass, massive=9.5,
+              mechanism_percent=None if mass is None else 60.0 + step / 100, kurtosis=12.5)
+        for c, mass in (("converted", 0.4), ("control", None)) for step in range(0, 401, 100)
+    ]  # fmt: skip
+    settings = dict(
+        steps=400, batch=32, length=512, window=255, trained="all", trained_parameters=5_512_345,
+        text="tales.txt, 3 files", text_tokens=13_107_200, epochs=0.5, optimizer="adamw", lr=3e-4,
+        precision="bfloat16", processes=1, attention="sdpa: a window on a CPU", tokens_per_second=32768.0,
+        curves=curves, probes=probes,
+    )  # fmt: skip
+    return Training(**(settings | changes))
+
+
+def trained(model: str = "demo", **changes) -> Result:
+    """A sink logit that was trained, its start and its control."""
+    before, after = detail().checkpoints
+    lines = [before, before.model_copy(update=dict(first="nothing", kl=0.3, sink_percent=0.1))]
+    lines += [after.model_copy(update=dict(checkpoint=c, kurtosis=k)) for c, k in
+              (("start", 31.0), ("converted", 22.5), ("control", 25.5))]  # fmt: skip
+    streams = [stream(*line) for line in TRAINED_STREAMS]
+    return converted(model, **(dict(streams=streams, checkpoints=lines, training=training()) | changes))
+
+
 def converted(model: str = "demo", **changes) -> Result:
     """A whole result; `changes` are those of its detail."""
     found = result(task="convert", convert=detail(**changes), measurements=[], verdict=["Good: 95.0% made good."])
@@ -80,7 +126,15 @@ def hostile() -> Result:
         HOSTILE, **words, settings={"start": HOSTILE, HOSTILE: HOSTILE}, attention=[HOSTILE], files={HOSTILE: 1},
         calibration=begun, streams=streams, checkpoints=lines,
     )  # fmt: skip
-    recipe = {"text": {"files": [HOSTILE]}, "model": {"name": HOSTILE}}
+    curves = [TrainingCurve(checkpoint=HOSTILE, loss=[4.0, 3.0], objective=[], gradient=[], seconds=1.0)]
+    probes = [Probe(checkpoint=HOSTILE, step=step, loss=4.0, sink_percent=1.0, massive=2.0) for step in (0, 2)]
+    words = dict.fromkeys(("trained", "text", "optimizer", "precision", "attention"), HOSTILE)
+    found = found.model_copy(
+        update={
+            "convert": found.convert.model_copy(update={"training": training(**words, curves=curves, probes=probes)})
+        }
+    )
+    recipe = {"text": {"files": [HOSTILE]}, "model": {"name": HOSTILE}, "training": {"text": {"files": [HOSTILE]}}}
     return found.model_copy(update=dict(verdict=[HOSTILE], notes=[HOSTILE], recipe=recipe, sinkctl_version=HOSTILE))
 
 
@@ -153,7 +207,9 @@ def test_the_card_says_how_it_is_streamed_and_the_limits():
     assert stream_policy(detail(streams=[])) == "0+256"
     assert stream_policy(detail(streams=[], mechanism="sink_token")) == "1+255"
     assert stream_policy(detail(streams=[], settings={"start": "zero", "bos": "auto"})) == "1+255"
-    assert stream_policy(detail(streams=[stream("converted", "1+255", "sink token", 20.0)])) == "1+255"
+    kept = [stream("converted", policy, "sink token", 20.0) for policy in ("1+255", "4+252")]
+    assert stream_policy(detail(streams=[*kept, stream("converted", "0+256", "nothing", 30.0)])) == "1+255"
+    assert stream_policy(trained().convert) == "0+256"
 
 
 def test_keys_that_vary_are_not_called_constant():
@@ -222,3 +278,119 @@ def test_every_mechanism_has_its_formula_in_words():
         words = mechanism_words(detail(mechanism=kind, settings=sink().model_dump()))
         assert "{" not in words
         assert len(words) > 20
+
+
+def test_a_card_says_that_no_weight_was_trained_only_where_none_was():
+    untrained, card = model_card(converted(), "out"), model_card(trained(), "out")
+    for words in ("No weight was trained", "Training-free"):
+        assert words in untrained
+        assert words not in card
+    assert "It was trained (every weight) for 400 steps of 32 × 512 tokens (6.55M) on tales.txt, 3 files." in card
+    assert "A control, the same steps, data and seed without the mechanism, is compared with it below." in card
+    assert "has bought none" in card
+    assert "removing the first token alone" not in card
+    assert "Trained on tales.txt, 3 files (13,107,200 tokens, gone through 0.5 times)." in card.split("## Data")[1]
+    assert blocks(card, "sh") == ["sinkctl stream --model out -p 0+256 book.txt"]
+    assert card.split("---\n")[1] == untrained.split("---\n")[1]
+
+
+def test_a_card_without_a_control_says_what_that_leaves_open():
+    alone = training(curves=training().curves[:1], trained="new")
+    lines = [line for line in trained().convert.streams if line.checkpoint != "control"]
+    report = trained(training=alone, streams=lines, checkpoints=[])
+    card = model_card(report, "out")
+    assert "It was trained (the mechanism alone)" in card
+    assert "No control was trained" in card
+    assert "nothing shows that the mechanism, and not the training, made the difference" in card
+    assert "without a control" in printed(report, 300)
+    control = model_card(trained(training=alone, streams=lines, checkpoints=[], mechanism="none", settings={}), "out")
+    assert "No control was trained:" not in control
+    assert "nothing shows" not in control
+
+
+def test_a_card_of_a_model_from_scratch_names_no_base_model_and_no_original():
+    lines = [line for line in trained().convert.streams if line.checkpoint != "original"]
+    report = trained("org/model", streams=lines, checkpoints=[], calibration=None, from_scratch=True)
+    card = model_card(report, "out")
+    assert "base_model" not in card.split("---\n")[1]
+    assert "A model of random weights (llama, 5.51M parameters), with the tokenizer of org/model, was given" in card
+    assert "original" not in card.split("## Recipe")[0].replace("The text", "")
+    table = stream_table(report.convert)
+    assert table.columns[-1] == "to the best control"
+    assert table.rows[2][-1] == "-1.6%"  # 18 / 18.3
+    assert "start 0+256" not in html(report, {}), "its bar would leave the others no room"
+
+
+def test_a_card_names_training_files_without_their_folders():
+    recipe = {"training": {"text": {"files": ["/home/me/tales.txt", "-"]}, "lr": 0.001}}
+    card = model_card(trained().model_copy(update={"recipe": recipe}), "out")
+    assert yaml.safe_load(blocks(card, "yaml")[-1])["training"] == {"text": {"files": ["tales.txt", "-"]}, "lr": 0.001}
+    assert "/home/me" not in card
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_terminal_of_any_width_shows_the_control_and_how_it_was_trained(width):
+    shown = printed(trained(), width)
+    assert max(map(cell_len, shown.splitlines())) <= width
+    plain = " ".join(shown.split())
+    for said in ("start", "control", "18.40", "400 steps of 32 × 512 tokens (6.55M) in 3 min 20 s", "32,768 tok/s",
+                 "bfloat16", "sdpa: a window on a CPU"):  # fmt: skip
+        assert said in plain, said
+    narrow = [line for line in trained().convert.streams if line.checkpoint != "original"]
+    assert "18.40" in printed(trained(streams=narrow), 40)
+    assert ("kurtosis" in plain) == (width >= 80)
+
+
+def test_the_loss_is_drawn_as_a_moving_mean_over_what_was_measured():
+    first, control = loss_lines(training())
+    assert (first.label, control.label) == ("converted", "control")
+    assert [dot.x for dot in first.dots] == list(range(1, 401))
+    assert first.span == 11  # 2 · (400 // 80) + 1
+    assert first.dots[199].y == pytest.approx((6 * 3.5 + 5 * 3.3) / 11)  # steps 195 to 205: the odd have 3.5
+    page = html(trained(), {})
+    assert page.count('class="measured"') == 2
+    assert "moving mean over 11 neighbouring points" in page
+    assert "converted: from 4.00 to 3.00; control: from 4.00 to 3.50" in page
+    for said in ("22.5", "25.5", "13,107,200 tokens, gone through 0.5 times", "the last 255 tokens and itself"):
+        assert said in page, said
+
+
+def test_probes_are_drawn_against_steps_a_line_a_checkpoint():
+    pictures = {picture.name: picture for picture in probe_pictures(training())}
+    assert set(pictures) == {"probe-sinks", "probe-mass", "probe-loss", "probe-massive", "probe-kurtosis"}
+    assert set(pictures["probe-sinks"].lines) == {"converted Sink₁", "converted Sink*", "control Sink₁"}
+    assert pictures["probe-sinks"].lines["converted Sink*"][-1] == (400, 64.0)
+    assert set(pictures["probe-mass"].lines) == {"converted"}
+    assert pictures["probe-loss"].y_range == (3.5, 3.9)
+    page = html(trained(), {})
+    assert page.count("<svg") == 7  # bars, losses, and these
+    assert probe_pictures(training(probes=[])) == []
+    assert html(trained(training=training(probes=[])), {}).count("<svg") == 2
+
+
+def test_numbers_that_training_lost_are_left_out_and_said():
+    lost = [3.0, float("nan"), 12.0, float("inf")]
+    curves = [TrainingCurve(checkpoint=c, loss=lost, objective=lost, gradient=lost, seconds=float("nan"))
+              for c in ("converted", "control")]  # fmt: skip
+    probes = [Probe(checkpoint="converted", step=1, loss=float("nan"), massive=float("inf"), kurtosis=None)]
+    settings = dict(tokens_per_second=float("nan"), epochs=float("inf"), window=None)
+    broken = trained(training=training(curves=curves, probes=probes, **settings))
+    page = html(broken, {})
+    assert "Left out, without a number: 2 steps." in page
+    assert "Losses above 9.21 are drawn at 9.21." in page
+    for shown in (printed(broken), page, model_card(broken, "out")):
+        assert not re.search(r"\b(nan|inf|None)\b(?!:)", shown)
+    empty = training(curves=[curve.model_copy(update={"loss": []}) for curve in curves], probes=[])
+    assert "<svg" in html(trained(training=empty), {})
+    one = training(steps=1, batch=1, length=8)
+    assert training_line(one).startswith("trained: 1 step of 1 × 8 tokens (8) in 3 min 20 s, 32,768 tok/s, bfloat16;")
+
+
+def test_what_was_trained_is_named_without_a_mechanism_that_is_not_there():
+    def said(mechanism: str, trained: str) -> str:
+        return dict(training_facts(training(trained=trained), mechanism))["trained"]
+
+    assert said("gate", "attention") == "the mechanism and the attention projections (5,512,345 parameters)"
+    assert said("none", "attention") == "the attention projections (5,512,345 parameters)"
+    assert said("none", "lora").startswith("low-rank updates of the attention projections, merged at the end")
+    assert said("none", "new") == "nothing (5,512,345 parameters)"

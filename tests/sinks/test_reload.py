@@ -39,6 +39,7 @@ CASES = {
     "value_bias": ("value_bias", {}, ("bias",)),
     "score_bias": ("score_bias", {}, ("first",)),
     "sigmoid": ("sigmoid", {}, ("offset", "bias")),
+    "sigmoid_normalised": ("sigmoid", dict(normalise=True, start="zero", mix=0.8), ("offset",)),
     "elu": ("elu", dict(mix=0.3), ("offset",)),
     "softpick": ("softpick", {}, ("offset", "bias")),
     "softpick_mixed": ("softpick", dict(mix=0.5), ("offset",)),
@@ -105,8 +106,9 @@ def start_of(names: tuple[str, ...], shape: dict, sink, seed: int) -> dict[str, 
     return {name: start[name] for name in names}
 
 
-def reference_weights(kind: str, score: Tensor, seen: Tensor, start: dict[str, Tensor], mix: float) -> Tensor:
+def reference_weights(sink, score: Tensor, seen: Tensor, start: dict[str, Tensor]) -> Tensor:
     """Attention weights by the published formulas; score [B, H, T, S] in float64."""
+    kind, mix = sink.kind, getattr(sink, "mix", 1.0)
     softmax = score.masked_fill(~seen, -torch.inf).softmax(-1)
     if kind == "clipped_softmax":
         gamma = start["gamma"].double()[:, None, None]
@@ -115,6 +117,7 @@ def reference_weights(kind: str, score: Tensor, seen: Tensor, start: dict[str, T
         z = score + start["offset"].double()[:, None, None]
         if kind == "sigmoid":
             new = 1 / (1 + torch.exp(-z))
+            new = new / (new * seen).sum(-1, keepdim=True) if sink.normalise else new
         elif kind == "elu":
             new = torch.where(z > 0, z, torch.exp(z) - 1) + 1
         else:
@@ -134,7 +137,6 @@ def referring(model, sink, starts: list[dict[str, Tensor]]):
     modules = [m for m in model.modules() if type(m).__name__.endswith("Attention")]
     start_by = {id(module): start for module, start in zip(modules, starts, strict=True)}
     shown: dict[int, dict] = {}
-    mix = getattr(sink, "mix", 1.0)
 
     def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
         start, kept = start_by[id(module)], shown[id(module)]
@@ -148,7 +150,7 @@ def referring(model, sink, starts: list[dict[str, Tensor]]):
         if "first" in start:
             score[..., 0] += start["first"].double()[:, None]  # no padding here
         if sink.kind in ("sigmoid", "elu", "softpick", "clipped_softmax"):
-            out = reference_weights(sink.kind, score, seen, start, mix) @ v
+            out = reference_weights(sink, score, seen, start) @ v
         else:
             score = score.masked_fill(~seen, -torch.inf)
             extra = None

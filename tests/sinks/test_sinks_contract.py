@@ -37,7 +37,7 @@ def every_start():
             yield pytest.param(sink(), id=kind)
 
 
-STARTS = list(every_start())
+STARTS = [*every_start(), pytest.param(SINKS["sigmoid"](start="zero", normalise=True), id="sigmoid-normalised")]
 
 
 def test_the_union_and_the_table_name_the_same_mechanisms():
@@ -82,6 +82,27 @@ def test_a_matched_start_gives_keys_what_they_got_and_leaves_no_constant_error(k
     mass_HN, out_HNE = outputs(layer, record)
     assert torch.allclose(mass_HN.mean(1), 1 - record.mass_HN.mean(1), atol=1e-4)
     assert torch.allclose(out_HNE.mean(1), record.written_HNE().mean(1), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_normalised_sigmoid_is_one_over_its_sum_also_where_nothing_is_seen_or_all_is_tiny():
+    layer = AttentionSink(dict(kind="sigmoid", parameters=["offset"], normalise=True), 1, 1, 8, 24)
+    layer.offset.fill_(0.5)
+    score_11TS = torch.tensor([[[[0.0, 1.0, -2.0], [3.0, 1.0, 2.0], [-300.0, -299.0, -301.0]]]])
+    seen = torch.tensor([[True, True, False], [False, False, False], [True, True, False]])[None, None]
+    z_S = (score_11TS[0, 0, 0].double() + 0.5)[:2]
+    sigma_S = 1 / (1 + torch.exp(-z_S))
+    expected_S = sigma_S / sigma_S.sum()
+    weight_TS = layer.weigh(score_11TS, seen)[0, 0].double()
+    far_S = torch.tensor([1.0, torch.e], dtype=torch.float64) / (1 + torch.e)  # σ(z) is e^z there
+    assert torch.allclose(weight_TS[0], torch.cat([expected_S, torch.zeros(1).double()]), atol=1e-6)
+    assert torch.equal(weight_TS[1], torch.zeros(3).double())
+    assert torch.allclose(weight_TS[2, :2], far_S, atol=1e-6)
+
+
+def test_a_normalised_sigmoid_has_no_mass_to_match():
+    with pytest.raises(ValueError, match=r"normalise: weights sum to 1 .* take start zero"):
+        SINKS["sigmoid"](normalise=True)
 
 
 @torch.no_grad()

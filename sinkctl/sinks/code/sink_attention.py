@@ -28,6 +28,7 @@ class AttentionSink(nn.Module):
     def __init__(self, sink: dict, heads: int, groups: int, width: int, hidden: int):
         super().__init__()
         self.kind, self.mix = sink["kind"], sink.get("mix", 1.0)  # 0: softmax still, 1: the mechanism alone
+        self.normalise = sink.get("normalise", False)  # of sigmoid: weights over their sum
         self.heads, self.width = heads, width
         self.raw_BTHD: Tensor | None = None  # queries before their rotation, from the layer's own projection
         shapes = dict(
@@ -87,7 +88,10 @@ class AttentionSink(nn.Module):
             weight_BHTS = ((1 - gamma_H11) * softmax_BHTS + gamma_H11).clamp(0, 1)
         else:
             shifted_BHTS = score_BHTS + self.offset.to(score_BHTS.dtype)[:, None, None]
-            weight_BHTS = WEIGHTS[self.kind](shifted_BHTS, seen)
+            if self.normalise:  # σ / Σ σ; from logarithms, as all may be too small to add
+                weight_BHTS = nn.functional.logsigmoid(shifted_BHTS).masked_fill(~seen, low).softmax(-1)
+            else:
+                weight_BHTS = WEIGHTS[self.kind](shifted_BHTS, seen)
         return torch.lerp(softmax_BHTS, weight_BHTS, self.mix).masked_fill(~seen, 0.0)
 
     def added(self, out_BTHE: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def form_for(sink: Sink, config: PreTrainedConfig, asked: str = "auto") -> Form:
             f"{config.model_type} has sliding windows, which lose the first token; score_bias needs it kept"
         )
     if sink.kind in ("none", "sink_token"):
-        return Form("same class", "the mechanism is no part of the model", False, _same)
+        return Form("same class", "the mechanism is no part of the model", False, same_class)
     name, lacks, build = _stock(sink)
     missing = lacks(config)
     if asked != "code" and missing is None:
@@ -63,9 +63,11 @@ def _stock(sink: Sink) -> tuple[str, Callable[[PreTrainedConfig], str | None], C
     return "", lambda config: f"no stock class has {sink.kind}", None
 
 
-def _same(model: PreTrainedModel, starts: Starts) -> PreTrainedModel:
-    """Another model of the class, with the same tensors."""
-    return biased.filled(copy.deepcopy(model.config), model, model.state_dict())
+def same_class(
+    model: PreTrainedModel, starts: Starts = (), weights: dict[str, Tensor] | None = None
+) -> PreTrainedModel:
+    """Another model of the class, with the same tensors or with `weights`."""
+    return biased.filled(copy.deepcopy(model.config), model, model.state_dict() if weights is None else weights)
 
 
 def _with(build: Callable, nothing: Callable[[int, int], dict[str, Tensor]]) -> Callable:

@@ -42,7 +42,7 @@ def build(model: PreTrainedModel, sink: Sink, starts: Sequence[dict[str, Tensor]
     for attention, start in zip(attention_layers(model), starts, strict=True):
         name = names_of[id(attention)]
         weights |= {f"{name}.sink.{key}": x.float() for key, x in (start or {}).items()}
-        for projection in _doubled(attention, sink):
+        for projection in doubled(attention, sink):
             weights[f"{names_of[id(projection)]}.weight"] = 2 * projection.weight.detach()
     built.load_state_dict(weights, strict=True, assign=True)
     built.tie_weights()
@@ -62,7 +62,7 @@ def write_code(folder: Path, config: PreTrainedConfig) -> list[str]:
     return [path.name for path in family.files]
 
 
-def _doubled(attention: torch.nn.Module, sink: Sink) -> list[torch.nn.Module]:
+def doubled(attention: torch.nn.Module, sink: Sink) -> list[torch.nn.Module]:
     """Projections whose weights make up for a gate that begins at a half."""
     if sink.kind != "gate" or sink.start != "exact":
         return []

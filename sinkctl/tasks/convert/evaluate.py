@@ -5,7 +5,7 @@ Shapes: T tokens, V vocabulary.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.convert import CheckpointLine, StreamedLine
 from sinkctl.result.measure import InputScore
 from sinkctl.sinks import Sink
+from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, START
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.stream.scorers import scorer_for
 
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
-ORIGINAL, CONVERTED = "original", "converted"
 
 
 @dataclass
@@ -38,6 +38,13 @@ class Evaluation:
     streamed: int = 0
     scored: int = 0
 
+    def ordered(self) -> "Evaluation":
+        """The same, checkpoints in the order in which they came to be."""
+        order = (ORIGINAL, START, CONVERTED, CONTROL).index
+        streams = sorted(self.streams, key=lambda line: order(line.checkpoint))
+        checkpoints = sorted(self.checkpoints, key=lambda line: order(line.checkpoint))
+        return replace(self, streams=streams, checkpoints=checkpoints)
+
 
 @dataclass(frozen=True)
 class Fed:
@@ -49,12 +56,11 @@ class Fed:
     first: str
 
     @classmethod
-    def of(cls, label: str, loaded: LoadedModel, sink: Sink | None = None) -> "Fed":
-        """As its tokenizer feeds it."""
+    def of(cls, label: str, loaded: LoadedModel, named: str | None = None) -> "Fed":
+        """As its tokenizer feeds it; `named`: what it puts in front, in words."""
         if not loaded.uses_bos:
             return cls(label, loaded, (), "nothing")
-        named = "sink token" if sink is not None and sink.kind == "sink_token" else "BOS"
-        return cls(label, loaded, (loaded.bos_id,), named)
+        return cls(label, loaded, (loaded.bos_id,), named or "BOS")
 
     @property
     def bare(self) -> "Fed":
@@ -64,48 +70,76 @@ class Fed:
         return torch.cat([torch.tensor(self.front, dtype=torch.long), body_T])
 
 
-def evaluate(
-    sink: Sink, original: LoadedModel, converted: LoadedModel, held_out_T: Tensor, window: int, samples: int,
-    length: int, progress: Callable[[str, float], None], stop: Callable[[], bool],
-) -> Evaluation:  # fmt: skip
-    """Both checkpoints streamed with a cache of `window` tokens, and both on `samples` of `length` tokens."""
-    found = Evaluation()
-    before, after = Fed.of(ORIGINAL, original), Fed.of(CONVERTED, converted, sink)
-    kept, none = SinkWindow(sinks=1, window=window - 1), SinkWindow(sinks=0, window=window)
-    streams = [(before, kept), (before.bare, none), *([(after, kept)] if after.front else []), (after.bare, none)]
-    fed = [before, *([before.bare] if before.front else []), after]
-    steps = _Steps(len(streams) + 2 * len(fed), progress, stop)
-    for each, policy in streams:
-        steps(f"streaming {each.label}, {policy.label}")
-        found.streams.append(_streamed(each, policy, held_out_T, window, found, stop))
-    bodies = _spread(held_out_T, samples, length - 1)
-    half = (length - 1) // 2
-    found.scored = sum(len(body) - half - 1 for body in bodies)
-    short = _spread(held_out_T, SINK_SAMPLES, SINK_LENGTH)
-    for each in fed:
-        steps(f"{each.label} ({each.first} in front): samples")
-        loss, kl = _predicted(each, before, bodies, half, stop)
-        steps(f"{each.label} ({each.first} in front): sinks")
-        shown = _shown(each, short, stop)
-        found.checkpoints.append(
-            CheckpointLine(
-                checkpoint=each.label,
-                first=each.first,
-                perplexity=_perplexity(loss),
-                kl=kl,
-                **_sinks(each, sink, shown),
+class Judge:
+    """Holds checkpoints against the same held-out text, one after the other; `found` has the lines of all."""
+
+    def __init__(
+        self, sink: Sink, reference: LoadedModel | None, held_out_T: Tensor, window: int, samples: int, length: int,
+        stop: Callable[[], bool],
+    ):  # fmt: skip
+        self._sink, self._held_out_T, self._window, self._stop = sink, held_out_T, window, stop
+        self._reference = None if reference is None else Fed.of(ORIGINAL, reference)
+        self._bodies = _spread(held_out_T, samples, length - 1)
+        self._half = (length - 1) // 2
+        self._short = _spread(held_out_T, SINK_SAMPLES, SINK_LENGTH)
+        self.found = Evaluation(scored=sum(len(body) - self._half - 1 for body in self._bodies))
+
+    def __call__(
+        self, label: str, loaded: LoadedModel, told: Callable[[str, float], None], named: str | None = None
+    ) -> None:
+        """Stream the checkpoint with a cache of `window` tokens, and show it the samples."""
+        fed = Fed.of(label, loaded, named)
+        kept, four, none = (SinkWindow(sinks=s, window=self._window - s) for s in (1, min(4, self._window - 1), 0))
+        streams = [(fed, kept)] if fed.front or label == ORIGINAL else []
+        streams += [(fed, four)] if fed.front or label in (ORIGINAL, CONVERTED, CONTROL) else []
+        streams += [(fed.bare, none)]
+        shown = [fed, *([fed.bare] if fed.front and label == ORIGINAL else [])]
+        steps = _Steps(len(streams) + 2 * len(shown), told, self._stop)
+        for each, policy in streams:
+            steps(f"streaming {label}, {policy.label}")
+            self.found.streams.append(_streamed(each, policy, self._held_out_T, self._window, self.found, self._stop))
+        for each in shown:
+            steps(f"{label} ({each.first} in front): samples")
+            loss, kl = _predicted(each, self._reference, self._bodies, self._half, self._stop)
+            steps(f"{label} ({each.first} in front): sinks")
+            sinks, _ = _shown(each, self._short, self._stop)
+            self.found.checkpoints.append(
+                CheckpointLine(
+                    checkpoint=each.label,
+                    first=each.first,
+                    perplexity=_perplexity(loss),
+                    kl=kl,
+                    **_sinks(each, self._sink, sinks),
+                )
             )
-        )
-    return found
+
+    def glance(self, label: str, loaded: LoadedModel) -> dict[str, float | None]:
+        """A `Probe` of a checkpoint that is being trained."""
+        fed = Fed.of(label, loaded)
+        loss, _ = _predicted(fed, None, self._bodies, self._half, self._stop)
+        score, arrays = _shown(fed, self._short, self._stop)
+        sinks = _sinks(fed, self._sink, score)
+        rate = arrays.get("learned_sinks")
+        if rate is None and self._sink.kind == "sink_token" and label == CONVERTED:
+            mechanism, sinks["sink_percent"] = sinks["sink_percent"], None  # the first token is the mechanism
+        else:
+            mechanism = None if rate is None or label != CONVERTED else 100 * float(rate.nanmean())
+        names = ("sink_percent", "mechanism_mass", "massive", "massive_ratio", "kurtosis")
+        mean = float(loss.astype(np.float64).mean())
+        return {
+            "loss": mean if math.isfinite(mean) else None,
+            "mechanism_percent": mechanism,
+            **{name: sinks[name] for name in names},
+        }
 
 
 class _Steps:
-    def __init__(self, count: int, progress: Callable[[str, float], None], stop: Callable[[], bool]):
-        self._count, self._done, self._progress, self._stop = count, 0, progress, stop
+    def __init__(self, count: int, told: Callable[[str, float], None], stop: Callable[[], bool]):
+        self._count, self._done, self._told, self._stop = count, 0, told, stop
 
     def __call__(self, what: str) -> None:
         go_on(self._stop)
-        self._progress(what, self._done / self._count)
+        self._told(what, self._done / self._count)
         self._done += 1
 
 
@@ -120,7 +154,8 @@ def _streamed(
     """Perplexity of the held-out tokens from the third window on, whatever stands in front of them."""
     line = StreamedLine(checkpoint=fed.label, policy=policy.label, first=fed.first, perplexity=None)
     if policy.sinks and not fed.front:
-        line = line.model_copy(update={"first": "the text's first token"})
+        first = "the text's first token" + ("s" if policy.sinks > 1 else "")
+        line = line.model_copy(update={"first": first})
     ids_T = fed.ids(held_out_T)
     first = len(fed.front) + warm_up(window) - 1
     try:
@@ -156,14 +191,14 @@ def _spread(ids_T: Tensor, count: int, length: int) -> list[Tensor]:
 
 @torch.no_grad()
 def _predicted(
-    fed: Fed, reference: Fed, bodies: Sequence[Tensor], half: int, stop: Callable[[], bool]
+    fed: Fed, reference: Fed | None, bodies: Sequence[Tensor], half: int, stop: Callable[[], bool]
 ) -> tuple[np.ndarray, float | None]:
     """(NLL of the second halves, mean KL from the reference in nats a token), by the stock models' own forward."""
     losses, divergences = [], []
     for body_T in bodies:
         log_TV = _log_probabilities(fed, body_T, half)
         losses.append(-log_TV.gather(1, body_T[half + 1 :, None].to(log_TV.device))[:, 0].double().cpu().numpy())
-        if fed is not reference:
+        if reference is not None and (fed.loaded is not reference.loaded or fed.front != reference.front):
             ours_TV = _log_probabilities(reference, body_T, half)
             vocabulary = min(ours_TV.shape[1], log_TV.shape[1])  # a sink token may have added a row
             ours_TV, log_TV = ours_TV[:, :vocabulary], log_TV[:, :vocabulary]
@@ -180,12 +215,11 @@ def _log_probabilities(fed: Fed, body_T: Tensor, half: int) -> Tensor:
     return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)).log_softmax(-1)
 
 
-def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> InputScore:
-    """What `sinkctl measure` finds on samples of its usual length."""
+def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> tuple[InputScore, dict[str, Tensor]]:
+    """What `sinkctl measure` finds on samples of its usual length: its score, its arrays."""
     samples = [fed.ids(body_T)[:SINK_LENGTH] for body_T in bodies]
     shown = InputSet("natural", "natural", bool(fed.front), samples, lambda sample, index: str(index))
-    score, _ = InputRun(settle(MeasureRecipe()), fed.loaded, shown)(lambda share: None, stop)
-    return score
+    return InputRun(settle(MeasureRecipe()), fed.loaded, shown)(lambda share: None, stop)
 
 
 def _sinks(fed: Fed, sink: Sink, score: InputScore) -> dict[str, float | int | None]:
@@ -197,10 +231,11 @@ def _sinks(fed: Fed, sink: Sink, score: InputScore) -> dict[str, float | int | N
     return {
         "sink_percent": score.sinks[0].percent,
         "alpha_max": score.alpha_max,
-        "mechanism_mass": _taken(sink, score) if fed.label == CONVERTED else None,
+        "mechanism_mass": _taken(sink, score) if fed.label in (START, CONVERTED) else None,
         "massive": None if largest is None else largest.top[0],
         "massive_ratio": max(ratios, default=None),
         "massive_layers": len(score.massive_layers),
+        "kurtosis": max((layer.kurtosis for layer in score.layers if layer.kurtosis is not None), default=None),
     }
 
 

@@ -1,12 +1,16 @@
 """A conversion → its Result: measurements, and what they say in words."""
 
+import math
 from collections.abc import Sequence
 
-from sinkctl.result.convert import CheckpointLine, ConvertDetail, StreamedLine
+from sinkctl.result.convert import CheckpointLine, ConvertDetail, StreamedLine, Training
 from sinkctl.result.schema import Measurement
 
+ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
 NOTHING = 0.005  # a share of perplexity that is no difference
 GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
+PART = 20  # one step in so many, 5 %, stands for the beginning or the end of training
+TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 
 
 def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
@@ -14,69 +18,112 @@ def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
     found = []
 
     def add(name: str, value: float | None, unit: str, better: str) -> None:
-        if value is not None:
+        if value is not None and math.isfinite(value):
             found.append(Measurement(name=name, samples=[value], unit=unit, better=better))
 
-    kept, bare, now = original_kept(detail.streams), original_bare(detail.streams), converted(detail.streams)
-    for name, line in (("perplexity", now), ("original.kept", kept), ("original.bare", bare)):
-        add(name, None if line is None else line.perplexity, "perplexity", "lower")
-    closed = gap_closed(detail.streams)
+    add("perplexity", _perplexity(meant(detail.streams, CONVERTED)), "perplexity", "lower")
+    for name, sinks in (("original.kept", "1+"), ("original.bare", "0+")):
+        add(name, _perplexity(streamed(detail.streams, ORIGINAL, sinks)), "perplexity", "lower")
+    for checkpoint in (START, CONTROL):
+        add(f"{checkpoint}.perplexity", _perplexity(meant(detail.streams, checkpoint)), "perplexity", "lower")
+    closed, beside = gap_closed(detail.streams), beside_control(detail.streams)
     add("gap_closed", None if closed is None else 100 * closed, "% of the gap", "higher")
-    if detail.checkpoints:
-        before, after = detail.checkpoints[0], detail.checkpoints[-1]
-        add("kl", after.kl, "nats/token", "lower")
-        add("samples.perplexity", after.perplexity, "perplexity", "lower")
-        add("original.samples.perplexity", before.perplexity, "perplexity", "lower")
-        add("sink_rate", after.sink_percent, "% of heads", "neither")
-        add("original.sink_rate", before.sink_percent, "% of heads", "neither")
-        add("mechanism_mass", after.mechanism_mass, "mass", "neither")
-        add("massive_max", after.massive, "|h|", "lower")
+    add("beside_control", None if beside is None else 100 * beside, "% of perplexity", "lower")
+    for checkpoint, prefix in ((CONVERTED, ""), (ORIGINAL, "original."), (CONTROL, "control.")):
+        line = fed(detail.checkpoints, checkpoint)
+        if line is None:
+            continue
+        add(f"{prefix}kl", line.kl, "nats/token", "lower")
+        add(f"{prefix}samples.perplexity", line.perplexity, "perplexity", "lower")
+        add(f"{prefix}sink_rate", line.sink_percent, "% of heads", "neither")
+        if checkpoint == CONVERTED:
+            add("mechanism_mass", line.mechanism_mass, "mass", "neither")
+            add("massive_max", line.massive, "|h|", "lower")
+        add(f"{prefix}kurtosis", line.kurtosis, "kurtosis", "lower")
+    if detail.training is not None:
+        add("loss", losses(detail.training, CONVERTED)[1], "nats/token", "lower")
+        add("control.loss", losses(detail.training, CONTROL)[1], "nats/token", "lower")
+        add("train.tokens_per_s", detail.training.tokens_per_second, "tok/s", "higher")
     add("convert.seconds", seconds, "s", "lower")
     return found
 
 
-def original_kept(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The original with its first token kept."""
-    return next((s for s in streams if s.checkpoint == "original" and not s.policy.startswith("0+")), None)
+def streamed(streams: Sequence[StreamedLine], checkpoint: str, sinks: str) -> StreamedLine | None:
+    """The checkpoint with so many tokens kept: "0+", "1+" or "4+"."""
+    return next((line for line in streams if line.checkpoint == checkpoint and line.policy.startswith(sinks)), None)
 
 
-def original_bare(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The original with nothing kept and nothing in front."""
-    return next((s for s in streams if s.checkpoint == "original" and s.policy.startswith("0+")), None)
+def meant(streams: Sequence[StreamedLine], checkpoint: str) -> StreamedLine | None:
+    """A checkpoint as it is meant: with its window alone, or with the token in front that it keeps."""
+    kept = streamed(streams, checkpoint, "1+")
+    in_front = kept is not None and not kept.first.startswith(TEXTS_OWN)
+    return kept if in_front else streamed(streams, checkpoint, "0+")
 
 
-def converted(streams: Sequence[StreamedLine]) -> StreamedLine | None:
-    """The converted checkpoint as it is meant: with its window alone, or with the token in front that it keeps."""
-    ours = [s for s in streams if s.checkpoint == "converted"]
-    return next((s for s in ours if not s.policy.startswith("0+")), ours[0] if ours else None)
+def fed(checkpoints: Sequence[CheckpointLine], checkpoint: str) -> CheckpointLine | None:
+    """A checkpoint as its tokenizer feeds it, which comes before its bare form."""
+    return next((line for line in checkpoints if line.checkpoint == checkpoint), None)
 
 
 def gap_closed(streams: Sequence[StreamedLine]) -> float | None:
     """Of what leaving the first token out costs, in perplexity, the share that the mechanism makes good."""
-    lines = original_kept(streams), original_bare(streams), converted(streams)
-    if any(line is None or line.perplexity is None for line in lines) or lines[-1].first != "nothing":
+    kept, bare, now = (_perplexity(line) for line in _compared(streams))
+    if None in (kept, bare, now) or meant(streams, CONVERTED).first != "nothing":
         return None  # where a token stays in front, none was replaced
-    kept, bare, now = (line.perplexity for line in lines)
     return (bare - now) / (bare - kept) if bare > kept * (1 + GAP) else None
 
 
+def beside_control(streams: Sequence[StreamedLine]) -> float | None:
+    """By which share the converted checkpoint's perplexity is above (+) or below (−) the control's."""
+    now, control = (_perplexity(meant(streams, checkpoint)) for checkpoint in (CONVERTED, CONTROL))
+    return None if now is None or control is None else now / control - 1
+
+
+def losses(training: Training, checkpoint: str) -> tuple[float | None, float | None]:
+    """Mean loss of the first and of the last 5 % of steps; None where there is no such number."""
+    curve = next((curve for curve in training.curves if curve.checkpoint == checkpoint), None)
+    if curve is None or not curve.loss:
+        return None, None
+    part = max(1, len(curve.loss) // PART)
+    means = [sum(steps) / part for steps in (curve.loss[:part], curve.loss[-part:])]
+    first, last = (mean if math.isfinite(mean) else None for mean in means)
+    return first, last
+
+
 def verdict_of(detail: ConvertDetail) -> list[str]:
-    """What the conversion did, in at most four sentences."""
-    return [*_streams(detail), *_sinks(detail)]
+    """What the conversion did, in at most four sentences; with its training and the control, in at most six."""
+    if detail.training is None:
+        return [*_streams(detail), *_sinks(detail), *_difference(detail)]
+    said = [*_trained(detail, detail.training), *_harm(detail, detail.training), *_control(detail, detail.training)]
+    return [*said, *_kept_tokens(detail), *_sinks(detail), *_difference(detail)]
+
+
+def _compared(streams: Sequence[StreamedLine]) -> tuple[StreamedLine | None, ...]:
+    """The original with its first token kept, without, and the converted checkpoint."""
+    return streamed(streams, ORIGINAL, "1+"), streamed(streams, ORIGINAL, "0+"), meant(streams, CONVERTED)
+
+
+def _perplexity(line: StreamedLine | CheckpointLine | None) -> float | None:
+    found = None if line is None else line.perplexity
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _kept_words(line: StreamedLine) -> str:
+    return {"nothing": "without kept tokens", "BOS": "with its BOS kept"}.get(line.first, "with its sink token")
 
 
 def _streams(detail: ConvertDetail) -> list[str]:
-    kept, bare, now = original_kept(detail.streams), original_bare(detail.streams), converted(detail.streams)
-    if any(line is None or line.perplexity is None for line in (kept, bare, now)):
+    now = meant(detail.streams, CONVERTED)
+    before, without, after = (_perplexity(line) for line in _compared(detail.streams))
+    if None in (before, without, after):
         return []
-    kept_words = {"nothing": "without kept tokens", "BOS": "with its BOS kept"}.get(now.first, "with its sink token")
     said = (
-        f"{detail.mechanism}: perplexity {now.perplexity:.4g} {kept_words} ({now.policy}), streamed over "
-        f"{detail.held_out:,} held-out tokens; the original {kept.perplexity:.4g} with its first token kept, "
-        f"{bare.perplexity:.4g} without."
+        f"{detail.mechanism}: perplexity {after:.4g} {_kept_words(now)} ({now.policy}), streamed over "
+        f"{detail.held_out:,} held-out tokens; the original {before:.4g} with its first token kept, {without:.4g} "
+        "without."
     )
     if now.first != "nothing":
-        worse = now.perplexity / kept.perplexity - 1
+        worse = after / before - 1
         ruined = f", and perplexity is {worse:.0%} above the original's: it needs training" if worse > GAP else ""
         return [said, f"A token stays in front of every text, and is to be kept in a stream (1+W){ruined}."]
     closed = gap_closed(detail.streams)
@@ -88,27 +135,147 @@ def _streams(detail: ConvertDetail) -> list[str]:
     return [said, f"That makes good {made_good} what the first token's absence costs."]
 
 
-def _sinks(detail: ConvertDetail) -> list[str]:
-    if not detail.checkpoints:
-        return []
-    before, after = detail.checkpoints[0], detail.checkpoints[-1]
-    said = []
-    if before.sink_percent is not None and after.sink_percent is not None:
-        taken = after.mechanism_mass
-        also = "" if taken is None else f"; the mechanism takes {taken:.3f} of attention"
-        rates = f"{before.sink_percent:.1f} % before, {after.sink_percent:.1f} % after"
-        bare = detail.checkpoints[1].sink_percent if len(detail.checkpoints) > 2 and after.first == "nothing" else None
-        rates += "" if bare is None else f" ({bare:.1f} % of the original too, once nothing stands in front)"
-        said.append(f"Heads that sink on the first token: {rates}{also}.")
-    return said + _difference(before, after)
+def _trained(detail: ConvertDetail, training: Training) -> list[str]:
+    """What it came to, from where; where nothing was streamed, the training loss."""
+    given = "no mechanism" if detail.mechanism == "none" else detail.mechanism
+    steps = "1 step" if training.steps == 1 else f"{training.steps:,} steps"
+    said = f"{given}, trained for {steps}{' from random weights' if detail.from_scratch else ''}: "
+    now, after = meant(detail.streams, CONVERTED), _perplexity(meant(detail.streams, CONVERTED))
+    if after is None:
+        first, last = losses(training, CONVERTED)
+        control = losses(training, CONTROL)[1]
+        also = "" if control is None else f"; the control ended at {control:.4g}"
+        known = first is not None and last is not None
+        return [f"{said}training loss {first:.4g} in the first steps, {last:.4g} in the last{also}."] if known else []
+    said += f"perplexity {after:.4g} {_kept_words(now)} ({now.policy}) over {detail.held_out:,} held-out tokens"
+    start = _perplexity(meant(detail.streams, START))
+    said += "" if start is None or detail.from_scratch else f"; {start:.4g} before training"
+    kept, bare, _ = (_perplexity(line) for line in _compared(detail.streams))
+    said += "" if kept is None else f"; the original {kept:.4g} with its first token kept"
+    said += "" if kept is None or bare is None else f", {bare:.4g} without"
+    return [f"{said}."]
 
 
-def _difference(before: CheckpointLine, after: CheckpointLine) -> list[str]:
-    if before.perplexity is None or after.perplexity is None or after.kl is None:
+def _harm(detail: ConvertDetail, training: Training) -> list[str]:
+    """Whether training broke down, or left held-out text worse than it found it."""
+    lost = {}
+    for curve in training.curves:
+        step = next((step for step, loss in enumerate(curve.loss, 1) if not math.isfinite(loss)), None)
+        lost |= {} if step is None else {curve.checkpoint: step}
+    if lost:
+        places = ", ".join(f"step {step:,} ({checkpoint})" for checkpoint, step in lost.items())
+        return [f"Training broke down: the loss is not a number at {places}."]
+    pair = _pair(detail, START)
+    if pair is None or pair[0] <= pair[1] * (1 + NOTHING):
         return []
-    change = after.perplexity / before.perplexity - 1
-    same = "the same" if abs(change) < NOTHING else f"{change:+.1%}"
+    now, start, where = pair
+    first, last = losses(training, CONVERTED)
+    fell = "" if None in (first, last) or last >= first else f", although its loss fell from {first:.4g} to {last:.4g}"
     return [
-        f"On samples: perplexity {after.perplexity:.4g} ({same} beside {before.perplexity:.4g}), "
-        f"{after.kl:.2g} nats a token from the original."
+        f"Training made it worse: perplexity is {now / start - 1:.1%} above {start:.4g}, the start's {where}{fell}."
     ]
+
+
+def _control(detail: ConvertDetail, training: Training) -> list[str]:
+    """What the same training did without the mechanism."""
+    pair = _pair(detail, CONTROL)
+    if pair is not None:
+        return [_control_words(detail, *pair, training.trained == "new")]
+    if detail.mechanism == "none":
+        return ["Without a mechanism it is a control itself: it shows what training alone does."]
+    if losses(training, CONTROL) == (None, None) and fed(detail.checkpoints, CONTROL) is None:
+        return ["No control was trained: without one, this does not show that the mechanism made a difference."]
+    if not detail.streams and not detail.checkpoints:
+        return ["Nothing was measured on held-out text, so the mechanism is not compared with the control."]
+    return ["The mechanism cannot be compared with the control: one of the two has no perplexity."]
+
+
+def _control_words(detail: ConvertDetail, now: float, control: float, where: str, untrained: bool) -> str:
+    how = "which has nothing to train without the mechanism" if untrained else "trained just so without the mechanism"
+    apart, at = now / control - 1, f"{control:.4g} {where}"
+    if apart > NOTHING:
+        return f"The control, {how}, does better ({at}): the mechanism costs {apart:.1%}."
+    if apart < -NOTHING:
+        return f"The control, {how}, does worse ({at}): perplexity is {-apart:.1%} lower with the mechanism."
+    start = _pair(detail, START)
+    if untrained or detail.from_scratch:
+        meaning = "the mechanism makes no difference to perplexity"
+    elif start is not None and start[0] < start[1] * (1 - NOTHING):
+        meaning = "the training, not the mechanism, made the difference"
+    else:
+        meaning = "training alone gets there too"
+    return f"The control, {how}, does as well ({at}): {meaning}."
+
+
+def _pair(detail: ConvertDetail, other: str) -> tuple[float, float, str] | None:
+    """Perplexities of the converted checkpoint and another, and where: in streams, or else on samples."""
+    theirs = meant(detail.streams, other)
+    now, then = _perplexity(meant(detail.streams, CONVERTED)), _perplexity(theirs)
+    if now is not None and then is not None:
+        return now, then, f"at {theirs.policy}"
+    now, then = (_perplexity(fed(detail.checkpoints, checkpoint)) for checkpoint in (CONVERTED, other))
+    return None if now is None or then is None else (now, then, "on samples")
+
+
+def _kept_tokens(detail: ConvertDetail) -> list[str]:
+    """What tokens kept in front of a stream still buy."""
+    now, more = meant(detail.streams, CONVERTED), streamed(detail.streams, CONVERTED, "4+")
+    saved = _saved(detail.streams, CONVERTED)
+    if now is None or _perplexity(now) is None:
+        return []
+    at = "" if saved is None else f"({more.policy}: {more.perplexity:.4g})"
+    if now.first == "nothing":
+        if saved is None:
+            return []
+        if saved > NOTHING:
+            return [f"Tokens kept in front still buy it {saved:.1%} {at}."]
+        theirs, design = _saved(detail.streams, CONTROL), detail.mechanism != "none"
+        if theirs is not None and theirs <= NOTHING:
+            return [f"Kept tokens buy it nothing more {at}, nor the control."]
+        return [f"Kept tokens buy it nothing more {at}{': it streams without them by design' if design else ''}."]
+    bare = _perplexity(streamed(detail.streams, CONVERTED, "0+"))
+    if bare is None:
+        return [f"Its {now.first} is to be kept in a stream (1+W)."]
+    needed = "is to be" if bare > now.perplexity * (1 + NOTHING) else "need not be"
+    said = f"Its {now.first} {needed} kept in a stream: without it perplexity is {bare:.4g}"
+    if saved is None:
+        return [f"{said}."]
+    return [f"{said}; more kept tokens buy it {f'{saved:.1%}' if saved > NOTHING else 'nothing'} {at}."]
+
+
+def _saved(streams: Sequence[StreamedLine], checkpoint: str) -> float | None:
+    """The share of perplexity that four kept tokens take away from a checkpoint as it is meant."""
+    now, more = _perplexity(meant(streams, checkpoint)), _perplexity(streamed(streams, checkpoint, "4+"))
+    return None if now is None or more is None else 1 - more / now
+
+
+def _sinks(detail: ConvertDetail) -> list[str]:
+    originals = [line for line in detail.checkpoints if line.checkpoint == ORIGINAL]
+    before = originals[0] if originals else fed(detail.checkpoints, START)
+    after, control = (fed(detail.checkpoints, checkpoint) for checkpoint in (CONVERTED, CONTROL))
+    if before is None or after is None or before.sink_percent is None or after.sink_percent is None:
+        return []
+    taken = after.mechanism_mass
+    also = "" if taken is None else f"; the mechanism takes {taken:.3f} of attention"
+    rates = f"{before.sink_percent:.1f} % before, {after.sink_percent:.1f} % after"
+    bare = originals[1].sink_percent if len(originals) > 1 and after.first == "nothing" else None
+    rates += "" if bare is None else f" ({bare:.1f} % of the original too, once nothing stands in front)"
+    if control is not None and control.sink_percent is not None:
+        rates += f", {control.sink_percent:.1f} % in the control"
+    return [f"Heads that sink on the first token: {rates}{also}."]
+
+
+def _difference(detail: ConvertDetail) -> list[str]:
+    before, after, control = (fed(detail.checkpoints, checkpoint) for checkpoint in (ORIGINAL, CONVERTED, CONTROL))
+    now, then, theirs = _perplexity(after), _perplexity(before), _perplexity(control)
+    if now is None or (before is not None and (then is None or after.kl is None)) or (before is None and not theirs):
+        return []
+    said = f"On samples: perplexity {now:.4g}"
+    if then is not None:
+        change = now / then - 1
+        same = "the same" if abs(change) < NOTHING else f"{change:+.1%}"
+        said += f" ({same} beside {then:.4g}), {after.kl:.2g} nats a token from the original"
+    if theirs is not None:
+        away = f", {control.kl:.2g} nats" if then is not None and control.kl is not None else ""
+        said += f"; the control {theirs:.4g}{away}"
+    return [f"{said}."]

@@ -12,13 +12,17 @@ from sinkctl.result.compare import check_names, parse
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
+from sinkctl.tasks.convert.training.plan import Plan, plan
+from sinkctl.tasks.convert.training.trained import check_family
 from sinkctl.tasks.stream.settle import absolute
 from sinkctl.text.source import check
 
 METRICS = (
     "perplexity", "original.kept", "original.bare", "gap_closed", "kl", "samples.perplexity",
-    "original.samples.perplexity", "sink_rate", "original.sink_rate", "mechanism_mass", "massive_max",
-    "convert.seconds",
+    "original.samples.perplexity", "sink_rate", "original.sink_rate", "mechanism_mass", "massive_max", "kurtosis",
+    "original.kurtosis", "start.perplexity", "beside_control", "control.perplexity", "control.kl",
+    "control.samples.perplexity", "control.sink_rate", "control.kurtosis", "loss", "control.loss",
+    "train.tokens_per_s", "convert.seconds",
 )  # fmt: skip
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows
@@ -37,6 +41,7 @@ class Settled:
     least: int  # held-out tokens it takes
     length: int  # tokens of a sample
     dtype: torch.dtype  # of the written weights
+    plan: Plan | None  # of the training; None: 0 steps
 
 
 def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
@@ -47,6 +52,12 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
     if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
         raise UsageError("bos keep: the start puts the sink in the place of the BOS token; choose another --start")
+    if recipe.scratch is not None and not recipe.steps:
+        raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
+    if recipe.scratch is not None and recipe.sink.measured:
+        raise UsageError(f"start {recipe.sink.start}: random weights have no sink to replace; choose --start zero")
+    if recipe.steps:
+        check_family(loaded.model, loaded.name)
     form = form_for(recipe.sink, loaded.model.config, recipe.store)
     context = loaded.context
     window = recipe.calibration.window
@@ -66,8 +77,13 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     calibration = recipe.calibration.model_copy(update={"window": window})
     evaluation = recipe.evaluation.model_copy(update={"length": length})
     settled = {"text": text, "model": model, "calibration": calibration, "evaluation": evaluation}
+    training_text = recipe.training.text
+    files = training_text.model_copy(update={"files": tuple(map(absolute, training_text.files))})
+    settled["training"] = recipe.training.model_copy(update={"text": files})
     dtype = loaded.stored_dtype or loaded.dtype
-    return Settled(recipe.model_copy(update=settled), form, window, tokens, held_out, least, length, dtype)
+    recipe = recipe.model_copy(update=settled)
+    training = plan(recipe, loaded, window) if recipe.steps else None
+    return Settled(recipe, form, window, tokens, held_out, least, length, dtype, training)
 
 
 def _check_original(loaded: LoadedModel) -> None:
@@ -100,5 +116,6 @@ def check_place(output: Path) -> None:
 def check_inputs(recipe: ConvertRecipe, output: Path) -> None:
     """Raise what a run with this text and place would, as far as a look at the files tells."""
     check_place(output)
-    if recipe.text.files:
-        check(recipe.text.files)
+    for text in (recipe.text, recipe.training.text):
+        if text.files:
+            check(text.files)

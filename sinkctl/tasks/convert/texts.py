@@ -1,5 +1,6 @@
 """The tokens a start is computed from, and those that follow, which it is judged by."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.load import DEMO, LoadedModel
-from sinkctl.recipe.schema import TextFiles
+from sinkctl.recipe.base import TextFiles
 from sinkctl.text import TokenStream, is_records
 
 
@@ -17,11 +18,16 @@ class Texts(NamedTuple):
 
     calibration_T: Tensor
     held_out_T: Tensor
+    rest_T: Tensor
     name: str
 
 
-def read(settings: TextFiles, loaded: LoadedModel, calibration: int, held_out: int, least: int) -> Texts:
+def read(
+    settings: TextFiles, loaded: LoadedModel, calibration: int, held_out: int, least: int, whole: bool = False
+) -> Texts:
     """The first `calibration` tokens and the next `held_out`, or as many of these as there are, `least` or more.
+
+    With `whole` also the rest, which is empty otherwise.
 
     Raises TextError for a text that cannot be read or is too short, ModelError without a tokenizer.
     """
@@ -34,13 +40,15 @@ def read(settings: TextFiles, loaded: LoadedModel, calibration: int, held_out: i
     for block in TokenStream(files, loaded.tokenizer, field=settings.field, errors=settings.errors):
         blocks.append(block.ids)
         held += len(block.ids)
-        if held >= calibration + held_out:
+        if held >= calibration + held_out and not whole:
             break
-    ids_T = torch.from_numpy(np.concatenate(blocks)[: calibration + held_out])
+    every_T = torch.from_numpy(np.concatenate(blocks))
+    ids_T, rest_T = every_T[: calibration + held_out], every_T[calibration + held_out :]
     if len(ids_T) < calibration + least:
         asked = f"{calibration:,} to calibrate on and {least:,} to judge by" if least else f"{calibration:,}"
         raise TextError(
             f"{', '.join(settings.files) or 'the built-in text'}: {len(ids_T):,} tokens, and it takes {asked}; give a "
             "longer text, or a smaller --window or fewer --samples"
         )
-    return Texts(ids_T[:calibration], ids_T[calibration:], ", ".join(settings.files) or "the built-in novel")
+    name = ", ".join(Path(file).name for file in settings.files) or "the built-in novel"
+    return Texts(ids_T[:calibration], ids_T[calibration:], rest_T if whole else rest_T[:0], name)

@@ -20,8 +20,10 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
 @contextmanager
-def whole_or_nothing(output: Path, size: int) -> Iterator[Path]:
+def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterator[Path]:
     """A folder beside `output` that becomes it at the end; on any error it is gone. `size`: bytes to come, about.
+
+    What `output` holds before, it loses then, if it `replaces` that; else it must be empty.
 
     UsageError where `output` cannot be made, ModelError where the disk is too full.
     """
@@ -42,12 +44,19 @@ def whole_or_nothing(output: Path, size: int) -> Iterator[Path]:
         yield staging
         for path in (staging, *staging.iterdir()):  # both mkdtemp's and safetensors' are the owner's alone
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
-        if output.exists():
-            output.rmdir()
-        os.replace(staging, output)
+        if replaces:
+            old = output.with_name(f".{output.name}.trained")
+            os.replace(output, old)
+            os.replace(staging, output)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            if output.exists():
+                output.rmdir()
+            os.replace(staging, output)
     except (OSError, SafetensorError, ValueError) as error:
+        left = f"go on with --resume {output}" if replaces else "nothing was left behind"
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ModelError(f"--output {output}: cannot be written ({said}); nothing was left behind") from error
+        raise ModelError(f"--output {output}: cannot be written ({said}); {left}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         for folder in new if not output.exists() else ():

@@ -15,7 +15,7 @@ from sinkctl.cache.policies import Policy
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
-from sinkctl.model.compiled import CompiledLayers
+from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
@@ -50,7 +50,7 @@ class Decoder:
         self._attachment = Attachment(model, self.cache)
         self._compiled = None
         if compiled:  # products with one row: plain reductions, tuned, come closer to the memory's speed than cuBLAS
-            self._compiled = CompiledLayers(model, facts, coordinate_descent_tuning=True)
+            self._compiled = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
         self._one_thread = one_thread(model, rows)

@@ -17,7 +17,7 @@ from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Dense, Policy, Recompute
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
-from sinkctl.model.compiled import CompiledLayers
+from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LearnedPositions
@@ -82,7 +82,7 @@ class BlockScorer(Scorer):
         self._recurrent = recurrent_cache(loaded.model)
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
-        self._compiled, self._compile_size = CompiledLayers(loaded.model, self._facts), compile_size
+        self._compiled, self._compile_size = CompiledLayers(blocks_of(loaded.model, self._facts)), compile_size
 
     @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""Which implementation of `sink_attention` runs, and why."""
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels.implementation import Implementation
+from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.sink_attention import flash, reference
+
+
+def _flex(*args, **kwargs) -> Tensor:
+    from sinkctl.kernels.sink_attention.flex import sink_attention
+
+    return sink_attention(*args, **kwargs)
+
+
+IMPLEMENTATIONS = {
+    implementation.name: implementation
+    for implementation in (
+        Implementation("reference", reference.sink_attention),
+        Implementation("flash", flash.sink_attention),
+        Implementation("flex", _flex),
+    )
+}
+
+
+def select(q_BHTD: Tensor, softcap: float | None = None) -> tuple[Implementation, str]:
+    """The fastest implementation for this device, dtype, head width and softcap, and the reason."""
+    device, dtype, width = q_BHTD.device.type, q_BHTD.dtype, q_BHTD.shape[-1]
+    if device == "cpu" and softcap is None:
+        return IMPLEMENTATIONS["flash"], "torch's CPU flash operator, the sink in its log-sum-exp"
+    if device == "cpu":
+        lacks = "the CPU flash operator has no softcap"
+    elif device != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        lacks = f"no kernel for {device} in {dtype}"
+    elif torch.version.hip is not None:
+        lacks = "not tried on ROCm"
+    elif torch.cuda.get_device_capability(q_BHTD.device) < (8, 0):
+        lacks = "the GPU is older than compute capability 8.0"
+    elif softcap is None and (width > 256 or width % 8):
+        lacks = f"the CUDA flash operator has no heads of {width}"
+    elif softcap is None:
+        return IMPLEMENTATIONS["flash"], "torch's CUDA flash operator, the sink in its log-sum-exp"
+    else:
+        runs, reason = triton_runs()
+        if runs and 16 <= width <= 256:
+            return IMPLEMENTATIONS["flex"], f"FlexAttention: the CUDA flash operator has no softcap ({reason})"
+        lacks = f"FlexAttention has no heads of {width}" if runs else reason
+    return IMPLEMENTATIONS["reference"], f"plain torch, with a T×T map: {lacks}"

@@ -1,0 +1,78 @@
+"""What a recipe may say of training."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sinkctl.recipe.base import Settings, TextFiles
+
+
+class LossSettings(Settings):
+    """What training makes small, in nats a token."""
+
+    lm: float = Field(1.0, ge=0, description="Weight of the next-token loss;")
+    kl: float = Field(0.0, ge=0, description="of the KL from the frozen original, as it is fed, to what is trained;")
+    first: float = Field(0.0, ge=0, description="of the mean attention to the first token of a sequence.")
+
+
+class LoraSettings(Settings):
+    """Low-rank updates of the attention projections (Hu et al. 2021, arXiv 2106.09685), merged at the end."""
+
+    rank: int = Field(16, ge=1, description="Their rank.")
+    alpha: float = Field(32.0, gt=0, description="They count alpha / rank.")
+
+
+class TrainingSettings(Settings):
+    """How a conversion goes on from its start. With 0 steps it does not."""
+
+    text: TextFiles = Field(
+        TextFiles(), description="Texts, or .npy files of token ids, to train on; none: what follows the held-out text."
+    )
+    trained: Literal["new", "attention", "all", "lora"] = Field(
+        "all", description="new: the mechanism; attention, lora: and the attention projections; all: every weight."
+    )
+    batch: int = Field(32, ge=1, description="Sequences a step,")
+    length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        "auto", description="tokens each; auto: two windows, or the model's context if shorter."
+    )
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Sequences a forward pass takes on each process; the rest of a step accumulates."
+    )
+    window: Annotated[int, Field(ge=1)] | Literal["auto", "full"] = Field(
+        "auto",
+        description="Past tokens a query sees (S = 0, W) while training; auto: the calibration's where the mechanism "
+        "takes the first token's place, else full.",
+    )
+    boundaries: Literal["none", "bos", "mask"] = Field(
+        "mask",
+        description="Where documents meet in a sequence: none: nothing; bos: each begins as texts do, with its BOS or "
+        "sink token; mask: that, and they do not see each other.",
+    )
+    loss: LossSettings = LossSettings()
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices inside layers; AdamW for the rest."
+    )
+    lr: float = Field(3e-4, gt=0, description="Highest learning rate of weights;")
+    sink_lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="of the mechanism's parameters; auto: 0.01 for numbers a head, else as `lr`."
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.95), description="Decay of AdamW's two means."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Of matrices; never of the mechanism, norms and biases.")
+    warmup: int | Literal["auto"] = Field("auto", description="Steps to the highest rate; auto: a twentieth.")
+    final_lr: float = Field(0.1, ge=0, le=1, description="Share of the rate that the cosine ends at.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    lora: LoraSettings = LoraSettings()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of matrix products; what is trained is held in float32. auto: bfloat16 on a GPU."
+    )
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile the decoder layers; auto: on CUDA from 1,000 steps on."
+    )
+    seed: int = Field(0, ge=0, lt=1 << 62, description="Draws the sequences, and random weights.")
+    control: bool = Field(True, description="Train a checkpoint without the mechanism just so, beside it.")
+    probe: int | None = Field(
+        None, ge=1, description="Measure sinks, activations and held-out loss every so many steps."
+    )
+    save_seconds: float = Field(60.0, ge=0, description="Time between two states that a run resumes from.")

@@ -1,0 +1,219 @@
+"""One conversion: its texts, its start, what is written of it and how that compares."""
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sinkctl.errors import ModelError
+from sinkctl.metrics.first_token import FirstToken
+from sinkctl.model.load import LoadedModel, load
+from sinkctl.model.settings import ModelSettings
+from sinkctl.result.convert import ConvertDetail, Training
+from sinkctl.sinks.storage.token_row import with_row
+from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
+from sinkctl.tasks.convert.calibrate import calibrate, sample_length
+from sinkctl.tasks.convert.evaluate import Evaluation, Judge, go_on
+from sinkctl.tasks.convert.outcome import CONVERTED, ORIGINAL
+from sinkctl.tasks.convert.settle import Settled
+from sinkctl.tasks.convert.start import Start, best_token, calibration_of, starts_of
+from sinkctl.tasks.convert.texts import Texts, read
+from sinkctl.tasks.convert.write import SINK, files_in, write_checkpoint
+
+# Shares of the whole at which parts begin; what is between the last two is training, where there is any.
+CALIBRATING, TRAINING, WRITING, COMPARING = 0.02, 0.1, 0.8, 0.85
+
+
+class Conversion:
+    """One conversion, with what was chosen and noted on the way."""
+
+    def __init__(
+        self, settled: Settled, loaded: LoadedModel, told: Callable[[str, float], None], stop: Callable[[], bool]
+    ):
+        self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
+        self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
+        self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
+        self.notes: list[str] = []
+        self.calibration = None
+        self.bos = ""
+        self.tokenizer: PreTrainedTokenizerBase | None = None  # as it is written, once the start is there
+        self.token: PlacedToken | None = None  # of a sink token
+
+    @cached_property
+    def texts(self) -> Texts:
+        """Read once they are asked for."""
+        settled = self.settled
+        whole = settled.plan is not None and not self.recipe.training.text.files
+        return read(self.recipe.text, self.loaded, settled.calibration, settled.held_out, settled.least, whole)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """What compares checkpoints; None where nothing is to be compared."""
+        settled = self.settled
+        if not settled.least:
+            return None
+        reference = self.loaded if self.recipe.scratch is None else None
+        return Judge(
+            self.sink, reference, self.texts.held_out_T, settled.window, self.recipe.evaluation.samples,
+            settled.length, self.stop,
+        )  # fmt: skip
+
+    def starts(self) -> list[Start | None]:
+        """What each layer begins with; none where the mechanism is no part of the layers. Settles the tokenizer."""
+        if self.settled.least or self.sink.measured or self.sink.kind == "sink_token":
+            self.texts  # noqa: B018  so that a text that is too short is refused at once
+        starts = self._starts()
+        self._front()
+        return starts
+
+    def start(self) -> PreTrainedModel:
+        """The checkpoint to write, untrained."""
+        built = self.form.build(self.loaded.model, self.starts())
+        self.place_row(built)
+        return built
+
+    def place_row(self, built: PreTrainedModel) -> None:
+        """Give a sink token its row in the embedding."""
+        if self.token is not None:
+            tied = self.rows[0] is self.rows[1]
+            with_row(built, self.token, self.rows[0], None if tied else self.rows[1])
+
+    def written(self, built: PreTrainedModel, folder: Path, name: str) -> tuple[LoadedModel, Evaluation]:
+        """Write the checkpoint into `folder`; returns it, loaded from there under `name`, and what all of them do."""
+        settled, loaded = self.settled, self.loaded
+        go_on(self.stop)
+        self.told("writing", WRITING)
+        write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
+        go_on(self.stop)
+        self.told("loading what was written", (WRITING + COMPARING) / 2)
+        spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
+        written = load(own)
+        written.name = name
+        if self.judge is None:
+            return written, Evaluation()
+        middle = (1 + COMPARING) / 2
+        if self.recipe.scratch is None:
+            self.judge(ORIGINAL, loaded, self.between(COMPARING, middle))
+        named = "sink token" if self.sink.kind == "sink_token" else None
+        self.judge(CONVERTED, written, self.between(middle, 1.0), named)
+        return written, self.judge.found.ordered()
+
+    def between(self, first: float, last: float) -> Callable[[str, float], None]:
+        """A callback for a part of the whole."""
+        return lambda what, share: self.told(what, first + (last - first) * share)
+
+    def _starts(self) -> list[Start | None]:
+        if self.sink.kind in ("none", "sink_token"):
+            return []
+        window = self.settled.window - 1  # and the first token: a cache of `window` tokens
+        seen: list[FirstToken | None] = []
+        if self.sink.measured:
+            samples = self._samples()
+            seen = calibrate(
+                self.loaded, samples, window, whole_rows=self.sink.whole_rows, hidden=self.sink.hidden,
+                progress=lambda share: self.told("calibrating", CALIBRATING + (TRAINING - CALIBRATING) * share),
+                stop=self.stop,
+            )  # fmt: skip
+            facts = self.loaded.layers(window + 1)
+            if not any(one is not None for one in seen):
+                raise ModelError(
+                    f"{self.loaded.name}: every layer has a sliding window of its own of at most {window} tokens, so "
+                    f"none keeps a first token; take --window {max(f.window for f in facts)} or less, or --start zero"
+                )
+        starts = starts_of(self.sink, self.loaded, seen, window)
+        if seen:
+            self.calibration = calibration_of(
+                self.loaded, seen, starts, window, len(samples), sum(len(ids) for ids in samples)
+            )
+            without = [
+                str(f.number) for f, one in zip(self.loaded.layers(window + 1), seen, strict=True) if one is None
+            ]
+            if without:
+                self.notes.append(
+                    f"Layers {', '.join(without)} have a sliding window of their own and keep no first token in a "
+                    "stream; they stay as they are."
+                )
+        return starts
+
+    def _samples(self) -> list[Tensor]:
+        """Of the length that calibration takes, each with what the tokenizer puts in front."""
+        front = torch.tensor([self.loaded.bos_id] if self.loaded.uses_bos else [], dtype=torch.long)
+        body = sample_length(self.settled.window - 1) - len(front)
+        count = self.recipe.calibration.samples
+        return [torch.cat([front, self.texts.calibration_T[n * body : (n + 1) * body]]) for n in range(count)]
+
+    def _front(self) -> None:
+        """Settle what the written tokenizer puts in front of a text."""
+        sink, model = self.sink, self.loaded.model
+        tokenizer = self.tokenizer = copy.deepcopy(self.loaded.tokenizer)
+        if sink.kind == "sink_token":
+            matrices = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())]
+            rows, reason = [matrix_VC.float().mean(0) for matrix_VC in matrices], "the mean of all rows"
+            if self.recipe.scratch is not None:
+                rows, reason = [_random_row(model)] * 2, "random, as the others"
+            elif sink.start == "match":
+                ids_T = self.texts.calibration_T[: 4 * self.settled.window]
+                best, reason = best_token(self.loaded, ids_T, self.settled.window - 1)
+                rows = [matrix_VC[best] for matrix_VC in matrices]
+            self.rows = [rows[0]] * 2 if matrices[0] is matrices[1] else rows
+            token = self.token = with_sink_token(tokenizer, len(matrices[0]), sink.token)
+            self.choices["embedding"] = f"token {token.id}: {reason}"
+            self.bos = f"{sink.token} (token {token.id}, {'a spare' if token.spare else 'an added'} row)"
+        elif sink.bos == "drop" or (sink.bos == "auto" and sink.replaces_first):
+            self.bos = without_bos(tokenizer) or "nothing, as before"
+        else:
+            self.bos = "BOS, as before" if self.loaded.uses_bos else "nothing, as before"
+        if self.form.name == "stock qwen3_5_text" and self.settled.dtype != torch.float32:
+            self.notes.append(
+                "qwen3_5_text stores norm weights less 1, which rounds small ones in half precision; --store code does "
+                "not."
+            )
+        if sink.replaces_first and not self.loaded.uses_bos and sink.kind != "sink_token":
+            self.notes.append(
+                "The tokenizer puts no BOS token in front, so texts still begin with a token of their own, which may "
+                "sink beside the mechanism; the start is made for streams that leave it behind."
+            )
+
+    def detail(self, folder: Path, written: LoadedModel, found: Evaluation, training: Training | None) -> ConvertDetail:
+        """What the result says of it."""
+        settled, model = self.settled, written.model
+        ours = [p for name, p in model.named_parameters() if SINK in name or name.endswith(".sinks")]
+        new = model.num_parameters() - self.loaded.model.num_parameters()
+        runs = {"sdpa": model._supports_sdpa, "flex_attention": model._supports_flex_attn}
+        plain = str(settled.dtype).removeprefix("torch.")
+        # As others load it: a stock class casts its sinks with the rest.
+        kept = "float32" if self.form.own_code and ours else plain
+        return ConvertDetail(
+            mechanism=self.sink.kind,
+            settings=self.sink.model_dump(mode="json", exclude={"kind"}),
+            model_type=model.config.model_type,
+            stored=self.choices["stored"],
+            own_code=self.form.own_code,
+            attention=["eager", *(name for name, can in runs.items() if can)],
+            dtype=plain,
+            sink_dtype=kept,
+            parameters=new,
+            files=files_in(folder),
+            bos=self.bos,
+            calibration=self.calibration,
+            window=settled.window,
+            held_out=found.streamed,
+            scored=found.scored,
+            streams=found.streams,
+            checkpoints=found.checkpoints,
+            from_scratch=self.recipe.scratch is not None,
+            training=training,
+        )
+
+
+def _random_row(model: PreTrainedModel) -> Tensor:
+    """[C], drawn as the rows of a new model are."""
+    width = model.get_input_embeddings().weight.shape[1]
+    drawn = torch.randn(width, generator=torch.Generator().manual_seed(0))
+    return drawn * (getattr(model.config.get_text_config(), "initializer_range", None) or 0.02)

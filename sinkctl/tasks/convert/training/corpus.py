@@ -1,0 +1,163 @@
+"""The documents that a model is trained on, as token ids."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sinkctl.errors import Interrupted, TextError, UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.base import TextFiles
+from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+from sinkctl.text.records import JOIN
+from sinkctl.text.source import STDIN, check, is_pipe
+
+BLOCK = 1 << 20  # bytes of records, or ids of an array, taken at once
+NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Documents, one after the other."""
+
+    tokens: NDArray[np.integer]  # [N], no special tokens among them
+    starts: NDArray[np.int64]  # where in it each document begins, ascending; the first is 0
+    name: str  # in words
+
+
+def of_files(
+    settings: TextFiles, loaded: LoadedModel, bos_id: int | None,
+    progress: Callable[[float], None] = lambda share: None, stop: Callable[[], bool] = lambda: False,
+) -> Corpus:  # fmt: skip
+    """Each file a document, of a .jsonl file each record; a token `bos_id` among the ids ends one, and is taken out.
+
+    A .npy file holds token ids in one dimension. Without `settings.files`, TextError; so for what cannot be read and
+    for ids that the model has no embeddings of. UsageError for a field without .jsonl files, Interrupted for `stop`.
+    """
+    check(settings.files)
+    records = [is_records(name) or (name == STDIN and settings.field is not None) for name in settings.files]
+    if settings.field is not None and not any(records):
+        raise UsageError(f"field {settings.field}: none of the texts to train on is a .jsonl file")
+    sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]
+    found = _Collected(loaded, bos_id)
+    for index, name in enumerate(settings.files):
+        if Path(name).suffix.lower() == ".npy":
+            blocks = _of_array(name)
+        elif records[index]:
+            blocks = _of_records(name, settings, loaded.tokenizer)
+        else:
+            blocks = _of_text(name, settings, loaded.tokenizer)
+        found.begin(name)
+        for block in blocks:
+            if stop():
+                raise Interrupted("stopped")
+            found.add(block)
+            progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
+    return found.corpus(", ".join(Path(name).name for name in settings.files))
+
+
+def of_tokens(ids: Tensor, name: str) -> Corpus:
+    """One document."""
+    return Corpus(ids.cpu().numpy(), np.zeros(1, np.int64), name)
+
+
+def check_room(corpus: Corpus, length: int) -> None:
+    """TextError where the corpus holds no sequence of `length` tokens and the one to predict after it."""
+    if len(corpus.tokens) < length + 1:
+        raise TextError(
+            f"{corpus.name}: {len(corpus.tokens):,} tokens, and a sequence takes {length:,} and one to predict; give a "
+            "longer text or a smaller --length"
+        )
+
+
+class _Block(NamedTuple):
+    ids: NDArray[np.integer]
+    begins: NDArray[np.int64]  # where in it documents begin, the beginning of the file aside
+    share: float  # of the file, read so far
+
+
+class _Collected:
+    """What was read so far, in as few bytes a token as the vocabulary allows."""
+
+    def __init__(self, loaded: LoadedModel, bos_id: int | None) -> None:
+        self._model, self._rows = loaded.name, loaded.model.get_input_embeddings().weight.shape[0]
+        self._bos_id = -1 if bos_id is None else bos_id
+        self._dtype = np.dtype(np.uint16 if self._rows <= 1 << 16 else np.int32)
+        self._held = bytearray()  # grows in place, so that nothing is held twice
+        self._starts: list[NDArray[np.int64]] = []
+
+    def __len__(self) -> int:
+        return len(self._held) // self._dtype.itemsize
+
+    def begin(self, file: str) -> None:
+        self._file, self._read = file, 0
+        self._starts.append(np.array([len(self)], np.int64))
+
+    def add(self, block: _Block) -> None:
+        outside = (block.ids < 0) | (block.ids >= self._rows)
+        if outside.any():
+            place = int(outside.argmax())
+            raise TextError(
+                f"{self._file}: id {block.ids[place]} at place {self._read + place:,} (the first is 0), and "
+                f"{self._model} has {self._rows:,} embeddings; give ids of its own tokenizer"
+            )
+        separators = np.flatnonzero(block.ids == self._bos_id)
+        begins = np.concatenate([block.begins, separators + 1])
+        self._starts.append(len(self) + begins - np.searchsorted(separators, begins))
+        self._held += memoryview(np.delete(block.ids, separators).astype(self._dtype)).cast("B")
+        self._read += len(block.ids)
+
+    def corpus(self, name: str) -> Corpus:
+        """TextError where there is no token. Documents without any are left out."""
+        if not self._held:
+            raise TextError(f"{name}: no text in it, so there is nothing to train on; give another")
+        starts = np.unique(np.concatenate(self._starts))
+        return Corpus(np.frombuffer(self._held, self._dtype), starts[starts < len(self)], name)
+
+
+def _of_text(name: str, settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
+    stream = TokenStream([name], tokenizer, errors=settings.errors)
+    for block in stream:
+        yield _Block(block.ids, NONE, stream.share_read or 0.0)
+
+
+def _of_records(name: str, settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
+    """Each record tokenized by itself: no token reaches over the blank lines that join records, which are left out."""
+    size = 0 if is_pipe(name) else Path(name).stat().st_size
+    decoder, data = RecordDecoder(name, settings.field or "text", settings.errors), Source(name)
+    try:
+        final = False
+        while not final:
+            raw = data.read(BLOCK)
+            final = len(raw) < BLOCK
+            read = decoder.feed(raw, final)
+            edges = [0, *(np.flatnonzero(np.diff(read.lines)) + 1), len(read.text)]
+            texts = [read.text[begin:end].removeprefix(JOIN) for begin, end in pairwise(edges) if begin < end]
+            if not texts:
+                continue
+            each = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+            ids = np.fromiter(chain.from_iterable(each), np.int64)
+            yield _Block(ids, np.cumsum([0, *map(len, each)])[:-1], data.bytes_taken() / max(1, size))
+    finally:
+        data.close()
+
+
+def _of_array(name: str) -> Iterator[_Block]:
+    try:
+        ids = np.lib.format.open_memmap(name, mode="r")  # never unpickles
+    except (OSError, ValueError, EOFError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TextError(f"{name}: cannot be read as .npy ({why}); store token ids with numpy.save") from error
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise TextError(
+            f"{name}: {ids.dtype} of shape {ids.shape}, not integers in one dimension; store token ids one after the "
+            "other"
+        )
+    for begin in range(0, len(ids), BLOCK):
+        part = np.asarray(ids[begin : begin + BLOCK])
+        yield _Block(part, NONE, (begin + len(part)) / len(ids))

@@ -1,0 +1,71 @@
+"""A recipe's training settings → what will be done, every `auto` settled."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from sinkctl.errors import UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.recipe.training import TrainingSettings
+
+WORTH_COMPILING = 1000  # steps
+# Of a process's free memory, the share that one forward and backward pass may fill; on a CPU bytes.
+SHARE, CPU_BYTES = 0.35, 2 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run does, in full."""
+
+    settings: TrainingSettings
+    steps: int
+    length: int  # tokens a sequence
+    window: int | None  # past tokens a query sees
+    half: bool  # matrix products in bfloat16
+    compiled: bool
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.settings.batch * self.length
+
+
+def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
+    """Settle it, for a start made for `window` tokens. Raises UsageError for what does not go together."""
+    settings = recipe.training
+    length, seen = settings.length, settings.window
+    if length == "auto":
+        length = min(2 * window, loaded.context or 2 * window)
+    if seen == "auto":
+        seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
+    if settings.trained == "new" and recipe.sink.kind == "none":
+        raise UsageError("--trained new: the mechanism none has nothing to train; choose attention, all or lora")
+    if settings.loss.kl and recipe.scratch is not None:
+        raise UsageError("training.loss.kl: there is no original to stay near, the weights begin at random")
+    if not (settings.loss.lm or settings.loss.kl):
+        raise UsageError("training.loss: nothing to learn; give lm or kl a weight")
+    if settings.text.field is not None and not settings.text.files:
+        raise UsageError("training.text.field: names a field of --train-text files, and there are none")
+    half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
+    compiled = settings.compile
+    if compiled == "auto":
+        compiled = loaded.device.type == "cuda" and recipe.steps >= WORTH_COMPILING
+    return Plan(settings, recipe.steps, length, None if seen == "full" else seen, half, compiled)
+
+
+def micro_batch(plan: Plan, model: PreTrainedModel, rows: int, maps: bool) -> tuple[int, str]:
+    """(sequences a forward pass takes of the `rows` of a process, the reason); `maps`: attention keeps T×T maps."""
+    if plan.settings.micro_batch != "auto":
+        return min(rows, plan.settings.micro_batch), "asked for"
+    config, cuda = model.config.get_text_config(), model.device.type == "cuda"
+    inner = 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    each = config.num_hidden_layers * (20 * config.hidden_size + inner) * (2 if plan.half else 4)
+    each += 12 * config.vocab_size
+    if maps:
+        each += config.num_hidden_layers * config.num_attention_heads * plan.length * 24
+    room = SHARE * torch.cuda.mem_get_info(model.device)[0] if cuda else CPU_BYTES
+    size = max(1, min(rows, int(room / (each * plan.length))))
+    size = next(n for n in range(size, 0, -1) if rows % n == 0)
+    return size, f"about {each * plan.length * size / 2**30:.2g} GiB of activations"

@@ -1,0 +1,44 @@
+"""One process or several, under `accelerate launch`."""
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+
+from sinkctl.errors import UsageError
+from sinkctl.recipe.schema import ConvertRecipe
+
+# One process evaluates while the others wait.
+PATIENCE = timedelta(hours=6)
+
+
+def launched() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def place(recipe: ConvertRecipe) -> ConvertRecipe:
+    """The recipe with this process's own device, where there are several; UsageError for what one alone does."""
+    if not launched():
+        return recipe
+    if not recipe.steps:
+        raise UsageError("--steps 0 computes the start alone, which takes one process; leave accelerate launch out")
+    if recipe.model.device != "cpu" and torch.cuda.is_available():
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": own})})
+    return recipe
+
+
+def accelerator_on(device: torch.device, half: bool) -> Accelerator:
+    """For models that are on `device` already."""
+    if not launched():  # what an earlier run of this process settled does not bind this one
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Accelerator(
+        mixed_precision="bf16" if half else "no", cpu=device.type == "cpu", step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )  # fmt: skip

@@ -1,0 +1,201 @@
+"""The training of a conversion: the checkpoint, then its control, on the same sequences."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from sinkctl.errors import ModelError
+from sinkctl.model.load import LoadedModel
+from sinkctl.result.convert import Training, TrainingCurve
+from sinkctl.result.environment import environment
+from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.sinks import SINKS
+from sinkctl.tasks.convert.conversion import TRAINING, WRITING, Conversion
+from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, START
+from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
+from sinkctl.tasks.convert.training.processes import accelerator_on
+from sinkctl.tasks.convert.training.states import Course, States
+from sinkctl.tasks.convert.training.train import Original, Student, Trainer
+from sinkctl.tasks.convert.training.trained import (
+    Trainable,
+    as_loaded,
+    runnable,
+    snapshot,
+    taken_apart,
+    trainable,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model to write, and what is said of how it came to be."""
+
+    built: PreTrainedModel
+    detail: Training
+
+
+class TrainingRun:
+    """Trains what `conversion` begins with, and its control; states are kept in `output`."""
+
+    def __init__(self, conversion: Conversion, output: Path):
+        self.conversion, self.output = conversion, output
+        self.settled, self.loaded = conversion.settled, conversion.loaded
+        self.plan, self.recipe, self.sink = self.settled.plan, conversion.recipe, conversion.sink
+        self.settings = self.plan.settings
+        self.accelerator = accelerator_on(self.loaded.device, self.plan.half)
+        self.main = self.accelerator.is_main_process
+
+    def __call__(self) -> Trained:
+        """Raises what the trainer raises; TextError for a text too short."""
+        conversion = self.conversion
+        corpus = self._corpus()
+        starts = conversion.starts()
+        model = runnable(self.loaded.model, self.sink, starts)
+        conversion.place_row(model)
+        folder = self._folder(model)
+        folder_states = States(folder, self.main, self.accelerator.wait_for_everyone)
+        folder_states.begin()
+        original = Original(self.loaded.model, self._front(self.loaded))
+        trainer = Trainer(
+            self.plan, self.accelerator, corpus, original, folder_states, lambda *_: None, conversion.stop
+        )
+        between, split = conversion.between, (TRAINING + WRITING) / 2
+        controlled = self.settings.control and self.sink.kind != "none"
+        end = split if controlled else WRITING
+        if self.main and conversion.judge is not None and self.recipe.scratch is None:
+            first = LoadedModel(
+                snapshot(model, self.settled.dtype, self.loaded.dtype), conversion.tokenizer, START, "in memory"
+            )
+            conversion.judge(START, first, between(TRAINING, TRAINING + 0.05), self._named)
+            del first
+        trainer.told = between(TRAINING + 0.05, end)
+        part = trainable(model, self.settings, conversion.token and conversion.token.id, self._held)
+        learned = part.numbers
+        model, course = self._trained(trainer, CONVERTED, part, conversion.tokenizer)
+        courses, seconds = {CONVERTED: course}, course.seconds
+        built = self._to_write(model)
+        if controlled:
+            trainer.told = between(end, WRITING)
+            courses |= self._control(trainer)
+        conversion.choices |= trainer.choices
+        tokens = self.plan.tokens * self.plan.steps
+        return Trained(built, self._detail(corpus, learned, courses, tokens, seconds))
+
+    @property
+    def _named(self) -> str | None:
+        return "sink token" if self.sink.kind == "sink_token" else None
+
+    @property
+    def _held(self) -> torch.dtype:
+        """How weights that do not learn are held."""
+        return torch.bfloat16 if self.plan.half else torch.float32
+
+    def _corpus(self) -> Corpus:
+        conversion, files = self.conversion, self.settings.text
+        if files.files:
+            corpus = of_files(
+                files, self.loaded, self.loaded.bos_id,
+                progress=lambda share: conversion.told("reading the text to train on", TRAINING / 2 * share),
+                stop=conversion.stop,
+            )  # fmt: skip
+        else:
+            corpus = of_tokens(conversion.texts.rest_T, f"{conversion.texts.name} after its held-out part")
+        check_room(corpus, self.plan.length)
+        return corpus
+
+    def _folder(self, model: PreTrainedModel) -> RunFolder:
+        """Where states are kept; ModelError where they do not fit."""
+        if not self.main:
+            self.accelerator.wait_for_everyone()
+            return RunFolder(self.output)
+        if (self.output / "recipe.yaml").exists():  # resumed
+            folder = RunFolder(self.output)
+        else:
+            folder = RunFolder.create(self.output)
+            folder.write_recipe(self.settled.recipe.model_dump(mode="json"))
+            folder.write_json(ENVIRONMENT, environment())
+        # A state: weights and AdamW's two means; the next is written beside it, and the control's come after.
+        size = 3 * 12 * model.num_parameters()
+        free = shutil.disk_usage(self.output).free
+        if free < size:
+            raise ModelError(
+                f"--output {self.output}: training keeps states of up to {size / 1e9:.2g} GB and {free / 1e9:.2g} GB "
+                "are free; make room, or name a folder on another disk"
+            )
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _front(self, loaded: LoadedModel) -> tuple[int, ...]:
+        return (loaded.bos_id,) if loaded.uses_bos else ()
+
+    def _trained(self, trainer: Trainer, label: str, part: Trainable, tokenizer) -> tuple[PreTrainedModel, Course]:
+        fed = LoadedModel(part.model, tokenizer, label, "in memory")
+        no_softmax = hasattr(self.sink, "mix") or self.sink.kind in ("clipped_softmax", "score_bias")
+        student = Student(label, part, self._front(fed), label == CONVERTED and no_softmax)
+
+        def probe(model: PreTrainedModel) -> dict:
+            shown = LoadedModel(model, tokenizer, label, "in memory")
+            return self.conversion.judge.glance(label, shown)
+
+        return trainer(student, probe if self.settings.probe and self.conversion.judge is not None else None)
+
+    def _to_write(self, model: PreTrainedModel) -> PreTrainedModel:
+        form = self.conversion.form
+        if form.own_code or form.name == "same class":
+            return as_loaded(model, self.settled.dtype, self.settled.dtype)
+        source, starts = taken_apart(model, self.loaded.model, self.sink)
+        return form.build(source, starts)
+
+    def _control(self, trainer: Trainer) -> dict[str, Course]:
+        """Train the original just so, without the mechanism, and judge it."""
+        conversion = self.conversion
+        tokenizer = self.loaded.tokenizer if self.sink.kind == "sink_token" else conversion.tokenizer
+        model, courses = runnable(self.loaded.model, SINKS["none"](), []), {}
+        if self.settings.trained == "new":
+            conversion.notes.append(
+                "The control has no mechanism to train, so it is the original with the same in front of its texts."
+            )
+        else:
+            part = trainable(model, self.settings, None, self._held)
+            model, courses[CONTROL] = self._trained(trainer, CONTROL, part, tokenizer)
+        if self.main and conversion.judge is not None:
+            control = as_loaded(model, self.settled.dtype, self.loaded.dtype)
+            trained = LoadedModel(control, tokenizer, CONTROL, "in memory")
+            conversion.judge(CONTROL, trained, conversion.between(WRITING - 0.05, WRITING))
+        return courses
+
+    def _detail(
+        self, corpus: Corpus, learned: int, courses: dict[str, Course], tokens: int, seconds: float
+    ) -> Training:
+        settings = self.settings
+        return Training(
+            steps=self.plan.steps,
+            batch=settings.batch,
+            length=self.plan.length,
+            window=self.plan.window,
+            trained=settings.trained,
+            trained_parameters=learned,
+            text=corpus.name,
+            text_tokens=len(corpus.tokens),
+            epochs=tokens / len(corpus.tokens),
+            optimizer=settings.optimizer,
+            lr=settings.lr,
+            precision="bfloat16" if self.plan.half else "float32",
+            processes=self.accelerator.num_processes,
+            attention=courses[CONVERTED].attention,
+            tokens_per_second=tokens / seconds,
+            curves=[
+                TrainingCurve(
+                    checkpoint=label,
+                    loss=course.loss,
+                    objective=course.objective,
+                    gradient=course.gradient,
+                    seconds=course.seconds,
+                )
+                for label, course in courses.items()
+            ],
+            probes=[probe for course in courses.values() for probe in course.probed()],
+        )

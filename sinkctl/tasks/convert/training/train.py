@@ -1,0 +1,255 @@
+"""Training, step by step, on one process or several.
+
+Every process draws the same sequences of a step and takes its share of them, so what is learned does not depend on how
+many there are; and a resumed run draws what the first would have.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sinkctl.errors import Interrupted, ModelError, UsageError
+from sinkctl.model.compiled import CompiledLayers
+from sinkctl.tasks.convert.training.attention import Seen, attending
+from sinkctl.tasks.convert.training.corpus import Corpus
+from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
+from sinkctl.tasks.convert.training.packing import Body, Packed, drawn, packed
+from sinkctl.tasks.convert.training.plan import Plan, micro_batch
+from sinkctl.tasks.convert.training.states import Course, States
+from sinkctl.tasks.convert.training.trained import Trainable, decoder_layers
+
+LOOK_EVERY = 10  # steps on a GPU, between two looks at the losses: each waits for what is under way
+SAVE_SHARE = 0.05  # of the time, that saving may take
+
+
+@dataclass(frozen=True)
+class Student:
+    """A checkpoint to train."""
+
+    label: str
+    trainable: Trainable
+    front: tuple[int, ...]  # what stands in front of its texts
+    maps: bool  # its attention keeps T×T maps
+
+
+@dataclass(frozen=True)
+class Original:
+    """The frozen model that a KL term holds to."""
+
+    model: PreTrainedModel
+    front: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """This process's sequences of a step, in as many parts as there are forward passes."""
+
+    bodies: list[list[Body]]
+    packed: list[Packed]
+    predicted: int  # tokens, of all processes
+
+
+class Trainer:
+    """Trains one checkpoint after the other on the same sequences; `choices` says what was settled on the way."""
+
+    def __init__(
+        self, plan: Plan, accelerator: Accelerator, corpus: Corpus, original: Original, states: States,
+        told: Callable[[str, float], None], stop: Callable[[], bool],
+    ):  # fmt: skip
+        self.plan, self.accelerator, self.corpus, self.original = plan, accelerator, corpus, original
+        self.states, self.told, self.stop = states, told, stop
+        self.choices: dict[str, str] = {}
+        processes = accelerator.num_processes
+        if plan.settings.batch % processes:
+            raise UsageError(f"--batch {plan.settings.batch}: cannot be shared among {processes} processes equally")
+
+    def __call__(
+        self, student: Student, probe: Callable[[PreTrainedModel], dict] | None = None
+    ) -> tuple[PreTrainedModel, Course]:
+        """Train it, from where its last state is; returns (the model, as it was given; how it went).
+
+        Raises Interrupted where asked to stop, the state saved; ModelError where a loss is not finite.
+        """
+        settings, part = self.plan.settings, student.trainable
+        course = self.states.course(student.label)
+        torch.manual_seed(settings.seed)
+        fused = next(part.model.parameters()).is_cuda
+        made = optimizers(settings, part.new.values(), part.rest, part.inner, fused)
+        schedules = [schedule(each, settings, self.plan.steps) for each in made]
+        model, *prepared = self.accelerator.prepare(part.model, *made, *schedules)
+        running = _Running(self, student, model, prepared[: len(made)], prepared[len(made) :], course)
+        if (place := self.states.place(student.label)) is not None:
+            self.accelerator.load_state(str(place))
+        running(probe)
+        trained = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        trained.zero_grad(set_to_none=True)
+        part.model = trained
+        return part.merged().eval(), course
+
+    def rows(self, bodies: list, size: int) -> list[list]:
+        """This process's share of a step's sequences, by forward pass."""
+        share = len(bodies) // self.accelerator.num_processes
+        first = share * self.accelerator.process_index
+        return [bodies[n : min(n + size, first + share)] for n in range(first, first + share, size)]
+
+
+class _Running:
+    """The steps of one checkpoint."""
+
+    def __init__(self, trainer: Trainer, student: Student, model, optimizers: list, schedules: list, course: Course):
+        self.trainer, self.student, self.model, self.course = trainer, student, model, course
+        self.optimizers, self.schedules = optimizers, schedules
+        self.plan, self.accelerator = trainer.plan, trainer.accelerator
+        plain = self.accelerator.unwrap_model(model)
+        self.plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
+        share = self.plan.settings.batch // self.accelerator.num_processes
+        self.size, reason = micro_batch(self.plan, self.plain, share, student.maps)
+        trainer.choices["micro_batch"] = f"{self.size}: {reason}"
+        self.compiled = CompiledLayers(list(decoder_layers(self.plain))).active if self.plan.compiled else nullcontext
+        self.look_every = LOOK_EVERY if self.plain.device.type == "cuda" else 1
+        self.pending: list[Tensor] = []
+        self.saved, self.cost = time.monotonic(), 0.0
+
+    def __call__(self, probe: Callable[[PreTrainedModel], dict] | None) -> None:
+        course, steps, every = self.course, self.plan.steps, self.plan.settings.probe
+        self._probe(probe, every)
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self._drawn, course.step)
+            began = time.monotonic()
+            for step in range(course.step, steps):
+                now, coming = coming.result(), ahead.submit(self._drawn, step + 1)
+                with self.compiled():
+                    self.pending.append(self._step(now))
+                probes = bool(every) and (step + 1) % every == 0
+                if len(self.pending) < self.look_every and step + 1 < steps and not probes:
+                    continue
+                self._look(began)
+                began = time.monotonic()
+                if probes:
+                    self._probe(probe, every)
+                self._pause(step + 1 == steps)
+                began = time.monotonic() if probes else began
+
+    def _drawn(self, step: int) -> _Step:
+        settings, front = self.plan.settings, self.student.front
+        width = max(len(front), len(self.trainer.original.front) if settings.loss.kl else 0)
+        bodies = drawn(
+            self.trainer.corpus, settings.batch, self.plan.length, width, settings.boundaries, settings.seed, step
+        )
+        ours = self.trainer.rows(bodies, self.size)
+        packs = [packed(rows, front, settings.boundaries) for rows in ours]
+        everything = packed(bodies, front, settings.boundaries) if self.accelerator.num_processes > 1 else None
+        counted = packs if everything is None else [everything]
+        return _Step(ours, packs, sum(int((p.target_BT != -100).sum()) for p in counted))
+
+    def _step(self, step: _Step) -> Tensor:
+        """One update; returns (loss, objective, norm of the gradient), of all processes once they are summed."""
+        accelerator, settings = self.accelerator, self.plan.settings
+        self.model.train()
+        sums = torch.zeros(2, device=self.plain.device)
+        for number, (bodies, pack) in enumerate(zip(step.bodies, step.packed, strict=True)):
+            last = number + 1 == len(step.packed)
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                lm, objective = self._losses(bodies, pack)
+                # Processes average their gradients, and each has a part of the sum over all predicted tokens.
+                accelerator.backward(objective * (accelerator.num_processes / step.predicted))
+            sums += torch.stack([lm, objective.detach()]).float() / step.predicted
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
+        for each in (*self.optimizers, *self.schedules):
+            each.step()
+        for each in self.optimizers:
+            each.zero_grad()
+        return torch.cat([sums, torch.as_tensor(norm, device=sums.device).float().reshape(1)])
+
+    def _losses(self, bodies: Sequence[Body], pack: Packed):
+        plan, weights, device = self.plan, self.plan.settings.loss, self.plain.device
+        seen = Seen(plan.window, pack.documents_N, measures_first=weights.first > 0)
+        with attending(self.plain, seen):
+            logits_BTV = self.model(input_ids=_on(pack.ids_BT, device), use_cache=False).logits
+        self.course.attention = seen.attention
+        apart = self._divergence(bodies, pack, logits_BTV) if weights.kl else None
+        return parts(weights, logits_BTV, _on(pack.target_BT, device), apart, seen.first)
+
+    def _divergence(self, bodies: Sequence[Body], pack: Packed, logits_BTV: Tensor) -> Tensor:
+        original, device = self.trainer.original, self.plain.device
+        theirs = packed(bodies, original.front, self.plan.settings.boundaries)
+        seen = Seen(None, theirs.documents_N)
+        with torch.no_grad(), attending(original.model, seen), self.accelerator.autocast():
+            true_BTV = original.model(input_ids=_on(theirs.ids_BT, device), use_cache=False).logits
+        return divergence(logits_BTV, pack, true_BTV, theirs, min(true_BTV.shape[-1], logits_BTV.shape[-1]))
+
+    def _look(self, began: float) -> None:
+        """Wait for the steps under way, and take down how they went."""
+        course, accelerator = self.course, self.accelerator
+        rows = torch.stack(self.pending)
+        if accelerator.num_processes > 1:
+            rows = torch.cat([accelerator.reduce(rows[:, :2].contiguous()), rows[:, 2:]], dim=1)
+        for lm, objective, norm in rows.tolist():
+            if not (math.isfinite(objective) and math.isfinite(norm)):
+                what = "gradient" if math.isfinite(objective) else "loss"
+                place = self.trainer.states.place(self.student.label)
+                kept = f"; the state of step {place.name.rpartition('-')[2]} is kept in {place}" if place else ""
+                raise ModelError(
+                    f"training the {self.student.label} checkpoint: the {what} is not finite at step "
+                    f"{course.step + 1}{kept}; take a lower --lr (or --sink-lr) in a new run"
+                )
+            course.step += 1
+            course.loss.append(lm)
+            course.objective.append(objective)
+            course.gradient.append(norm)
+        self.pending = []
+        course.seconds += time.monotonic() - began
+        left = course.seconds / course.step * (self.plan.steps - course.step)
+        recent = course.loss[-20:]
+        words = f"step {course.step:,} of {self.plan.steps:,}, loss {sum(recent) / len(recent):.3f}"
+        self.trainer.told(
+            f"training the {self.student.label} checkpoint: {words}, {_clock(left)} left", course.step / self.plan.steps
+        )
+
+    def _pause(self, last: bool) -> None:
+        """Save where it is time to, or the end; stop where asked to. All processes agree."""
+        waited = time.monotonic() - self.saved
+        due = last or waited >= max(self.plan.settings.save_seconds, self.cost / SAVE_SHARE)
+        flags = torch.tensor([float(due), float(self.trainer.stop())], device=self.plain.device)
+        if self.accelerator.num_processes > 1:
+            flags = self.accelerator.reduce(flags)
+        due, stops = (bool(flag) for flag in flags.tolist())
+        if due or stops:
+            began = time.monotonic()
+            self.trainer.states.save(self.student.label, self.course, self.accelerator.save_state)
+            self.saved = time.monotonic()
+            self.cost = self.saved - began
+        if stops and not last:
+            raise Interrupted(f"stopped at step {self.course.step:,} of the {self.student.label} checkpoint")
+
+    def _probe(self, probe: Callable[[PreTrainedModel], dict] | None, every: int | None) -> None:
+        course = self.course
+        done = any(each["step"] == course.step for each in course.probes)
+        if probe is None or not every or done or not self.accelerator.is_main_process:
+            return
+        self.model.eval()
+        try:
+            shown = probe(self.plain)
+        except Interrupted:  # whoever stops it saves the steps too, and then asks again
+            return
+        course.probes.append({"checkpoint": self.student.label, "step": course.step, **shown})
+
+
+def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
