@@ -5,8 +5,9 @@
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it. --decay and --lr: softmax once more
 with each. Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink
-token. Beside it what Gu et al. found with 60 M parameters and 5 billion tokens. --output gets each row, its probes too,
-as soon as it is there. Prints a table last.
+token; of weights that are not normalised (sigmoid, elu), as there, once they are divided by their sum. Beside it what
+Gu et al. found with 60 M parameters and 5 billion tokens. --output gets each row, its probes too, as soon as it is
+there. Prints a table last.
 """
 
 import argparse
@@ -23,11 +24,14 @@ import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.errors import SinkctlError
+from sinkctl.metrics.sink_rate import EPSILON
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import ConvertRecipe, EvaluationSettings, TextFiles
 from sinkctl.result.schema import Result
+from sinkctl.tasks.convert.evaluate import SINK_LENGTH, SINK_SAMPLES
 from sinkctl.tasks.convert.outcome import CONVERTED, fed
+from sinkctl.text import TokenStream
 
 # (Sink_* %, Sink_1 %, validation loss) of Gu et al. 2024, arXiv 2410.10781, tables 4 to 6; None: not stated there.
 PUBLISHED = {
@@ -57,7 +61,7 @@ def main() -> None:
         rows.append((f"softmax, lr {lr:g}", "softmax", {"lr": lr}, known(PUBLISHED_LR, lr)))
     found = []
     for label, name, changes, published in rows:
-        row = {"row": label, "published": published, **trained(recipe_of(name, changes, options))}
+        row = {"row": label, "published": published, **trained(recipe_of(name, changes, options), options)}
         found.append(row)
         if options.output is not None:
             with options.output.open("a", encoding="utf-8") as kept:
@@ -110,15 +114,18 @@ def recipe_of(name: str, changes: dict[str, Any], options: argparse.Namespace) -
     )
 
 
-def trained(recipe: ConvertRecipe) -> dict[str, Any]:
+def trained(recipe: ConvertRecipe, options: argparse.Namespace) -> dict[str, Any]:
     """A row's numbers, or the error that ended it."""
 
     try:
         with tempfile.TemporaryDirectory() as folder, parts_shown(Console(stderr=True)) as shown:
-            done = sinkctl.convert(recipe, output=Path(folder) / "out", progress=shown)
+            output = Path(folder) / "out"
+            found = numbers(sinkctl.convert(recipe, output=output, progress=shown).result)
+            if recipe.sink.kind in ("sigmoid", "elu") and not getattr(recipe.sink, "normalise", False):
+                found["sink_1"] = sink_1_of_shares(output, options)
+            return found
     except SinkctlError as error:
         return {"error": str(error)}
-    return numbers(done.result)
 
 
 def numbers(result: Result) -> dict[str, Any]:
@@ -137,6 +144,22 @@ def numbers(result: Result) -> dict[str, Any]:
         "steps": training.steps,
         "probes": [probe.model_dump() for probe in training.probes],
     }
+
+
+@torch.no_grad()
+def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
+    """Sink_1 in percent where each query's weights are divided by their sum, over spread samples of 64 tokens."""
+    loaded = sinkctl.load(str(checkpoint), device=options.device)
+    loaded.model.set_attn_implementation("eager")
+    ids_T = torch.cat([torch.from_numpy(b.ids) for b in TokenStream((options.held_out,), loaded.tokenizer)])
+    starts = torch.linspace(0, len(ids_T) - SINK_LENGTH, SINK_SAMPLES).long()
+    ids_NT = ids_T[starts[:, None] + torch.arange(SINK_LENGTH)]
+    ids_NT[:, 0] = loaded.bos_id
+    sinks = []
+    for map_NHTS in loaded.model(ids_NT.to(loaded.device), output_attentions=True).attentions:
+        first_NHT = (map_NHTS[..., 0] / map_NHTS.sum(-1)).nan_to_num()
+        sinks.append(first_NHT.mean(-1) > EPSILON)
+    return 100 * float(torch.stack(sinks).float().mean())
 
 
 def printed(row: dict[str, Any]) -> str:

@@ -212,10 +212,9 @@ def convert(
 
     `checkpoint` is a folder, a Hub id, a loaded model, or a whole recipe; `text` calibrates and, further on, evaluates;
     `settings` are those of the mechanism (`start`, `bos`, …), of `calibration` (`window`, `samples`), of `text`
-    (`field`, `errors`), of `model` (`device`, `dtype`, …), of `training` (`trained`, `lr`, `batch`, `control`, …; its
-    `text`, `window` and `length` as `training={"window": …}`) and the recipe's other fields (`steps`, `store`,
-    `evaluation`, …). `output` is a new folder, or with `resume` that of a stopped training. Returns the Result and the
-    path; None in all but the first of several processes. Raises SinkctlError.
+    (`field`, `errors`), of `model` (`device`, …), of `training` (`lr`, `batch`, …; all as `training={"length": …}`) and
+    the recipe's other fields (`steps`, `store`, `evaluation`, …). `output` is a new folder, or with `resume` that of a
+    stopped training. Returns the Result and the path, None in all but the first process. Raises SinkctlError.
     """
     loaded = checkpoint if isinstance(checkpoint, LoadedModel) else None
     if isinstance(checkpoint, ConvertRecipe):
@@ -223,14 +222,12 @@ def convert(
             raise UsageError("a recipe says its own mechanism and settings; change them with recipe.model_copy")
         recipe = checkpoint
     else:
-        training = dict(settings.pop("training", {}))
         parts = _parts(ConvertRecipe, ("sink", "text", "calibration", "model", "training"), settings)
-        parts["training"] |= training
         parts["sink"] = {"kind": to} | parts["sink"]
         parts["text"]["files"] = [str(file) for file in ([text] if isinstance(text, (str, Path)) else text)]
         parts["model"] = _settings_of(loaded).model_dump() if loaded else {"name": str(checkpoint)} | parts["model"]
-        data = {"task": "convert", **parts}
-        recipe = validate(data | settings, "sinkctl.convert")
+        parts["training"] |= dict(settings.pop("training", {}))
+        recipe = validate({"task": "convert", **parts, **settings}, "sinkctl.convert")
 
     def finish(folder: RunFolder, result: Result) -> None:
         _finish(folder, result)

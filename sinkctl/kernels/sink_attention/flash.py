@@ -9,13 +9,16 @@ dlogit = p·(⟨dO, sink_value⟩ − D) and dsink_value = Σ p·dO.
 operators do not give: dQ and dK would be wrong.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.sink_attention.reference import per_query, per_query_head, sink_value_H1D, visible
 
 aten = torch.ops.aten
@@ -48,15 +51,9 @@ class _SinkFlash(Function):
     def forward(ctx, q_BHTD, k_BGTD, v_BGTD, sink_logit, sink_value_GD, stock: "_Stock") -> Tensor:
         out_BHTD, lse_BHT, *kept = stock.forward(q_BHTD, k_BGTD, v_BGTD)
         if sink_logit is not None:
-            logit, alone_BHT = per_query(sink_logit.to(lse_BHT.dtype)), lse_BHT
-            lse_BHT = torch.logaddexp(alone_BHT, logit)
-            stays_BHT1 = (alone_BHT - lse_BHT).exp_()[..., None]
-            if sink_value_GD is None:
-                out_BHTD *= stays_BHT1  # in the softmax's precision, rounded once
-            else:
-                value_H1D = sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
-                taken_BHT1 = (logit - lse_BHT).exp_()[..., None]
-                out_BHTD = (out_BHTD * stays_BHT1).addcmul_(taken_BHT1, value_H1D).to(q_BHTD.dtype)
+            value_H1D = None if sink_value_GD is None else sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
+            beside = _fused(_beside) if q_BHTD.is_cuda else _beside
+            out_BHTD, lse_BHT = beside(out_BHTD, lse_BHT, per_query(sink_logit.to(lse_BHT.dtype)), value_H1D)
         ctx.save_for_backward(q_BHTD, k_BGTD, v_BGTD, sink_logit, sink_value_GD, out_BHTD, lse_BHT, *kept)
         ctx.stock = stock
         return out_BHTD
@@ -70,19 +67,37 @@ class _SinkFlash(Function):
             grads = ctx.stock.backward(grad_BHTD, q_BHTD, k_BGTD, v_BGTD, out_BHTD, lse_BHT, *kept)
         if any(ctx.needs_input_grad[3:5]):
             taken_BHT = (per_query(sink_logit.to(lse_BHT.dtype)) - lse_BHT).exp_()
-            grad_BHTD = grad_BHTD.to(lse_BHT.dtype)
         if ctx.needs_input_grad[3]:
-            if sink_value_GD is None:
-                grad_logit = -taken_BHT * (grad_BHTD * out_BHTD).sum(-1)
-            else:
-                value_H1D = sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
-                grad_logit = taken_BHT * (grad_BHTD * (value_H1D - out_BHTD)).sum(-1)
+            value_H1D = None if sink_value_GD is None else sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
+            along = _fused(_along) if q_BHTD.is_cuda else _along
+            grad_logit = taken_BHT * along(grad_BHTD, out_BHTD, value_H1D, lse_BHT.dtype)
             grad_logit = (grad_logit.sum((0, 2)) if sink_logit.dim() == 1 else grad_logit).to(sink_logit.dtype)
         if ctx.needs_input_grad[4]:
-            grad_value_H1D = (taken_BHT[..., None, :] @ grad_BHTD).sum(0)
+            grad_value_H1D = (taken_BHT[..., None, :] @ grad_BHTD.to(lse_BHT.dtype)).sum(0)
             grad_value_GD = grad_value_H1D.view(*sink_value_GD.shape[:1], -1, *grad_BHTD.shape[3:]).sum(1)
             grad_value_GD = grad_value_GD.to(sink_value_GD.dtype)
         return *grads, grad_logit, grad_value_GD, None
+
+
+def _beside(out_BHTD: Tensor, lse_BHT: Tensor, logit: Tensor, value_H1D: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(output, log-sum-exp) with the sink as one more outcome; in the softmax's precision, rounded once."""
+    whole_BHT = torch.logaddexp(lse_BHT, logit)
+    whole_BHTD = out_BHTD * (lse_BHT - whole_BHT).exp()[..., None]
+    if value_H1D is not None:
+        whole_BHTD = whole_BHTD + (logit - whole_BHT).exp()[..., None] * value_H1D
+    return whole_BHTD.to(out_BHTD.dtype), whole_BHT
+
+
+def _along(grad_BHTD: Tensor, out_BHTD: Tensor, value_H1D: Tensor | None, precise: torch.dtype) -> Tensor:
+    """⟨dO, sink_value − O⟩, [B, H, T]."""
+    out_BHTD = out_BHTD.to(precise)
+    return (grad_BHTD.to(precise) * (-out_BHTD if value_H1D is None else value_H1D - out_BHTD)).sum(-1)
+
+
+@cache
+def _fused(function: Callable) -> Callable:
+    """One pass over memory instead of four, where Triton compiles it."""
+    return torch.compile(function, dynamic=True) if triton_runs()[0] else function
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ def _flex(*args, **kwargs) -> Tensor:
     return sink_attention(*args, **kwargs)
 
 
+LONG = 16_384  # tokens from which FlexAttention is the faster one, without a window, on an H200
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
@@ -24,8 +25,8 @@ IMPLEMENTATIONS = {
 }
 
 
-def select(q_BHTD: Tensor, softcap: float | None = None) -> tuple[Implementation, str]:
-    """The fastest implementation for this device, dtype, head width and softcap, and the reason."""
+def select(q_BHTD: Tensor, softcap: float | None = None, window: int | None = None) -> tuple[Implementation, str]:
+    """The fastest implementation for this device, dtype, shape, softcap and window, and the reason."""
     device, dtype, width = q_BHTD.device.type, q_BHTD.dtype, q_BHTD.shape[-1]
     if device == "cpu" and softcap is None:
         return IMPLEMENTATIONS["flash"], "torch's CPU flash operator, the sink in its log-sum-exp"
@@ -39,11 +40,12 @@ def select(q_BHTD: Tensor, softcap: float | None = None) -> tuple[Implementation
         lacks = "the GPU is older than compute capability 8.0"
     elif softcap is None and (width > 256 or width % 8):
         lacks = f"the CUDA flash operator has no heads of {width}"
-    elif softcap is None:
-        return IMPLEMENTATIONS["flash"], "torch's CUDA flash operator, the sink in its log-sum-exp"
     else:
-        runs, reason = triton_runs()
-        if runs and 16 <= width <= 256:
-            return IMPLEMENTATIONS["flex"], f"FlexAttention: the CUDA flash operator has no softcap ({reason})"
+        (runs, reason), long = triton_runs(), window is None and q_BHTD.shape[2] >= LONG
+        if runs and 16 <= width <= 256 and (softcap is not None or long):
+            why = f"faster over {LONG:,} tokens and more" if long else "the CUDA flash operator has no softcap"
+            return IMPLEMENTATIONS["flex"], f"FlexAttention: {why} ({reason})"
+        if softcap is None:
+            return IMPLEMENTATIONS["flash"], "torch's CUDA flash operator, the sink in its log-sum-exp"
         lacks = f"FlexAttention has no heads of {width}" if runs else reason
     return IMPLEMENTATIONS["reference"], f"plain torch, with a T×T map: {lacks}"

@@ -36,7 +36,8 @@ class AttentionSink(nn.Module):
             bias=(heads, width),
         )  # fmt: skip
         for name, shape in shapes.items():
-            held = nn.Parameter(torch.zeros(shape), self.kind != "softmax1") if name in sink["parameters"] else None
+            learns = (self.kind, name) != ("softmax1", "logit")
+            held = nn.Parameter(torch.zeros(shape), learns) if name in sink["parameters"] else None
             self.register_parameter(name, held)
         self.gate = None
         if self.kind == "gate":

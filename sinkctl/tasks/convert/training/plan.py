@@ -40,8 +40,10 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
         length = min(2 * window, loaded.context or 2 * window)
     if seen == "auto":
         seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
-    if settings.trained == "new" and recipe.sink.kind == "none":
-        raise UsageError("--trained new: the mechanism none has nothing to train; choose attention, all or lora")
+    fixed = recipe.sink.kind == "softmax1" and not recipe.sink.replaces_first  # a logit of 0 and no bias
+    if settings.trained == "new" and (recipe.sink.kind == "none" or fixed):
+        what = f"the mechanism {recipe.sink.kind} has nothing to train"
+        raise UsageError(f"--trained new: {what}; choose attention, all or lora")
     if settings.loss.kl and recipe.scratch is not None:
         raise UsageError("training.loss.kl: there is no original to stay near, the weights begin at random")
     if not (settings.loss.lm or settings.loss.kl):

@@ -235,7 +235,7 @@ class _Running:
     def _probe(self, probe: Callable[[PreTrainedModel], dict] | None, every: int | None) -> None:
         course = self.course
         done = any(each["step"] == course.step for each in course.probes)
-        if probe is None or not every or done or not self.accelerator.is_main_process:
+        if probe is None or not every or course.step % every or done or not self.accelerator.is_main_process:
             return
         self.model.eval()
         try:

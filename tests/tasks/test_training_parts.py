@@ -1,0 +1,125 @@
+"""What training makes small, and which parameters learn how fast."""
+
+import math
+
+import pytest
+import torch
+from designed import ATTENDING, designed
+from torch.nn.functional import cross_entropy, kl_div
+from torch.optim import AdamW, Muon
+
+from sinkctl.recipe.training import LossSettings, TrainingSettings
+from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
+from sinkctl.tasks.convert.training.packing import Body, packed
+from sinkctl.tasks.convert.training.trained import trainable
+
+V, BOS = 11, 1
+NORMS_AND_BIASES = ("norm", "bias")
+
+
+def logits(rows: int, tokens: int, vocabulary: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, tokens, vocabulary, generator=torch.Generator().manual_seed(seed)).mul(3)
+
+
+@pytest.mark.parametrize("boundaries", ["none", "mask"])
+def test_the_kl_is_torch_s_over_the_tokens_that_both_packings_predict(boundaries):
+    bodies = [Body(torch.arange(2, 9).numpy(), (0, 3, 4)), Body(torch.arange(3, 8).numpy(), (0,))]
+    ours, theirs = packed(bodies, (), boundaries), packed(bodies, (BOS,), boundaries)
+    assert theirs.ids_BT.shape[1] > ours.ids_BT.shape[1]
+    ours_BTV, true_BTV = logits(*ours.ids_BT.shape, V + 2, 1), logits(*theirs.ids_BT.shape, V, 2)
+    expected = 0.0
+    for row, body in enumerate(bodies):
+        starts = (0,) if boundaries == "none" else body.starts
+        for index in range(len(body.ids)):
+            if index in starts:
+                continue  # without a BOS nothing predicts it
+            begun = sum(start <= index for start in starts)  # a BOS each in front of it
+            log_V, true_V = (
+                ours_BTV[row, index - 1, :V].log_softmax(-1), true_BTV[row, index + begun - 1].log_softmax(-1),
+            )  # fmt: skip
+            expected += kl_div(log_V, true_V, reduction="sum", log_target=True).item()
+    found = divergence(ours_BTV, ours, true_BTV, theirs, V)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_add_up_over_predicted_tokens():
+    logits_BTV, target_BT = logits(2, 5, V, 3), torch.tensor([[3, 4, -100, 5, -100], [-100, 6, 7, 8, 9]])
+    kl, first = torch.tensor(5.0), [torch.tensor(0.2), torch.tensor(0.4)]
+    nats = [
+        cross_entropy(logits_BTV[b, t], target_BT[b, t]).item()
+        for b, t in (target_BT >= 0).nonzero().tolist()
+    ]  # fmt: skip
+    found = parts(LossSettings(lm=0.5, kl=2.0, first=10.0), logits_BTV, target_BT, kl, first)
+    assert len(nats) == 7
+    assert found.lm.item() == pytest.approx(sum(nats), rel=1e-6)
+    assert found.objective.item() == pytest.approx(0.5 * sum(nats) + 2.0 * 5.0 + 10.0 * 0.3 * 7, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weight_decay_shrinks_matrices_and_nothing_else(optimizer):
+    settings = TrainingSettings(optimizer=optimizer, lr=0.01, weight_decay=0.5, sink_lr=0.1)
+    model = designed("qwen2", ATTENDING["kv_bias_bias"])  # Qwen2's projections have biases
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    part = trainable(model, settings, None, torch.float32)
+    for parameter in part.parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for each in optimizers(settings, part.new.values(), part.rest, part.inner, fused=False):
+        each.step()
+    kinds = set()
+    for name, parameter in model.named_parameters():
+        decays = not (".sink." in name or any(word in name for word in NORMS_AND_BIASES))
+        kinds.add((decays, parameter.dim(), ".sink." in name))
+        torch.testing.assert_close(parameter.data, before[name] * (0.995 if decays else 1.0), rtol=1e-6, atol=0)
+        assert decays or torch.equal(parameter.data, before[name]), name
+    assert kinds == {(True, 2, False), (False, 1, False), (False, 2, True)}
+
+
+def test_muon_has_the_matrices_inside_layers_and_adamw_the_rest():
+    settings = TrainingSettings(optimizer="muon")
+    model = designed("qwen3", ATTENDING["sink_logit"])
+    part = trainable(model, settings, None, torch.float32)
+    adamw, muon = optimizers(settings, part.new.values(), part.rest, part.inner, fused=False)
+    assert (type(adamw), type(muon)) == (AdamW, Muon)
+    held = {id(p): each for each in (adamw, muon) for group in each.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        inner = name.startswith("model.layers.") and name.endswith("proj.weight")
+        assert held[id(parameter)] is (muon if inner else adamw), name
+
+
+def test_numbers_a_head_learn_faster_unless_told_otherwise():
+    model = designed("llama", dict(kind="kv_bias", parameters=["key", "value", "bias", "logit"]))
+    for said, of_numbers, of_vectors in (("auto", 0.01, 0.001), (0.5, 0.5, 0.5)):
+        settings = TrainingSettings(lr=0.001, sink_lr=said)
+        part = trainable(model, settings, None, torch.float32)
+        (adamw,) = optimizers(settings, part.new.values(), part.rest, part.inner, fused=False)
+        rates = {id(p): group["lr"] for group in adamw.param_groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            rate = 0.001 if ".sink." not in name else of_numbers if name.endswith("logit") else of_vectors
+            assert rates[id(parameter)] == rate, name
+
+
+def test_a_fixed_logit_and_frozen_weights_do_not_learn():
+    for trained, learns in (("all", ("",)), ("attention", (".self_attn.",)), ("new", (".sink.",))):
+        model = designed("llama", dict(kind="softmax1", parameters=["logit", "bias"]))
+        part = trainable(model, TrainingSettings(trained=trained), None, torch.bfloat16)
+        for name, parameter in model.named_parameters():
+            wanted = any(word in name for word in learns) and not name.endswith(".logit")
+            assert parameter.requires_grad is wanted, name
+            assert any(parameter is each for each in part.parameters) is wanted, name
+            held = torch.float32 if wanted or name.endswith(".logit") else torch.bfloat16
+            assert parameter.dtype is held, name
+        assert part.numbers == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(("said", "warmup"), [("auto", 2), (7, 7), (0, 0)])
+def test_the_rate_rises_linearly_and_falls_as_a_cosine(said, warmup):
+    settings, steps = TrainingSettings(lr=0.1, warmup=said, final_lr=0.2), 40
+    optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    scheduler = schedule(optimizer, settings, steps)
+    for step in range(steps + 1):
+        done = (step - warmup) / (steps - warmup)
+        expected = step / warmup if step < warmup else 0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected), step
+        optimizer.step()
+        scheduler.step()

@@ -1,0 +1,235 @@
+"""Training that is stopped, killed, shared or breaks: nothing of it is lost, and nothing comes out otherwise."""
+
+import errno
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from training_runs import JUDGED, curve, small, train, weights
+
+from sinkctl.errors import Interrupted, ModelError, ResumeError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.result.schema import Result
+from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
+from sinkctl.tasks.convert import run
+from sinkctl.tasks.convert.task import Outcome
+from sinkctl.tasks.convert.training import train as training
+
+SHARED = ("--steps", 3, "--set", "training.loss.kl=0.5", "--set", "training.micro_batch=1", "--dtype", "float32")
+CONTROLLED = {"control": True, "save_seconds": 0, "lr": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def text(book, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "novel.txt"
+    path.write_text(book[:20_000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(demo) -> LoadedModel:
+    return small(demo.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def stored(model, tmp_path_factory):
+    """The model as a folder."""
+    folder = tmp_path_factory.mktemp("stored")
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def every_step_saved(monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
+
+
+def check_same(found, truth) -> None:
+    """Two outcomes, to the last digit."""
+    ours, theirs = (each.result.convert.training for each in (found, truth))
+    for mine, other in zip(ours.curves, theirs.curves, strict=True):
+        assert (mine.loss, mine.objective, mine.gradient) == (other.loss, other.objective, other.gradient)
+    assert ours.probes == theirs.probes
+    assert [line.model_dump() for line in found.result.convert.checkpoints] == [
+        line.model_dump() for line in truth.result.convert.checkpoints
+    ]
+    check_same_weights(found.path, truth.path)
+
+
+def check_same_weights(found, truth) -> None:
+    ours, theirs = weights(found), weights(truth)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], x) for name, x in theirs.items())
+
+
+def stop_at(path, label: str, step: int):
+    """Asks to stop once a state says that a checkpoint has come this far: during the step after it."""
+
+    def asked() -> bool:
+        if not (path / STATE / CHECKPOINT).exists():
+            return False
+        runs = RunFolder(path).load_json(f"{STATE}/{CHECKPOINT}")["runs"]
+        return label in runs and runs[label]["course"]["step"] >= step
+
+    return asked
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_ran_through(model, text, tmp_path, every_step_saved):
+    said = {"probe": 2, **CONTROLLED}
+    how = dict(steps=6, evaluation=JUDGED)
+    whole = train(tmp_path / "whole", model, "kv_bias", text, said, **how)
+    assert [(p.checkpoint, p.step) for p in whole.result.convert.training.probes] == [
+        (label, step) for label in ("converted", "control") for step in (0, 2, 4, 6)
+    ]
+    out = tmp_path / "out"
+    for number, (label, step) in enumerate([("converted", 2), ("converted", 5), ("control", 3)]):
+        asked = {"stop": stop_at(out, label, step - 1), "resume": number > 0}
+        words = f"stopped at step {step} of the {label} checkpoint; go on with sinkctl convert --resume {out}"
+        with pytest.raises(Interrupted, match=words):
+            train(out, model, "kv_bias", text, said, how=asked, **how)
+    check_same(train(out, model, "kv_bias", text, said, how={"resume": True}, **how), whole)
+    assert not (out / STATE).exists(), "nothing is left of the states"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+    with pytest.raises(ResumeError, match="holds no training to go on with"):
+        train(out, model, "kv_bias", text, said, how={"resume": True}, **how)
+
+
+def test_two_optimizers_resume_too(model, text, tmp_path, every_step_saved):
+    said = {"optimizer": "muon", "loss": {"kl": 0.5, "first": 0.1}, "lr": 1e-2, "save_seconds": 0}
+    whole = train(tmp_path / "whole", model, "sigmoid", text, said)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "out", model, "sigmoid", text, said, how={"stop": stop_at(tmp_path / "out", "converted", 2)})
+    check_same(train(tmp_path / "out", model, "sigmoid", text, said, how={"resume": True}), whole)
+
+
+def test_a_full_disk_keeps_the_last_state_which_goes_on(model, text, tmp_path, monkeypatch, every_step_saved):
+    whole = train(tmp_path / "whole", model, "kv_bias", text, CONTROLLED)
+    save, out = torch.save, tmp_path / "out"
+
+    def full(*args, **kwargs):
+        if RunFolder(out).load_json(f"{STATE}/{CHECKPOINT}")["runs"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(ModelError, match=rf"No space left on device\).*kept.*--resume {out}"):
+            train(out, model, "kv_bias", text, CONTROLLED)
+    assert sorted(path.name for path in (out / STATE).iterdir()) == ["converted-1", CHECKPOINT]
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+        with pytest.raises(ModelError, match=rf"No space left on device\); go on with --resume {out}"):
+            train(out, model, "kv_bias", text, CONTROLLED, how={"resume": True})
+    check_same(train(out, model, "kv_bias", text, CONTROLLED, how={"resume": True}), whole)
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_the_state_before(model, text, tmp_path, every_step_saved):
+    out = tmp_path / "out"
+    said = {"lr": 1e30, "sink_lr": 1e30, "warmup": 2, "save_seconds": 0}
+    with pytest.raises(ModelError) as found:
+        train(out, model, "kv_bias", text, said)
+    words = str(found.value)
+    kept = RunFolder(out).load_json(f"{STATE}/{CHECKPOINT}")["runs"]["converted"]
+    step = kept["course"]["step"]
+    assert step >= 1
+    assert f"is not finite at step {step + 1}; the state of step {step} is kept in {out / STATE / kept['folder']}" in words
+    assert "take a lower --lr" in words
+    assert (out / STATE / kept["folder"] / "model.safetensors").exists()
+    with pytest.raises(ModelError) as again:
+        train(out, model, "kv_bias", text, said, how={"resume": True})
+    assert str(again.value) == words
+
+
+def result_of(folder) -> Result:
+    return Result.model_validate_json((folder / RESULT).read_text())
+
+
+def command(*arguments, **environment) -> subprocess.Popen:
+    """This Python, with one thread and the modules of this one."""
+    path = os.pathsep.join(filter(None, sys.path))
+    said = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)], env=said, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def convert(stored, text, out, *more) -> list:
+    settings = {"calibration.samples": 2, "calibration.window": 16, "training.save_seconds": 0}
+    sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    brief = ["--no-eval", "--no-control", "--batch", 4, "--length", 24, "--lr", 0.01, "--device", "cpu"]
+    return ["convert", stored, "--to", "kv_bias", "--text", text, "--train-text", text, "-o", out, *brief, *sets, *more]
+
+
+def test_a_process_that_is_killed_goes_on_from_its_last_state(stored, text, tmp_path):
+    out, steps = tmp_path / "out", 100
+    state = out / STATE / CHECKPOINT
+    process = command("sinkctl", *convert(stored, text, out, "--steps", steps))
+    try:
+        until = time.monotonic() + 60
+        while not (state.exists() and '"step": ' in state.read_text()) and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    kept = RunFolder(out).load_json(f"{STATE}/{CHECKPOINT}")["runs"]["converted"]["course"]
+    assert 0 < kept["step"] < steps
+    resumed = command("sinkctl", "convert", "--resume", out)
+    said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    whole = run(ConvertRecipe.model_validate(yaml.safe_load((out / RECIPE).read_text())), output=tmp_path / "whole")
+    assert curve(Outcome(result_of(out), out)).loss == curve(whole).loss
+    check_same_weights(out, whole.path)
+
+
+@pytest.fixture(scope="module")
+def alone(stored, text, tmp_path_factory):
+    """What one process makes of it."""
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    process = command("sinkctl", *convert(stored, text, folder, *SHARED))
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(stored, text, alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["--nproc_per_node", 2, "--master_port", port, "--master_addr", "127.0.0.1", "-m", "sinkctl"]
+    process = command("torch.distributed.run", *launch, *convert(stored, text, tmp_path / "out", *SHARED))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("sinkctl convert") <= 1, "the first process speaks"
+    found, truth = (result_of(folder).convert.training for folder in (tmp_path / "out", alone))
+    assert (found.processes, truth.processes) == (2, 1)
+    for ours, theirs in zip(found.curves, truth.curves, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-6)
+        assert ours.objective == pytest.approx(theirs.objective, abs=1e-6)
+        assert ours.gradient == pytest.approx(theirs.gradient, rel=1e-4)
+    ours, theirs = weights(tmp_path / "out"), weights(alone)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name].float(), x.float(), rtol=0, atol=1e-5) for name, x in theirs.items())
+
+
+def test_a_step_that_processes_cannot_share_equally_is_refused(stored, text, tmp_path):
+    process = command(
+        "sinkctl", *convert(stored, text, tmp_path / "out", "--steps", 2, "--batch", 3), RANK="0", WORLD_SIZE="2",
+        LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+    )  # fmt: skip
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert out == ""
+    assert err == "sinkctl: --batch 3: cannot be shared among 2 processes equally\n"
+    assert not any(tmp_path.iterdir())
