@@ -81,7 +81,8 @@ class AttentionSink(nn.Module):
             first_S = nn.functional.one_hot(seen.int().argmax(-1), seen.shape[-1]).to(score_BHTS.dtype)
             score_BHTS = score_BHTS + self.first.to(score_BHTS.dtype)[:, None, None] * first_S
         low = torch.finfo(score_BHTS.dtype).min
-        softmax_BHTS = score_BHTS.masked_fill(~seen, low).softmax(-1)
+        of_softmax = self.kind in ("score_bias", "clipped_softmax") or self.mix != 1
+        softmax_BHTS = score_BHTS.masked_fill(~seen, low).softmax(-1) if of_softmax else None
         if self.kind == "score_bias":
             return softmax_BHTS
         if self.kind == "clipped_softmax":  # Bondarenko et al. 2023, arXiv 2306.12929, with ζ = 1
@@ -93,7 +94,8 @@ class AttentionSink(nn.Module):
                 weight_BHTS = nn.functional.logsigmoid(shifted_BHTS).masked_fill(~seen, low).softmax(-1)
             else:
                 weight_BHTS = WEIGHTS[self.kind](shifted_BHTS, seen)
-        return torch.lerp(softmax_BHTS, weight_BHTS, self.mix).masked_fill(~seen, 0.0)
+        mixed_BHTS = weight_BHTS if self.mix == 1 else torch.lerp(softmax_BHTS, weight_BHTS, self.mix)
+        return mixed_BHTS.masked_fill(~seen, 0.0)
 
     def added(self, out_BTHE: Tensor) -> Tensor:
         """A layer's output with its constant part."""

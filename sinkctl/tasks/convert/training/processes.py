@@ -26,6 +26,9 @@ def place(recipe: ConvertRecipe) -> ConvertRecipe:
         return recipe
     if not recipe.steps:
         raise UsageError("--steps 0 computes the start alone, which takes one process; leave accelerate launch out")
+    processes, batch = int(os.environ["WORLD_SIZE"]), recipe.training.batch
+    if batch % processes:
+        raise UsageError(f"--batch {batch}: cannot be shared among {processes} processes equally")
     if recipe.model.device != "cpu" and torch.cuda.is_available():
         own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         return recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": own})})

@@ -1,10 +1,12 @@
 """The training of a conversion: the checkpoint, then its control, on the same sequences."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
@@ -53,8 +55,13 @@ class TrainingRun:
         conversion = self.conversion
         corpus = self._corpus()
         starts = conversion.starts()
-        model = runnable(self.loaded.model, self.sink, starts)
-        conversion.place_row(model)
+
+        def fresh() -> PreTrainedModel:
+            model = runnable(self.loaded.model, self.sink, starts)
+            conversion.place_row(model)
+            return model
+
+        model = fresh()
         folder = self._folder(model)
         folder_states = States(folder, self.main, self.accelerator.wait_for_everyone)
         folder_states.begin()
@@ -74,7 +81,7 @@ class TrainingRun:
         trainer.told = between(TRAINING + 0.05, end)
         part = trainable(model, self.settings, conversion.token and conversion.token.id, self._held)
         learned = part.numbers
-        model, course = self._trained(trainer, CONVERTED, part, conversion.tokenizer)
+        model, course = self._trained(trainer, CONVERTED, part, conversion.tokenizer, fresh)
         courses, seconds = {CONVERTED: course}, course.seconds
         built = self._to_write(model)
         if controlled:
@@ -90,8 +97,9 @@ class TrainingRun:
 
     @property
     def _held(self) -> torch.dtype:
-        """How weights that do not learn are held."""
-        return torch.bfloat16 if self.plan.half else torch.float32
+        """How weights that do not learn are held; FSDP takes one dtype."""
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        return torch.bfloat16 if self.plan.half and not sharded else torch.float32
 
     def _corpus(self) -> Corpus:
         conversion, files = self.conversion, self.settings.text
@@ -131,10 +139,12 @@ class TrainingRun:
     def _front(self, loaded: LoadedModel) -> tuple[int, ...]:
         return (loaded.bos_id,) if loaded.uses_bos else ()
 
-    def _trained(self, trainer: Trainer, label: str, part: Trainable, tokenizer) -> tuple[PreTrainedModel, Course]:
+    def _trained(
+        self, trainer: Trainer, label: str, part: Trainable, tokenizer, fresh: Callable[[], PreTrainedModel]
+    ) -> tuple[PreTrainedModel, Course]:
         fed = LoadedModel(part.model, tokenizer, label, "in memory")
         no_softmax = hasattr(self.sink, "mix") or self.sink.kind in ("clipped_softmax", "score_bias")
-        student = Student(label, part, self._front(fed), label == CONVERTED and no_softmax)
+        student = Student(label, part, self._front(fed), label == CONVERTED and no_softmax, fresh)
 
         def probe(model: PreTrainedModel) -> dict:
             shown = LoadedModel(model, tokenizer, label, "in memory")
@@ -153,14 +163,18 @@ class TrainingRun:
         """Train the original just so, without the mechanism, and judge it."""
         conversion = self.conversion
         tokenizer = self.loaded.tokenizer if self.sink.kind == "sink_token" else conversion.tokenizer
-        model, courses = runnable(self.loaded.model, SINKS["none"](), []), {}
+
+        def fresh() -> PreTrainedModel:
+            return runnable(self.loaded.model, SINKS["none"](), [])
+
+        model, courses = fresh(), {}
         if self.settings.trained == "new":
             conversion.notes.append(
                 "The control has no mechanism to train, so it is the original with the same in front of its texts."
             )
         else:
             part = trainable(model, self.settings, None, self._held)
-            model, courses[CONTROL] = self._trained(trainer, CONTROL, part, tokenizer)
+            model, courses[CONTROL] = self._trained(trainer, CONTROL, part, tokenizer, fresh)
         if self.main and conversion.judge is not None:
             control = as_loaded(model, self.settled.dtype, self.loaded.dtype)
             trained = LoadedModel(control, tokenizer, CONTROL, "in memory")

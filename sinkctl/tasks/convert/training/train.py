@@ -12,11 +12,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkctl.errors import Interrupted, ModelError, UsageError
+from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.compiled import CompiledLayers
 from sinkctl.tasks.convert.training.attention import Seen, attending
 from sinkctl.tasks.convert.training.corpus import Corpus
@@ -39,6 +39,7 @@ class Student:
     trainable: Trainable
     front: tuple[int, ...]  # what stands in front of its texts
     maps: bool  # its attention keeps T×T maps
+    fresh: Callable[[], PreTrainedModel]  # such a model, to take weights that were sharded
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class Trainer:
         self.plan, self.accelerator, self.corpus, self.original = plan, accelerator, corpus, original
         self.states, self.told, self.stop = states, told, stop
         self.choices: dict[str, str] = {}
-        processes = accelerator.num_processes
-        if plan.settings.batch % processes:
-            raise UsageError(f"--batch {plan.settings.batch}: cannot be shared among {processes} processes equally")
+        assert plan.settings.batch % accelerator.num_processes == 0
 
     def __call__(
         self, student: Student, probe: Callable[[PreTrainedModel], dict] | None = None
@@ -90,11 +89,21 @@ class Trainer:
         if (place := self.states.place(student.label)) is not None:
             self.accelerator.load_state(str(place))
         running(probe)
-        trained = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        if self.sharded:
+            weights, trained = self.accelerator.get_state_dict(model), student.fresh()
+            if self.accelerator.is_main_process:
+                trained.load_state_dict(weights)
+        else:
+            trained = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         trained.zero_grad(set_to_none=True)
         part.model = trained
         return part.merged().eval(), course
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are divided among the processes (FSDP)."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
 
     def rows(self, bodies: list, size: int) -> list[list]:
         """This process's share of a step's sequences, by forward pass."""

@@ -144,7 +144,10 @@ def _with_lora(model: PreTrainedModel, settings: TrainingSettings):
         for name in PROJECTIONS
         if hasattr(module, name)
     ]
-    return get_peft_model(model, LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules=names))
+    config = LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules=names)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        return get_peft_model(model, config)
 
 
 def as_loaded(model: PreTrainedModel, stored: torch.dtype, dtype: torch.dtype) -> PreTrainedModel:
