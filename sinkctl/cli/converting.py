@@ -33,12 +33,21 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
     stopping = Stopping(go_on_with if recipe.steps else "nothing was written")
     with parts_shown(words) as progress, stopping:
         converted = convert(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    _leave()
     if converted is None:
         return
     show(converted.result, words, as_json=as_json, output=output, kept=KEPT)
     if not as_json:
         words.print(f"go on with: {go_on(converted.result, output)}", highlight=False, markup=False, soft_wrap=True)
     conclude(converted.result, recipe, words)
+
+
+def _leave() -> None:
+    """Take leave of the other processes, where there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
 
 
 def _original(recipe, words: Console):

@@ -120,7 +120,8 @@ def test_a_model_that_begins_with_no_token_of_its_own_gets_the_best_one_as_its_s
     sink = tokenizer.convert_tokens_to_ids("<|sink|>")
     assert tokenizer("Once").input_ids[0] == sink == written.config.bos_token_id
     assert sink in written.generation_config.suppress_tokens
-    assert out.result.convert.streams[2].first == "sink token"
+    converted = [line for line in out.result.convert.streams if line.checkpoint == "converted"]
+    assert converted[0].first == "sink token"
 
 
 def test_the_weights_keep_the_dtype_of_the_source_and_sinks_theirs(demo, tmp_path):

@@ -118,8 +118,8 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine(said, warmup):
     optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=settings.lr)
     scheduler = schedule(optimizer, settings, steps)
     for step in range(steps + 1):
-        done = (step - warmup) / (steps - warmup)
-        expected = step / warmup if step < warmup else 0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2
+        done = (step + 1 - warmup) / (steps - warmup)
+        expected = (step + 1) / warmup if step < warmup else 0.2 + 0.8 * (1 + math.cos(math.pi * done)) / 2
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected), step
         optimizer.step()
         scheduler.step()

@@ -1,5 +1,6 @@
 """Give a checkpoint a sink: compute the start, train, write, load what was written, compare."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def run(
         result = (_trained if recipe.steps else _begun)(conversion, output, began, finish)
     except Interrupted as error:
         kept = (output / STATE / CHECKPOINT).exists()
-        left = f"go on with sinkctl convert --resume {output}" if kept else "nothing was written"
+        left = f"go on with sinkctl convert --resume {shlex.quote(str(output))}" if kept else "nothing was written"
         raise Interrupted(f"{error}; {left}") from error
     except torch.OutOfMemoryError as error:
         hint = "--no-eval compares nothing, and fewer --samples or a smaller --window take less"

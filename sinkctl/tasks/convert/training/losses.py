@@ -14,7 +14,7 @@ from sinkctl.tasks.convert.training.packing import Packed
 
 
 class Parts(NamedTuple):
-    """Sums over predicted tokens; `first` is a mean, times their number."""
+    """Sums over predicted tokens, in nats."""
 
     lm: Tensor
     objective: Tensor

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import DistributedType
@@ -29,6 +30,7 @@ from sinkctl.tasks.convert.training.trained import (
     taken_apart,
     trainable,
 )
+from sinkctl.text.source import stamped
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,10 @@ class TrainingRun:
 
         model = fresh()
         folder = self._folder(model)
-        folder_states = States(folder, self.main, self.accelerator.wait_for_everyone)
-        folder_states.begin()
+        states = States(folder, self._made_of(), self.main, self.accelerator.wait_for_everyone)
+        states.begin()
         original = Original(self.loaded.model, self._front(self.loaded))
-        trainer = Trainer(
-            self.plan, self.accelerator, corpus, original, folder_states, lambda *_: None, conversion.stop
-        )
+        trainer = Trainer(self.plan, self.accelerator, corpus, original, states, lambda *_: None, conversion.stop)
         between, split = conversion.between, (TRAINING + WRITING) / 2
         controlled = self.settings.control and self.sink.kind != "none"
         end = split if controlled else WRITING
@@ -103,6 +103,9 @@ class TrainingRun:
 
     def _corpus(self) -> Corpus:
         conversion, files = self.conversion, self.settings.text
+        judged_by = {Path(name).resolve() for name in self.recipe.text.files}
+        if self.settled.least and judged_by & {Path(name).resolve() for name in files.files}:
+            conversion.notes.append("A text that judges is trained on too: what it says does not hold for other texts.")
         if files.files:
             corpus = of_files(
                 files, self.loaded, self.loaded.bos_id,
@@ -135,6 +138,14 @@ class TrainingRun:
             )
         self.accelerator.wait_for_everyone()
         return folder
+
+    def _made_of(self) -> dict[str, Any]:
+        """What a resumed run must find as it was."""
+        recipe = self.settled.recipe.model_dump(mode="json", exclude={"evaluation", "fail_on", "shard", "store"})
+        recipe["model"].pop("device")
+        del recipe["training"]["save_seconds"]
+        files = (*self.recipe.text.files, *self.settings.text.files)
+        return recipe | {"the checkpoint": self.loaded.fingerprint, "a text": stamped(files)}
 
     def _front(self, loaded: LoadedModel) -> tuple[int, ...]:
         return (loaded.bos_id,) if loaded.uses_bos else ()

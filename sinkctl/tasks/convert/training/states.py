@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import ModelError, ResumeError
 from sinkctl.result.convert import Probe
 from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
 
@@ -30,13 +30,22 @@ class Course:
 
 
 class States:
-    """States on disk, in the run folder; `main` says whether this process writes what is not each process's own."""
+    """States on disk, in the run folder; `main` says whether this process writes what is not each process's own.
 
-    def __init__(self, folder: RunFolder, main: bool, wait: Callable[[], None]):
-        self._folder, self._main, self._wait = folder, main, wait
+    `made_of` says what the run depends on; ResumeError where the states in `folder` come from anything else.
+    """
+
+    def __init__(self, folder: RunFolder, made_of: dict[str, Any], main: bool, wait: Callable[[], None]):
+        self._folder, self._made_of, self._main, self._wait = folder, made_of, main, wait
         self._kept: dict[str, dict[str, Any]] = {}  # by checkpoint: where its state is, and its course
         if (folder.path / STATE / CHECKPOINT).exists():
-            self._kept = folder.load_json(f"{STATE}/{CHECKPOINT}")["runs"]
+            before = folder.load_json(f"{STATE}/{CHECKPOINT}")
+            changed = next((what for what, own in made_of.items() if before["made_of"].get(what) != own), None)
+            if changed is not None:
+                raise ResumeError(
+                    f"{folder.path}: {changed} is not what the training was started with; start a new run"
+                )
+            self._kept = before["runs"]
 
     def course(self, label: str) -> Course:
         """Where the training of a checkpoint stands."""
@@ -78,7 +87,7 @@ class States:
                 shutil.rmtree(before, ignore_errors=True)
 
     def _point(self) -> None:
-        self._folder.write_json(f"{STATE}/{CHECKPOINT}", {"runs": self._kept})
+        self._folder.write_json(f"{STATE}/{CHECKPOINT}", {"made_of": self._made_of, "runs": self._kept})
 
 
 @contextmanager

@@ -178,7 +178,8 @@ class _Running:
             each.step()
         for each in self.optimizers:
             each.zero_grad()
-        return torch.cat([sums, torch.as_tensor(norm, device=sums.device).float().reshape(1)])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm, device=sums.device)
+        return torch.cat([sums, norm.float().reshape(1)])
 
     def _losses(self, bodies: Sequence[Body], pack: Packed):
         plan, weights, device = self.plan, self.plan.settings.loss, self.plain.device
@@ -205,13 +206,7 @@ class _Running:
             rows = torch.cat([accelerator.reduce(rows[:, :2].contiguous()), rows[:, 2:]], dim=1)
         for lm, objective, norm in rows.tolist():
             if not (math.isfinite(objective) and math.isfinite(norm)):
-                what = "gradient" if math.isfinite(objective) else "loss"
-                place = self.trainer.states.place(self.student.label)
-                kept = f"; the state of step {place.name.rpartition('-')[2]} is kept in {place}" if place else ""
-                raise ModelError(
-                    f"training the {self.student.label} checkpoint: the {what} is not finite at step "
-                    f"{course.step + 1}{kept}; take a lower --lr (or --sink-lr) in a new run"
-                )
+                self._broken("gradient" if math.isfinite(objective) else "loss", course.step + 1)
             course.step += 1
             course.loss.append(lm)
             course.objective.append(objective)
@@ -225,6 +220,20 @@ class _Running:
             f"training the {self.student.label} checkpoint: {words}, {_clock(left)} left", course.step / self.plan.steps
         )
 
+    def _broken(self, what: str, step: int) -> None:
+        place = self.trainer.states.place(self.student.label)
+        kept = f"; the state of step {place.name.rpartition('-')[2]} is kept in {place}" if place else ""
+        raise ModelError(
+            f"training the {self.student.label} checkpoint: the {what} {'are' if what == 'weights' else 'is'} not "
+            f"finite at step {step}{kept}; take a lower --lr (or --sink-lr) in a new run"
+        )
+
+    def _finite(self) -> bool:
+        """Whether all weights that are trained are finite, on every process."""
+        own = [p.to_local() if hasattr(p, "to_local") else p for p in self.model.parameters() if p.requires_grad]
+        broken = torch.stack([~p.isfinite().all() for p in own]).any().float().reshape(1)
+        return not bool(self.accelerator.reduce(broken) if self.accelerator.num_processes > 1 else broken)
+
     def _pause(self, last: bool) -> None:
         """Save where it is time to, or the end; stop where asked to. All processes agree."""
         waited = time.monotonic() - self.saved
@@ -234,6 +243,8 @@ class _Running:
             flags = self.accelerator.reduce(flags)
         due, stops = (bool(flag) for flag in flags.tolist())
         if due or stops:
+            if not self._finite():  # the last update overflowed, which no loss has shown yet
+                self._broken("weights", self.course.step)
             began = time.monotonic()
             self.trainer.states.save(self.student.label, self.course, self.accelerator.save_state)
             self.saved = time.monotonic()
