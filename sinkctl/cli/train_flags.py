@@ -34,7 +34,12 @@ Trained = Annotated[
     str | None,
     option(_TRAINING, "all (default): every weight; new: the mechanism; attention, lora: and the projections."),
 ]
-LR = Annotated[float | None, option(_TRAINING, "Highest learning rate of weights (default 3e-4).", "--lr")]
+LR = Annotated[
+    float | None,
+    option(
+        _TRAINING, "Highest learning rate of weights (default: 2e-5; lora 2e-4, new and from scratch 1e-3).", "--lr"
+    ),
+]
 SinkLR = Annotated[
     str | None,
     option(_TRAINING, "Of the mechanism; auto (default): 0.01 for numbers a head, else as --lr.", "--sink-lr"),

@@ -52,7 +52,9 @@ class TrainingSettings(Settings):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices inside layers; AdamW for the rest."
     )
-    lr: float = Field(3e-4, gt=0, description="Highest learning rate of weights;")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Highest learning rate of weights; auto: 2e-5, lora 2e-4, new and from scratch 1e-3;"
+    )
     sink_lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="of the mechanism's parameters; auto: 0.01 for numbers a head, else as `lr`."
     )

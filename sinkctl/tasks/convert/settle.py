@@ -83,6 +83,9 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     dtype = loaded.stored_dtype or loaded.dtype
     recipe = recipe.model_copy(update=settled)
     training = plan(recipe, loaded, window) if recipe.steps else None
+    if training is not None:
+        said = {"length": training.length, "window": training.window or "full"}
+        recipe = recipe.model_copy(update={"training": training.settings.model_copy(update=said)})
     return Settled(recipe, form, window, tokens, held_out, least, length, dtype, training)
 
 

@@ -10,6 +10,8 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
 
+# As checkpoints of any size are commonly tuned: whole (or in part), by low-rank updates, a few numbers alone.
+RATE, RATES = 2e-5, {"lora": 2e-4, "new": 1e-3}
 WORTH_COMPILING = 1000  # steps
 # Of a process's free memory, the share that one forward and backward pass may fill; on a CPU bytes.
 SHARE, CPU_BYTES = 0.35, 2 << 30
@@ -38,6 +40,9 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     length, seen = settings.length, settings.window
     if length == "auto":
         length = min(2 * window, loaded.context or 2 * window)
+    if settings.lr == "auto":
+        lr = 1e-3 if recipe.scratch is not None else RATES.get(settings.trained, RATE)
+        settings = settings.model_copy(update={"lr": lr})
     if seen == "auto":
         seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
     fixed = recipe.sink.kind == "softmax1" and not recipe.sink.replaces_first  # a logit of 0 and no bias
