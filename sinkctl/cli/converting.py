@@ -29,8 +29,7 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
     quiet_transformers()
     from sinkctl.api import convert
 
-    go_on_with = f"the last state goes on with sinkctl convert --resume {shlex.quote(str(output))}"
-    stopping = Stopping(go_on_with if recipe.steps else "nothing was written")
+    stopping = Stopping("")  # the task says what is kept
     with parts_shown(words) as progress, stopping:
         converted = convert(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
     _leave()
@@ -55,7 +54,7 @@ def _original(recipe, words: Console):
     if recipe.scratch is None:
         return loaded_model(recipe.model, words)
     quiet_transformers()
-    from sinkctl.model.scratch import scratch
+    from sinkctl.tasks.convert.scratch import scratch
 
     return scratch(recipe.model, recipe.scratch, recipe.training.seed)
 

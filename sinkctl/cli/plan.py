@@ -116,7 +116,7 @@ def _training(plan: Plan) -> str:
         f"training: {plan.steps:,} steps of {settings.batch} sequences of {plan.length} tokens "
         f"({plan.steps * plan.tokens:,} in all) of {text}; {trained}; "
         f"{'full attention' if plan.window is None else f'window {plan.window}'}; "
-        f"{'with' if settings.control else 'no'} control"
+        f"{'with' if plan.controlled else 'no'} control"
     )
 
 

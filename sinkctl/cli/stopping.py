@@ -18,7 +18,7 @@ class Stopping:
 
     def _handle(self, number: int, *_) -> None:
         if self.asked():
-            raise Interrupted(f"stopped at once; {self._kept}")
+            raise Interrupted(f"stopped at once; {self._kept}" if self._kept else "stopped at once")
         self.by = number
         print("\nstopping …", file=sys.stderr)
 

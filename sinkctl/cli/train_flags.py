@@ -32,7 +32,11 @@ TrainText = Annotated[
 ]
 Trained = Annotated[
     str | None,
-    option(_TRAINING, "all (default): every weight; new: the mechanism; attention, lora: and the projections."),
+    option(
+        _TRAINING,
+        "all (default): every weight; new: the mechanism; attention, lora: and the projections.",
+        metavar="all|new|attention|lora",
+    ),
 ]
 LR = Annotated[
     float | None,
@@ -57,7 +61,10 @@ TrainWindow = Annotated[
     ),
 ]
 WeightDecay = Annotated[float | None, option(_TRAINING, "Of matrices, never of the mechanism (default 0).")]
-Optimizer = Annotated[str | None, option(_TRAINING, "adamw (default), or muon for the matrices inside layers.")]
+Optimizer = Annotated[
+    str | None,
+    option(_TRAINING, "adamw (default), or muon for the matrices inside layers.", metavar="adamw|muon"),
+]
 Seed = Annotated[int | None, option(_TRAINING, "Draws the sequences, and random weights (default 0).")]
 Control = Annotated[
     bool | None,
@@ -69,7 +76,10 @@ Precision = Annotated[
     str | None, option(_TRAINING, "Of matrix products: auto (default: bfloat16 on a GPU), float32, bfloat16.")
 ]
 ResumeTraining = Annotated[
-    Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the training that was stopped there.")
+    Path | None,
+    typer.Option(
+        "--resume", metavar="DIR", help="Go on with the training that was stopped there; takes no other flags."
+    ),
 ]
 
 

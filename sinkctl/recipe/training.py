@@ -62,7 +62,9 @@ class TrainingSettings(Settings):
         (0.9, 0.95), description="Decay of AdamW's two means."
     )
     weight_decay: float = Field(0.0, ge=0, description="Of matrices; never of the mechanism, norms and biases.")
-    warmup: int | Literal["auto"] = Field("auto", description="Steps to the highest rate; auto: a twentieth.")
+    warmup: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="Steps to the highest rate; auto: a twentieth."
+    )
     final_lr: float = Field(0.1, ge=0, le=1, description="Share of the rate that the cosine ends at.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     lora: LoraSettings = LoraSettings()

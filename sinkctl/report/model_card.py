@@ -115,8 +115,15 @@ def _trained(detail: ConvertDetail, training: Training) -> list[str]:
         return said
     if not has_control(training) and not _measured(detail, CONTROL):
         return [*said, "No control was trained: the same training without the mechanism."]
+    if training.trained == "new":
+        return [*said, "The control has nothing to train: it is the original with the same in front of its texts."]
     below = ", is compared with it below" if _measured(detail, CONTROL) else " was trained beside it"
     return [*said, f"A control, the same steps, data and seed without the mechanism{below}."]
+
+
+def _control_limits(training: Training) -> str:
+    what = "the original with the same in front" if training.trained == "new" else "what the same training does"
+    return f"The control is {what} without the mechanism: one that does no better in perplexity has bought none."
 
 
 def _measured(detail: ConvertDetail, checkpoint: str) -> bool:
@@ -198,8 +205,7 @@ def _limits(detail: ConvertDetail) -> list[str]:
         lines.append(f"Evaluated on {scored}, of one text; nothing is known of other texts and tasks.")
     if training is not None and detail.mechanism != "none":
         lines.append(
-            "The control is what the same training does without the mechanism: a mechanism that does no better in "
-            "perplexity has bought none."
+            _control_limits(training)
             if has_control(training) or _measured(detail, CONTROL)
             else "Without a control, nothing shows that the mechanism, and not the training, made the difference."
         )

@@ -25,9 +25,10 @@ def training_line(training: Training) -> str:
     seconds = _seconds(training, CONVERTED)
     took = "" if seconds is None else f" in {duration(seconds)}"
     speed = quantity(training.tokens_per_second, "tok/s")
+    control = "" if training.trained == "new" else f"; {'with' if has_control(training) else 'without'} a control"
     return (
-        f"trained: {steps_words(training)}{took}, {speed}, {training.precision}; attention: {training.attention}; "
-        f"{'with' if has_control(training) else 'without'} a control"
+        f"trained: {steps_words(training)}{took}, {speed}, {training.precision}; attention: {training.attention}"
+        f"{control}"
     )
 
 
@@ -81,6 +82,7 @@ def training_facts(training: Training, mechanism: str) -> list[list[str]]:
         if math.isfinite(curve.seconds):
             facts.append([f"time, {curve.checkpoint}", duration(curve.seconds)])
     control = "the same steps, data and seed without the mechanism" if has_control(training) else "none was trained"
+    control = "the original: without the mechanism there is nothing to train" if training.trained == "new" else control
     return [*facts, ["control", control]]
 
 

@@ -302,7 +302,7 @@ def test_a_card_without_a_control_says_what_that_leaves_open():
     assert "It was trained (the mechanism alone)" in card
     assert "No control was trained" in card
     assert "nothing shows that the mechanism, and not the training, made the difference" in card
-    assert "without a control" in printed(report, 300)
+    assert "a control" not in printed(report, 300).split("trained:")[1].split("stored")[0]
     control = model_card(trained(training=alone, streams=lines, checkpoints=[], mechanism="none", settings={}), "out")
     assert "No control was trained:" not in control
     assert "nothing shows" not in control

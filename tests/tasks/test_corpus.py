@@ -55,7 +55,7 @@ def test_every_file_and_every_record_is_a_document_of_the_tokenizer_s_own_ids(de
     expected = [book, *filter(None, texts), "Another text."]
     assert documents(corpus) == [demo.tokenizer(text, add_special_tokens=False).input_ids for text in expected]
     assert corpus.tokens.dtype == np.uint16
-    assert corpus.name == f"{novel}, {records}, {second}"
+    assert corpus.name == f"{novel.name}, {records.name}, {second.name}"
 
 
 def test_bos_ids_separate_the_documents_of_an_array_and_are_taken_out(demo, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_weight_decay_shrinks_matrices_and_nothing_else(optimizer):
 
 
 def test_muon_has_the_matrices_inside_layers_and_adamw_the_rest():
-    settings = TrainingSettings(optimizer="muon")
+    settings = TrainingSettings(optimizer="muon", lr=1e-3)
     model = designed("qwen3", ATTENDING["sink_logit"])
     part = trainable(model, settings, None, torch.float32)
     adamw, muon = optimizers(settings, part.new.values(), part.rest, part.inner, fused=False)

@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_ran_through(model, text, tmp_pa
     check_same(train(out, model, "kv_bias", text, said, how={"resume": True}, **how), whole)
     assert not (out / STATE).exists(), "nothing is left of the states"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
-    with pytest.raises(ResumeError, match="holds no training to go on with"):
+    with pytest.raises(ResumeError, match="is finished, and nothing is left to do"):
         train(out, model, "kv_bias", text, said, how={"resume": True}, **how)
 
 

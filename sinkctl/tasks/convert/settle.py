@@ -24,6 +24,7 @@ METRICS = (
     "control.samples.perplexity", "control.sink_rate", "control.kurtosis", "loss", "control.loss",
     "train.tokens_per_s", "convert.seconds",
 )  # fmt: skip
+OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows
 LEAST_SCORED = 200  # tokens streamed: fewer say nothing
@@ -46,7 +47,13 @@ class Settled:
 
 def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     """Raises UsageError or ModelError for what cannot be done."""
-    check_names([parse(text) for text in recipe.fail_on], list(METRICS))
+    asked = [parse(text) for text in recipe.fail_on]
+    check_names(asked, list(METRICS))
+    for metric in (each.metric for each in asked):
+        if not recipe.steps and metric in OF_TRAINING:
+            raise UsageError(f"--fail-on {metric}: nothing is trained; say for how long, --steps N")
+        if "control" in metric and not (recipe.training.control and recipe.sink.kind != "none"):
+            raise UsageError(f"--fail-on {metric}: there is no control; leave --no-control out")
     _check_original(loaded)
     if recipe.fail_on and not recipe.evaluation.run:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
@@ -85,6 +92,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     training = plan(recipe, loaded, window) if recipe.steps else None
     if training is not None:
         said = {"length": training.length, "window": training.window or "full"}
+        said["precision"] = "bfloat16" if training.half else "float32"
         recipe = recipe.model_copy(update={"training": training.settings.model_copy(update=said)})
     return Settled(recipe, form, window, tokens, held_out, least, length, dtype, training)
 

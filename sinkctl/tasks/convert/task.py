@@ -11,13 +11,13 @@ import torch
 from sinkctl import __version__
 from sinkctl.errors import Interrupted, ModelError, ResumeError
 from sinkctl.model.load import LoadedModel, load
-from sinkctl.model.scratch import scratch
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
-from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
+from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, RESULT, STATE, RunFolder
 from sinkctl.tasks.convert.conversion import Conversion
 from sinkctl.tasks.convert.outcome import measurements_of, verdict_of
+from sinkctl.tasks.convert.scratch import scratch
 from sinkctl.tasks.convert.settle import check_place, settle, size_of
 from sinkctl.tasks.convert.training.processes import place
 from sinkctl.tasks.convert.training.run import Trained, TrainingRun
@@ -66,7 +66,9 @@ def run(
     if not resume:
         check_place(output)
     elif not (output / STATE / CHECKPOINT).exists():
-        raise ResumeError(f"--resume {output}: holds no training to go on with; start with --output")
+        finished = (output / RESULT).exists()
+        what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
+        raise ResumeError(f"--resume {output}: {what}")
     recipe = place(recipe)
 
     def told(what: str, share: float) -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.result.store import RESULT, STATE
 from sinkctl.sinks.storage import Form
 from sinkctl.sinks.storage.own_code import write_code
 
@@ -23,7 +24,8 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterator[Path]:
     """A folder beside `output` that becomes it at the end; on any error it is gone. `size`: bytes to come, about.
 
-    What `output` holds before, it loses then, if it `replaces` that; else it must be empty.
+    If it `replaces` a folder that a run can be resumed from, files come to it one by one, the states go last; else it
+    must be empty.
 
     UsageError where `output` cannot be made, ModelError where the disk is too full.
     """
@@ -45,10 +47,9 @@ def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterato
         for path in (staging, *staging.iterdir()):  # both mkdtemp's and safetensors' are the owner's alone
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         if replaces:
-            old = output.with_name(f".{output.name}.trained")
-            os.replace(output, old)
-            os.replace(staging, output)
-            shutil.rmtree(old, ignore_errors=True)
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULT):
+                os.replace(path, output / path.name)
+            shutil.rmtree(output / STATE)  # last: a run killed before can be resumed still
         else:
             if output.exists():
                 output.rmdir()

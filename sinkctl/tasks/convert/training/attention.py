@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from sinkctl.kernels.sink_attention import select
+from sinkctl.kernels.sink_attention.reference import per_query_head, visible
 from sinkctl.model.attention import attending_by, configs_of, sink_of
 
 NAME = "sinkctl_training"
@@ -86,11 +87,10 @@ def _softmax(seen: Seen, q_BHTD, k_BGTD, v_BGTD, logit, sink_value_GD, scale, so
 
 def _weighed(seen: Seen, sink, q_BHTD, k_BGTD, v_BGTD, scale, softcap, window) -> Tensor:
     """Weights that are no plain softmax, as a T×T map."""
-    B, H, T, _ = q_BHTD.shape
-    k_BHTD, v_BHTD = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (k_BGTD, v_BGTD))
+    k_BHTD, v_BHTD = (per_query_head(x, q_BHTD) for x in (k_BGTD, v_BGTD))
     seen.attention = f"reference: {sink.kind} is no plain softmax"
     weigh = _compiled(_weights) if q_BHTD.is_cuda else _weights
-    weight_BHTT = weigh(sink, q_BHTD, k_BHTD, visible(T, window, seen.documents_N, B, q_BHTD.device), scale, softcap)
+    weight_BHTT = weigh(sink, q_BHTD, k_BHTD, visible(q_BHTD, window, seen.documents_N), scale, softcap)
     if seen.measures_first:
         first_BT = first_of(seen.documents_N, v_BGTD)
         seen.first.append(_mean_weight(weight_BHTT @ first_BT[:, None, :, None].to(weight_BHTT.dtype), first_BT))
@@ -112,23 +112,6 @@ def _compiled(function):
     if function not in _forms:
         _forms[function] = torch.compile(function, dynamic=False)
     return _forms[function]
-
-
-def visible(tokens: int, window: int | None, documents_N: Tensor | None, rows: int, device: torch.device) -> Tensor:
-    """Where queries see keys, bool [B or 1, T, T]."""
-    place_T = torch.arange(tokens, device=device)
-    distance_TT = place_T[:, None] - place_T
-    seen_TT = (distance_TT >= 0) if window is None else (distance_TT >= 0) & (distance_TT <= window)
-    if documents_N is None:
-        return seen_TT[None]
-    document_BT = document_of(documents_N.to(device), rows, tokens)
-    return seen_TT & (document_BT[:, :, None] == document_BT[:, None])
-
-
-def document_of(documents_N: Tensor, rows: int, tokens: int) -> Tensor:
-    """The number of each token's document, [B, T]."""
-    place = torch.arange(rows * tokens, device=documents_N.device)
-    return torch.searchsorted(documents_N.long(), place, right=True).view(rows, tokens)
 
 
 def first_of(documents_N: Tensor | None, like_BGTD: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The documents that a model is trained on, as token ids."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +58,8 @@ def of_files(
                 raise Interrupted("stopped")
             found.add(block)
             progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
-    return found.corpus(", ".join(Path(name).name for name in settings.files))
+    corpus = found.corpus(", ".join(settings.files))
+    return replace(corpus, name=", ".join(Path(name).name for name in settings.files))
 
 
 def of_tokens(ids: Tensor, name: str) -> Corpus:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -52,8 +51,3 @@ def schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LR
     """Linear to the full rate, which step `warmup` has, then a cosine to `final_lr` of it, which the last step has."""
     warmup = max(1, steps // 20) if settings.warmup == "auto" else settings.warmup
     return warmed_cosine(optimizer, warmup, steps, min_lr_rate=settings.final_lr)
-
-
-def gradient_norm(parameters: list[nn.Parameter]) -> torch.Tensor:
-    """Of all gradients together."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -27,6 +27,8 @@ class Plan:
     window: int | None  # past tokens a query sees
     half: bool  # matrix products in bfloat16
     compiled: bool
+    controlled: bool  # whether there is a control beside it
+    notes: tuple[str, ...]
 
     @property
     def tokens(self) -> int:
@@ -49,6 +51,9 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     if settings.trained == "new" and (recipe.sink.kind == "none" or fixed):
         what = f"the mechanism {recipe.sink.kind} has nothing to train"
         raise UsageError(f"--trained new: {what}; choose attention, all or lora")
+    _check_sink(recipe)
+    if settings.warmup != "auto" and settings.warmup >= recipe.steps:
+        raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
     if settings.loss.kl and recipe.scratch is not None:
         raise UsageError("training.loss.kl: there is no original to stay near, the weights begin at random")
     if not (settings.loss.lm or settings.loss.kl):
@@ -59,20 +64,46 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     compiled = settings.compile
     if compiled == "auto":
         compiled = loaded.device.type == "cuda" and recipe.steps >= WORTH_COMPILING
-    return Plan(settings, recipe.steps, length, None if seen == "full" else seen, half, compiled)
+    controlled = settings.control and recipe.sink.kind != "none"
+    window = None if seen == "full" else seen
+    return Plan(settings, recipe.steps, length, window, half, compiled, controlled, _notes(recipe, loaded, length))
 
 
-def micro_batch(plan: Plan, model: PreTrainedModel, rows: int, maps: bool) -> tuple[int, str]:
-    """(sequences a forward pass takes of the `rows` of a process, the reason); `maps`: attention keeps T×T maps."""
+def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str, ...]:
+    said = []
+    if loaded.context is not None and length > loaded.context:
+        said.append(f"Sequences of {length:,} tokens go past the model's context of {loaded.context:,}.")
+    if recipe.sink.kind == "sink_logit" and recipe.sink.start == "exact":
+        said.append("The logit begins so far below every score that it never trains: what learned is the rest.")
+    return tuple(said)
+
+
+def _check_sink(recipe: ConvertRecipe) -> None:
+    """UsageError for mechanisms that training would not reach, or would train for another stream than theirs."""
+    sink, window = recipe.sink, recipe.training.window
+    if recipe.training.trained == "new" and sink.kind == "sink_logit" and sink.start == "exact":
+        raise UsageError("--start exact: a logit so far below every score never trains; begin warm, zero or match")
+    if getattr(sink, "mix", 1.0) == 0:
+        raise UsageError("sink.mix: of 0 the mechanism has no part, and never trains; give it more")
+    if sink.kind in ("sink_token", "score_bias") and window not in ("auto", "full"):
+        raise UsageError(f"--train-window {window}: hides the first token, which {sink.kind} keeps; leave it out")
+
+
+def micro_batch(plan: Plan, model: PreTrainedModel, rows: int, maps: bool, learned: int) -> tuple[int, str]:
+    """(sequences a forward pass takes of the `rows` of a process, the reason).
+
+    `maps`: attention keeps T×T maps; `learned`: numbers that are trained, whose gradients and means take room too.
+    """
     if plan.settings.micro_batch != "auto":
         return min(rows, plan.settings.micro_batch), "asked for"
     config, cuda = model.config.get_text_config(), model.device.type == "cuda"
     inner = 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     each = config.num_hidden_layers * (20 * config.hidden_size + inner) * (2 if plan.half else 4)
-    each += 12 * config.vocab_size
-    if maps:
+    each += (24 if plan.settings.loss.kl else 12) * config.vocab_size
+    if maps or (cuda and not plan.half):
         each += config.num_hidden_layers * config.num_attention_heads * plan.length * 24
-    room = SHARE * torch.cuda.mem_get_info(model.device)[0] if cuda else CPU_BYTES
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else 0
+    room = max(SHARE * (free - 12 * learned), 0.1 * free) if cuda else CPU_BYTES
     size = max(1, min(rows, int(room / (each * plan.length))))
     size = next(n for n in range(size, 0, -1) if rows % n == 0)
     return size, f"about {each * plan.length * size / 2**30:.2g} GiB of activations"

@@ -4,12 +4,13 @@ import os
 from datetime import timedelta
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from sinkctl.errors import UsageError
 from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.recipe.training import TrainingSettings
 
 # One process evaluates while the others wait.
 PATIENCE = timedelta(hours=6)
@@ -33,6 +34,23 @@ def place(recipe: ConvertRecipe) -> ConvertRecipe:
         own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         return recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": own})})
     return recipe
+
+
+def check_spread(accelerator: Accelerator, settings: TrainingSettings, mechanism: str) -> None:
+    """UsageError for ways to spread a model over processes that training cannot follow."""
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP):
+        raise UsageError(f"accelerate launch with {kind.value}: not known here; launch for several GPUs, or with FSDP")
+    if kind != DistributedType.FSDP:
+        return
+    whole = {
+        "training.probe": settings.probe,
+        "--trained lora": settings.trained == "lora",
+        "--trained new": settings.trained == "new" and mechanism == "sink_token",
+    }
+    needless = next((what for what, asked in whole.items() if asked), None)
+    if needless is not None:
+        raise UsageError(f"{needless}: takes whole weights, which FSDP divides; leave it out, or launch without FSDP")
 
 
 def accelerator_on(device: torch.device, half: bool) -> Accelerator:

@@ -1,5 +1,6 @@
 """The training of a conversion: the checkpoint, then its control, on the same sequences."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.result.convert import Training, TrainingCurve
 from sinkctl.result.environment import environment
-from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import TRAINING, WRITING, Conversion
 from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, START
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
-from sinkctl.tasks.convert.training.processes import accelerator_on
+from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
 from sinkctl.tasks.convert.training.states import Course, States
 from sinkctl.tasks.convert.training.train import Original, Student, Trainer
 from sinkctl.tasks.convert.training.trained import (
@@ -30,7 +31,7 @@ from sinkctl.tasks.convert.training.trained import (
     taken_apart,
     trainable,
 )
-from sinkctl.text.source import stamped
+from sinkctl.tasks.convert.write import SINK
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class TrainingRun:
         self.plan, self.recipe, self.sink = self.settled.plan, conversion.recipe, conversion.sink
         self.settings = self.plan.settings
         self.accelerator = accelerator_on(self.loaded.device, self.plan.half)
+        check_spread(self.accelerator, self.settings, self.sink.kind)
         self.main = self.accelerator.is_main_process
 
     def __call__(self) -> Trained:
         """Raises what the trainer raises; TextError for a text too short."""
-        conversion = self.conversion
-        corpus = self._corpus()
+        conversion, corpus = self.conversion, self._corpus()
         starts = conversion.starts()
 
         def fresh() -> PreTrainedModel:
@@ -64,32 +65,34 @@ class TrainingRun:
             return model
 
         model = fresh()
-        folder = self._folder(model)
-        states = States(folder, self._made_of(), self.main, self.accelerator.wait_for_everyone)
-        states.begin()
-        original = Original(self.loaded.model, self._front(self.loaded))
-        trainer = Trainer(self.plan, self.accelerator, corpus, original, states, lambda *_: None, conversion.stop)
-        between, split = conversion.between, (TRAINING + WRITING) / 2
-        controlled = self.settings.control and self.sink.kind != "none"
-        end = split if controlled else WRITING
-        if self.main and conversion.judge is not None and self.recipe.scratch is None:
-            first = LoadedModel(
-                snapshot(model, self.settled.dtype, self.loaded.dtype), conversion.tokenizer, START, "in memory"
-            )
-            conversion.judge(START, first, between(TRAINING, TRAINING + 0.05), self._named)
-            del first
-        trainer.told = between(TRAINING + 0.05, end)
+        trainer = self._trainer(corpus, self._folder(model))
+        self._judge_start(model)
+        half = (TRAINING + WRITING) / 2 if self.plan.controlled else WRITING
+        trainer.told = conversion.between(TRAINING + 0.05, half)
         part = trainable(model, self.settings, conversion.token and conversion.token.id, self._held)
         learned = part.numbers
         model, course = self._trained(trainer, CONVERTED, part, conversion.tokenizer, fresh)
-        courses, seconds = {CONVERTED: course}, course.seconds
-        built = self._to_write(model)
-        if controlled:
-            trainer.told = between(end, WRITING)
+        built, courses = self._to_write(model), {CONVERTED: course}
+        del model, part  # the control needs the room
+        if self.plan.controlled:
+            trainer.told = conversion.between(half, WRITING - 0.05)
             courses |= self._control(trainer)
         conversion.choices |= trainer.choices
-        tokens = self.plan.tokens * self.plan.steps
-        return Trained(built, self._detail(corpus, learned, courses, tokens, seconds))
+        conversion.notes += self.plan.notes
+        return Trained(built, self._detail(corpus, learned, courses))
+
+    def _trainer(self, corpus: Corpus, folder: RunFolder) -> Trainer:
+        states = States(folder, self._made_of(corpus), self.main, self.accelerator.wait_for_everyone)
+        states.begin()
+        original = Original(self.loaded.model, self._front(self.loaded))
+        return Trainer(self.plan, self.accelerator, corpus, original, states, self.conversion.stop)
+
+    def _judge_start(self, model: PreTrainedModel) -> None:
+        conversion = self.conversion
+        if self.main and conversion.judge is not None and self.recipe.scratch is None:
+            held = snapshot(model, self.settled.dtype, self.loaded.dtype)
+            first = LoadedModel(held, conversion.tokenizer, START, "in memory")
+            conversion.judge(START, first, conversion.between(TRAINING, TRAINING + 0.05), self._named)
 
     @property
     def _named(self) -> str | None:
@@ -97,9 +100,9 @@ class TrainingRun:
 
     @property
     def _held(self) -> torch.dtype:
-        """How weights that do not learn are held; FSDP takes one dtype."""
+        """How weights that do not learn are held, without rounding any; FSDP takes one dtype."""
         sharded = self.accelerator.distributed_type == DistributedType.FSDP
-        return torch.bfloat16 if self.plan.half and not sharded else torch.float32
+        return torch.bfloat16 if self.settled.dtype == torch.bfloat16 and not sharded else torch.float32
 
     def _corpus(self) -> Corpus:
         conversion, files = self.conversion, self.settings.text
@@ -122,30 +125,39 @@ class TrainingRun:
         if not self.main:
             self.accelerator.wait_for_everyone()
             return RunFolder(self.output)
-        if (self.output / "recipe.yaml").exists():  # resumed
-            folder = RunFolder(self.output)
-        else:
+        resumed = (self.output / STATE / CHECKPOINT).exists()
+        if not resumed:
+            self._check_disk(model)
             folder = RunFolder.create(self.output)
             folder.write_recipe(self.settled.recipe.model_dump(mode="json"))
             folder.write_json(ENVIRONMENT, environment())
-        # A state: weights and AdamW's two means; the next is written beside it, and the control's come after.
-        size = 3 * 12 * model.num_parameters()
-        free = shutil.disk_usage(self.output).free
+        self.accelerator.wait_for_everyone()
+        return RunFolder(self.output)
+
+    def _check_disk(self, model: PreTrainedModel) -> None:
+        """ModelError where states do not fit: weights and AdamW's two means; one beside the last, and the control's."""
+        whole = self.settings.trained == "all"
+        parts = {name: p.numel() for name, p in model.named_parameters() if whole or "att" in name or SINK in name}
+        state = 12 * sum(parts.values()) + self._held.itemsize * (model.num_parameters() - sum(parts.values()))
+        size, place = (3 if self.plan.controlled else 2) * state, self.output.absolute()
+        free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
         if free < size:
             raise ModelError(
                 f"--output {self.output}: training keeps states of up to {size / 1e9:.2g} GB and {free / 1e9:.2g} GB "
                 "are free; make room, or name a folder on another disk"
             )
-        self.accelerator.wait_for_everyone()
-        return folder
 
-    def _made_of(self) -> dict[str, Any]:
+    def _made_of(self, corpus: Corpus) -> dict[str, Any]:
         """What a resumed run must find as it was."""
         recipe = self.settled.recipe.model_dump(mode="json", exclude={"evaluation", "fail_on", "shard", "store"})
         recipe["model"].pop("device")
         del recipe["training"]["save_seconds"]
-        files = (*self.recipe.text.files, *self.settings.text.files)
-        return recipe | {"the checkpoint": self.loaded.fingerprint, "a text": stamped(files)}
+        text = hashlib.sha256(corpus.tokens.tobytes() + corpus.starts.tobytes()).hexdigest()
+        checkpoint = self.loaded.fingerprint
+        if checkpoint == "in memory":
+            sums = [float(p.double().sum()) for p in self.loaded.model.parameters()]
+            checkpoint = hashlib.sha256(repr(sums).encode()).hexdigest()
+        return recipe | {"the checkpoint": checkpoint, "the text to train on": text}
 
     def _front(self, loaded: LoadedModel) -> tuple[int, ...]:
         return (loaded.bos_id,) if loaded.uses_bos else ()
@@ -164,11 +176,10 @@ class TrainingRun:
         return trainer(student, probe if self.settings.probe and self.conversion.judge is not None else None)
 
     def _to_write(self, model: PreTrainedModel) -> PreTrainedModel:
-        form = self.conversion.form
+        form, model = self.conversion.form, as_loaded(model, self.settled.dtype, self.settled.dtype).cpu()
         if form.own_code or form.name == "same class":
-            return as_loaded(model, self.settled.dtype, self.settled.dtype)
-        source, starts = taken_apart(model, self.loaded.model, self.sink)
-        return form.build(source, starts)
+            return model
+        return form.build(*taken_apart(model, self.loaded.model, self.sink))
 
     def _control(self, trainer: Trainer) -> dict[str, Course]:
         """Train the original just so, without the mechanism, and judge it."""
@@ -181,7 +192,8 @@ class TrainingRun:
         model, courses = fresh(), {}
         if self.settings.trained == "new":
             conversion.notes.append(
-                "The control has no mechanism to train, so it is the original with the same in front of its texts."
+                "The control has nothing to train: it is the original, with the same in front of its texts as the "
+                "converted checkpoint."
             )
         else:
             part = trainable(model, self.settings, None, self._held)
@@ -192,10 +204,8 @@ class TrainingRun:
             conversion.judge(CONTROL, trained, conversion.between(WRITING - 0.05, WRITING))
         return courses
 
-    def _detail(
-        self, corpus: Corpus, learned: int, courses: dict[str, Course], tokens: int, seconds: float
-    ) -> Training:
-        settings = self.settings
+    def _detail(self, corpus: Corpus, learned: int, courses: dict[str, Course]) -> Training:
+        settings, tokens = self.settings, self.plan.tokens * self.plan.steps
         return Training(
             steps=self.plan.steps,
             batch=settings.batch,
@@ -211,7 +221,7 @@ class TrainingRun:
             precision="bfloat16" if self.plan.half else "float32",
             processes=self.accelerator.num_processes,
             attention=courses[CONVERTED].attention,
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=tokens / courses[CONVERTED].seconds,
             curves=[
                 TrainingCurve(
                     checkpoint=label,

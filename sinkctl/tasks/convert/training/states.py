@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.result.convert import Probe
 from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
@@ -71,20 +73,20 @@ class States:
         try:
             with _quietly():
                 write(str(target))
-        except (OSError, RuntimeError) as error:  # torch.save says RuntimeError where the disk is full
+            self._wait()
+            before = self.place(label)
+            self._kept[label] = {"folder": name, "course": asdict(course)}
+            if self._main:
+                self._point()
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is a RuntimeError to torch.save
             shutil.rmtree(target, ignore_errors=True)
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
             raise ModelError(
                 f"{target}: cannot be written ({said}); the state before is kept, so make room and go on with "
                 f"--resume {self._folder.path}"
             ) from error
-        self._wait()
-        before = self.place(label)
-        self._kept[label] = {"folder": name, "course": asdict(course)}
-        if self._main:
-            self._point()
-            if before is not None and before != target:
-                shutil.rmtree(before, ignore_errors=True)
+        if self._main and before is not None and before != target:
+            shutil.rmtree(before, ignore_errors=True)
 
     def _point(self) -> None:
         self._folder.write_json(f"{STATE}/{CHECKPOINT}", {"made_of": self._made_of, "runs": self._kept})

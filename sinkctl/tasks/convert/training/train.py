@@ -64,11 +64,13 @@ class Trainer:
 
     def __init__(
         self, plan: Plan, accelerator: Accelerator, corpus: Corpus, original: Original, states: States,
-        told: Callable[[str, float], None], stop: Callable[[], bool],
+        stop: Callable[[], bool],
     ):  # fmt: skip
         self.plan, self.accelerator, self.corpus, self.original = plan, accelerator, corpus, original
-        self.states, self.told, self.stop = states, told, stop
+        self.states, self.stop = states, stop
+        self.told: Callable[[str, float], None] = lambda what, share: None  # of the checkpoint's own training
         self.choices: dict[str, str] = {}
+        self.size: int | None = None  # sequences a forward pass takes
         assert plan.settings.batch % accelerator.num_processes == 0
 
     def __call__(
@@ -95,6 +97,7 @@ class Trainer:
                 trained.load_state_dict(weights)
         else:
             trained = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        del running, made, schedules, prepared  # and with them what the optimizer holds
         self.accelerator.free_memory()
         trained.zero_grad(set_to_none=True)
         part.model = trained
@@ -122,8 +125,11 @@ class _Running:
         plain = self.accelerator.unwrap_model(model)
         self.plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
         share = self.plan.settings.batch // self.accelerator.num_processes
-        self.size, reason = micro_batch(self.plan, self.plain, share, student.maps)
-        trainer.choices["micro_batch"] = f"{self.size}: {reason}"
+        if trainer.size is None:  # the control's is the same
+            learned = sum(p.numel() for p in student.trainable.parameters)
+            trainer.size, reason = micro_batch(self.plan, self.plain, share, student.maps, learned)
+            trainer.choices["micro_batch"] = f"{trainer.size}: {reason}"
+        self.size = trainer.size
         self.compiled = CompiledLayers(list(decoder_layers(self.plain))).active if self.plan.compiled else nullcontext
         self.look_every = LOOK_EVERY if self.plain.device.type == "cuda" else 1
         self.pending: list[Tensor] = []
@@ -143,11 +149,10 @@ class _Running:
                 if len(self.pending) < self.look_every and step + 1 < steps and not probes:
                     continue
                 self._look(began)
-                began = time.monotonic()
                 if probes:
                     self._probe(probe, every)
                 self._pause(step + 1 == steps)
-                began = time.monotonic() if probes else began
+                began = time.monotonic()
 
     def _drawn(self, step: int) -> _Step:
         settings, front = self.plan.settings, self.student.front

@@ -15,8 +15,8 @@ from sinkctl.sinks import Sink
 from sinkctl.sinks.code import FAMILIES
 from sinkctl.sinks.code.sink_model import attention_layers
 from sinkctl.sinks.storage import Starts, own_code, same_class
+from sinkctl.tasks.convert.write import SINK
 
-SINK = ".sink."  # in the names of a mechanism's parameters
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "dense")
 
 
