@@ -54,8 +54,8 @@ def model(demo) -> Iterator[LoadedModel]:
 )
 def test_what_is_trained_changes_and_all_else_keeps_every_bit(kind, sink, ours, model, text, tmp_path):
     begun = weights(train(tmp_path / "begun", model, kind, text, sink=sink, steps=0).path)
-    for trained in ("new", "attention"):
-        rates = {"trained": trained, "lr": 1e-2, "weight_decay": 0.5, "optimizer": "muon"}
+    for trained, precision in (("new", "bfloat16"), ("attention", "float32")):
+        rates = {"trained": trained, "lr": 1e-2, "weight_decay": 0.5, "optimizer": "muon", "precision": precision}
         found = weights(train(tmp_path / trained, model, kind, text, rates, sink).path)
         assert found.keys() == begun.keys()
         for name, before in begun.items():
