@@ -39,7 +39,7 @@ Trained = Annotated[
     ),
 ]
 LR = Annotated[
-    float | None,
+    str | None,
     option(
         _TRAINING, "Highest learning rate of weights (default: 2e-5; lora 2e-4, new and from scratch 1e-3).", "--lr"
     ),

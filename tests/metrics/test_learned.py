@@ -6,7 +6,7 @@ from views_by_hand import H, attention_map, planted_view, random_view
 
 from sinkctl.kernels.column_sums.reference import Visible
 from sinkctl.metrics.balance import balance_error
-from sinkctl.metrics.learned import learned_mass
+from sinkctl.metrics.learned import learned_mass, learned_sinks
 from sinkctl.metrics.views import Scope
 
 SCOPE = Scope()
@@ -21,6 +21,8 @@ def test_flat_keys_give_the_sink_logit_its_closed_form():
     assert learned_mass(full, SCOPE)[0].tolist() == pytest.approx([0.210367, softmax1], abs=1e-6)
     assert softmax1 == pytest.approx(0.058739, abs=1e-6)
     assert learned_mass(window, SCOPE)[0, 0] == pytest.approx(0.302490, abs=1e-6)
+    assert learned_sinks(full, SCOPE).tolist() == [[0, 0]]
+    assert learned_sinks(window, SCOPE).tolist() == [[1, 0]]  # more than 0.3 of attention
 
 
 def test_it_is_the_last_column_of_the_map_and_balances_what_keys_received():

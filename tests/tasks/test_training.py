@@ -4,6 +4,7 @@ import gc
 import json
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -216,7 +217,7 @@ def test_random_weights_learn_a_text_that_repeats_itself(tmp_path):
     assert written.config.model_type == "sink_llama"
 
 
-def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo, text, tmp_path):
+def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo, text, tmp_path, monkeypatch):
     def refused(error, match, loaded=model, kind="sink_logit", **recipe):
         with pytest.raises(error, match=match):
             run(recipe_of(kind, text, **recipe), loaded, output=tmp_path / "out")
@@ -228,9 +229,24 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo
     refused(UsageError, "nothing to train", kind="none", training={"trained": "new"})
     refused(UsageError, "nothing to train", kind="softmax1", sink={"start": "zero"}, training={"trained": "new"})
     refused(UsageError, "nothing to learn", training={"loss": {"lm": 0}})
+    refused(UsageError, "never trains; begin warm", sink={"start": "exact"}, training={"trained": "new"})
+    refused(UsageError, "hides the first token, which sink_token keeps", kind="sink_token", training={"window": 8})
+    refused(UsageError, "4 of 4 steps never reach the full rate", training={"warmup": 4})
+    refused(UsageError, "there is no control; leave --no-control out", evaluation=JUDGED, fail_on=("control.loss<=9",))
+    refused(UsageError, "nothing is trained", steps=0, evaluation=JUDGED, fail_on=("loss<=9",))
+    for wrong, match in (
+        ({"model_type": "lama"}, "scratch.model_type: lama is no model type; did you mean 'llama'"),
+        ({"hiden_size": 8}, "scratch.hiden_size: llama has no such setting; did you mean 'hidden_size'"),
+        ({"hidden_size": "big"}, "scratch: is no config of llama"),
+        ({"num_attention_heads": -2}, "scratch: makes no model"),
+    ):
+        refused(UsageError, match, None, sink={"start": "zero"}, scratch=SCRATCH | wrong)
     olmo = LoadedModel(tiny("olmo2", {"vocab_size": 4096}), demo.tokenizer, "olmo", "in memory")
     refused(ModelError, f"training takes {', '.join(FAMILIES)}", olmo, kind="none", sink={"bos": "keep"})
     (tmp_path / "short.txt").write_text("Too short a text.")
     short = {"text": {"files": [str(tmp_path / "short.txt")]}, "batch": 2}
     refused(TextError, r"tokens, and a sequence takes .* and one to predict", training=short)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+        refused(ModelError, "training keeps states of up to .* GB are free")
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]

@@ -226,3 +226,24 @@ def test_a_step_that_processes_cannot_share_equally_is_refused_at_once(stored, t
     assert (code, out) == (2, "")
     assert err == "sinkctl: --batch 3: cannot be shared among 2 processes equally\n"
     assert not any(tmp_path.iterdir())
+
+
+def test_a_stopped_training_goes_on_with_the_text_and_the_settings_it_was_begun_with_alone(model, text, tmp_path):
+    mine, out = tmp_path / "mine.txt", tmp_path / "out"
+    mine.write_text(text.read_text())
+
+    def go_on(training=None, **settings):
+        how = {"resume": out.exists(), "stop": lambda: (out / STATE / CHECKPOINT).exists() and not out_resumed}
+        return train(out, model, "sink_logit", mine, {"save_seconds": 0, **(training or {})}, how=how, **settings)
+
+    out_resumed = False
+    with pytest.raises(Interrupted):
+        go_on()
+    out_resumed = True
+    with pytest.raises(ResumeError, match=r"training\.lr is not what"):
+        go_on({"lr": 0.5})
+    mine.write_text(text.read_text()[::-1])
+    with pytest.raises(ResumeError, match="the text to train on is not what"):
+        go_on()
+    mine.write_text(text.read_text())
+    assert go_on({"save_seconds": 9}, evaluation=JUDGED).result.convert.training.steps == 4

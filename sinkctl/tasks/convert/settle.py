@@ -15,6 +15,7 @@ from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
 from sinkctl.tasks.stream.settle import absolute
+from sinkctl.text import is_records
 from sinkctl.text.source import check
 
 METRICS = (
@@ -63,6 +64,9 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
         raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
     if recipe.scratch is not None and recipe.sink.measured:
         raise UsageError(f"start {recipe.sink.start}: random weights have no sink to replace; choose --start zero")
+    texts = (*recipe.text.files, *recipe.training.text.files)
+    if recipe.text.field is not None and not any(name == "-" or is_records(name) for name in texts):
+        raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
     if recipe.steps:
         check_family(loaded.model, loaded.name)
     form = form_for(recipe.sink, loaded.model.config, recipe.store)

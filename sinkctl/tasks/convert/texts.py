@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.recipe.base import TextFiles
-from sinkctl.text import TokenStream, is_records
+from sinkctl.text import TokenStream
 
 
 class Texts(NamedTuple):
@@ -33,8 +33,6 @@ def read(
     """
     if loaded.tokenizer is None:
         raise ModelError(f"{loaded.name} has no tokenizer, so no text can be read")
-    if settings.field is not None and not any(name == "-" or is_records(name) for name in settings.files):
-        raise UsageError(f"--field {settings.field}: none of the texts is a .jsonl file")
     files = settings.files or (str(DEMO / "text.txt"),)
     blocks, held = [np.empty(0, np.int64)], 0
     for block in TokenStream(files, loaded.tokenizer, field=settings.field, errors=settings.errors):

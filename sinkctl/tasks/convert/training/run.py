@@ -32,6 +32,7 @@ from sinkctl.tasks.convert.training.trained import (
     trainable,
 )
 from sinkctl.tasks.convert.write import SINK
+from sinkctl.text import is_records
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class TrainingRun:
         if self.settled.least and judged_by & {Path(name).resolve() for name in files.files}:
             conversion.notes.append("A text that judges is trained on too: what it says does not hold for other texts.")
         if files.files:
+            records, read = any(name == "-" or is_records(name) for name in files.files), self.recipe.text
+            replaced = "replace" if "replace" in (files.errors, read.errors) else "strict"
+            field = files.field or (read.field if records else None)  # --field and --errors are for both texts
+            files = files.model_copy(update={"field": field, "errors": replaced})
             corpus = of_files(
                 files, self.loaded, self.loaded.bos_id,
                 progress=lambda share: conversion.told("reading the text to train on", TRAINING / 2 * share),
@@ -155,7 +160,7 @@ class TrainingRun:
         text = hashlib.sha256(corpus.tokens.tobytes() + corpus.starts.tobytes()).hexdigest()
         checkpoint = self.loaded.fingerprint
         if checkpoint == "in memory":
-            sums = [float(p.double().sum()) for p in self.loaded.model.parameters()]
+            sums = [float(p.detach().double().sum()) for p in self.loaded.model.parameters()]
             checkpoint = hashlib.sha256(repr(sums).encode()).hexdigest()
         return recipe | {"the checkpoint": checkpoint, "the text to train on": text}
 

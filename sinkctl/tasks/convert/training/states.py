@@ -42,7 +42,7 @@ class States:
         self._kept: dict[str, dict[str, Any]] = {}  # by checkpoint: where its state is, and its course
         if (folder.path / STATE / CHECKPOINT).exists():
             before = folder.load_json(f"{STATE}/{CHECKPOINT}")
-            changed = next((what for what, own in made_of.items() if before["made_of"].get(what) != own), None)
+            changed = _changed(before["made_of"], made_of)
             if changed is not None:
                 raise ResumeError(
                     f"{folder.path}: {changed} is not what the training was started with; start a new run"
@@ -90,6 +90,14 @@ class States:
 
     def _point(self) -> None:
         self._folder.write_json(f"{STATE}/{CHECKPOINT}", {"made_of": self._made_of, "runs": self._kept})
+
+
+def _changed(before: Any, now: Any) -> str | None:
+    """The first thing in which two nested mappings differ, as a dotted key."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return None if before == now else ""
+    found = ((key, _changed(before.get(key), now.get(key))) for key in {**now, **before})
+    return next((f"{key}.{inner}".rstrip(".") for key, inner in found if inner is not None), None)
 
 
 @contextmanager
