@@ -62,6 +62,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--length", type=int, default=CONTEXT)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--decay", type=float, default=0.5)
     parser.add_argument("--tune-steps", type=int, default=400)
     parser.add_argument("--tune-batch", type=int, default=64)
     parser.add_argument("--tune-lr", type=float, default=4e-4)
@@ -89,7 +91,7 @@ def converted(name: str, recipe: ConvertRecipe, root: Path) -> Result:
 def pretraining(options: argparse.Namespace) -> ConvertRecipe:
     training = TrainingSettings(
         text=TextFiles(files=options.train_text), batch=options.batch, length=options.length, window="full",
-        boundaries="none", lr=4e-3, weight_decay=0.5, control=False,
+        boundaries="none", lr=options.lr, weight_decay=options.decay, control=False,
     )  # fmt: skip
     return ConvertRecipe(
         model=ModelSettings(device=options.device), scratch=SHAPE, sink=NoSink(bos="keep"), steps=options.steps,
@@ -105,7 +107,7 @@ def conversion(root: Path, options: argparse.Namespace) -> ConvertRecipe:
 def tuning(root: Path, options: argparse.Namespace) -> ConvertRecipe:
     training = TrainingSettings(
         text=TextFiles(files=options.train_text), batch=options.tune_batch, length=options.length, boundaries="none",
-        lr=options.tune_lr, weight_decay=0.5,
+        lr=options.tune_lr, weight_decay=options.decay,
     )  # fmt: skip
     return conversion(root, options).model_copy(update={"steps": options.tune_steps, "training": training})
 
