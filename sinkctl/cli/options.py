@@ -46,7 +46,8 @@ SetSink = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any recipe field, dotted; so what only some mechanisms have: sink.place=value, sink.mix=0.5.",
+        help="Any recipe field, dotted; so what only some mechanisms have: sink.place=value, sink.mix=0.5; and of "
+        "training: training.loss.kl=1, training.probe=250.",
     ),
 ]
 FailOn = Annotated[
@@ -74,7 +75,8 @@ FailOnConverted = Annotated[
         "--fail-on",
         metavar="METRIC<=NUMBER",
         help="Exit 1 where this fails (also >=): perplexity (streamed), gap_closed (in %), kl, samples.perplexity, "
-        "sink_rate (in %), mechanism_mass, massive_max; of the original: original.kept, original.bare, …. May repeat.",
+        "sink_rate (in %), mechanism_mass, massive_max; of the original and the control: original.kept, "
+        "control.perplexity, beside_control (in %), …. May repeat.",
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
