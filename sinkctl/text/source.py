@@ -136,10 +136,3 @@ def fingerprint(files: Sequence[str | Path]) -> list[dict[str, str | int | None]
     """Path and size on disk of each input; the size of a pipe is None."""
     check(files)
     return [{"path": str(name), "size": None if is_pipe(name) else Path(name).stat().st_size} for name in files]
-
-
-def stamped(files: Sequence[str]) -> list[list[Any]]:
-    """Name, size and time of every file, those inside folders too: whether one changed."""
-    named = [Path(name) for name in files]
-    paths = [inner for path in named for inner in (path.rglob("*") if path.is_dir() else [path]) if inner.is_file()]
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]

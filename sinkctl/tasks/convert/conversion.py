@@ -100,9 +100,13 @@ class Conversion:
         middle = (1 + COMPARING) / 2
         if self.recipe.scratch is None:
             self.judge(ORIGINAL, loaded, self.between(COMPARING, middle))
-        named = "sink token" if self.sink.kind == "sink_token" else None
-        self.judge(CONVERTED, written, self.between(middle, 1.0), named)
+        self.judge(CONVERTED, written, self.between(middle, 1.0), self.named)
         return written, self.judge.found.ordered()
+
+    @property
+    def named(self) -> str | None:
+        """What the converted tokenizer puts in front, where it is no BOS token."""
+        return "sink token" if self.sink.kind == "sink_token" else None
 
     def between(self, first: float, last: float) -> Callable[[str, float], None]:
         """A callback for a part of the whole."""

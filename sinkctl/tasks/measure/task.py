@@ -1,7 +1,7 @@
 """Measure checkpoints, one after the other, keeping what is found on disk."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,7 +26,6 @@ from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.measure.verdict import verdict
 from sinkctl.tasks.stream.outcome import model_report
-from sinkctl.text.source import stamped
 
 ARRAYS = "arrays.safetensors"
 COSTS_WEIGH, COST_STEPS = 3, 13  # inputs that costs take as long as; steps they tell of
@@ -92,7 +91,7 @@ def run(
     began = time.monotonic()
     recipe, sources = settle(recipe), checkpoints(recipe)
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-    kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"), stamped(recipe.input.files))
+    kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
     if resume:
         _restore(kept)
     elif folder is not None:
@@ -196,6 +195,13 @@ def _restore(kept: _Kept) -> None:
         raise ResumeError(f"{kept.folder.path}: what it reads changed since the run was started; start a new run")
     kept.parts, kept.step = data["parts"], data["step"]
     kept.arrays.update(tensors)
+
+
+def _stamped(files: Sequence[str]) -> list[list[Any]]:
+    """Name, size and time of every file; of those in a folder too."""
+    named = [Path(name) for name in files]
+    paths = [inner for path in named for inner in (path.rglob("*") if path.is_dir() else [path]) if inner.is_file()]
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
 
 
 def _joined(choices: dict[str, dict[str, str]]) -> dict[str, str]:

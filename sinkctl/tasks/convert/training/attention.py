@@ -3,10 +3,11 @@
 Shapes: B batch, H query heads, G key/value heads, T tokens, D head width, N documents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -104,14 +105,10 @@ def _weights(sink, q_BHTD, k_BHTD, visible_BTT, scale, softcap) -> Tensor:
     return sink.weigh(score_BHTT, visible_BTT[:, None])
 
 
-_forms: dict = {}
-
-
-def _compiled(function):
+@cache
+def _compiled(function: Callable) -> Callable:
     """Fused, so that a map is written once instead of a dozen times."""
-    if function not in _forms:
-        _forms[function] = torch.compile(function, dynamic=False)
-    return _forms[function]
+    return torch.compile(function, dynamic=False)
 
 
 def first_of(documents_N: Tensor | None, like_BGTD: Tensor) -> Tensor:

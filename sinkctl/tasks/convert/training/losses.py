@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sinkctl.recipe.training import LossSettings
-from sinkctl.tasks.convert.training.packing import Packed
+from sinkctl.tasks.convert.training.packing import NO_TARGET, Packed
 
 
 class Parts(NamedTuple):
@@ -24,12 +24,12 @@ def parts(
     weights: LossSettings, logits_BTV: Tensor, target_BT: Tensor, divergence: Tensor | None, first: list[Tensor]
 ) -> Parts:
     """The losses of some sequences, in nats, summed over their predicted tokens."""
-    lm = cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=-100, reduction="sum")
+    lm = cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=NO_TARGET, reduction="sum")
     objective = weights.lm * lm
     if divergence is not None:
         objective = objective + weights.kl * divergence
     if weights.first:
-        objective = objective + weights.first * torch.stack(first).mean() * (target_BT != -100).sum()
+        objective = objective + weights.first * torch.stack(first).mean() * (target_BT != NO_TARGET).sum()
     return Parts(lm.detach(), objective)
 
 

@@ -18,7 +18,8 @@ from sinkctl.result.environment import environment
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import TRAINING, WRITING, Conversion
-from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, START
+from sinkctl.tasks.convert.evaluate import Fed
+from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, START
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
 from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
 from sinkctl.tasks.convert.training.states import Course, States
@@ -85,7 +86,7 @@ class TrainingRun:
     def _trainer(self, corpus: Corpus, folder: RunFolder) -> Trainer:
         states = States(folder, self._made_of(corpus), self.main, self.accelerator.wait_for_everyone)
         states.begin()
-        original = Original(self.loaded.model, self._front(self.loaded))
+        original = Original(self.loaded.model, Fed.of(ORIGINAL, self.loaded).front)
         return Trainer(self.plan, self.accelerator, corpus, original, states, self.conversion.stop)
 
     def _judge_start(self, model: PreTrainedModel) -> None:
@@ -93,11 +94,7 @@ class TrainingRun:
         if self.main and conversion.judge is not None and self.recipe.scratch is None:
             held = snapshot(model, self.settled.dtype, self.loaded.dtype)
             first = LoadedModel(held, conversion.tokenizer, START, "in memory")
-            conversion.judge(START, first, conversion.between(TRAINING, TRAINING + 0.05), self._named)
-
-    @property
-    def _named(self) -> str | None:
-        return "sink token" if self.sink.kind == "sink_token" else None
+            conversion.judge(START, first, conversion.between(TRAINING, TRAINING + 0.05), conversion.named)
 
     @property
     def _held(self) -> torch.dtype:
@@ -164,15 +161,11 @@ class TrainingRun:
             checkpoint = hashlib.sha256(repr(sums).encode()).hexdigest()
         return recipe | {"the checkpoint": checkpoint, "the text to train on": text}
 
-    def _front(self, loaded: LoadedModel) -> tuple[int, ...]:
-        return (loaded.bos_id,) if loaded.uses_bos else ()
-
     def _trained(
         self, trainer: Trainer, label: str, part: Trainable, tokenizer, fresh: Callable[[], PreTrainedModel]
     ) -> tuple[PreTrainedModel, Course]:
-        fed = LoadedModel(part.model, tokenizer, label, "in memory")
-        no_softmax = hasattr(self.sink, "mix") or self.sink.kind in ("clipped_softmax", "score_bias")
-        student = Student(label, part, self._front(fed), label == CONVERTED and no_softmax, fresh)
+        front = Fed.of(label, LoadedModel(part.model, tokenizer, label, "in memory")).front
+        student = Student(label, part, front, fresh)
 
         def probe(model: PreTrainedModel) -> dict:
             shown = LoadedModel(model, tokenizer, label, "in memory")

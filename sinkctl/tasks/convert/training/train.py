@@ -17,12 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sinkctl.errors import Interrupted, ModelError
+from sinkctl.model.attention import sinks_of
 from sinkctl.model.compiled import CompiledLayers
 from sinkctl.tasks.convert.training.attention import Seen, attending
 from sinkctl.tasks.convert.training.corpus import Corpus
 from sinkctl.tasks.convert.training.losses import divergence, parts
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
-from sinkctl.tasks.convert.training.packing import Body, Packed, drawn, packed
+from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, Packed, drawn, packed
 from sinkctl.tasks.convert.training.plan import Plan, micro_batch
 from sinkctl.tasks.convert.training.states import Course, States
 from sinkctl.tasks.convert.training.trained import Trainable, decoder_layers
@@ -38,7 +39,6 @@ class Student:
     label: str
     trainable: Trainable
     front: tuple[int, ...]  # what stands in front of its texts
-    maps: bool  # its attention keeps T×T maps
     fresh: Callable[[], PreTrainedModel]  # such a model, to take weights that were sharded
 
 
@@ -126,8 +126,9 @@ class _Running:
         self.plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
         share = self.plan.settings.batch // self.accelerator.num_processes
         if trainer.size is None:  # the control's is the same
-            learned = sum(p.numel() for p in student.trainable.parameters)
-            trainer.size, reason = micro_batch(self.plan, self.plain, share, student.maps, learned)
+            learned = student.trainable.numbers
+            maps = any(not sink.normalises for sink in sinks_of(self.plain))
+            trainer.size, reason = micro_batch(self.plan, self.plain, share, maps, learned)
             trainer.choices["micro_batch"] = f"{trainer.size}: {reason}"
         self.size = trainer.size
         self.compiled = CompiledLayers(list(decoder_layers(self.plain))).active if self.plan.compiled else nullcontext
@@ -164,7 +165,7 @@ class _Running:
         packs = [packed(rows, front, settings.boundaries) for rows in ours]
         everything = packed(bodies, front, settings.boundaries) if self.accelerator.num_processes > 1 else None
         counted = packs if everything is None else [everything]
-        return _Step(ours, packs, sum(int((p.target_BT != -100).sum()) for p in counted))
+        return _Step(ours, packs, sum(int((p.target_BT != NO_TARGET).sum()) for p in counted))
 
     def _step(self, step: _Step) -> Tensor:
         """One update; returns (loss, objective, norm of the gradient), of all processes once they are summed."""
