@@ -1,11 +1,12 @@
 """A recipe's training settings → what will be done, every `auto` settled."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from transformers import PreTrainedModel
 
-from sinkctl.errors import UsageError
+from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
@@ -37,7 +38,10 @@ class Plan:
 
 
 def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
-    """Settle it, for a start made for `window` tokens. Raises UsageError for what does not go together."""
+    """Settle it, for a start made for `window` tokens.
+
+    Raises UsageError for what does not go together, ModelError for low-rank updates without peft.
+    """
     settings = recipe.training
     length, seen = settings.length, settings.window
     if length == "auto":
@@ -51,6 +55,8 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     if settings.trained == "new" and (recipe.sink.kind == "none" or fixed):
         what = f"the mechanism {recipe.sink.kind} has nothing to train"
         raise UsageError(f"--trained new: {what}; choose attention, all or lora")
+    if settings.trained == "lora" and find_spec("peft") is None:
+        raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")
     _check_sink(recipe)
     if settings.warmup != "auto" and settings.warmup >= recipe.steps:
         raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")

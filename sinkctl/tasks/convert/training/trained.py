@@ -133,10 +133,8 @@ def _only(row: int):
 
 
 def _with_lora(model: PreTrainedModel, settings: TrainingSettings):
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'") from error
+    from peft import LoraConfig, get_peft_model
+
     names = [
         f"{owner}.{name}"
         for owner, module in model.named_modules()
