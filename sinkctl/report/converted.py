@@ -6,9 +6,16 @@ from sinkctl.report.figures import difference, error, figures, known, percent, s
 from sinkctl.report.measured import columns_of, sink_name, spread, without_empty
 from sinkctl.report.summary import ScoreTable
 from sinkctl.report.units import NOTHING, count, memory, perplexity, short_count
-from sinkctl.result.convert import Calibration, CheckpointLine, ConvertDetail, StreamedLine
+from sinkctl.result.convert import (
+    CONTROL,
+    CONVERTED,
+    ORIGINAL,
+    Calibration,
+    CheckpointLine,
+    ConvertDetail,
+    StreamedLine,
+)
 
-ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
 TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 MASS = "the mechanism's mass"
 CONSTANT = 0.01  # of their size: keys and values that vary less are one vector

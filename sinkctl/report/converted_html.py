@@ -2,9 +2,6 @@
 
 from sinkctl.report.bars import Bar, bars_svg
 from sinkctl.report.converted import (
-    CONTROL,
-    ORIGINAL,
-    START,
     TEXTS_OWN,
     calibration_lines,
     checkpoint_table,
@@ -17,7 +14,7 @@ from sinkctl.report.converted import (
 from sinkctl.report.parts import escaped, figure, score_rows, section, table
 from sinkctl.report.trained_html import trained
 from sinkctl.report.units import count, memory
-from sinkctl.result.convert import ConvertDetail, StreamedLine
+from sinkctl.result.convert import CONTROL, ORIGINAL, START, ConvertDetail, StreamedLine
 
 BAR_COLOURS = {ORIGINAL: 0, CONTROL: 2}
 

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from sinkctl.result.record import Record
 
+# What checkpoints are called in a result.
+ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
+
 
 class StartedLayer(Record):
     """What a layer's queries gave the first token, and what the layer begins with in its place."""

@@ -13,12 +13,11 @@ from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
-from sinkctl.result.convert import ConvertDetail, Training
+from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
 from sinkctl.sinks.storage.token_row import with_row
 from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
 from sinkctl.tasks.convert.evaluate import Evaluation, Judge, go_on
-from sinkctl.tasks.convert.outcome import CONVERTED, ORIGINAL
 from sinkctl.tasks.convert.settle import Settled
 from sinkctl.tasks.convert.start import Start, best_token, calibration_of, starts_of
 from sinkctl.tasks.convert.texts import Texts, read

@@ -16,10 +16,9 @@ from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.result.convert import CheckpointLine, StreamedLine
+from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, START, CheckpointLine, StreamedLine
 from sinkctl.result.measure import InputScore
 from sinkctl.sinks import Sink
-from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, START
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle

@@ -3,10 +3,18 @@
 import math
 from collections.abc import Sequence
 
-from sinkctl.result.convert import CheckpointLine, ConvertDetail, StreamedLine, Training
+from sinkctl.result.convert import (
+    CONTROL,
+    CONVERTED,
+    ORIGINAL,
+    START,
+    CheckpointLine,
+    ConvertDetail,
+    StreamedLine,
+    Training,
+)
 from sinkctl.result.schema import Measurement
 
-ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
 NOTHING = 0.005  # a share of perplexity that is no difference
 GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
 PART = 20  # one step in so many, 5 %, stands for the beginning or the end of training

@@ -13,13 +13,12 @@ from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel
-from sinkctl.result.convert import Training, TrainingCurve
+from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, START, Training, TrainingCurve
 from sinkctl.result.environment import environment
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import TRAINING, WRITING, Conversion
 from sinkctl.tasks.convert.evaluate import Fed
-from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, START
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
 from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
 from sinkctl.tasks.convert.training.states import Course, States

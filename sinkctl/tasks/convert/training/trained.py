@@ -107,19 +107,19 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 def taken_apart(trained: PreTrainedModel, original: PreTrainedModel, sink: Sink) -> tuple[PreTrainedModel, list[dict]]:
     """(the source's class with the trained weights, what each layer has of the mechanism): what storage takes."""
-    weights, starts = {}, [{} for _ in attention_layers(trained)]
-    numbers = {id(layer): number for number, layer in enumerate(attention_layers(trained))}
-    owners = {name: numbers[id(m)] for name, m in trained.named_modules() if id(m) in numbers}
+    layers, names_of = attention_layers(trained), {id(module): name for name, module in trained.named_modules()}
+    owners = {names_of[id(layer)]: number for number, layer in enumerate(layers)}
+    weights, starts = {}, [{} for _ in layers]
     for name, tensor in trained.state_dict().items():
         owner, is_sink, last = name.partition(SINK)
         if is_sink:
             starts[owners[owner]][last] = tensor
         else:
             weights[name] = tensor
-    for owner in owners:
-        for projection in own_code.doubled(trained.get_submodule(owner), sink):
-            name = next(n for n, m in trained.named_modules() if m is projection)
-            weights[f"{name}.weight"] = weights[f"{name}.weight"] / 2
+    for layer in layers:
+        for projection in own_code.doubled(layer, sink):
+            name = f"{names_of[id(projection)]}.weight"
+            weights[name] = weights[name] / 2
     return same_class(original, weights=weights), [start or None for start in starts]
 
 
@@ -135,13 +135,9 @@ def _only(row: int):
 def _with_lora(model: PreTrainedModel, settings: TrainingSettings):
     from peft import LoraConfig, get_peft_model
 
-    names = [
-        f"{owner}.{name}"
-        for owner, module in model.named_modules()
-        if any(module is layer for layer in attention_layers(model))
-        for name in PROJECTIONS
-        if hasattr(module, name)
-    ]
+    layers = attention_layers(model)
+    owners = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+    names = [f"{o}.{name}" for o in owners for name in PROJECTIONS if hasattr(model.get_submodule(o), name)]
     config = LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules=names)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
