@@ -5,10 +5,21 @@ from typing import TYPE_CHECKING, Any
 from sinkctl.registration import register_when_imported
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "ask", "convert", "generate", "load", "measure", "stream", "stream_blocks", "streaming"]
+__all__ = [
+    "__version__",
+    "ask",
+    "bench",
+    "convert",
+    "generate",
+    "load",
+    "measure",
+    "stream",
+    "stream_blocks",
+    "streaming",
+]
 
 if TYPE_CHECKING:
-    from sinkctl.api import ask, convert, generate, load, measure, stream, stream_blocks, streaming
+    from sinkctl.api import ask, bench, convert, generate, load, measure, stream, stream_blocks, streaming
 
 
 def __dir__() -> list[str]:

@@ -29,6 +29,10 @@ class ResumeError(SinkctlError):
     """A run folder that cannot be continued."""
 
 
+class BaselineError(SinkctlError):
+    """A baseline that cannot be read, or that this run cannot be compared with."""
+
+
 class ThresholdError(SinkctlError):
     """A `--fail-on` threshold was crossed."""
 

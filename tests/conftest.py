@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from in_process import InProcess
+
 from sinkctl.cli import main
 from sinkctl.model.load import DEMO, LoadedModel, load
 from sinkctl.model.settings import ModelSettings
@@ -40,6 +42,12 @@ def stories() -> LoadedModel:
 def book() -> str:
     """The built-in text."""
     return (DEMO / "text.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """`sinkctl bench` without processes of its own."""
+    monkeypatch.setattr("sinkctl.tasks.bench.driver.Worker", InProcess)
 
 
 @pytest.fixture

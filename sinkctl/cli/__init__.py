@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from sinkctl import __version__
-from sinkctl.cli import convert, doctor, measure, recipe, stream
+from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
 from sinkctl.errors import Interrupted, SinkctlError
 
 app = typer.Typer(
     name="sinkctl",
     help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are; "
-    "sinks designed in.",
+    "sinks designed in; what all of it costs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("stream")(stream.stream)
 app.command("measure")(measure.measure)
 app.command("convert")(convert.convert)
+app.command("bench")(bench.bench)
 app.add_typer(recipe.app, name="recipe")
 app.command("doctor")(doctor.doctor)
 

@@ -8,8 +8,16 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.schema import ConvertRecipe, GenerateRecipe, MeasureRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import (
+    BenchRecipe,
+    ConvertRecipe,
+    GenerateRecipe,
+    MeasureRecipe,
+    QuestionsRecipe,
+    StreamRecipe,
+)
 from sinkctl.report.units import memory
+from sinkctl.tasks.bench.cases import CASES
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
@@ -103,6 +111,18 @@ def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -
     )
     if plan.plan is not None:
         words.print(_training(plan.plan))
+
+
+def show_benchmark(recipe: BenchRecipe, as_json: bool) -> None:
+    """A recipe, and what is measured one after the other; nothing is loaded."""
+    _show_recipe(recipe, as_json)
+    words, timing = _words(), recipe.timing
+    for case in recipe.cases:
+        peers = ", ".join(getattr(case, "peers", ()))
+        words.print(f"{case.label}: {'; '.join(CASES[case.kind].sizes(case))}{f', beside {peers}' if peers else ''}")
+    threads = "" if timing.threads is None else f", {timing.threads} thread{'s' if timing.threads > 1 else ''}"
+    processes = f"{timing.processes} process{'es' if timing.processes > 1 else ''}"
+    words.print(f"{timing.rounds} rounds in {processes}{threads}; a sample takes at least {timing.seconds:g} s")
 
 
 def _training(plan: Plan) -> str:

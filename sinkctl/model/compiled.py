@@ -12,6 +12,8 @@ from sinkctl.model.recurrent import recurrent_cache
 
 # Compiling takes about 10 s; it saves about a fifth of the time. Below this much work (tokens × parameters) it loses.
 WORTH_IT = 1e16
+# Where a config says how many experts there are.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float | None) -> tuple[bool, str]:
@@ -31,8 +33,7 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
 
 def is_mixture(model: PreTrainedModel) -> bool:
     """Whether it is a mixture of experts."""
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
-    return any(hasattr(model.config.get_text_config(), name) for name in names)
+    return any(hasattr(model.config.get_text_config(), name) for name in EXPERTS)
 
 
 def blocks_of(model: PreTrainedModel, layers: list[LayerFacts]) -> list[nn.Module]:

@@ -1,5 +1,9 @@
 """How much memory a model leaves, and the block size that fits it."""
 
+import sys
+from pathlib import Path
+
+import psutil
 import torch
 
 from sinkctl.model.load import LoadedModel
@@ -14,6 +18,41 @@ def device_bytes(device: torch.device, peak: bool = False) -> int | None:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return None
+
+
+def process_peak(reset: bool = False) -> int | None:
+    """Most bytes this process has held in memory; with `reset` it is counted anew from here (Linux).
+
+    None where the system does not say, or does not let it be counted anew.
+    """
+    status = Path("/proc/self/status")
+    if reset:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return None
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = next((line for line in lines if line.startswith("VmHWM:")), None)
+    if peak is not None:
+        return int(peak.split()[1]) << 10
+    return None if reset else _peak_of_all_time()
+
+
+def _peak_of_all_time() -> int | None:
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == "darwin" else peak << 10) or None
+
+
+def reset_device_peak(device: torch.device) -> None:
+    """Count the peak of `device_bytes` anew from here."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
 
 
 def auto_chunk(loaded: LoadedModel) -> tuple[int, str]:

@@ -1,12 +1,13 @@
 """What a recipe may say. Importing this imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sinkctl.cache.policies import AnyPolicy, SinkWindow
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.base import Settings, TextFiles
+from sinkctl.recipe.bench import AnyCase, BenchSettings
 from sinkctl.recipe.training import TrainingSettings
 from sinkctl.sinks import AnySink
 from sinkctl.sinks.sink_logit import SinkLogit
@@ -233,8 +234,31 @@ class ConvertRecipe(Settings):
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 
+class BenchRecipe(Settings):
+    """Speed, memory and quality, beside what would be run instead."""
+
+    task: Literal["bench"] = "bench"
+    model: ModelSettings = ModelSettings()
+    shape: str | None = Field(
+        None, description="Random weights of this shape in place of a checkpoint: llama-2-7b, qwen3-4b, …"
+    )
+    cases: tuple[AnyCase, ...] = Field(min_length=1, description="What is measured, one after the other.")
+    timing: BenchSettings = Field(BenchSettings(), description="How.")
+    fail_on: tuple[str, ...] = Field(
+        (), description="METRIC:PERCENT (worse than the baseline by more), METRIC<=NUMBER or METRIC>=NUMBER."
+    )
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        labels = [case.label for case in self.cases]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two cases are called {twice!r}; give one a `name`")
+        return self
+
+
 Recipe = Annotated[
-    StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe | ConvertRecipe,
+    StreamRecipe | GenerateRecipe | QuestionsRecipe | MeasureRecipe | ConvertRecipe | BenchRecipe,
     Field(discriminator="task"),
 ]
 RECIPES: dict[str, type[Settings]] = {
@@ -243,4 +267,5 @@ RECIPES: dict[str, type[Settings]] = {
     "questions": QuestionsRecipe,
     "measure": MeasureRecipe,
     "convert": ConvertRecipe,
+    "bench": BenchRecipe,
 }

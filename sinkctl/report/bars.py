@@ -1,5 +1,6 @@
 """Horizontal bars as SVG written by hand, from 0, each with its value at its end."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sinkctl.report.axis import number_axis
@@ -20,8 +21,10 @@ class Bar(NamedTuple):
     colour: int
 
 
-def bars_svg(bars: list[Bar], *, name: str, title: str, x_title: str) -> str:
-    """A whole <svg>; `name` keeps ids apart within one page."""
+def bars_svg(
+    bars: list[Bar], *, name: str, title: str, x_title: str, say: Callable[[float | None], str] = perplexity
+) -> str:
+    """A whole <svg>; `name` keeps ids apart within one page; `say` writes a value."""
     labels = [shorten(visible(bar.label), LABEL_CELLS) for bar in bars]
     left, right = 20 + LETTER * max(map(len, labels), default=0), WIDTH - VALUE_ROOM
     bottom = TOP + ROW * len(bars)
@@ -38,9 +41,9 @@ def bars_svg(bars: list[Bar], *, name: str, title: str, x_title: str) -> str:
         if length:
             shape = f"M{left:.1f} {middle - BAR / 2:.1f}h{length:.1f}v{BAR}h{-length:.1f}z"
             parts.append(f'<g class="colour{bar.colour % COLOURS}"><path class="marks" d="{shape}"/></g>')
-        parts.append(f'<text x="{left + length + 8:.1f}" y="{middle + 4.5:.1f}">{perplexity(bar.value)}</text>')
+        parts.append(f'<text x="{left + length + 8:.1f}" y="{middle + 4.5:.1f}">{escaped(say(bar.value))}</text>')
     parts.append(f'<path class="frame" d="M{left:.1f} {TOP}V{bottom}"/>')
     place = f'x="{(left + right) / 2:.1f}" y="{bottom + 39}" text-anchor="middle"'
     parts.append(f'<text class="quiet" {place}>{escaped(x_title)}</text>')
-    said = "; ".join(f"{label}: {perplexity(bar.value)}" for bar, label in zip(bars, labels, strict=True))
+    said = "; ".join(f"{label}: {say(bar.value)}" for bar, label in zip(bars, labels, strict=True))
     return "\n".join([*head(name, title, said, WIDTH, bottom + BOTTOM), *parts, "</svg>"])

@@ -5,10 +5,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sinkctl.report.benched_console import console_tables as benched_tables
 from sinkctl.report.chart import chart_caption, unicode_chart
 from sinkctl.report.converted_console import console_tables as converted_tables
 from sinkctl.report.generated import cache_line
+from sinkctl.report.measured import columns_of
 from sinkctl.report.measured_console import console_tables as measured_tables
+from sinkctl.report.measured_console import fitting
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import (
@@ -45,6 +48,8 @@ def render(result: Result, console: Console) -> None:
         _titled(measured_tables(result.measure, console.width, console.options.ascii_only), console)
     elif result.convert is not None:
         _titled(converted_tables(result.convert, console.width, console.options.ascii_only), console)
+    elif result.bench is not None:
+        _titled(benched_tables(result.bench, console.width, console.options.ascii_only), console)
     elif result.measurements:
         _measurements(result, console)
     if result.notes:
@@ -57,10 +62,22 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    details = result.stream, result.generate, result.questions, result.measure, result.convert
+    details = result.stream, result.generate, result.questions, result.measure, result.convert, result.bench
     if any(detail is not None for detail in details):
         console.print(_text(speed_line(result), console))
-    console.print(_text(model_line(result.model), console, "dim"))
+    if result.model is not None:
+        console.print(_text(model_line(result.model), console, "dim"))
+
+
+def print_table(table: ScoreTable, console: Console) -> None:
+    """One table alone, with the columns that fit; where some do not, the last of them comes first."""
+    last, ascii_only = len(table.columns) - 1, console.options.ascii_only
+    if fitting(table, console.width, ascii_only) <= last:
+        table = columns_of(table, [0, last, *range(1, last)])
+        kept = fitting(table, console.width, ascii_only)
+        shown = columns_of(table, list(range(max(2, kept))))
+        table = shown._replace(legend=[*shown.legend, "a wider terminal shows more columns"])
+    _scores(table, console)
 
 
 def _picture(stream: StreamDetail, console: Console) -> None:

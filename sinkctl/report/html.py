@@ -6,6 +6,8 @@ from importlib.resources import files
 from typing import Any
 
 from sinkctl.report import units
+from sinkctl.report.benched import facts as benched_facts
+from sinkctl.report.benched_html import benched
 from sinkctl.report.converted_html import converted, converted_facts
 from sinkctl.report.curves import captions
 from sinkctl.report.generated import cache_line, row_line
@@ -26,7 +28,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself r
 def html(result: Result, environment: dict[str, Any]) -> str:
     """The whole report as one page; every text in it is escaped."""
     several = [score.label for score in result.measure.checkpoints] if result.measure else []
-    title = f"sinkctl {result.task}: {', '.join(several) if len(several) > 1 else result.model.name}"
+    name = result.model.name if result.bench is None else result.bench.suite
+    title = f"sinkctl {result.task}: {', '.join(several) if len(several) > 1 else name}"
     style = files("sinkctl.report").joinpath("page.css").read_text(encoding="utf-8")
     return "\n".join(
         [
@@ -46,6 +49,7 @@ def html(result: Result, environment: dict[str, Any]) -> str:
             *(_questions(result.questions) if result.questions is not None else []),
             *(measured(result.measure) if result.measure is not None else []),
             *(converted(result.convert) if result.convert is not None else []),
+            *(benched(result.bench) if result.bench is not None else []),
             *listed("Notes", result.notes),
             *_how(result),
             *section("Measurements", table(measurement_row(m) for m in result.measurements)),
@@ -60,10 +64,11 @@ def html(result: Result, environment: dict[str, Any]) -> str:
 
 
 def _header(result: Result, title: str) -> list[str]:
+    model = "" if result.model is None else f"{escaped(model_line(result.model))}<br>"
     return [
         "<header>",
         f"<h1>{escaped(title)}</h1>",
-        f'<p class="quiet">{escaped(model_line(result.model))}<br>{escaped(speed_line(result))}</p>',
+        f'<p class="quiet">{model}{escaped(speed_line(result))}</p>',
         "</header>",
         *(f'<p class="warning">{escaped(line)}</p>' for line in unfinished(result)),
         *(f'<p class="verdict">{escaped(line)}</p>' for line in result.verdict),
@@ -136,11 +141,14 @@ def _how(result: Result) -> list[str]:
         facts = measured_facts(result.measure)
     if result.convert is not None:
         facts = converted_facts(result.convert)
-    facts.append(["model fingerprint", result.model.fingerprint])
+    if result.bench is not None:
+        facts = benched_facts(result.bench)
+    if result.model is not None:
+        facts.append(["model fingerprint", result.model.fingerprint])
     return [
         *section("How it was run", table(facts)),
         *section("Automatic choices", table([name, reason] for name, reason in result.choices.items())),
-        *listed("Layers", result.model.layers),
+        *listed("Layers", [] if result.model is None else result.model.layers),
     ]
 
 

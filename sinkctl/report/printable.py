@@ -11,7 +11,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # of category Cf too, but Persian, Indic scripts and emoji are spelled with them
 _ASCII = str.maketrans(
     {"…": "...", "−": "-", "–": "-", "—": "-", "×": "x", "→": "->", "≤": "<=", "≥": ">=", "·": "|", "†": "+"}
-    | {"∞": "inf", "“": '"', "”": '"', "‘": "'", "’": "'"}
+    | {"∞": "inf", "∝": "~", "“": '"', "”": '"', "‘": "'", "’": "'"}
     | {"α": "alpha", "ε": "eps", "σ": "sigma", "‖": "||", "ₖ": "_k", "²": "^2"}
     | {chr(0x2080 + digit): str(digit) for digit in range(10)}  # ₀ … ₉
 )

@@ -27,6 +27,14 @@ def memory(value: float) -> str:
     return f"{value:.3g} TiB"
 
 
+def rate(value: float, unit: str) -> str:
+    """In decimal units: 741 TFLOP/s, 4.27 TB/s."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
 def perplexity(value: float | None) -> str:
     """About four digits; a dash where nothing was scored."""
     if value is None or math.isnan(value):

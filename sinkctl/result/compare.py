@@ -1,11 +1,13 @@
-"""Thresholds on measurements: `METRIC<=NUMBER`, `METRIC>=NUMBER`."""
+"""What `--fail-on` asks: `METRIC<=NUMBER`, `METRIC>=NUMBER`, and of a benchmark `METRIC:PERCENT%`."""
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.result.bench import OURS, Change, Row
 from sinkctl.result.schema import Measurement, Result
 
 
@@ -20,16 +22,48 @@ class Threshold(NamedTuple):
         return value <= self.limit if self.sign == "<=" else value >= self.limit
 
 
+class Tolerance(NamedTuple):
+    """How many percent worse than in the baseline a metric of a benchmark may be."""
+
+    metric: str
+    percent: float
+
+
+Gate = Threshold | Tolerance
+
+
 def parse(text: str) -> Threshold:
-    """One `--fail-on`; UsageError says how it is written."""
-    match = re.fullmatch(r"(.+?)(<=|>=)(.+)", text)
-    try:
-        return Threshold(match[1].strip(), match[2], float(match[3]))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--fail-on {text}: write METRIC<=NUMBER or METRIC>=NUMBER, such as perplexity<=30") from error
+    """One `--fail-on` of a run that has no baseline; UsageError says how it is written."""
+    gate = _parsed(text)
+    if isinstance(gate, Threshold):
+        return gate
+    what = "METRIC:PERCENT% is for `sinkctl bench`; " if gate else ""
+    raise UsageError(f"--fail-on {text}: {what}write METRIC<=NUMBER or METRIC>=NUMBER, such as perplexity<=30")
 
 
-def check_names(thresholds: list[Threshold], names: Sequence[str]) -> None:
+def parse_gate(text: str) -> Gate:
+    """One `--fail-on` of a benchmark; UsageError says how it is written."""
+    gate = _parsed(text)
+    if gate is None:
+        raise UsageError(
+            f"--fail-on {text}: write METRIC:PERCENT%, such as decode.ms_per_token:5%, or METRIC<=NUMBER or "
+            "METRIC>=NUMBER"
+        )
+    return gate
+
+
+def _parsed(text: str) -> Gate | None:
+    if match := re.fullmatch(r"(.+?)(<=|>=)(.+)", text):
+        try:
+            return Threshold(match[1].strip(), match[2], float(match[3]))
+        except ValueError:
+            return None
+    if match := re.fullmatch(r"(.+):\s*(\d+\.?\d*)\s*%\s*", text):
+        return Tolerance(match[1].strip(), float(match[2]))
+    return None
+
+
+def check_names(thresholds: Sequence[Gate], names: Sequence[str]) -> None:
     """Raise UsageError for a metric that the run will not measure."""
     for threshold in thresholds:
         if threshold.metric not in names:
@@ -38,24 +72,86 @@ def check_names(thresholds: list[Threshold], names: Sequence[str]) -> None:
             raise UsageError(f"--fail-on {threshold.metric}: this run measures no such thing; {hint}")
 
 
-def check(result: Result, thresholds: list[Threshold]) -> None:
+def gate_names(rows: Iterable[Row]) -> list[str]:
+    """What a gate of a benchmark may name: `case.metric`, any size of ours, and every row in full."""
+    rows = list(rows)
+    return list(dict.fromkeys([f"{r.case}.{r.metric}" for r in rows if r.way == OURS] + [r.name for r in rows]))
+
+
+def rows_meant(rows: Iterable[Row], metric: str) -> list[Row]:
+    """The row of that full name; else ours of that `case.metric`, at every size."""
+    rows = list(rows)
+    exact = [row for row in rows if row.name == metric]
+    return exact or [row for row in rows if row.way == OURS and f"{row.case}.{row.metric}" == metric]
+
+
+def check(result: Result, thresholds: Sequence[Gate]) -> None:
     """Raise ThresholdError, naming every threshold that does not hold or could not be measured."""
-    broken = []
-    for threshold in thresholds:
-        found = _meant(result, threshold.metric)
-        if not found:
-            broken.append(f"{threshold.metric} could not be measured")
-        for measurement in found:
-            if not threshold.holds(measurement.value):
-                limit = f"{threshold.sign} {threshold.limit:g}"
-                broken.append(f"{measurement.name} is {measurement.value:.6g}, not {limit}")
-    if broken:
-        raise ThresholdError("; ".join(broken))
+    if found := broken(result, thresholds):
+        raise ThresholdError("; ".join(found))
 
 
-def _meant(result: Result, metric: str) -> list[Measurement]:
+def broken(result: Result, thresholds: Sequence[Gate]) -> list[str]:
+    """What does not hold or could not be measured, a phrase each."""
+    found = []
+    for gate in thresholds:
+        found += _worse(result, gate) if isinstance(gate, Tolerance) else _crossed(result, gate)
+    return list(dict.fromkeys(found))
+
+
+def thresholds(result: Result) -> list[tuple[str, bool, str]]:
+    """The absolute thresholds of its own recipe: (as written, whether it holds, what does not)."""
+    found = []
+    for text in result.recipe.get("fail_on", ()):
+        gate = parse_gate(text)
+        if isinstance(gate, Threshold):
+            said = "; ".join(_crossed(result, gate))
+            found.append((text, not said, said))
+    return found
+
+
+def _crossed(result: Result, threshold: Threshold) -> list[str]:
+    found = _meant(result, threshold.metric)
+    limit = f"{threshold.sign} {threshold.limit:g}"
+    if not found:
+        return [f"{threshold.metric} could not be measured"]
+    return [f"{m.name} is {m.value:.6g}, not {limit}" for m in found if not threshold.holds(m.value)]
+
+
+def _worse(result: Result, tolerance: Tolerance) -> list[str]:
+    """Gates on changes that failed, and those that nothing answers."""
+    assert result.bench is not None, "only a benchmark has changes"
+    changes = {change.name: change for change in result.bench.changes}
+    names = [row.name for row in rows_meant(result.bench.rows, tolerance.metric)]
+    if not names:
+        return [f"{tolerance.metric} could not be measured"]
+    missing = [f"{name} could not be compared with the baseline" for name in names if name not in changes]
+    return missing + [worse_by(changes[name]) for name in names if name in changes and changes[name].failed]
+
+
+def worse_by(change: Change) -> str:
+    """A failed gate in words."""
+    assert change.limit is not None
+    exact = change.low == change.percent == change.high
+    interval = "" if exact else f"{change.low:.1f} … {change.high:.1f}; "
+    timed = "" if abs(change.percent - change.raw_percent) < 0.05 else f" ({change.raw_percent:.1f} % as timed)"
+    return (
+        f"{change.name} is worse by {change.percent:.1f} % ({interval}allowed {change.limit:g} %): "
+        f"{_four_digits(change.before)} → {_four_digits(change.now)} {change.unit}{timed}"
+    )
+
+
+def _four_digits(value: float) -> str:
+    if not math.isfinite(value) or abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{float(f'{value:.4g}'):,.0f}"
+
+
+def _meant(result: Result, metric: str) -> Sequence[Measurement | Row]:
     """The measurement of that name; of several checkpoints, where none is named (`metric@label`), that of each."""
     exact = result.measurement(metric)
     if exact is None and result.measure is not None and len(result.measure.checkpoints) == 1:
         exact = result.measurement(metric.removesuffix(f"@{result.measure.checkpoints[0].label}"))
+    if exact is None and result.bench is not None:
+        return rows_meant(result.bench.rows, metric)
     return [exact] if exact else [m for m in result.measurements if m.name.partition("@")[0] == metric]

@@ -1,18 +1,31 @@
-"""What a run ran on: written to `env.json`, printed by `sinkctl doctor`."""
+"""What a run ran on: written to `env.json`, printed by `sinkctl doctor`; and the part that benchmarks depend on."""
 
 import importlib.metadata
 import os
 import platform
+import re
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from sinkctl import __version__
+from sinkctl.result.bench import Machine
+from sinkctl.result.source import source
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pydantic", "typer", "triton")
+# Ours → what nvidia-smi calls it.
+NVIDIA = {
+    "driver": "driver_version",
+    "sm_clock": "clocks.sm",
+    "sm_clock_max": "clocks.max.sm",
+    "power_limit": "power.limit",
+    "temperature_celsius": "temperature.gpu",
+}
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor and accelerators, as plain data."""
+    """Versions, source, processor and accelerators, as plain data."""
     import torch
 
     devices = [
@@ -20,13 +33,16 @@ def environment() -> dict[str, Any]:
             "name": properties.name,
             "memory_bytes": properties.total_memory,
             "capability": f"{properties.major}.{properties.minor}",
+            **_nvidia(properties),
         }
         for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     ]
     return {
         "sinkctl": __version__,
+        "source": source(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "processor": processor(),
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "libraries": {name: _version(name) for name in LIBRARIES},
@@ -34,6 +50,43 @@ def environment() -> dict[str, Any]:
         "cuda_devices": devices,
         "mps": torch.backends.mps.is_available(),
     }
+
+
+def machine(device: str, dtype: str, model: str) -> Machine:
+    """What timings on `device` ("cpu", "cuda:0") depend on; call it where torch's threads are set as in the run.
+
+    dtype: "float32"; model: the checkpoint's fingerprint, or the shape.
+    """
+    import torch
+
+    versions = {"python": platform.python_version(), **{n: _version(n) for n in ("torch", "transformers", "triton")}}
+    name = f"{processor()} × {os.cpu_count()}" if device == "cpu" else device
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        name = properties.name
+        versions |= {"cuda": torch.version.cuda, "driver": _nvidia(properties).get("driver")}
+    return Machine(device=name, threads=torch.get_num_threads(), dtype=dtype, model=model, versions=versions)
+
+
+def processor() -> str:
+    """The processor's model, as the system names it."""
+    try:
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        named = None
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def _nvidia(properties: Any) -> dict[str, str]:
+    """What nvidia-smi says of a GPU, with its units; nothing where it says nothing (a slice of one, another maker)."""
+    command = ["nvidia-smi", f"--query-gpu=uuid,{','.join(NVIDIA.values())}", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    told = {uuid: values for uuid, *values in ([part.strip() for part in line.split(",")] for line in lines)}
+    values = told.get(f"GPU-{properties.uuid}", [])
+    return {name: value for name, value in zip(NVIDIA, values, strict=False) if not value.startswith("[")}
 
 
 def _version(name: str) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, computed_field
 
+from sinkctl.result.bench import BenchDetail
 from sinkctl.result.convert import ConvertDetail
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.measure import MeasureDetail
@@ -37,7 +38,7 @@ class Result(Record):
     task: str
     sinkctl_version: str
     recipe: dict[str, Any]
-    model: ModelReport
+    model: ModelReport | None = Field(description="None where no model ran: operators alone.")
     choices: dict[str, str] = Field(default_factory=dict, description="Automatic choices: what → value: reason.")
     seconds: float
     complete: bool
@@ -49,6 +50,7 @@ class Result(Record):
     questions: QuestionsDetail | None = None
     measure: MeasureDetail | None = None
     convert: ConvertDetail | None = None
+    bench: BenchDetail | None = None
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

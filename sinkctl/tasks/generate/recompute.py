@@ -70,7 +70,7 @@ class RecomputeDecoder:
 
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue where `state` was taken."""
-        self.seen, self._recent = list(data["seen"]), [torch.tensor(ids) for ids in data["recent"]]
+        self.seen, self._recent = list(data["seen"]), [torch.tensor(ids, dtype=torch.int64) for ids in data["recent"]]
         self.ids_B.copy_(torch.tensor(data["ids"]))
         self.sampler.restore(data["sampler"])
 

@@ -51,7 +51,7 @@ class Original:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """This process's sequences of a step, in as many parts as there are forward passes."""
 
     bodies: list[list[Body]]
@@ -87,7 +87,7 @@ class Trainer:
         made = optimizers(settings, part.new.values(), part.rest, part.inner, fused)
         schedules = [schedule(each, settings, self.plan.steps) for each in made]
         model, *prepared = self.accelerator.prepare(part.model, *made, *schedules)
-        running = _Running(self, student, model, prepared[: len(made)], prepared[len(made) :], course)
+        running = Running(self, student, model, prepared[: len(made)], prepared[len(made) :], course)
         if (place := self.states.place(student.label)) is not None:
             self.accelerator.load_state(str(place))
         running(probe)
@@ -115,7 +115,7 @@ class Trainer:
         return [bodies[n : min(n + size, first + share)] for n in range(first, first + share, size)]
 
 
-class _Running:
+class Running:
     """The steps of one checkpoint."""
 
     def __init__(self, trainer: Trainer, student: Student, model, optimizers: list, schedules: list, course: Course):
@@ -140,12 +140,12 @@ class _Running:
         course, steps, every = self.course, self.plan.steps, self.plan.settings.probe
         self._probe(probe, every)
         with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._drawn, course.step)
+            coming = ahead.submit(self.drawn, course.step)
             began = time.monotonic()
             for step in range(course.step, steps):
-                now, coming = coming.result(), ahead.submit(self._drawn, step + 1)
+                now, coming = coming.result(), ahead.submit(self.drawn, step + 1)
                 with self.compiled():
-                    self.pending.append(self._step(now))
+                    self.pending.append(self.step(now))
                 probes = bool(every) and (step + 1) % every == 0
                 if len(self.pending) < self.look_every and step + 1 < steps and not probes:
                     continue
@@ -155,7 +155,7 @@ class _Running:
                 self._pause(step + 1 == steps)
                 began = time.monotonic()
 
-    def _drawn(self, step: int) -> _Step:
+    def drawn(self, step: int) -> Step:
         settings, front = self.plan.settings, self.student.front
         width = max(len(front), len(self.trainer.original.front) if settings.loss.kl else 0)
         bodies = drawn(
@@ -165,9 +165,9 @@ class _Running:
         packs = [packed(rows, front, settings.boundaries) for rows in ours]
         everything = packed(bodies, front, settings.boundaries) if self.accelerator.num_processes > 1 else None
         counted = packs if everything is None else [everything]
-        return _Step(ours, packs, sum(int((p.target_BT != NO_TARGET).sum()) for p in counted))
+        return Step(ours, packs, sum(int((p.target_BT != NO_TARGET).sum()) for p in counted))
 
-    def _step(self, step: _Step) -> Tensor:
+    def step(self, step: Step) -> Tensor:
         """One update; returns (loss, objective, norm of the gradient), of all processes once they are summed."""
         accelerator, settings = self.accelerator, self.plan.settings
         self.model.train()

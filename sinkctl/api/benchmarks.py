@@ -1,0 +1,61 @@
+"""`bench`: speed, memory and quality."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from sinkctl.api.shared import finish_folder, share_shown
+from sinkctl.recipe.load import load as read_recipe
+from sinkctl.recipe.load import validate
+from sinkctl.recipe.named import find
+from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.report.benched_markdown import summary
+from sinkctl.report.github import bigger, smaller
+from sinkctl.report.junit import junit
+from sinkctl.result.compare import thresholds
+from sinkctl.result.environment import environment
+from sinkctl.result.schema import Result
+from sinkctl.result.store import RunFolder
+from sinkctl.tasks.bench import Progress, run
+
+
+def bench(
+    suite: str | Path | BenchRecipe = "ci",
+    *,
+    name: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    baseline: str | Path | None = None,
+    on_mismatch: Literal["fail", "warn", "skip"] = "fail",
+    against: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Result:
+    """Speed, memory and quality, beside what would be run instead.
+
+    `suite` is a built-in one (`ci`, `peers`, …), a recipe file, or a whole recipe; `name` is what it is called
+    in reports; `settings` replace fields of the recipe (`shape`, `timing`, `cases`, …). `baseline` is a saved result,
+    `against` a git ref that is timed in turns with this version; `result.bench.changes` says what became of the gates.
+    Raises SinkctlError.
+    """
+    if isinstance(suite, BenchRecipe):
+        recipe, name = suite, name or "bench"
+    else:
+        path = find(str(suite) if Path(suite).is_file() else f"bench/{suite}")
+        recipe, name = read_recipe(path), name or path.stem
+    recipe = validate(recipe.model_dump(mode="json") | settings, "sinkctl.bench") if settings else recipe
+
+    with share_shown(progress) as told:
+        return run(
+            recipe, suite=name, output=output, resume=resume, baseline=baseline, on_mismatch=on_mismatch,
+            against=against, progress=told, stop=stop, finish=finish_bench,
+        )  # fmt: skip
+
+
+def finish_bench(folder: RunFolder, result: Result) -> None:
+    finish_folder(folder, result)
+    folder.write_text("summary.md", summary(result, environment()))
+    folder.write_text("junit.xml", junit(result, thresholds(result)))
+    folder.write_text("benchmark-smaller.json", smaller(result))
+    folder.write_text("benchmark-bigger.json", bigger(result))

@@ -1,0 +1,62 @@
+"""What the Python calls share: loading, settings out of keyword arguments, bars, the report in a run folder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from sinkctl.errors import UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.load import load as _load
+from sinkctl.model.settings import ModelSettings
+from sinkctl.report.html import html
+from sinkctl.result.environment import environment
+from sinkctl.result.schema import Result
+from sinkctl.result.store import RunFolder
+
+Model = str | ModelSettings | LoadedModel
+
+
+def load(name: str = "demo", **settings: Any) -> LoadedModel:
+    """Load a checkpoint: a folder, a Hub id, or `demo`; settings as in a recipe's `model` (device, dtype, …)."""
+    try:
+        return _load(ModelSettings(name=name, **settings))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(f"sinkctl.load: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+
+
+def finish_folder(folder: RunFolder, result: Result) -> None:
+    folder.write_text("report.html", html(result, environment()))
+
+
+def parts_of(recipe: type, names: Sequence[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take what belongs to these parts of a recipe out of `settings`; by part."""
+    found = {}
+    for name in names:
+        annotation = recipe.model_fields[name].annotation
+        fields = {field for model in get_args(annotation) or [annotation] for field in model.model_fields}
+        found[name] = {field: settings.pop(field) for field in fields & set(settings)}
+    return found
+
+
+def settings_of(model: Model) -> ModelSettings:
+    """What a recipe says of this model, so that the kept recipe runs again."""
+    if isinstance(model, LoadedModel):
+        dtype = str(model.dtype).removeprefix("torch.")
+        return ModelSettings(name=model.name, device=str(model.device), dtype=dtype)
+    return ModelSettings(name=model) if isinstance(model, str) else model
+
+
+@contextmanager
+def share_shown(progress: Callable | None) -> Iterator[Callable[[Any], None]]:
+    """The callback given, or a bar."""
+    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
+
+        def show(now: Any) -> None:
+            bar.set_description(now.what)
+            bar.update(round(100 * now.share) - bar.n)
+
+        yield progress or show

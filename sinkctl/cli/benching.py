@@ -1,0 +1,144 @@
+"""`sinkctl bench SUITE…`: run one suite after the other, say what regressed; and saved results side by side."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sinkctl.cli.build import MODEL, build
+from sinkctl.cli.conclude import show
+from sinkctl.cli.stopping import Stopping
+from sinkctl.errors import ThresholdError, UsageError
+
+FIELDS = {
+    "bench": MODEL | {
+        "shape": "shape", "rounds": "timing.rounds", "processes": "timing.processes", "threads": "timing.threads",
+        "seed": "timing.seed",
+    }
+}  # fmt: skip
+FIRST = "ci"  # the suite that runs where none is named
+KEPT = "result.json, report.html, summary.md, junit.xml, benchmark-smaller.json, benchmark-bigger.json"
+
+
+def run_suites(
+    suites: Sequence[str], flags: dict[str, Any], *, only: Sequence[str], assignments: Sequence[str],
+    output: Path | None, resume: Path | None, save_baseline: Path | None, baseline: Path | None, on_mismatch: str,
+    against: str | None, as_json: bool, quiet: bool, dry_run: bool,
+) -> None:  # fmt: skip
+    """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
+    if on_mismatch not in ("fail", "warn", "skip"):
+        raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
+    if baseline is not None and against is not None:
+        raise UsageError("--baseline and --against: hold it against a saved run or another version, not both")
+    names: list[str | None] = [None] if resume is not None else [_named(name) for name in suites or [FIRST]]
+    if resume is not None and suites:
+        raise UsageError(f"{suites[0]}: --resume takes the suite of the run it continues")
+    if len(names) > 1 and (save_baseline or baseline):
+        raise UsageError(f"a baseline is of one suite; {', '.join(suites)} are {len(names)}")
+    recipes = {}
+    for name in names:
+        recipe = build(flags, FIELDS, "bench", recipe=name, resume=resume, output=None, assignments=assignments)
+        suite = _suite(name, resume)
+        if suite in recipes:
+            raise UsageError(f"{suite}: named twice")
+        recipes[suite] = _only(recipe, only)
+    if not dry_run and save_baseline is not None and not save_baseline.absolute().parent.is_dir():
+        raise UsageError(f"--save-baseline {save_baseline}: no such folder")
+    broken = []
+    for suite, recipe in recipes.items():
+        if dry_run:
+            from sinkctl.cli.plan import show_benchmark
+
+            show_benchmark(recipe, as_json)
+            continue
+        here = resume or (output / suite if output is not None and len(recipes) > 1 else output)
+        broken += _run(
+            recipe, suite, output=here, resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
+            on_mismatch=on_mismatch, against=against, as_json=as_json, quiet=quiet,
+        )  # fmt: skip
+    if broken:
+        raise ThresholdError("; ".join(broken))
+
+
+def _run(
+    recipe, suite: str, *, output: Path | None, save_baseline: Path | None, as_json: bool, quiet: bool, **options: Any
+) -> list[str]:  # fmt: skip
+    """Run one suite and print it; what it breaks, in words."""
+    from rich.console import Console
+
+    from sinkctl.api import bench
+    from sinkctl.cli.progress import parts_shown
+    from sinkctl.report.benched_markdown import summary
+    from sinkctl.report.github import annotations
+    from sinkctl.result.baseline import save
+    from sinkctl.result.compare import Tolerance, broken, parse_gate
+    from sinkctl.result.environment import environment
+
+    words = Console(stderr=True, quiet=quiet)
+    stopping = Stopping("with --output, the sizes that are done are kept, and --resume goes on")
+    with parts_shown(words) as progress, stopping:
+        result = bench(recipe, name=suite, output=output, progress=progress, stop=stopping.asked, **options)
+    show(result, words, as_json=as_json, output=output, kept=KEPT)
+    if save_baseline is not None:
+        save(result, save_baseline)
+        words.print(f"baseline: {save_baseline}", highlight=False)
+    gates = [parse_gate(text) for text in recipe.fail_on]
+    compared = result.bench.baseline is not None
+    found = broken(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
+    if (page := os.environ.get("GITHUB_STEP_SUMMARY")) is not None:
+        with open(page, "a", encoding="utf-8") as file:
+            file.write(summary(result, environment()))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in annotations(result, found):
+            print(line)
+    return found
+
+
+def compare(files: Sequence[str], *, as_json: bool) -> None:
+    """`sinkctl bench compare A B…`: saved results (files, or run folders) side by side."""
+    import json
+
+    from rich.console import Console
+
+    from sinkctl.report.bench_compared import compared
+    from sinkctl.report.console import print_table
+    from sinkctl.result.baseline import read
+    from sinkctl.result.store import RESULT
+
+    if len(files) < 2:
+        raise UsageError("sinkctl bench compare A B…: name two saved results or more, files or run folders")
+    paths = [Path(name) / RESULT if Path(name).is_dir() else Path(name) for name in files]
+    table = compared([read(path) for path in paths], list(files))
+    if as_json:
+        print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))
+    else:
+        print_table(table, Console())
+
+
+def _named(name: str) -> str:
+    """A suite by its own name, ci, is the built-in recipe bench/ci; whatever else stays."""
+    from sinkctl.recipe.named import built_in, find
+
+    if not Path(name).is_file() and f"bench/{name}" in built_in():
+        return f"bench/{name}"
+    find(name)
+    return name
+
+
+def _suite(name: str | None, resume: Path | None) -> str:
+    return Path(name).stem if name is not None else resume.resolve().name
+
+
+def _only(recipe, cases: Sequence[str]):
+    """The recipe with these cases alone."""
+    if not cases:
+        return recipe
+    from sinkctl.recipe.load import suggest
+
+    known = [case.label for case in recipe.cases]
+    for name in cases:
+        if name not in known:
+            raise UsageError(f"--only {name}: no such case{suggest(name, known)}")
+    gates = tuple(gate for gate in recipe.fail_on if gate.split(".")[0] in cases)
+    kept = tuple(case for case in recipe.cases if case.label in cases)
+    return recipe.model_copy(update={"cases": kept, "fail_on": gates})

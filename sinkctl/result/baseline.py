@@ -1,0 +1,79 @@
+"""Baselines: the result of an earlier benchmark in a file, and whether this run may be compared with it."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sinkctl.errors import BaselineError, UsageError
+from sinkctl.result.bench import BenchDetail, Machine
+from sinkctl.result.compare import Gate, Tolerance, rows_meant
+from sinkctl.result.schema import SCHEMA_VERSION, Result
+from sinkctl.result.store import RESULT
+
+
+def save(result: Result, path: str | Path) -> None:
+    """Write the result of a benchmark, whole or not at all; UsageError where that cannot be."""
+    assert result.bench is not None
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def read(path: str | Path) -> Result:
+    """A result.json of a benchmark, or the run folder it lies in; BaselineError for anything else."""
+    path = Path(path)
+    path = path / RESULT if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BaselineError(f"baseline {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise BaselineError(f"baseline {path}: is no JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("task") != "bench" or not data.get("bench"):
+        raise BaselineError(f"baseline {path}: is not the result of `sinkctl bench`")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BaselineError(
+            f"baseline {path}: is of schema version {version}, this sinkctl reads {SCHEMA_VERSION}; measure it again"
+        )
+    try:
+        return Result.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BaselineError(f"baseline {path}: is damaged ({where}: {first['msg']}); measure it again") from error
+
+
+def mismatch(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate] = ()) -> list[str]:
+    """Why the two may not be compared, one phrase a reason: another machine, or gated rows that `before` lacks."""
+    return [*_machines(now.machine, before.machine), *_rows(now, before, gates)]
+
+
+def _machines(now: Machine, before: Machine) -> Iterator[str]:
+    here, there = ({**m.model_dump(exclude={"versions"}), **m.versions} for m in (now, before))
+    for name in dict.fromkeys([*here, *there]):
+        if here.get(name) != there.get(name):
+            yield f"{name} was {there.get(name) or 'absent'}, here {here.get(name) or 'absent'}"
+
+
+def _rows(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate]) -> Iterator[str]:
+    earlier = {row.name: row for row in before.rows}
+    gated = [row for gate in gates if isinstance(gate, Tolerance) for row in rows_meant(now.rows, gate.metric)]
+    for row in {row.name: row for row in gated}.values():
+        old = earlier.get(row.name)
+        if old is None:
+            yield f"{row.name} is not in the baseline"
+            continue
+        for key in dict.fromkeys([*row.size, *old.size]):
+            if row.size.get(key) != old.size.get(key):
+                yield f"{row.name} had {key} {old.size.get(key, 'unset')}, here {row.size.get(key, 'unset')}"
+        if (row.unit, row.better) != (old.unit, old.better):
+            yield f"{row.name} was in {old.unit}, {old.better} is better; here in {row.unit}, {row.better} is better"

@@ -1,0 +1,25 @@
+"""The cases, one a file: `sizes(case)` → label → size, `group(case, subject, size)` → the ways of that size."""
+
+from sinkctl.tasks.bench.cases import (
+    decode,
+    kernel,
+    measure,
+    memory,
+    quality,
+    retrieval,
+    stream,
+    tasks,
+    train,
+)
+
+CASES = {
+    "stream": stream,
+    "decode": decode,
+    "memory": memory,
+    "measure": measure,
+    "train": train,
+    "kernel": kernel,
+    "quality": quality,
+    "retrieval": retrieval,
+    "tasks": tasks,
+}

@@ -1,0 +1,80 @@
+"""Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
+
+from sinkctl.cache.policies import Dense, Policy, Recompute, SinkWindow, SlidingWindow
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.recipe.bench import QualityCase
+from sinkctl.recipe.schema import StreamRecipe, TextSettings
+from sinkctl.result.bench import OURS
+from sinkctl.result.stream import PolicyScore
+from sinkctl.tasks.bench.subject import Subject
+from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.stream import run
+
+ALL = "all"  # the cache of `dense`
+
+
+def sizes(case: QualityCase) -> dict[str, Size]:
+    """One entry a policy; sinks that leave no window in a cache are left out."""
+    found: dict[str, Size] = {
+        f"{sinks}+{cache - sinks}": {"sinks": sinks, "window": cache - sinks, "cache": cache}
+        for cache in case.caches
+        for sinks in case.sinks
+        if sinks < cache
+    }
+    if not found:
+        raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
+    if "dense" in case.peers:
+        found["dense"] = {"cache": ALL}
+    if "recompute" in case.peers:
+        found |= {f"recompute-{cache}": {"cache": cache} for cache in case.caches}
+    return found
+
+
+def group(case: QualityCase, subject: Subject, size: Size) -> Group:
+    """The perplexity of one policy; the first call streams the text under all of them."""
+    policy = _policy(case, size, subject.loaded.context)
+    score = _scores(case, subject)[policy.label]
+    if score.common_perplexity is None:
+        raise TextError(f"{case.label}: no token was scored by every policy; leave out a peer, or raise its limit")
+    detail = {
+        "tokens": score.common_tokens,
+        "own_perplexity": score.perplexity,
+        "own_tokens": score.tokens,
+        "extrapolates_from": score.extrapolates_from,
+    }
+    way = OURS if "sinks" in size else policy.kind
+    reading = Reading(way, "perplexity", "perplexity", "lower", score.common_perplexity, detail)
+    shorter = isinstance(policy, Recompute) and policy.window < size["cache"]
+    choices = {"recompute": f"{policy.window} tokens: with the query the model's context"} if shorter else {}
+    return Group(readings=[reading], choices=choices)
+
+
+def _scores(case: QualityCase, subject: Subject) -> dict[str, PolicyScore]:
+    """By the policy's label, over the whole text; remembered by the subject."""
+    key = case.model_dump_json()
+    if key not in subject.kept:
+        loaded = subject.loaded
+        if loaded.tokenizer is None:
+            raise ModelError(f"{loaded.name} has no tokenizer, so no text to score; give a checkpoint instead")
+        policies = [_policy(case, size, loaded.context) for size in sizes(case).values()]
+        recipe = StreamRecipe(
+            model=subject.recipe.model,
+            text=TextSettings(files=case.files),
+            policies=tuple({policy.label: policy for policy in policies}.values()),
+            limit=case.limit,
+        )
+        outcome = run(recipe, loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
+        subject.kept[key] = {score.label: score for score in outcome.result.stream.policies}
+    return subject.kept[key]
+
+
+def _policy(case: QualityCase, size: Size, context: int | None) -> Policy:
+    """What a size stands for; recomputation re-encodes no more than the model's context."""
+    if size["cache"] == ALL:
+        return Dense()
+    if "sinks" not in size:
+        longest = size["cache"] if context is None else min(size["cache"], context - 1)
+        return Recompute(sinks=0, window=longest, every=case.every)
+    if not size["sinks"]:
+        return SlidingWindow(window=size["window"])
+    return SinkWindow(sinks=size["sinks"], window=size["window"])

@@ -1,0 +1,33 @@
+"""Lines to be remembered: exact answers in percent, by policy and by how many lines back they stand."""
+
+from sinkctl.recipe.bench import RetrievalCase
+from sinkctl.recipe.schema import LineSettings, QuestionsRecipe
+from sinkctl.result.bench import OURS
+from sinkctl.tasks.bench.caches import label_of, policy_of
+from sinkctl.tasks.bench.subject import Subject
+from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.questions import run
+
+
+def sizes(case: RetrievalCase) -> dict[str, Size]:
+    """One entry a policy and distance; UsageError names a policy that is none."""
+    pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
+    return {label_of(cache, f"back={back}"): {"policy": cache, "back": back} for cache, back in pairs}
+
+
+def group(case: RetrievalCase, subject: Subject, size: Size) -> Group:
+    """Exact match of one policy at one distance; the detail tells answers in the cache from those that have left it."""
+    lines = LineSettings(
+        count=case.lines,
+        every=case.every,
+        back=(size["back"],),
+        digits=case.digits,
+        seed=subject.recipe.timing.seed,
+    )
+    recipe = QuestionsRecipe(model=subject.recipe.model, lines=lines, policies=(policy_of(size["policy"]),))
+    result = run(recipe, subject.loaded, progress=lambda now: subject.told(case.label, now.share or 0.0)).result
+    (score,) = result.questions.policies
+    detail = score.model_dump(include={"asked", "inside_asked", "inside_exact", "outside_asked", "outside_exact"})
+    detail |= score.groups[0].model_dump(include={"inside", "tokens_back"})
+    reading = Reading(OURS, "exact_match", "%", "higher", 100 * score.exact / score.asked, detail)
+    return Group(readings=[reading])

@@ -1,0 +1,52 @@
+"""Tasks of lm-evaluation-harness, put to the model while it streams under a cache policy."""
+
+from importlib.util import find_spec
+from math import isfinite
+from typing import Any
+
+from sinkctl.errors import UsageError
+from sinkctl.recipe.bench import TasksCase
+from sinkctl.result.bench import OURS
+from sinkctl.tasks.bench.caches import label_of, policy_of
+from sinkctl.tasks.bench.subject import Subject
+from sinkctl.tasks.bench.way import Group, Reading, Size
+
+BETTER = {True: "higher", False: "lower", None: "neither"}
+
+
+def sizes(case: TasksCase) -> dict[str, Size]:
+    """One entry a policy and task; UsageError names a policy that is none."""
+    pairs = [(cache, task) for cache in case.caches for task in case.tasks if policy_of(cache)]
+    return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
+
+
+def group(case: TasksCase, subject: Subject, size: Size) -> Group:
+    """Every metric of the task, as the harness computes it."""
+    if find_spec("lm_eval") is None:
+        raise UsageError("tasks need lm-evaluation-harness: pip install 'sinkctl[eval]'")
+    from sinkctl.tasks.bench.harness import SinkctlLM, evaluate
+
+    subject.told(f"{case.label}: {size['task']}", 0.0)
+    lm = SinkctlLM(subject.loaded, policy_of(size["policy"]))
+    return Group(readings=readings(evaluate(lm, size["task"], case.include, case.limit)))
+
+
+def readings(found: dict[str, Any]) -> list[Reading]:
+    """The harness' `metric,filter` entries; a filter that is not `none` is part of the name."""
+    results, read = found["results"], []
+    for key, value in results.items():
+        metric, comma, filtered = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)) or not isfinite(value):
+            continue
+        stderr = results.get(f"{metric}_stderr,{filtered}")
+        detail = {"stderr": stderr if isinstance(stderr, float) else None, "samples": found["samples"]}
+        name = label_of(metric if filtered == "none" else f"{metric}-{filtered}")
+        better = BETTER[found["higher_is_better"].get(metric)]
+        read.append(Reading(OURS, name, _unit(metric), better, float(value), detail))
+    return read
+
+
+def _unit(metric: str) -> str:
+    if metric.endswith("perplexity"):
+        return "perplexity"
+    return "bits" if metric.startswith("bits_per") else ""

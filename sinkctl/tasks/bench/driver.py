@@ -1,0 +1,168 @@
+"""Which process measures what, in which order: lanes (versions) take turns, groups come one after the other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sinkctl.errors import Interrupted
+from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.tasks.bench.cases import CASES
+from sinkctl.tasks.bench.process import Worker
+
+HERE = "here"  # the lane of this version
+
+
+class Key(NamedTuple):
+    """A case at a size."""
+
+    case: int
+    label: str
+
+
+class Progress(NamedTuple):
+    """What is under way, and the share of the whole that is done."""
+
+    what: str
+    share: float
+
+
+@dataclass
+class Found:
+    """What one lane measured of one case at one size: what `Session.open` said, and seconds a call by process."""
+
+    opened: dict[str, Any]
+    seconds: dict[str, list[list[float]]] = field(default_factory=dict)  # way → process → round
+
+
+@dataclass
+class Collected:
+    """Everything measured so far; plain data in and out, so that a stopped run goes on."""
+
+    found: dict[str, dict[Key, Found]] = field(default_factory=dict)  # by lane
+    facts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by lane, of every process
+    done: set[tuple[int, Key]] = field(default_factory=set)  # (process, key)
+
+    def dump(self) -> dict[str, Any]:
+        return {
+            "found": {
+                lane: [[*key, vars(found)] for key, found in of_lane.items()] for lane, of_lane in self.found.items()
+            },
+            "facts": self.facts,
+            "done": [[process, *key] for process, key in sorted(self.done)],
+        }
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> "Collected":
+        found = {
+            lane: {Key(case, label): Found(**kept) for case, label, kept in items}
+            for lane, items in data["found"].items()
+        }
+        return cls(found, data["facts"], {(process, Key(case, label)) for process, case, label in data["done"]})
+
+
+class Driver:
+    """Takes a recipe's measurements, in this version and perhaps another."""
+
+    def __init__(
+        self, recipe: BenchRecipe, pythons: dict[str, str], *, progress: Callable[[Progress], None],
+        stop: Callable[[], bool], save: Callable[[Collected], None] = lambda collected: None,
+        met: Callable[[dict[str, Any]], None] = lambda facts: None,
+    ):  # fmt: skip
+        """`pythons` has an interpreter for each lane, HERE first.
+
+        `met` sees what the machine is before anything is measured, `save` what there is after every group.
+        """
+        self.recipe, self.pythons = recipe, pythons
+        self._plain = recipe.model_dump(mode="json")
+        self._progress, self._stop, self._save, self._met = progress, stop, save, met
+
+    def keys(self) -> list[Key]:
+        """Every case at each of its sizes."""
+        return [
+            Key(number, label)
+            for number, case in enumerate(self.recipe.cases)
+            for label in CASES[case.kind].sizes(case)
+        ]
+
+    def collect(self, collected: Collected, keys: Sequence[Key], what: str = "") -> Collected:
+        """Measure `keys` in every process, what is done already left out; Interrupted where asked to stop."""
+        processes = self.recipe.timing.processes
+        total, past = processes * len(keys), 0
+        for process in range(processes):
+            for keys_of_worker in self._workers(keys):
+                wanted = [key for key in keys_of_worker if (process, key) not in collected.done]
+                past += len(keys_of_worker) - len(wanted)
+                if process:  # what is not timed comes out the same in every process
+                    untimed = [key for key in wanted if not collected.found[HERE][key].opened["ways"]]
+                    past += len(untimed)
+                    wanted = [key for key in wanted if key not in untimed]
+                if not wanted:
+                    continue
+                with ExitStack() as stack:
+                    told = self._telling(what, past / total, 1 / total)
+                    workers = {}
+                    for lane, python in self.pythons.items():
+                        workers[lane] = stack.enter_context(Worker(self._plain, python=python, name=lane, told=told))
+                        facts = collected.facts.setdefault(lane, [])
+                        facts.append(workers[lane].ask("facts", measured=lane == HERE and not facts))
+                    self._met(collected.facts[HERE][-1])
+                    for key in wanted:
+                        self._group(workers, key, process, collected, what, past / total, 1 / total)
+                        collected.done.add((process, key))
+                        past += 1
+                        self._save(collected)
+        self._progress(Progress("done", 1.0))
+        return collected
+
+    def _workers(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
+        """Keys that share a process; a case that measures the process itself has one for each size."""
+        shared: list[Key] = []
+        for key in keys:
+            if getattr(CASES[self.recipe.cases[key.case].kind], "FRESH", False):
+                yield [key]
+            else:
+                shared.append(key)
+        if shared:
+            yield shared
+
+    def _group(
+        self, workers: dict[str, Worker], key: Key, process: int, collected: Collected, what: str, share: float,
+        step: float,
+    ) -> None:  # fmt: skip
+        name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
+        self._progress(Progress(f"{name}: building", share))
+        found = {}
+        for lane, worker in workers.items():
+            self._asked_to_stop()
+            found[lane] = Found(worker.ask("open", number=key.case, label=key.label))
+        rounds = self.recipe.timing.rounds if found[HERE].opened["ways"] else 0
+        for number in range(rounds):
+            lanes = list(workers) if number % 2 == 0 else list(workers)[::-1]
+            for lane in lanes:
+                self._asked_to_stop()
+                for way, seconds in workers[lane].ask("round").items():
+                    of_way = found[lane].seconds.setdefault(way, [[]])
+                    of_way[0].append(seconds)
+            self._progress(Progress(f"{name}: round {number + 1} of {rounds}", share + step * (number + 1) / rounds))
+        for lane, worker in workers.items():
+            worker.ask("close")
+            kept = collected.found.setdefault(lane, {})
+            if process == 0:
+                kept[key] = found[lane]
+            else:
+                for way, samples in found[lane].seconds.items():
+                    kept[key].seconds.setdefault(way, []).extend(samples)
+
+    def _telling(self, what: str, share: float, step: float) -> Callable[[str, float], None]:
+        """What a worker says of the group it builds; where asked to stop, it is not waited for."""
+
+        def told(said: str, part: float) -> None:
+            self._asked_to_stop()
+            self._progress(Progress(f"{what}{said}", share + step * part))
+
+        return told
+
+    def _asked_to_stop(self) -> None:
+        if self._stop():
+            raise Interrupted("stopped")

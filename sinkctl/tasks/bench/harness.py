@@ -1,0 +1,218 @@
+"""Our streams as a model of lm-evaluation-harness; importing this needs the `eval` extra. T tokens, V vocabulary."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from copy import copy
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.tasks import TaskManager
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.head import last_logits
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import auto_chunk
+from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.tasks.generate.generation import decoder_for
+from sinkctl.tasks.generate.settle import can_capture, end_of_sequence
+from sinkctl.tasks.questions.lane import GREEDY
+from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+
+LONGEST = 256  # tokens generated where a task does not say, as the harness has it
+RESAMPLES = 1000  # of bootstrapped standard errors
+SAMPLED = ("temperature", "top_k", "top_p")
+LOGITS = 1 << 26  # alive at once: 256 MiB in float32
+
+
+class SinkctlLM(TemplateLM):
+    """A loaded model under a cache policy: texts are streamed whole, never cut to a context length.
+
+    Special tokens are those the tokenizer adds. What stands before a text's first token where something must, is BOS,
+    or where a tokenizer has none its end-of-sequence token.
+    """
+
+    def __init__(self, loaded: LoadedModel, policy: Policy):
+        """ModelError where the model has no tokenizer."""
+        super().__init__()
+        if loaded.tokenizer is None:
+            raise ModelError(f"{loaded.name} has no tokenizer, so no task can be put to it; give a checkpoint instead")
+        self.loaded, self.tokenizer = loaded, loaded.tokenizer
+        self.policy, _ = policy.resolve(loaded.context)
+        self._chunk, _ = auto_chunk(loaded)
+
+    @property
+    def eot_token_id(self) -> int | None:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        prefix = self.loaded.bos_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+        prefix = self.eot_token_id if prefix is None else prefix
+        if prefix is None:
+            raise ModelError(f"{self.loaded.name} has no BOS or end-of-sequence token to put before a text")
+        return prefix
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.loaded.name.replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """With the special tokens the tokenizer adds, unless the text brings BOS itself."""
+        if add_special_tokens is None:
+            add_special_tokens = not has_bos_prefix(string, self.tokenizer.bos_token)
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """ln p of every token of each text, streamed: what `sinkctl stream` scores, in nats and summed."""
+        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
+        return [-float(self._losses([self.prefix_token_id, *ids], len(ids)).sum()) for ids in texts]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Go on from each context until a stop string, an end of sequence, or the longest a task allows."""
+        asked = [request.args for request in requests]
+        asked = [(self.tok_encode(text), normalize_gen_kwargs(given, LONGEST)) for text, given in asked]
+        capacity = max(len(ids) + wanted["max_gen_toks"] for ids, wanted in asked)
+        decoders: dict[SamplingSettings, tuple] = {}
+        texts = []
+        for ids, wanted in asked:
+            sampling = self._sampling(wanted)
+            if sampling not in decoders:
+                decoders[sampling] = self._decoder(sampling, capacity)
+            decoder, (data, tensors) = decoders[sampling]
+            decoder.restore(data | {"sampler": decoder.sampler.state()}, tensors)
+            texts.append(self._continued(decoder, ids, wanted))
+        return texts
+
+    def _loglikelihood_tokens(self, requests: list, **_: Any) -> list[tuple[float, bool]]:
+        found = []
+        for _texts, context, continuation in requests:
+            greedy: list[bool] = []
+            losses_T = self._losses([*context, *continuation], len(continuation), greedy)
+            found.append((-float(losses_T.sum()), all(greedy)))
+        return found
+
+    def _losses(self, ids: list[int], last: int, greedy: list[bool] | None = None) -> np.ndarray:
+        """NLL of the `last` tokens of a text in nats, float64; `greedy` is told of each whether it is the likeliest."""
+        ids_T = torch.tensor(ids)
+        scorer = scorer_for(self.loaded, self.policy, bos=ids[0] == self.loaded.bos_id)
+        edge = len(ids) - 1 - last
+        for ids_C, target_C in self._blocks(ids_T[: edge + 1]):
+            scorer.step(ids_C, target_C)
+        with nullcontext() if greedy is None else _watched(scorer, greedy):
+            losses = [scorer.step(ids_C, target_C) for ids_C, target_C in self._blocks(ids_T[edge:])]
+        losses_T = np.concatenate([np.empty(0), *losses])
+        if not np.isfinite(losses_T).all():
+            raise ModelError(f"{self.policy.label}: a text of {len(ids):,} tokens is longer than the model's context")
+        return losses_T
+
+    def _blocks(self, ids_T: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens and those after them, a chunk at a time."""
+        if len(ids_T) < 2:
+            return iter(())
+        return zip(ids_T[:-1].split(self._chunk), ids_T[1:].split(self._chunk), strict=True)
+
+    def _sampling(self, wanted: dict[str, Any]) -> SamplingSettings:
+        unknown = set(wanted) - {*SAMPLED, "until", "do_sample", "max_gen_toks"}
+        if unknown:
+            raise UsageError(f"the task asks to generate with {', '.join(sorted(unknown))}, which is not supported")
+        if not wanted["do_sample"]:
+            return GREEDY
+        temperature, top_k, top_p = (wanted.get(name) for name in SAMPLED)
+        return SamplingSettings(temperature=temperature or 1.0, top_k=top_k or None, top_p=top_p or 1.0)
+
+    def _decoder(self, sampling: SamplingSettings, capacity: int) -> tuple:
+        graph, _ = can_capture(self.loaded, self.policy)
+        settings = GenerateRecipe(sampling=sampling, graph=graph, compile=False)
+        dense = capacity if self.policy.kind == "dense" else None
+        decoder = decoder_for(self.loaded, self.policy, settings, 1, dense, self.loaded.uses_bos)
+        return decoder, decoder.state()
+
+    def _continued(self, decoder: Any, ids: list[int], wanted: dict[str, Any]) -> str:
+        ends, until, text = end_of_sequence(self.loaded), wanted["until"], ""
+        new = [int(decoder.feed([torch.tensor(ids or [self.prefix_token_id])], self._chunk)[0])]
+        while new[-1] not in ends:
+            text = self.tokenizer.decode(new, skip_special_tokens=True)
+            if len(new) >= wanted["max_gen_toks"] or any(stop and stop in text for stop in until):
+                break
+            new.append(int(decoder.step()[0]))
+        return postprocess_generated_text(text, until, None)
+
+
+def evaluate(lm: SinkctlLM, task: str, include: str | None, limit: int | None) -> dict[str, Any]:
+    """What the harness says of one task or group: `results` and `higher_is_better`, by metric."""
+    try:
+        manager = _tasks(include)
+        if task not in manager.all_tasks:
+            close = get_close_matches(task, manager.all_tasks, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
+            raise UsageError(f"tasks: {task}: no such task; {hint}")
+        with _quiet():
+            found = simple_evaluate(
+                lm, tasks=[task], limit=limit, task_manager=manager, bootstrap_iters=RESAMPLES, log_samples=False
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:  # what data sets and task files raise
+        said = " ".join(str(error).split())[:300]
+        raise TextError(f"tasks: {task}: {type(error).__name__}: {said}") from error
+    if task not in found["results"]:
+        names = ", ".join(found["results"])
+        raise UsageError(f"tasks: {task} stands for several tasks; name them: {names}")
+    return {
+        "results": found["results"][task],
+        "higher_is_better": found["higher_is_better"].get(task, {}),
+        "samples": found["n-samples"].get(task, {}).get("effective"),
+    }
+
+
+@cache
+def _tasks(include: str | None) -> TaskManager:
+    """Tasks of the harness and of a folder; an index of 14,000 files, so made once."""
+    return TaskManager(include_path=include)
+
+
+@contextmanager
+def _watched(scorer: Scorer, greedy: list[bool]) -> Iterator[None]:
+    """Tell `greedy`, for every loss computed inside, whether its target is the likeliest token."""
+    model, own = scorer.loaded.model, scorer._losses
+    step = max(1, LOGITS // model.get_input_embeddings().num_embeddings)
+
+    def losses(output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
+        every_TD, ids_T, target_T = output.last_hidden_state.flatten(0, 1), ids_BT.flatten(), target_BT.flatten()
+        for start in range(0, len(ids_T), step):
+            part, answer = slice(start, start + step), copy(output)
+            answer.last_hidden_state = every_TD[part, None]
+            logits_TV = last_logits(model, answer, ids_T[part, None])
+            greedy.extend((logits_TV.argmax(-1) == target_T[part].to(logits_TV.device)).tolist())
+        return own(output, ids_BT, target_BT)
+
+    scorer._losses = losses
+    try:
+        yield
+    finally:
+        del scorer._losses
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness prints, and bootstraps in forked processes: neither suits a worker that answers on its output."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before

@@ -1,0 +1,81 @@
+"""The other end of a worker: starts it, asks, and ends it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import sinkctl.errors
+from sinkctl.errors import SinkctlError
+
+PROTOCOL = 1  # of the questions and answers; another version may have another
+
+
+class Worker:
+    """A worker process at work on a recipe; use it in a `with`."""
+
+    def __init__(
+        self, recipe: dict[str, Any], *, python: str = sys.executable, name: str = "",
+        told: Callable[[str, float], None] = lambda what, share: None,
+    ):  # fmt: skip
+        """`python` is the interpreter, of another version's environment if need be; `name` is said in errors."""
+        self._told, self._name = told, name
+        threads = recipe["timing"].get("threads")
+        environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+        debug = os.environ.get("SINKCTL_DEBUG") == "1"
+        # -P: the folder one happens to stand in is not looked into for packages.
+        self._process = subprocess.Popen(
+            [python, "-P", "-m", "sinkctl.tasks.bench.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if debug else subprocess.DEVNULL,
+            text=True, encoding="utf-8", env=environment,
+        )  # fmt: skip
+        try:
+            protocol = self.ask("start", recipe=recipe)
+            if protocol != PROTOCOL:
+                raise SinkctlError(f"{name}: measures differently (protocol {protocol}, here {PROTOCOL})")
+        except BaseException:
+            self.end()
+            raise
+
+    def ask(self, do: str, **request: Any) -> Any:
+        """Its answer; SinkctlError of the kind it raised, or what ended it."""
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if "told" in message:
+                self._told(*message["told"])
+            elif "error" in message:
+                kind = getattr(sinkctl.errors, message["kind"] or "", None)
+                if kind is None:
+                    raise self._died(message["error"])
+                raise kind(message["error"])
+            else:
+                return message["answer"]
+        raise self._died()
+
+    def end(self) -> None:
+        """Kill it: nothing it holds is worth waiting for."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end()
+
+    def _died(self, said: str | None = None) -> SinkctlError:
+        who = f"the process that measures {self._name}".strip()
+        if said is None:
+            status = self._process.wait()
+            said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            said += " (killed for memory?)" if status == -9 else ""
+        return SinkctlError(f"{who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")

@@ -1,0 +1,181 @@
+"""Run a benchmark: measure, hold it against a baseline, and measure again what seems to have regressed."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sinkctl import __version__
+from sinkctl.errors import BaselineError, Interrupted
+from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.result.baseline import mismatch, read
+from sinkctl.result.bench import BenchDetail, Change, Machine
+from sinkctl.result.compare import Gate, Tolerance, check_names, gate_names, parse_gate
+from sinkctl.result.record import ModelReport
+from sinkctl.result.regression import changes
+from sinkctl.result.schema import Result
+from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.tasks.bench.against import checkout
+from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
+from sinkctl.tasks.bench.outcome import detail_of, measurements
+from sinkctl.tasks.bench.verdict import verdict
+
+Mismatch = Literal["fail", "warn", "skip"]
+THERE = "there"  # the lane of the version it is held against
+
+
+@dataclass
+class _Against:
+    """What a run is held against: a saved result, or another version in the same run."""
+
+    name: str | None = None
+    saved: BenchDetail | None = None
+    on_mismatch: Mismatch = "fail"
+    notes: list[str] = field(default_factory=list)
+    skipped: bool = False
+
+    def check(self, now: BenchDetail, gates: Sequence[Gate] = ()) -> None:
+        """BaselineError, a note, or no comparison at all where the saved run is no match."""
+        different = [] if self.saved is None or self.skipped else mismatch(now, self.saved, gates)
+        if not different:
+            return
+        said = f"{self.name}: the baseline is of another run: {'; '.join(different)}"
+        if self.on_mismatch == "fail":
+            raise BaselineError(f"{said}. Make a new one with --save-baseline, or see --on-mismatch and --against")
+        self.skipped = self.on_mismatch == "skip"
+        self.notes = [f"{said}. {'Not compared' if self.skipped else 'Compared all the same'}."]
+
+
+def run(
+    recipe: BenchRecipe,
+    *,
+    suite: str = "bench",
+    output: str | Path | None = None,
+    resume: bool = False,
+    baseline: str | Path | None = None,
+    on_mismatch: Mismatch = "fail",
+    against: str | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+) -> Result:
+    """Measure every case of the recipe; with `output`, keep a run folder there and, with `resume`, go on with it.
+
+    `baseline` is a saved result, `against` a git ref that is timed in turns with this version. What fails a relative
+    threshold is measured once more before it counts. Thresholds are judged in the Result, not raised. `stop` is asked
+    between rounds: what is done is kept, and Interrupted raised. Raises BaselineError for a baseline that does not fit.
+    """
+    began = time.monotonic()
+    gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
+    cases = [case.label for case in recipe.cases]
+    check_names([parse_gate(text)._replace(metric=text.partition(".")[0]) for text in recipe.fail_on], cases)
+    before = _Against(None if baseline is None else str(baseline), on_mismatch=on_mismatch)
+    if baseline is not None:
+        before.saved = read(baseline).bench
+    folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
+    collected = Collected.load(folder.load_state()[0]["collected"]) if resume else Collected()
+    if folder is not None and not resume:
+        folder.write_recipe(recipe.model_dump(mode="json"))
+
+    def save(now: Collected) -> None:
+        if folder is not None:
+            folder.save_state({"step": len(now.done), "collected": now.dump()}, {})
+
+    def told(what: str) -> None:
+        progress(Progress(what, 0.0))
+
+    def met(facts: dict[str, Any]) -> None:
+        """Another machine than the baseline's is known before anything is measured."""
+        before.check(BenchDetail(suite=suite, machine=Machine(**facts["machine"]), rates=[], rows=[]))
+
+    with nullcontext() if against is None else checkout(against, told=told) as other:
+        pythons = {HERE: sys.executable}
+        if other is not None:
+            pythons[THERE] = other.python
+            before.name = f"{against} ({other.commit[:12]})"
+        driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
+        try:
+            driver.collect(collected, driver.keys())
+            detail, found = _judged(recipe, suite, collected, gates, before)
+            _check_names(recipe, detail)
+            suspects = [change.name for change in found if change.failed]
+            if suspects:
+                again = Collected()
+                driver = Driver(recipe, pythons, progress=progress, stop=stop)
+                driver.collect(again, _keys(recipe, detail, suspects, driver.keys()), "once more: ")
+                for lane, of_lane in again.found.items():
+                    collected.found[lane] |= of_lane
+                detail, found = _judged(recipe, suite, collected, gates, before)
+                found = [change.model_copy(update={"reran": change.name in suspects}) for change in found]
+        except Interrupted as error:
+            kept = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
+            raise Interrupted(f"stopped after {len(collected.done)} sizes of cases; {kept}") from error
+    detail = detail.model_copy(update={"changes": found, "baseline": None if before.skipped else before.name})
+    result = _result(recipe, detail, collected, before, gates, time.monotonic() - began)
+    if folder is not None:
+        folder.write_json(ENVIRONMENT, collected.facts[HERE][-1]["environment"])
+        finish(folder, result)
+        folder.write_result(result)
+        folder.drop_state()
+    return result
+
+
+def _judged(
+    recipe: BenchRecipe, suite: str, collected: Collected, gates: list[Tolerance], before: _Against
+) -> tuple[BenchDetail, list[Change]]:  # fmt: skip
+    """What was measured, and how it changed; BaselineError where it cannot be compared."""
+    detail, seed = detail_of(recipe, suite, collected, HERE), recipe.timing.seed
+    if THERE in collected.found:
+        other = detail_of(recipe, suite, collected, THERE)
+        return detail, changes(detail, other, gates, paired=True, seed=seed)
+    if before.saved is None:
+        return detail, []
+    before.check(detail, gates)
+    if before.skipped:
+        return detail, []
+    return detail, changes(detail, before.saved, gates, paired=False, seed=seed)
+
+
+def _check_names(recipe: BenchRecipe, detail: BenchDetail) -> None:
+    """UsageError for a threshold on what was not measured."""
+    gates, names = list(map(parse_gate, recipe.fail_on)), gate_names(detail.rows)
+    check_names([gate for gate in gates if isinstance(gate, Tolerance)], names)
+    names += [measurement.name for measurement in measurements(detail.rows)]
+    check_names([gate for gate in gates if not isinstance(gate, Tolerance)], names)
+
+
+def _keys(recipe: BenchRecipe, detail: BenchDetail, names: list[str], keys: list[Key]) -> list[Key]:
+    """The cases and sizes of these rows."""
+    wanted = {(row.case, row.label) for row in detail.rows if row.name in names}
+    return [key for key in keys if (recipe.cases[key.case].label, key.label) in wanted]
+
+
+def _result(
+    recipe: BenchRecipe, detail: BenchDetail, collected: Collected, before: _Against, gates: list[Tolerance],
+    seconds: float,
+) -> Result:  # fmt: skip
+    facts = collected.facts[HERE][-1]
+    notes = list(before.notes)
+    choices = dict(facts["choices"])
+    for key, found in collected.found[HERE].items():
+        name = f"{recipe.cases[key.case].label} {key.label}"
+        choices |= {f"{name}: {what}": why for what, why in found.opened["choices"].items()}
+        notes += [f"{name}: {way} did not run: {why}" for way, why in found.opened["failed"].items()]
+    if gates and before.name is None:
+        notes.append("without a baseline the relative thresholds are not judged; --save-baseline makes one")
+    return Result(
+        task="bench",
+        sinkctl_version=__version__,
+        recipe=recipe.model_dump(mode="json"),
+        model=None if facts["model"] is None else ModelReport(**facts["model"]),
+        choices=choices,
+        seconds=seconds,
+        complete=True,
+        measurements=measurements(detail.rows),
+        verdict=verdict(detail),
+        notes=list(dict.fromkeys(notes)),
+        bench=detail,
+    )

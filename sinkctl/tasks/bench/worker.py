@@ -1,0 +1,59 @@
+"""A process of its own that measures: requests in, answers out, one JSON line each.
+
+`python -m sinkctl.tasks.bench.worker`; requests are `{"do": "start" | "facts" | "open" | "round" | "close", …}`,
+answers `{"answer": …}`, `{"error": …, "kind": …}`, and, before either, any number of `{"told": [what, share]}`.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from sinkctl.errors import SinkctlError
+from sinkctl.tasks.bench.process import PROTOCOL
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer until the requests end."""
+
+    def say(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    known: dict[str, Callable] = {}
+
+    def start(recipe: dict[str, Any]) -> int:
+        from transformers.utils import logging
+
+        from sinkctl.tasks.bench.session import Session
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        session = Session(recipe, lambda what, share: say({"told": [what, share]}))
+        known.update(facts=session.facts, open=session.open, round=session.round, close=session.close)
+        return PROTOCOL
+
+    known["start"] = start
+    for line in requests:
+        request = json.loads(line)
+        try:
+            say({"answer": known[request.pop("do")](**request)})
+        except SinkctlError as error:
+            say({"error": str(error), "kind": type(error).__name__})
+        except Exception as error:  # the other side has no traceback otherwise
+            traceback.print_exc()
+            say({"error": f"{type(error).__name__}: {error}", "kind": None})
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints does not end up among the answers
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

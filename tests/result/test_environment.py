@@ -1,0 +1,36 @@
+"""What a run ran on, as far as it can be known without a GPU."""
+
+import os
+from types import SimpleNamespace
+
+from sinkctl.result import environment
+from sinkctl.result.environment import machine
+
+UUID = "0d95a1a2-0000-1111-2222-333344445555"
+
+
+def test_a_gpu_is_found_by_its_uuid_among_what_nvidia_smi_lists(tmp_path, monkeypatch):
+    told = (
+        "GPU-ffff, 1.0, 1 MHz, 2 MHz, 3 W, 4",
+        f"GPU-{UUID}, 580.95.05, 345 MHz, 1980 MHz, [N/A], 31",
+    )
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\n" + "".join(f'echo "{line}"\n' for line in told))
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment._nvidia(SimpleNamespace(uuid=UUID)) == {
+        "driver": "580.95.05",
+        "sm_clock": "345 MHz",
+        "sm_clock_max": "1980 MHz",
+        "temperature_celsius": "31",
+    }
+    assert environment._nvidia(SimpleNamespace(uuid="another")) == {}
+    script.write_text("#!/bin/sh\nexit 9\n")
+    assert environment._nvidia(SimpleNamespace(uuid=UUID)) == {}
+
+
+def test_a_machine_without_a_gpu_is_its_processor_and_how_many_of_it():
+    found = machine("cpu", "float32", "f00d")
+    assert found.device == f"{environment.processor()} × {os.cpu_count()}"
+    assert (found.threads, found.dtype, found.model) == (1, "float32", "f00d")
+    assert set(found.versions) == {"python", "torch", "transformers", "triton"}

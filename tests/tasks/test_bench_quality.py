@@ -1,0 +1,152 @@
+"""Perplexity and retrieval as benchmarks: the numbers of `stream` and `questions`, in a table and a picture."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from sinkctl import api
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
+from sinkctl.recipe.load import validate
+from sinkctl.report.quality import quality_svg, quality_table, retrieval_table
+from sinkctl.result.bench import BenchDetail, Machine, Row
+from sinkctl.tasks.bench.cases import quality, retrieval, tasks
+from sinkctl.tasks.bench.subject import Subject
+
+CASE = QualityCase(sinks=(0, 1, 4), caches=(64, 2), limit=1500, peers=("dense", "recompute"), every=50)
+
+
+def subject(case, **settings) -> Subject:
+    return Subject(validate({"task": "bench", "cases": [case.model_dump()], "model": {"device": "cpu"}, **settings}))
+
+
+def rows(case, module, of: Subject) -> list[Row]:
+    """All readings of a case, as the driver keeps them."""
+    found = []
+    for label, size in module.sizes(case).items():
+        for each in module.group(case, of, size).readings:
+            told = dict(metric=each.metric, unit=each.unit, better=each.better, detail=each.detail)
+            found.append(Row(case=case.label, label=label, size=size, way=each.way, samples=[[each.value]], **told))
+    return found
+
+
+def detail(found: list[Row]) -> BenchDetail:
+    machine = Machine(device="cpu", threads=1, dtype="float32", model="demo", versions={})
+    return BenchDetail(suite="quality", machine=machine, rates=[], rows=found)
+
+
+@pytest.fixture(scope="module")
+def scored() -> list[Row]:
+    return rows(CASE, quality, subject(CASE))
+
+
+def test_perplexities_are_those_of_the_stream_over_tokens_that_all_policies_scored(scored, demo):
+    policies = ["4+60", "1+63", "0+64", "1+1", "0+2", "dense"]
+    found = api.stream(model=demo, policies=policies, limit=1500, progress=lambda _: None)
+    common = np.arange(1500) % 50 == 0  # what recompute scores; BOS stands in front, so token 0 is the first target
+    for label in policies:
+        (row,) = [row for row in scored if row.label == label]
+        expected = np.exp(found.nll[label][common].astype(np.float64).mean())
+        assert row.value == pytest.approx(expected, rel=1e-5)
+        assert row.detail["own_perplexity"] == pytest.approx(found.result.measurement(f"{label}.perplexity").value)
+        assert row.detail["tokens"] == common.sum()
+
+
+def test_sinks_that_fill_the_cache_are_left_out_and_peers_stand_by_themselves(scored):
+    labels = ["0+64", "1+63", "4+60", "0+2", "1+1", "dense", "recompute-64", "recompute-2"]
+    assert [row.label for row in scored] == labels
+    assert [row.way for row in scored] == ["sinkctl"] * 5 + ["dense", "recompute", "recompute"]
+    with pytest.raises(UsageError, match="4 sinks leave no window"):
+        quality.sizes(QualityCase(sinks=(4,), caches=(4,)))
+
+
+def test_sinks_beat_none_on_the_demo_model():
+    case = QualityCase(sinks=(0, 4), caches=(64,), limit=4000, peers=())
+    bare, kept = rows(case, quality, subject(case))
+    assert kept.value < 0.95 * bare.value
+
+
+def test_the_text_is_streamed_once_for_all_sizes(monkeypatch):
+    case, runs = QualityCase(sinks=(0, 1), caches=(8,), limit=40, peers=()), []
+    real = quality.run
+    monkeypatch.setattr(quality, "run", lambda *args, **kwargs: runs.append(1) or real(*args, **kwargs))
+    assert len(rows(case, quality, subject(case))) == 2
+    assert len(runs) == 1
+
+
+def test_recomputation_takes_no_more_than_the_context():
+    case = QualityCase(sinks=(1,), caches=(512,), limit=40, peers=("recompute",))
+    group = quality.group(case, subject(case), {"cache": 512})
+    assert group.choices["recompute"].startswith("511 ")
+    assert group.readings[0].way == "recompute"
+
+
+def test_random_weights_have_no_perplexity():
+    with pytest.raises(ModelError, match="tiny has no tokenizer"):
+        rows(CASE, quality, subject(CASE, shape="tiny"))
+
+
+def test_the_table_has_a_row_a_number_of_sinks_and_a_column_a_cache(scored):
+    table = quality_table(detail(scored))
+    assert table.columns == ["sinks", "cache of 2", "cache of 64"]
+    assert [row[0] for row in table.rows] == ["0", "1", "4", "dense", "recompute"]
+    assert table.rows[2][1] == "–", "4 sinks do not fit a cache of 2"
+    assert table.rows[3][1] == table.rows[3][2], "dense has no size"
+    assert table.rows[3][1].endswith("†"), "1500 tokens exceed the context of 512"
+    by_label = {row.label: row.value for row in scored}
+    best = min(range(3), key=lambda y: by_label[["0+64", "1+63", "4+60"][y]])
+    assert (best, 2) in table.best
+    assert {x for _, x in table.best} == {1, 2}
+    assert quality_table(detail([])) is None
+
+
+def test_the_picture_has_a_line_a_cache_and_shows_hostile_names_as_text(scored):
+    hostile = [row.model_copy(update={"case": "<b>&"}) for row in scored]
+    root = ElementTree.fromstring(quality_svg(detail(scored + hostile)))
+    assert root.tag.endswith("svg")
+    titles = {element.text for element in root.iter() if element.tag.endswith("title")}
+    names = ["cache of 64", "cache of 2", "recompute 64", "recompute 2"]
+    assert titles >= {f"{case}: {name}" for case in ("quality", "<b>&") for name in names}
+    assert "quality: dense" not in titles, "beyond the context it is off the scale of the others"
+    assert not [element for element in root.iter() if element.tag.endswith("}b")]
+    assert quality_svg(detail(scored[:1])) is None
+
+
+def test_retrieval_counts_the_answers_that_questions_counts(demo):
+    case = RetrievalCase(caches=("0+64", "dense"), lines=20, back=(1, 15))
+    of = subject(case)
+    of.__dict__["loaded"] = demo
+    found = rows(case, retrieval, of)
+    assert [row.label for row in found] == ["0+64,back=1", "0+64,back=15", "dense,back=1", "dense,back=15"]
+    for row in found:
+        lines = {"count": 20, "every": 10, "back": [row.size["back"]]}
+        result = api.ask(model=demo, policies=row.size["policy"], lines=lines).result
+        assert row.value == 100 * result.measurement("exact_match").value
+        assert row.detail["asked"] == result.questions.questions
+    table = retrieval_table(detail(found))
+    assert table.columns == ["policy", "1", "15"]
+    assert table.rows[0][2].endswith("†"), "15 lines of 27 tokens have left a window of 64"
+    assert not table.rows[1][2].endswith("†")
+    assert quality_table(detail(found)) is None
+    assert retrieval_table(detail([])) is None
+
+
+def test_names_from_outside_make_labels_without_dots_or_colons():
+    case = TasksCase(tasks=("a.b:c",), caches=("recompute:4+60", "dense"))
+    assert list(tasks.sizes(case)) == ["recompute-4+60,a-b-c", "dense,a-b-c"]
+    with pytest.raises(UsageError, match="4\\+0"):
+        tasks.sizes(TasksCase(tasks=("a",), caches=("4+0",)))
+
+
+def test_metrics_of_the_harness_keep_their_direction_error_and_filter():
+    found = {
+        "results": {"alias": "a", "acc,none": 0.5, "acc_stderr,none": 0.1, "exact_match,strict.match": 1,
+                    "exact_match_stderr,strict.match": "N/A", "word_perplexity,none": float("inf")},
+        "higher_is_better": {"acc": True, "exact_match": None},
+        "samples": 7,
+    }  # fmt: skip
+    accuracy, exact = tasks.readings(found)
+    assert (accuracy.metric, accuracy.value, accuracy.better) == ("acc", 0.5, "higher")
+    assert accuracy.detail == {"stderr": 0.1, "samples": 7}
+    assert (exact.metric, exact.better, exact.detail["stderr"]) == ("exact_match-strict-match", "neither", None)
