@@ -75,7 +75,6 @@ class Clock:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """No garbage collection inside `with`."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -71,8 +71,8 @@ class Session:
                 memory = isinstance(error, torch.OutOfMemoryError)
                 failed[name] = "out of memory" if memory else f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 del group.ways[name]
-            finally:
                 self._tidy()
+        self._tidy()
         return {
             "size": size,
             "metric": group.metric,
@@ -98,7 +98,7 @@ class Session:
         if self._group is not None:
             self._group = None
             torch._dynamo.reset()
-        self._tidy()
+            self._tidy()
 
     def _tidy(self) -> None:
         gc.collect()
