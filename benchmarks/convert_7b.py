@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from stream_7b import SHAPE, build, seconds
+from shape_7b import SHAPE, build, seconds
 from transformers import AutoTokenizer
 
 import sinkctl

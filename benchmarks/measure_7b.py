@@ -12,7 +12,7 @@ import argparse
 import statistics
 
 import torch
-from stream_7b import SHAPE, build, matmul_rate
+from shape_7b import SHAPE, build, matmul_rate
 from transformers import PreTrainedModel
 
 from sinkctl.kernels.column_sums import IMPLEMENTATIONS, Visible

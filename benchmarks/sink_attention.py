@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from stream_7b import matmul_rate
+from shape_7b import matmul_rate
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
