@@ -62,7 +62,8 @@ def rows_of(
             )
         )
     for reading in opened["readings"]:
-        rows.append(Row(**common, samples=[[reading["value"]]], **{k: v for k, v in reading.items() if k != "value"}))
+        named = {**common, "label": key.label.removesuffix(f",{reading['way']}")}
+        rows.append(Row(**named, samples=[[reading["value"]]], **{k: v for k, v in reading.items() if k != "value"}))
     return rows
 
 

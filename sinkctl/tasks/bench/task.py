@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sinkctl import __version__
-from sinkctl.errors import BaselineError, Interrupted
+from sinkctl.errors import BaselineError, Interrupted, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch, read
 from sinkctl.result.bench import BenchDetail, Change, Machine
@@ -32,6 +32,7 @@ class _Against:
     """What a run is held against: a saved result, or another version in the same run."""
 
     name: str | None = None
+    commit: str | None = None
     saved: BenchDetail | None = None
     on_mismatch: Mismatch = "fail"
     notes: list[str] = field(default_factory=list)
@@ -76,13 +77,14 @@ def run(
     if baseline is not None:
         before.saved = read(baseline).bench
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-    collected = Collected.load(folder.load_state()[0]["collected"]) if resume else Collected()
+    kept = folder.load_state()[0] if resume else {}
+    collected = Collected.load(kept["collected"]) if resume else Collected()
     if folder is not None and not resume:
         folder.write_recipe(recipe.model_dump(mode="json"))
 
     def save(now: Collected) -> None:
         if folder is not None:
-            folder.save_state({"step": len(now.done), "collected": now.dump()}, {})
+            folder.save_state({"step": len(now.done), "against": before.commit, "collected": now.dump()}, {})
 
     def told(what: str) -> None:
         progress(Progress(what, 0.0))
@@ -95,7 +97,10 @@ def run(
         pythons = {HERE: sys.executable}
         if other is not None:
             pythons[THERE] = other.python
-            before.name = f"{against} ({other.commit[:12]})"
+            before.name, before.commit = f"{against} ({other.commit[:12]})", other.commit
+        if resume and kept["against"] != before.commit:
+            began_with = "no other version" if kept["against"] is None else f"--against {kept['against'][:12]}"
+            raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
         try:
             driver.collect(collected, driver.keys())
@@ -109,10 +114,10 @@ def run(
                 for lane, of_lane in again.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)
-                found = [change.model_copy(update={"reran": change.name in suspects}) for change in found]
+                found = [_twice(change, suspects) for change in found]
         except Interrupted as error:
-            kept = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
-            raise Interrupted(f"stopped after {len(collected.done)} sizes of cases; {kept}") from error
+            hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
+            raise Interrupted(f"stopped after {len(collected.done)} sizes of cases; {hint}") from error
     detail = detail.model_copy(update={"changes": found, "baseline": None if before.skipped else before.name})
     result = _result(recipe, detail, collected, before, gates, time.monotonic() - began)
     if folder is not None:
@@ -145,6 +150,12 @@ def _check_names(recipe: BenchRecipe, detail: BenchDetail) -> None:
     check_names([gate for gate in gates if isinstance(gate, Tolerance)], names)
     names += [measurement.name for measurement in measurements(detail.rows)]
     check_names([gate for gate in gates if not isinstance(gate, Tolerance)], names)
+
+
+def _twice(change: Change, suspects: list[str]) -> Change:
+    """A failure counts where the first run failed too."""
+    again = change.name in suspects
+    return change.model_copy(update={"reran": again, "failed": change.failed and again})
 
 
 def _keys(recipe: BenchRecipe, detail: BenchDetail, names: list[str], keys: list[Key]) -> list[Key]:
