@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from in_process import InProcess
 
 from sinkctl.cli import main

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from sinkctl.api.shared import finish_folder, share_shown
+from sinkctl.api.shared import share_shown
 from sinkctl.recipe.load import load as read_recipe
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.report.benched_markdown import summary
 from sinkctl.report.github import bigger, smaller
+from sinkctl.report.html import html
 from sinkctl.report.junit import junit
 from sinkctl.result.compare import thresholds
-from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.bench import Progress, run
@@ -54,8 +54,8 @@ def bench(
 
 
 def finish_bench(folder: RunFolder, result: Result) -> None:
-    finish_folder(folder, result)
-    folder.write_text("summary.md", summary(result, environment()))
+    folder.write_text("report.html", html(result, result.bench.environment))
+    folder.write_text("summary.md", summary(result, result.bench.environment))
     folder.write_text("junit.xml", junit(result, thresholds(result)))
     folder.write_text("benchmark-smaller.json", smaller(result))
     folder.write_text("benchmark-bigger.json", bigger(result))

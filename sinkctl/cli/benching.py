@@ -1,6 +1,7 @@
 """`sinkctl bench SUITE…`: run one suite after the other, say what regressed; and saved results side by side."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ def run_suites(
     against: str | None, as_json: bool, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
+    from sinkctl.result.compare import parse_gate
+
     if on_mismatch not in ("fail", "warn", "skip"):
         raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
     if baseline is not None and against is not None:
         raise UsageError("--baseline and --against: hold it against a saved run or another version, not both")
     names: list[str | None] = [None] if resume is not None else [_named(name) for name in suites or [FIRST]]
-    if resume is not None and suites:
-        raise UsageError(f"{suites[0]}: --resume takes the suite of the run it continues")
+    if resume is not None and (suites or output is not None):
+        raise UsageError("--resume takes the suite and the folder of the run it continues; leave both out")
     if len(names) > 1 and (save_baseline or baseline):
         raise UsageError(f"a baseline is of one suite; {', '.join(suites)} are {len(names)}")
     recipes = {}
@@ -41,9 +44,16 @@ def run_suites(
         suite = _suite(name, resume)
         if suite in recipes:
             raise UsageError(f"{suite}: named twice")
-        recipes[suite] = _only(recipe, only)
-    if not dry_run and save_baseline is not None and not save_baseline.absolute().parent.is_dir():
-        raise UsageError(f"--save-baseline {save_baseline}: no such folder")
+        recipes[suite] = _only(recipe, only, own_gates=flags["fail-on"] is None)
+    if (
+        not dry_run
+        and save_baseline is not None
+        and (save_baseline.is_dir() or not save_baseline.absolute().parent.is_dir())
+    ):
+        raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
+    for recipe in recipes.values():
+        for text in recipe.fail_on:
+            parse_gate(text)
     broken = []
     for suite, recipe in recipes.items():
         if dry_run:
@@ -72,25 +82,29 @@ def _run(
     from sinkctl.report.github import annotations
     from sinkctl.result.baseline import save
     from sinkctl.result.compare import Tolerance, broken, parse_gate
-    from sinkctl.result.environment import environment
 
     words = Console(stderr=True, quiet=quiet)
     stopping = Stopping("with --output, the sizes that are done are kept, and --resume goes on")
     with parts_shown(words) as progress, stopping:
         result = bench(recipe, name=suite, output=output, progress=progress, stop=stopping.asked, **options)
     show(result, words, as_json=as_json, output=output, kept=KEPT)
-    if save_baseline is not None:
-        save(result, save_baseline)
-        words.print(f"baseline: {save_baseline}", highlight=False)
     gates = [parse_gate(text) for text in recipe.fail_on]
     compared = result.bench.baseline is not None
     found = broken(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
-    if (page := os.environ.get("GITHUB_STEP_SUMMARY")) is not None:
-        with open(page, "a", encoding="utf-8") as file:
-            file.write(summary(result, environment()))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in annotations(result, found):
-            print(line)
+            print(line, file=sys.stderr)
+    if page := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with open(page, "a", encoding="utf-8") as file:
+                file.write(summary(result, result.bench.environment))
+        except OSError as error:
+            words.print(f"no summary: {page} cannot be written ({error.strerror})", highlight=False)
+    if save_baseline is not None and found:
+        words.print(f"{save_baseline} is not written: this run is worse than it may be", highlight=False)
+    elif save_baseline is not None:
+        save(result, save_baseline)
+        words.print(f"baseline: {save_baseline}", highlight=False)
     return found
 
 
@@ -103,16 +117,16 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
     from sinkctl.report.bench_compared import compared
     from sinkctl.report.console import print_table
     from sinkctl.result.baseline import read
-    from sinkctl.result.store import RESULT
 
     if len(files) < 2:
         raise UsageError("sinkctl bench compare A B…: name two saved results or more, files or run folders")
-    paths = [Path(name) / RESULT if Path(name).is_dir() else Path(name) for name in files]
-    table = compared([read(path) for path in paths], list(files))
+    results = [read(name) for name in files]
     if as_json:
-        print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))
+        names = dict.fromkeys(m.name for result in results for m in result.measurements)
+        found = {name: [m and m.value for m in (result.measurement(name) for result in results)] for name in names}
+        print(json.dumps(found, indent=1))
     else:
-        print_table(table, Console())
+        print_table(compared(results, list(files)), Console())
 
 
 def _named(name: str) -> str:
@@ -129,8 +143,8 @@ def _suite(name: str | None, resume: Path | None) -> str:
     return Path(name).stem if name is not None else resume.resolve().name
 
 
-def _only(recipe, cases: Sequence[str]):
-    """The recipe with these cases alone."""
+def _only(recipe, cases: Sequence[str], own_gates: bool):
+    """The recipe with these cases alone, and the gates on them; gates that were asked for stay."""
     if not cases:
         return recipe
     from sinkctl.recipe.load import suggest
@@ -139,6 +153,6 @@ def _only(recipe, cases: Sequence[str]):
     for name in cases:
         if name not in known:
             raise UsageError(f"--only {name}: no such case{suggest(name, known)}")
-    gates = tuple(gate for gate in recipe.fail_on if gate.split(".")[0] in cases)
+    gates = tuple(gate for gate in recipe.fail_on if not own_gates or gate.split(".")[0] in cases)
     kept = tuple(case for case in recipe.cases if case.label in cases)
     return recipe.model_copy(update={"cases": kept, "fail_on": gates})

@@ -75,7 +75,7 @@ class MeasureCase(CaseSettings):
 
 
 class TrainCase(CaseSettings):
-    """A training step with a designed sink beside one without, and beside the stock model's."""
+    """A training step with a designed sink, or without, beside the stock model's."""
 
     kind: Literal["train"] = "train"
     sink: Literal["sink_logit", "none"] = Field("sink_logit", description="The mechanism that is trained.")

@@ -9,7 +9,7 @@ from sinkctl.report.units import NOTHING, count, memory, quantity, rate
 from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
 
-METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token", "ms_per_step": "ms a step"}
+METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
 SAID_BY_NUMBER = ("bytes", "perplexity", "s")  # units that `quantity` writes by itself
 RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s"}
 
@@ -41,8 +41,16 @@ def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
 
 
 def case_table(rows: list[Row], detail: BenchDetail) -> ScoreTable:
-    """One row a size and way: the median, its interval, the share of the hardware's limit, ours beside it, memory."""
-    columns = ["size", "way", metric_words(rows[0]), "95 % interval", "of the limit", gain_words(rows[0]), "memory"]
+    """One row a size and way: median, interval, share of the hardware's limit, ours beside it, memory of a call."""
+    columns = [
+        "size",
+        "way",
+        metric_words(rows[0]),
+        "95 % interval",
+        "of the limit",
+        gain_words(rows[0]),
+        "added memory",
+    ]
     cells = [
         [
             row.label,
@@ -150,9 +158,8 @@ def share_words(row: Row) -> str:
 
 
 def memory_words(row: Row) -> str:
-    """The peak on the device, or of the process where there is no other memory."""
-    peak = row.process_bytes if row.device_bytes is None else row.device_bytes
-    return NOTHING if peak is None else memory(peak)
+    """What a call takes beside what was held before."""
+    return NOTHING if row.added_bytes is None else memory(row.added_bytes)
 
 
 def _gain(row: Row, rows: list[Row]) -> str:

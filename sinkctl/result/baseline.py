@@ -8,10 +8,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sinkctl.errors import BaselineError, UsageError
-from sinkctl.result.bench import BenchDetail, Machine
+from sinkctl.result.bench import BenchDetail, Machine, Row
 from sinkctl.result.compare import Gate, Tolerance, rows_meant
 from sinkctl.result.schema import SCHEMA_VERSION, Result
 from sinkctl.result.store import RESULT
+
+# Settings whose values are sizes, which are compared row by row.
+LADDERS = ("windows", "chunks", "rows", "lengths", "tokens", "sinks", "caches", "back")
 
 
 def save(result: Result, path: str | Path) -> None:
@@ -57,6 +60,12 @@ def mismatch(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate] = ()) 
     return [*_machines(now.machine, before.machine), *_rows(now, before, gates)]
 
 
+def gated_rows(now: BenchDetail, gates: Sequence[Gate]) -> list[Row]:
+    """The rows that relative thresholds are about."""
+    gated = [row for gate in gates if isinstance(gate, Tolerance) for row in rows_meant(now.rows, gate.metric)]
+    return list({row.name: row for row in gated}.values())
+
+
 def _machines(now: Machine, before: Machine) -> Iterator[str]:
     here, there = ({**m.model_dump(exclude={"versions"}), **m.versions} for m in (now, before))
     for name in dict.fromkeys([*here, *there]):
@@ -66,8 +75,12 @@ def _machines(now: Machine, before: Machine) -> Iterator[str]:
 
 def _rows(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate]) -> Iterator[str]:
     earlier = {row.name: row for row in before.rows}
-    gated = [row for gate in gates if isinstance(gate, Tolerance) for row in rows_meant(now.rows, gate.metric)]
-    for row in {row.name: row for row in gated}.values():
+    for case in dict.fromkeys(row.case for row in gated_rows(now, gates)):
+        here, there = now.cases.get(case, {}), before.cases.get(case, {})
+        for key in here if there else ():
+            if here[key] != there.get(key) and key not in LADDERS:
+                yield f"{case} had {key} {there.get(key)}, here {here[key]}"
+    for row in gated_rows(now, gates):
         old = earlier.get(row.name)
         if old is None:
             yield f"{row.name} is not in the baseline"

@@ -47,8 +47,10 @@ class Row(Record):
     work: Work | None = None
     floor: float | None = Field(None, description="The value at the hardware's limit, in the unit.")
     floor_of: Literal["matmul", "copy"] | None = Field(None, description="Which limit that is.")
-    process_bytes: int | None = Field(None, description="Peak memory of the process.")
-    device_bytes: int | None = Field(None, description="Peak memory on the device.")
+    added_bytes: int | None = Field(
+        None,
+        description="Most memory a call takes beside what was held before: on the device, else the process.",
+    )
     detail: dict[str, Any] = Field(default_factory=dict, description="What only this kind of case has.")
 
     @property
@@ -78,8 +80,8 @@ class Fit(Record):
     metric: str = Field(description="seconds or bytes")
     over: str = Field(description="The size that grows: window, tokens, …")
     exponent: float
-    low: float
-    high: float
+    low: float | None = Field(description="95 % bootstrap interval; none for what is not timed.")
+    high: float | None
     sizes: list[float]
 
 
@@ -96,7 +98,12 @@ class Change(Record):
     raw_percent: float = Field(description="Worse by, as timed.")
     limit: float | None = Field(None, description="What --fail-on allows; none: not gated.")
     failed: bool = False
-    reran: bool = False
+    first_percent: float | None = Field(None, description="In the first run, where a second was taken; else none.")
+
+    @property
+    def reran(self) -> bool:
+        """Whether it was measured twice."""
+        return self.first_percent is not None
 
 
 class Machine(Record):
@@ -119,4 +126,6 @@ class BenchDetail(Record):
     fits: list[Fit] = Field(default_factory=list)
     changes: list[Change] = Field(default_factory=list)
     baseline: str | None = Field(None, description="What the changes are against: a file, or a commit.")
+    cases: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Settings of each case, without peers.")
+    environment: dict[str, Any] = Field(default_factory=dict, description="Of the processes that measured.")
     settings: dict[str, Any] = Field(default_factory=dict, description="rounds, processes, …")

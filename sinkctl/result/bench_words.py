@@ -40,8 +40,9 @@ def ours_beside(peer: Row, rows: Iterable[Row]) -> Row | None:
 
 
 def advantage(ours: Row, peer: Row) -> float | None:
-    """How many times as fast as `peer` ours is, or how many times less memory it takes; None of other numbers."""
-    if (ours.low is None and ours.unit != "bytes") or not (ours.value and peer.value):
+    """How many times as fast as `peer` ours is, or as little memory it takes; None of other numbers and other work."""
+    timed = ours.low is not None or ours.unit == "bytes"
+    if not timed or not (ours.value and peer.value) or "other" in peer.detail:
         return None
     return ours.value / peer.value if ours.better == "higher" else peer.value / ours.value
 

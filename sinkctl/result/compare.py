@@ -55,9 +55,10 @@ def parse_gate(text: str) -> Gate:
 def _parsed(text: str) -> Gate | None:
     if match := re.fullmatch(r"(.+?)(<=|>=)(.+)", text):
         try:
-            return Threshold(match[1].strip(), match[2], float(match[3]))
+            limit = float(match[3])
         except ValueError:
             return None
+        return None if math.isnan(limit) else Threshold(match[1].strip(), match[2], limit)
     if match := re.fullmatch(r"(.+):\s*(\d+\.?\d*)\s*%\s*", text):
         return Tolerance(match[1].strip(), float(match[2]))
     return None
@@ -100,13 +101,18 @@ def broken(result: Result, thresholds: Sequence[Gate]) -> list[str]:
 
 
 def thresholds(result: Result) -> list[tuple[str, bool, str]]:
-    """The absolute thresholds of its own recipe: (as written, whether it holds, what does not)."""
+    """Of its own recipe's thresholds those that are no change: (as written, whether it holds, what does not).
+
+    The absolute ones, and relative ones that nothing could be compared for.
+    """
     found = []
     for text in result.recipe.get("fail_on", ()):
         gate = parse_gate(text)
         if isinstance(gate, Threshold):
             said = "; ".join(_crossed(result, gate))
             found.append((text, not said, said))
+        elif result.bench.baseline is not None and (missing := _uncompared(result, gate)):
+            found.append((text, False, "; ".join(missing)))
     return found
 
 
@@ -121,12 +127,17 @@ def _crossed(result: Result, threshold: Threshold) -> list[str]:
 def _worse(result: Result, tolerance: Tolerance) -> list[str]:
     """Gates on changes that failed, and those that nothing answers."""
     assert result.bench is not None, "only a benchmark has changes"
-    changes = {change.name: change for change in result.bench.changes}
+    meant = {row.name for row in rows_meant(result.bench.rows, tolerance.metric)}
+    failed = [change for change in result.bench.changes if change.name in meant and change.failed]
+    return _uncompared(result, tolerance) + [worse_by(change) for change in failed]
+
+
+def _uncompared(result: Result, tolerance: Tolerance) -> list[str]:
+    changed = {change.name for change in result.bench.changes}
     names = [row.name for row in rows_meant(result.bench.rows, tolerance.metric)]
     if not names:
         return [f"{tolerance.metric} could not be measured"]
-    missing = [f"{name} could not be compared with the baseline" for name in names if name not in changes]
-    return missing + [worse_by(changes[name]) for name in names if name in changes and changes[name].failed]
+    return [f"{name} could not be compared with the baseline" for name in names if name not in changed]
 
 
 def worse_by(change: Change) -> str:

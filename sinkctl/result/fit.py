@@ -12,7 +12,6 @@ from sinkctl.result.interval import medians, middle
 COSTS = {
     "tokens_per_s": ("seconds", lambda rate: 1 / rate),
     "ms_per_token": ("seconds", lambda ms: ms / 1e3),
-    "ms_per_step": ("seconds", lambda ms: ms / 1e3),
     "ms": ("seconds", lambda ms: ms / 1e3),
     "peak_memory": ("bytes", lambda size: size),
 }
@@ -24,7 +23,8 @@ def fits(rows: list[Row], seed: int) -> list[Fit]:
 
     Least squares through the medians; its 95 % interval draws the samples of every size again. What a rate or latency
     a token becomes is seconds for all tokens where the number of tokens grows (1: linear), seconds a token where
-    anything else does (window: 0 is constant). A call in ms is taken as it is.
+    anything else does (window: 0 is constant). A call in ms is taken as it is, and of a peak of
+    memory what was held before (the weights, the libraries) is taken off.
     """
     ladders = defaultdict(list)
     for row in rows:
@@ -40,8 +40,9 @@ def _fitted(ladder: list[Row], seed: int) -> Iterator[Fit]:
     ladder = sorted(ladder, key=lambda row: row.size[over])
     sizes = [float(row.size[over]) for row in ladder]
     rng = np.random.default_rng(seed)
-    drawn_KN = np.stack([medians(_costs(row, over), rng) for row in ladder])
-    low, high = middle(_slopes(sizes, drawn_KN))
+    low = high = None
+    if all(row.low is not None for row in ladder):
+        low, high = middle(_slopes(sizes, np.stack([medians(_costs(row, over), rng) for row in ladder])))
     yield Fit(
         case=ladder[0].case,
         way=ladder[0].way,
@@ -68,7 +69,8 @@ def _growing(ladder: list[Row]) -> str | None:
 def _costs(row: Row, over: str) -> list[list[float]]:
     times = float(row.size[over]) if over == "tokens" and row.metric in A_TOKEN else 1.0
     cost = COSTS[row.metric][1]
-    return [[times * cost(sample) for sample in process] for process in row.samples]
+    held = row.detail.get("held_bytes", 0) if row.metric == "peak_memory" else 0
+    return [[times * cost(sample) - held for sample in process] for process in row.samples]
 
 
 def _flat(samples: list[list[float]]) -> list[float]:

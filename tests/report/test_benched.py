@@ -69,7 +69,7 @@ def cells(page: str) -> list[str]:
 
 def test_a_case_shows_interval_share_of_the_limit_and_how_many_times_as_fast_it_is():
     shown = table("stream")
-    assert shown.columns == ["size", "way", "tok/s", "95 % interval", "of the limit", "sinkctl faster", "memory"]
+    assert shown.columns == ["size", "way", "tok/s", "95 % interval", "of the limit", "sinkctl faster", "added memory"]
     assert shown.rows[:3] == [
         ["4+252", "sinkctl", "35,900", "35,541 … 36,259", "36 % of matmul", "", "512 MiB"],
         ["4+252", "stock", "17,950", "17,770 … 18,130", "18 % of matmul", "2.00×", "512 MiB"],  # 35,900 / 17,950

@@ -15,7 +15,7 @@ from sinkctl.result.bench import Rate, Work
 from sinkctl.tasks.bench import driver
 from sinkctl.tasks.bench.cases import CASES, stream
 from sinkctl.tasks.bench.clock import Clock
-from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key
+from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
 from sinkctl.tasks.bench.process import Worker
 from sinkctl.tasks.bench.session import Session
@@ -60,7 +60,8 @@ def test_rows_say_rates_and_floors_in_the_unit_of_the_metric():
     recipe = recipe_of(SMALL)
     opened = {
         "size": {"window": 12}, "metric": "tokens_per_s", "yardstick": "stock", "readings": [],
-        "ways": {"sinkctl": {"count": 100, "flops": 1e9, "bytes": None}}, "peaks": {"sinkctl": (7, None)},
+        "ways": {"sinkctl": {"count": 100, "flops": 1e9, "bytes": None}}, "added": {"sinkctl": 7},
+        "other": {"sinkctl": None},
     }  # fmt: skip
     seconds = {"sinkctl": [[0.5, 0.25], [0.5, 0.5]]}
     (row,) = rows_of(recipe, Key(0, "4+12"), opened, seconds, [Rate(name="matmul", samples=[1e10])])
@@ -106,7 +107,8 @@ class Recorded:
         self.asked.append((self.name, do, *request.values()))
         timed = {"sinkctl": Work().model_dump()}
         answers = {
-            "open": {"ways": timed if request.get("number") != 1 else {}, "readings": [], "choices": {}, "failed": {}},
+            "open": {"ways": timed if request.get("number") != 1 else {}, "yardstick": None, "failed": {}},
+            "facts": {"rates": []},
             "round": {"sinkctl": float(len(self.asked))},
         }
         return answers.get(do)
@@ -144,6 +146,21 @@ def test_what_is_not_timed_is_measured_once_and_memory_in_a_process_of_its_own(a
     assert [len(process) for process in found[Key(0, "4+12")].seconds["sinkctl"]] == [2, 2]
 
 
+def test_a_peer_that_ran_in_one_process_alone_is_left_out(asked):
+    other = {"sinkctl": Work().model_dump(), "stock": Work().model_dump()}
+    both = Found({"ways": dict(other), "yardstick": "stock", "failed": {}}, {"sinkctl": [[1.0]], "stock": [[2.0]]})
+    alone = Found(
+        {"ways": {"sinkctl": Work().model_dump()}, "yardstick": None, "failed": {"stock": "out of memory"}},
+        {"sinkctl": [[3.0]]},
+    )
+    both.join(alone, "stream 4+12")
+    assert (both.seconds, both.opened["yardstick"]) == ({"sinkctl": [[1.0], [3.0]]}, None)
+    assert both.opened["failed"] == {"stock": "out of memory"}
+    wider = Found({"ways": {"sinkctl": Work(count=2).model_dump()}, "yardstick": None, "failed": {}}, {})
+    with pytest.raises(SinkctlError, match="does other work in another process"):
+        both.join(wider, "stream 4+12")
+
+
 def test_a_stopped_run_goes_on_where_it_was(asked):
     recipe, kept = recipe_of(SMALL, MEMORY), []
     stopped = Driver(
@@ -166,6 +183,7 @@ def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
         with pytest.raises(SinkctlError, match="the process that measures here: KeyError: 'none'"):
             worker.ask("open", number=0, label="none")
         worker._process.kill()
+        worker._process.wait()  # what is asked then cannot be sent, nor flushed when the worker is ended
         with pytest.raises(SinkctlError, match="ended by signal 9"):
             worker.ask("round")
 
@@ -181,8 +199,8 @@ def test_a_run_holds_every_case_and_keeps_what_others_read(saved):
     result, folder = saved
     names = [measurement.name for measurement in result.measurements]
     assert names[:4] == [
-        "stream.4+12.tokens_per_s", "stream.4+12.peak_memory", "stream.4+12.stock.tokens_per_s",
-        "stream.4+12.stock.peak_memory",
+        "stream.4+12.tokens_per_s", "stream.4+12.added_memory", "stream.4+12.stock.tokens_per_s",
+        "stream.4+12.stock.added_memory",
     ]  # fmt: skip
     assert {"memory.64.peak_memory", "memory.128.peak_memory"} <= set(names)
     assert {rate.name for rate in result.bench.rates} == {"matmul", "copy"}
@@ -215,11 +233,12 @@ def test_what_fails_is_measured_once_more(saved, tmp_path):
             row["samples"] = [[100 * sample for sample in process] for process in row["samples"]]
     faster = tmp_path / "faster.json"
     faster.write_text(json.dumps(data))
-    recipe = recipe_of(SMALL).model_copy(update={"fail_on": ("stream.tokens_per_s:50%",)})
+    recipe = recipe_of(SMALL, rounds=5).model_copy(update={"fail_on": ("stream.tokens_per_s:50%",)})
     said = []
     found = sinkctl.bench(recipe, baseline=faster, progress=lambda now: said.append(now.what))
     (gated,) = [change for change in found.bench.changes if change.limit is not None]
     assert (gated.failed, gated.reran) == (True, True)
+    assert 90 < gated.first_percent < 100
     assert 90 < gated.percent < 100
     assert any(what.startswith("once more: ") for what in said)
 

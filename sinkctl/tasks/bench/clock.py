@@ -23,7 +23,7 @@ class Clock:
         self._calls: dict[str, int] = {}
 
     def warm(self, name: str, way: Way, rounds: int) -> None:
-        """Run a way as often as in `rounds` rounds and once more, and settle how many calls make a sample."""
+        """Run a way for `rounds` rounds, one at least, and a call before; settle how many calls make a sample."""
         took = self.once(way.run)
         for _ in range(1 if way.once else max(1, rounds)):
             self._calls[name] = 1 if way.once else min(MOST_CALLS, math.ceil(self._seconds / max(took, 1e-9)))
@@ -57,15 +57,16 @@ class Clock:
         self._synchronize()
         return time.perf_counter() - began
 
-    def peaks(self, way: Way) -> tuple[int | None, int | None]:
-        """Peak bytes of (the process, the device) while a way is called; None where that cannot be known."""
-        cuda = self._device.type == "cuda"
-        if cuda:
+    def added_bytes(self, way: Way) -> int | None:
+        """Most memory that a call takes beside what was held before it; None where that cannot be known."""
+        if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        before = process_peak(reset=True)
+            held = torch.cuda.memory_allocated(self._device)
+            self.once(way.run)
+            return torch.cuda.max_memory_allocated(self._device) - held
+        held = process_peak(reset=True)
         self.once(way.run)
-        on_device = torch.cuda.max_memory_allocated(self._device) if cuda else None
-        return (None if before is None else process_peak()), on_device
+        return None if held is None else process_peak() - held
 
     def _synchronize(self) -> None:
         if self._device.type == "mps":

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sinkctl.errors import Interrupted
+from sinkctl.errors import Interrupted, SinkctlError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.tasks.bench.cases import CASES
 from sinkctl.tasks.bench.process import Worker
@@ -33,6 +33,22 @@ class Found:
 
     opened: dict[str, Any]
     seconds: dict[str, list[list[float]]] = field(default_factory=dict)  # way → process → round
+
+    def join(self, other: "Found", name: str) -> None:
+        """Take the samples of another process; a way that ran in one of the two alone is left out, and said."""
+        mine, others = self.opened["ways"], other.opened["ways"]
+        for way in mine.keys() ^ others.keys():
+            self.opened["failed"][way] = (self.opened["failed"] | other.opened["failed"]).get(
+                way, "in one process alone"
+            )
+            mine.pop(way, None)
+            self.seconds.pop(way, None)
+        if self.opened["yardstick"] not in mine:
+            self.opened["yardstick"] = None
+        for way in mine:
+            if mine[way] != others[way]:
+                raise SinkctlError(f"{name}: {way} does other work in another process; set its chunk to a number")
+            self.seconds[way] += other.seconds[way]
 
 
 @dataclass
@@ -74,7 +90,10 @@ class Driver:
         `met` sees what the machine is before anything is measured, `save` what there is after every group.
         """
         self.recipe, self.pythons = recipe, pythons
-        self._plain = recipe.model_dump(mode="json")
+        # Settings of their default are left out: another version may not know them yet.
+        self._plain = recipe.model_dump(mode="json", exclude_defaults=True) | {"task": "bench"}
+        for plain, case in zip(self._plain["cases"], recipe.cases, strict=True):
+            plain["kind"] = case.kind
         self._progress, self._stop, self._save, self._met = progress, stop, save, met
 
     def keys(self) -> list[Key]:
@@ -105,7 +124,9 @@ class Driver:
                     for lane, python in self.pythons.items():
                         workers[lane] = stack.enter_context(Worker(self._plain, python=python, name=lane, told=told))
                         facts = collected.facts.setdefault(lane, [])
-                        facts.append(workers[lane].ask("facts", measured=lane == HERE and not facts))
+                        rated = any(of_process["rates"] for of_process in facts)
+                        fresh = self._fresh(keys_of_worker[0])
+                        facts.append(workers[lane].ask("facts", measured=lane == HERE and not rated and not fresh))
                     self._met(collected.facts[HERE][-1])
                     for key in wanted:
                         self._group(workers, key, process, collected, what, past / total, 1 / total)
@@ -119,12 +140,15 @@ class Driver:
         """Keys that share a process; a case that measures the process itself has one for each size."""
         shared: list[Key] = []
         for key in keys:
-            if getattr(CASES[self.recipe.cases[key.case].kind], "FRESH", False):
+            if self._fresh(key):
                 yield [key]
             else:
                 shared.append(key)
         if shared:
             yield shared
+
+    def _fresh(self, key: Key) -> bool:
+        return getattr(CASES[self.recipe.cases[key.case].kind], "FRESH", False)
 
     def _group(
         self, workers: dict[str, Worker], key: Key, process: int, collected: Collected, what: str, share: float,
@@ -151,8 +175,7 @@ class Driver:
             if process == 0:
                 kept[key] = found[lane]
             else:
-                for way, samples in found[lane].seconds.items():
-                    kept[key].seconds.setdefault(way, []).extend(samples)
+                kept[key].join(found[lane], name)
 
     def _telling(self, what: str, share: float, step: float) -> Callable[[str, float], None]:
         """What a worker says of the group it builds; where asked to stop, it is not waited for."""

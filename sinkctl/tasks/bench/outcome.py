@@ -28,6 +28,8 @@ def detail_of(recipe: BenchRecipe, suite: str, collected: Collected, lane: str) 
         rows=rows,
         fits=fits(rows, seed),
         settings=recipe.timing.model_dump(mode="json"),
+        cases={case.label: case.model_dump(mode="json", exclude={"name", "peers"}) for case in recipe.cases},
+        environment=facts[-1]["environment"],
     )
 
 
@@ -42,7 +44,6 @@ def rows_of(
         samples = [[metric.of(sample, work.count) for sample in of_round] for of_round in of_process]
         low, high = median_interval(samples, recipe.timing.seed)
         floor, floor_of = floor_seconds(work, rates)
-        process_bytes, device_bytes = opened["peaks"][way]
         rows.append(
             Row(
                 **common,
@@ -57,8 +58,8 @@ def rows_of(
                 work=work,
                 floor=None if floor is None else metric.of(floor, work.count),
                 floor_of=floor_of,
-                process_bytes=process_bytes,
-                device_bytes=device_bytes,
+                added_bytes=opened["added"][way],
+                detail={} if opened["other"][way] is None else {"other": opened["other"][way]},
             )
         )
     for reading in opened["readings"]:
@@ -78,15 +79,14 @@ def floor_seconds(work: Work, rates: Iterable[Rate]) -> tuple[float | None, str 
 
 
 def measurements(rows: Iterable[Row]) -> list[Measurement]:
-    """Every row as a measurement, and its peak memory where it was timed."""
+    """Every row as a measurement, and the memory of a call where it was timed."""
     found = []
     for row in rows:
         samples = [sample for process in row.samples for sample in process]
         found.append(Measurement(name=row.name, samples=samples, unit=row.unit, better=row.better))
-        peak = row.process_bytes if row.device_bytes is None else row.device_bytes
-        if peak is not None:
-            name = f"{row.name.removesuffix(row.metric)}peak_memory"
-            found.append(Measurement(name=name, samples=[float(peak)], unit="bytes", better="lower"))
+        if row.added_bytes is not None:
+            name = f"{row.name.removesuffix(row.metric)}added_memory"
+            found.append(Measurement(name=name, samples=[float(row.added_bytes)], unit="bytes", better="lower"))
     return found
 
 

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import sinkctl.errors
 from sinkctl.errors import SinkctlError
+from sinkctl.result.source import ROOT
 
 PROTOCOL = 1  # of the questions and answers; another version may have another
 
@@ -24,12 +26,14 @@ class Worker:
         self._told, self._name = told, name
         threads = recipe["timing"].get("threads")
         environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+        if python == sys.executable:  # this very version, not one that is installed
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         debug = os.environ.get("SINKCTL_DEBUG") == "1"
         # -P: the folder one happens to stand in is not looked into for packages.
         self._process = subprocess.Popen(
             [python, "-P", "-m", "sinkctl.tasks.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None if debug else subprocess.DEVNULL,
-            text=True, encoding="utf-8", env=environment,
+            text=True, encoding="utf-8", env=environment, start_new_session=True,  # Ctrl-C is for who asks
         )  # fmt: skip
         try:
             protocol = self.ask("start", recipe=recipe)
@@ -63,7 +67,8 @@ class Worker:
         """Kill it: nothing it holds is worth waiting for."""
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with suppress(OSError):  # what it never read cannot be sent any more
+            self._process.stdin.close()
         self._process.stdout.close()
 
     def __enter__(self) -> "Worker":

@@ -42,6 +42,7 @@ class Session:
             device, dtype = self.subject.loaded.device, self.subject.loaded.dtype
         known = f"{self.subject.loaded.name}, {self.subject.loaded.fingerprint}" if has_model else "no model"
         found = rates(device, dtype, self.clock) if measured else []
+        self._tidy()
         return {
             "machine": machine(str(device), str(dtype).removeprefix("torch."), known).model_dump(),
             "model": model_report(self.subject.loaded, []).model_dump() if has_model else None,
@@ -60,11 +61,11 @@ class Session:
             self._group = group = module.group(case, self.subject, size)
         except torch.OutOfMemoryError as error:
             raise SinkctlError(f"{case.label} at {label}: {self.subject.device} is out of memory") from error
-        self._rounds, failed, peaks = 0, {}, {}
+        self._rounds, failed, added = 0, {}, {}
         for name, way in list(group.ways.items()):
             try:
                 self.clock.warm(name, way, self.recipe.timing.warmup)
-                peaks[name] = self.clock.peaks(way)
+                added[name] = self.clock.added_bytes(way)
             except Exception as error:  # whatever a peer that does not fit raises
                 if name == OURS:
                     raise
@@ -78,7 +79,8 @@ class Session:
             "metric": group.metric,
             "yardstick": group.yardstick if group.yardstick in group.ways else None,
             "ways": {name: way.work.model_dump() for name, way in group.ways.items()},
-            "peaks": peaks,
+            "other": {name: way.other for name, way in group.ways.items()},
+            "added": added,
             "readings": [vars(reading) for reading in group.readings],
             "choices": group.choices,
             "failed": failed,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sinkctl import __version__
-from sinkctl.errors import BaselineError, Interrupted, UsageError
+from sinkctl.errors import BaselineError, Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch, read
 from sinkctl.result.bench import BenchDetail, Change, Machine
@@ -19,12 +19,14 @@ from sinkctl.result.regression import changes
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.bench.against import checkout
+from sinkctl.tasks.bench.cases import MEASURED, UNTIMED
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
 from sinkctl.tasks.bench.outcome import detail_of, measurements
 from sinkctl.tasks.bench.verdict import verdict
 
 Mismatch = Literal["fail", "warn", "skip"]
 THERE = "there"  # the lane of the version it is held against
+ENOUGH = 5  # samples that a relative threshold asks for
 
 
 @dataclass
@@ -71,8 +73,9 @@ def run(
     """
     began = time.monotonic()
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
-    cases = [case.label for case in recipe.cases]
-    check_names([parse_gate(text)._replace(metric=text.partition(".")[0]) for text in recipe.fail_on], cases)
+    _check_gates(recipe)
+    if resume and output is None:
+        raise UsageError("resume=True continues the run kept in `output`; name it")
     before = _Against(None if baseline is None else str(baseline), on_mismatch=on_mismatch)
     if baseline is not None:
         before.saved = read(baseline).bench
@@ -81,16 +84,24 @@ def run(
     collected = Collected.load(kept["collected"]) if resume else Collected()
     if folder is not None and not resume:
         folder.write_recipe(recipe.model_dump(mode="json"))
+    elif resume:
+        suite = kept["suite"]
+        if kept["recipe"] != recipe.model_dump(mode="json", exclude={"fail_on"}):
+            raise UsageError(f"--resume {folder.path}: takes the recipe it began with; leave the other flags out")
 
     def save(now: Collected) -> None:
         if folder is not None:
-            folder.save_state({"step": len(now.done), "against": before.commit, "collected": now.dump()}, {})
+            kept = {"suite": suite, "recipe": recipe.model_dump(mode="json", exclude={"fail_on"})}
+            folder.save_state(kept | {"step": len(now.done), "against": before.commit, "collected": now.dump()}, {})
 
     def told(what: str) -> None:
         progress(Progress(what, 0.0))
 
     def met(facts: dict[str, Any]) -> None:
-        """Another machine than the baseline's is known before anything is measured."""
+        """Another machine than the baseline's, or than a resumed run's, is known before anything is measured."""
+        first = collected.facts[HERE][0]["machine"]
+        if facts["machine"] != first:
+            raise ResumeError(f"{folder.path}: began on another machine, model or version; start the run again")
         before.check(BenchDetail(suite=suite, machine=Machine(**facts["machine"]), rates=[], rows=[]))
 
     with nullcontext() if against is None else checkout(against, told=told) as other:
@@ -102,19 +113,23 @@ def run(
             began_with = "no other version" if kept["against"] is None else f"--against {kept['against'][:12]}"
             raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
+        save(collected)
         try:
             driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
             _check_names(recipe, detail)
-            suspects = [change.name for change in found if change.failed]
+            suspects = [change for change in found if change.failed]
             if suspects:
                 again = Collected()
                 driver = Driver(recipe, pythons, progress=progress, stop=stop)
-                driver.collect(again, _keys(recipe, detail, suspects, driver.keys()), "once more: ")
+                driver.collect(
+                    again, _keys(recipe, detail, [change.name for change in suspects], driver.keys()), "once more: "
+                )
                 for lane, of_lane in again.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)
-                found = [_twice(change, suspects) for change in found]
+                first = {change.name: change.percent for change in suspects}
+                found = [_twice(change, first) for change in found]
         except Interrupted as error:
             hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
             raise Interrupted(f"stopped after {len(collected.done)} sizes of cases; {hint}") from error
@@ -144,6 +159,24 @@ def _judged(
     return detail, changes(detail, before.saved, gates, paired=False, seed=seed)
 
 
+def _check_gates(recipe: BenchRecipe) -> None:
+    """UsageError for what can be known to be wrong before anything is measured."""
+    gates, labels = list(map(parse_gate, recipe.fail_on)), [case.label for case in recipe.cases]
+    check_names([gate._replace(metric=gate.metric.partition(".")[0]) for gate in gates], labels)
+    samples = recipe.timing.rounds * recipe.timing.processes
+    for gate in gates:
+        case = next(case for case in recipe.cases if case.label == gate.metric.partition(".")[0])
+        metrics = MEASURED.get(case.kind)
+        if metrics is not None:
+            found = gate.metric.rpartition(".")[2]
+            check_names([gate._replace(metric=f"{case.label}.{found}")], [f"{case.label}.{name}" for name in metrics])
+        if isinstance(gate, Tolerance) and samples < ENOUGH and case.kind not in UNTIMED:
+            raise UsageError(
+                f"--fail-on {gate.metric}: {samples} samples tell no regression from chance; {ENOUGH} do "
+                "(rounds × processes)"
+            )
+
+
 def _check_names(recipe: BenchRecipe, detail: BenchDetail) -> None:
     """UsageError for a threshold on what was not measured."""
     gates, names = list(map(parse_gate, recipe.fail_on)), gate_names(detail.rows)
@@ -152,14 +185,15 @@ def _check_names(recipe: BenchRecipe, detail: BenchDetail) -> None:
     check_names([gate for gate in gates if not isinstance(gate, Tolerance)], names)
 
 
-def _twice(change: Change, suspects: list[str]) -> Change:
-    """A failure counts where the first run failed too."""
-    again = change.name in suspects
-    return change.model_copy(update={"reran": again, "failed": change.failed and again})
+def _twice(change: Change, first: dict[str, float]) -> Change:
+    """A failure counts where the first run failed too; `first` has by how much."""
+    update = {"first_percent": first.get(change.name), "failed": change.failed and change.name in first}
+    return change.model_copy(update=update)
 
 
-def _keys(recipe: BenchRecipe, detail: BenchDetail, names: list[str], keys: list[Key]) -> list[Key]:
+def _keys(recipe: BenchRecipe, detail: BenchDetail, suspects: list[Change], keys: list[Key]) -> list[Key]:
     """The cases and sizes of these rows."""
+    names = [change.name for change in suspects]
     wanted = {(row.case, row.label) for row in detail.rows if row.name in names}
     return [key for key in keys if (recipe.cases[key.case].label, key.label) in wanted]
 
@@ -175,6 +209,9 @@ def _result(
         name = f"{recipe.cases[key.case].label} {key.label}"
         choices |= {f"{name}: {what}": why for what, why in found.opened["choices"].items()}
         notes += [f"{name}: {way} did not run: {why}" for way, why in found.opened["failed"].items()]
+    if THERE in collected.facts:
+        other = mismatch(detail, detail.model_copy(update={"machine": Machine(**collected.facts[THERE][0]["machine"])}))
+        notes += [f"the other version ran with other packages: {'; '.join(other)}"] if other else []
     if gates and before.name is None:
         notes.append("without a baseline the relative thresholds are not judged; --save-baseline makes one")
     return Result(

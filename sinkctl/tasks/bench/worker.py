@@ -6,7 +6,6 @@ answers `{"answer": …}`, `{"error": …, "kind": …}`, and, before either, an
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,11 +44,10 @@ def serve(requests: TextIO, answers: TextIO) -> None:
             say({"error": str(error), "kind": type(error).__name__})
         except Exception as error:  # the other side has no traceback otherwise
             traceback.print_exc()
-            say({"error": f"{type(error).__name__}: {error}", "kind": None})
+            say({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500], "kind": None})
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints does not end up among the answers
     serve(sys.stdin, answers)

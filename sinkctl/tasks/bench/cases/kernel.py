@@ -4,9 +4,11 @@ Shapes: B batch (1), H query heads, G key/value heads, T tokens, S the same as k
 n rotated pairs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Size, Way
 
 STOCK = "stock"
+CACHES, MOST_COPIES = 1 << 28, 64  # bytes: more than last-level caches hold
 MOST = 2 << 30  # bytes of a float32 T×T map of every head; past that the references are left out
 HALF = (torch.float16, torch.bfloat16)
 # Floating-point operations a visible pair and a head's width: two a product. QKᵀ and PV; and QKᵀ again over columns;
@@ -44,23 +47,33 @@ def group(case: KernelCase, subject: Subject, size: Size) -> Group:
         raise UsageError(f"{case.label}: {case.heads} heads cannot share {case.kv_heads} kv_heads equally")
     draw = Draw(subject.device, subject.dtype, subject.recipe.timing.seed)
     operator = OPERATORS[case.op](case, draw, int(size["tokens"]))
+    cold = max(1, min(MOST_COPIES, math.ceil(CACHES / (operator.work.bytes or CACHES))))
+    copies = [operator, *(OPERATORS[case.op](case, draw, int(size["tokens"])) for _ in range(cold - 1))]
     unknown = [name for name in case.implementations if name not in operator.implementations]
     if unknown:
         known = ", ".join(operator.implementations)
         raise UsageError(f"{case.label}: {case.op} has no implementation {unknown[0]}; one of {known}")
-    ways = {OURS: Way(partial(operator.run, operator.selected), operator.work)}
+    ways = {OURS: Way(_in_turn(copies, operator.selected), operator.work)}
     choices = {case.op: f"{operator.selected.name}: {operator.reason}"}
+    if cold > 1:
+        choices[f"{case.op} inputs"] = f"{cold} copies in turn: what is bound by memory is not read from caches"
     for name, implementation in operator.implementations.items():
         if name == operator.selected.name or (case.implementations and name not in case.implementations):
             continue
         missing = _missing(case.op, name, draw) or operator.too_large(name)
         if missing is None:
-            ways[name] = Way(partial(operator.run, implementation), operator.work)
+            ways[name] = Way(_in_turn(copies, implementation), operator.work)
         else:
             choices[f"{case.op}.{name}"] = f"left out: {missing}"
     if operator.stock is not None:
-        ways[STOCK] = operator.stock
+        stocks = cycle([copy.stock.run for copy in copies])
+        ways[STOCK] = replace(operator.stock, run=lambda: next(stocks)())
     return Group("ms", ways, None if operator.stock is None else STOCK, choices=choices)
+
+
+def _in_turn(copies: "list[Operator]", implementation: Implementation) -> Callable[[], Any]:
+    runs = cycle([partial(copy.run, implementation) for copy in copies])
+    return lambda: next(runs)()
 
 
 @dataclass(frozen=True)
@@ -123,13 +136,17 @@ def _stream_attention(case: KernelCase, draw: Draw, tokens: int) -> Operator:
         faced_BHTD = draw.rows(case.heads, tokens, case.width)
         strip = Strip(faced_BHTD, *(draw(1, case.kv_heads, case.sinks, case.width) for _ in range(2)))
     options = dict(scale=case.width**-0.5, window=case.window, strip=strip)
-    pairs = tokens * (visible(tokens, case.window) + case.sinks)
+    pairs, seen = tokens * (visible(tokens, case.window) + case.sinks), _other(case, tokens)
     return Operator(
         lambda implementation: implementation(q_BHTD, k_BGTD, v_BGTD, **options),
         _by_softmax(stream_attention.IMPLEMENTATIONS),
         stream_attention.select(q_BHTD, v_BGTD),
         _work(case, FORWARD, pairs),
-        Way(_sdpa(q_BHTD, k_BGTD, v_BGTD, is_causal=True), _causal_work(case, FORWARD, tokens)),
+        Way(
+            _sdpa(q_BHTD, k_BGTD, v_BGTD, is_causal=True),
+            _causal_work(case, FORWARD, tokens),
+            other=_other(case, tokens),
+        ),
         _map_bytes(case, tokens),
     )
 
@@ -142,7 +159,7 @@ def _column_sums(case: KernelCase, draw: Draw, tokens: int) -> Operator:
         _by_softmax(column_sums.IMPLEMENTATIONS),
         column_sums.select(qkv[0], qkv[2], seen),
         _work(case, SUMS, tokens * visible(tokens, case.window)),
-        Way(_sdpa(*qkv, is_causal=True), _causal_work(case, FORWARD, tokens)),
+        Way(_sdpa(*qkv, is_causal=True), _causal_work(case, FORWARD, tokens), other="attention alone, no sums"),
         _map_bytes(case, tokens),
     )
 
@@ -160,7 +177,11 @@ def _sink_attention(case: KernelCase, draw: Draw, tokens: int) -> Operator:
         sink_attention.IMPLEMENTATIONS,
         sink_attention.select(qkv[0], window=case.window),
         _work(case, TRAINING, tokens * visible(tokens, case.window)),
-        Way(lambda: _with_gradients(stock, qkv, grad_BHTD), _causal_work(case, TRAINING, tokens)),
+        Way(
+            lambda: _with_gradients(stock, qkv, grad_BHTD),
+            _causal_work(case, TRAINING, tokens),
+            other=_other(case, tokens),
+        ),
         _map_bytes(case, tokens),
     )
 
@@ -246,6 +267,10 @@ def _work(case: KernelCase, products: int, pairs: float) -> Work:
 def _causal_work(case: KernelCase, products: int, tokens: int) -> Work:
     """Of torch's attention, which sees all of the past."""
     return _work(case, products, tokens * visible(tokens, None))
+
+
+def _other(case: KernelCase, tokens: int) -> str | None:
+    return None if case.window is None or case.window >= tokens - 1 else "it sees all of the past"
 
 
 def _map_bytes(case: KernelCase, tokens: int) -> float:

@@ -32,18 +32,22 @@ def group(case: MemoryCase, subject: Subject, size: Size) -> Group:
     policy = SinkWindow(sinks=size["sinks"], window=size["window"]) if way == OURS else Dense()
     scorer = BlockScorer(loaded, policy)
     reset_device_peak(loaded.device)
-    process_peak(reset=True)
+    on_cpu = loaded.device.type == "cpu"
+    held = process_peak(reset=True) if on_cpu else device_bytes(loaded.device)
+    if held is None:
+        raise ModelError(f"the peak memory of {loaded.device} cannot be read here; leave case {case.label} out")
     ends = [perf_counter()]
     for start in range(0, tokens, chunk):
         ids_T = subject.ids(min(chunk, tokens - start) + 1, start)
         scorer.step(ids_T[:-1], ids_T[1:])
         ends.append(perf_counter())
         subject.told(f"{tokens:,} tokens, {way}", min(1.0, (start + chunk) / tokens))
-    peak = process_peak() if loaded.device.type == "cpu" else device_bytes(loaded.device, peak=True)
-    if peak is None:
-        raise ModelError(f"the peak memory of {loaded.device} cannot be read here; leave case {case.label} out")
+    peak = process_peak() if on_cpu else device_bytes(loaded.device, peak=True)
     detail = dict(
-        weights_bytes=_weights(loaded), cache_bytes=scorer.cache_bytes, tokens_per_s=_rate(ends, tokens, chunk)
+        held_bytes=held,
+        weights_bytes=_weights(loaded),
+        cache_bytes=scorer.cache_bytes,
+        tokens_per_s=_rate(ends, tokens, chunk),
     )
     reading = Reading(way, "peak_memory", "bytes", "lower", peak, detail)
     return Group(readings=[reading], choices={"chunk": why} | scorer.choices)

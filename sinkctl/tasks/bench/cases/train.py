@@ -51,7 +51,10 @@ def group(case: TrainCase, subject: Subject, size: Size) -> Group:
     ways[OURS].run()
     choices = {"sink_attention": running.course.attention}
     if "stock" in case.peers:
-        ways["stock"] = Way(stock(loaded, step.packed[0].ids_BT)[1], work(None))
+        ways["stock"] = Way(
+            stock(loaded, step.packed[0].ids_BT)[1], work(None),
+            other=None if case.window is None else "it sees all of the past",
+        )  # fmt: skip
     return Group("tokens_per_s", ways, "stock" if "stock" in ways else None, choices=choices)
 
 
