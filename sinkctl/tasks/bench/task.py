@@ -122,9 +122,7 @@ def run(
             if suspects:
                 again = Collected()
                 driver = Driver(recipe, pythons, progress=progress, stop=stop)
-                driver.collect(
-                    again, _keys(recipe, detail, [change.name for change in suspects], driver.keys()), "once more: "
-                )
+                driver.collect(again, _keys(recipe, detail, suspects, driver.keys()), "once more: ")
                 for lane, of_lane in again.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)

@@ -136,7 +136,7 @@ def _stream_attention(case: KernelCase, draw: Draw, tokens: int) -> Operator:
         faced_BHTD = draw.rows(case.heads, tokens, case.width)
         strip = Strip(faced_BHTD, *(draw(1, case.kv_heads, case.sinks, case.width) for _ in range(2)))
     options = dict(scale=case.width**-0.5, window=case.window, strip=strip)
-    pairs, seen = tokens * (visible(tokens, case.window) + case.sinks), _other(case, tokens)
+    pairs = tokens * (visible(tokens, case.window) + case.sinks)
     return Operator(
         lambda implementation: implementation(q_BHTD, k_BGTD, v_BGTD, **options),
         _by_softmax(stream_attention.IMPLEMENTATIONS),
