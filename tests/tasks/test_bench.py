@@ -130,6 +130,14 @@ def asked(monkeypatch):
 MEMORY = {"kind": "memory", "window": 12, "lengths": [64, 128]}
 
 
+@pytest.mark.parametrize("name", [name for name in built_in() if name.startswith("bench/")])
+def test_a_worker_is_told_what_differs_from_defaults_which_says_it_all(asked, name):
+    recipe = load(built_in()[name])
+    told = Driver(recipe, {}, progress=lambda _: None, stop=lambda: False)._plain
+    assert validate(json.loads(json.dumps(told))) == recipe
+    assert all(set(case) <= set(type(kept).model_fields) for case, kept in zip(told["cases"], recipe.cases, strict=True))
+
+
 def test_versions_take_turns_within_a_round(asked):
     recipe = recipe_of(SMALL, rounds=3)
     taking = Driver(recipe, {HERE: "a", "there": "b"}, progress=lambda _: None, stop=lambda: False)
@@ -177,7 +185,8 @@ def test_a_stopped_run_goes_on_where_it_was(asked):
 
 
 def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
-    with Worker(recipe_of(SMALL).model_dump(mode="json"), name="here") as worker:
+    recipe = {"task": "bench", "shape": "tiny", "model": {"device": "cpu"}, "cases": [SMALL]}  # the rest by default
+    with Worker(recipe, name="here") as worker:
         assert worker.ask("open", number=0, label="4+12")["yardstick"] == "stock"
         assert set(worker.ask("round")) == {"sinkctl", "stock"}
         with pytest.raises(SinkctlError, match="the process that measures here: KeyError: 'none'"):

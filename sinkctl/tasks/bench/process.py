@@ -24,7 +24,7 @@ class Worker:
     ):  # fmt: skip
         """`python` is the interpreter, of another version's environment if need be; `name` is said in errors."""
         self._told, self._name = told, name
-        threads = recipe["timing"].get("threads")
+        threads = recipe.get("timing", {}).get("threads")
         environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         if python == sys.executable:  # this very version, not one that is installed
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
