@@ -14,7 +14,10 @@ _A_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")  # set i
 def git(root: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """`git …` in `root`; OSError where there is no git."""
     environment = {name: value for name, value in os.environ.items() if name not in _A_HOOKS}
-    return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        ["git", "-C", root, *words], capture_output=True, text=True, env=environment, check=False,
+        start_new_session=True,  # Ctrl-C is for who asks
+    )  # fmt: skip
 
 
 def is_checkout(root: Path = ROOT) -> bool:

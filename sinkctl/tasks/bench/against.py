@@ -108,7 +108,7 @@ def _check_found(version: Version, tree: Path) -> None:
 
 
 def _ran(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run(words, capture_output=True, text=True, check=False, start_new_session=True)
 
 
 def _done(done: subprocess.CompletedProcess[str], what: str) -> None:

@@ -73,7 +73,7 @@ def run(
     """
     began = time.monotonic()
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
-    _check_gates(recipe)
+    _check_gates(recipe, compared=baseline is not None or against is not None)
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
     before = _Against(None if baseline is None else str(baseline), on_mismatch=on_mismatch)
@@ -157,7 +157,7 @@ def _judged(
     return detail, changes(detail, before.saved, gates, paired=False, seed=seed)
 
 
-def _check_gates(recipe: BenchRecipe) -> None:
+def _check_gates(recipe: BenchRecipe, compared: bool) -> None:
     """UsageError for what can be known to be wrong before anything is measured."""
     gates, labels = list(map(parse_gate, recipe.fail_on)), [case.label for case in recipe.cases]
     check_names([gate._replace(metric=gate.metric.partition(".")[0]) for gate in gates], labels)
@@ -168,7 +168,7 @@ def _check_gates(recipe: BenchRecipe) -> None:
         if metrics is not None:
             found = gate.metric.rpartition(".")[2]
             check_names([gate._replace(metric=f"{case.label}.{found}")], [f"{case.label}.{name}" for name in metrics])
-        if isinstance(gate, Tolerance) and samples < ENOUGH and case.kind not in UNTIMED:
+        if compared and isinstance(gate, Tolerance) and samples < ENOUGH and case.kind not in UNTIMED:
             raise UsageError(
                 f"--fail-on {gate.metric}: {samples} samples tell no regression from chance; {ENOUGH} do "
                 "(rounds × processes)"
