@@ -27,7 +27,7 @@ def run_suites(
     against: str | None, as_json: bool, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
-    from sinkctl.result.compare import parse_gate
+    from sinkctl.tasks.bench.gates import check_gates
 
     if on_mismatch not in ("fail", "warn", "skip"):
         raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
@@ -52,8 +52,9 @@ def run_suites(
     ):
         raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
     for recipe in recipes.values():
-        for text in recipe.fail_on:
-            parse_gate(text)
+        check_gates(recipe, compared=baseline is not None or against is not None)
+    if len(recipes) > 1 and as_json:
+        raise UsageError("--json prints one result; name one suite, or keep them with --output")
     broken = []
     for suite, recipe in recipes.items():
         if dry_run:
@@ -131,12 +132,15 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
 
 def _named(name: str) -> str:
     """A suite by its own name, ci, is the built-in recipe bench/ci; whatever else stays."""
-    from sinkctl.recipe.named import built_in, find
+    from sinkctl.recipe.load import suggest
+    from sinkctl.recipe.named import built_in
 
-    if not Path(name).is_file() and f"bench/{name}" in built_in():
-        return f"bench/{name}"
-    find(name)
-    return name
+    if Path(name).is_file() or name in built_in():
+        return name
+    suites = [known.removeprefix("bench/") for known in built_in() if known.startswith("bench/")]
+    if name not in suites:
+        raise UsageError(f"{name}: no such suite or file{suggest(name, suites)}")
+    return f"bench/{name}"
 
 
 def _suite(name: str | None, resume: Path | None) -> str:

@@ -254,6 +254,8 @@ class BenchRecipe(Settings):
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise ValueError(f"two cases are called {twice!r}; give one a `name`")
+        if self.shape is not None and self.model.name != "demo":
+            raise ValueError(f"a shape ({self.shape}) stands in place of a model ({self.model.name}); give one of them")
         return self
 
 

@@ -13,6 +13,7 @@ from sinkctl.result.compare import Gate, Tolerance, rows_meant
 from sinkctl.result.schema import SCHEMA_VERSION, Result
 from sinkctl.result.store import RESULT
 
+ENOUGH = 5  # samples that tell a regression from chance
 # Settings whose values are sizes, which are compared row by row.
 LADDERS = ("windows", "chunks", "rows", "lengths", "tokens", "sinks", "caches", "back")
 
@@ -37,22 +38,22 @@ def read(path: str | Path) -> Result:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BaselineError(f"baseline {path}: cannot be read ({error.strerror})") from error
+        raise BaselineError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise BaselineError(f"baseline {path}: is no JSON ({error})") from error
+        raise BaselineError(f"{path}: is no JSON ({error})") from error
     if not isinstance(data, dict) or data.get("task") != "bench" or not data.get("bench"):
-        raise BaselineError(f"baseline {path}: is not the result of `sinkctl bench`")
+        raise BaselineError(f"{path}: is not the result of `sinkctl bench`")
     version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BaselineError(
-            f"baseline {path}: is of schema version {version}, this sinkctl reads {SCHEMA_VERSION}; measure it again"
+            f"{path}: is of schema version {version}, this sinkctl reads {SCHEMA_VERSION}; measure it again"
         )
     try:
         return Result.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BaselineError(f"baseline {path}: is damaged ({where}: {first['msg']}); measure it again") from error
+        raise BaselineError(f"{path}: is damaged ({where}: {first['msg']}); measure it again") from error
 
 
 def mismatch(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate] = ()) -> list[str]:
@@ -83,8 +84,10 @@ def _rows(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate]) -> Itera
     for row in gated_rows(now, gates):
         old = earlier.get(row.name)
         if old is None:
-            yield f"{row.name} is not in the baseline"
+            yield f"{row.name} is not in it"
             continue
+        if row.low is not None and (samples := sum(map(len, old.samples))) < ENOUGH:
+            yield f"{row.name} has {samples} samples there, too few"
         for key in dict.fromkeys([*row.size, *old.size]):
             if row.size.get(key) != old.size.get(key):
                 yield f"{row.name} had {key} {old.size.get(key, 'unset')}, here {row.size.get(key, 'unset')}"

@@ -53,8 +53,11 @@ def test_a_run_passes_its_own_baseline_and_fails_a_better_one(sinkctl, suite, tm
 @pytest.mark.parametrize(
     ("asked", "code", "said"),
     [
-        (("nightly",), 2, "nightly: no such file or built-in recipe"),
+        (("nightly",), 2, "nightly: no such suite or file"),
         (("ci", "stream", "--save-baseline", "b.json"), 2, "a baseline is of one suite"),
+        (("pears",), 2, "did you mean 'peers'?"),
+        (("ci", "stream", "--json"), 2, "--json prints one result"),
+        (("--shape", "tiny", "--model", "other"), 2, "in place of a model"),
         (("--baseline", "a.json", "--against", "main"), 2, "not both"),
         (("--on-mismatch", "ignore"), 2, "one of fail, warn, skip"),
         (("--only", "decoding"), 2, "did you mean 'decode'?"),

@@ -55,10 +55,16 @@ def test_another_machine_or_another_version_is_named():
 
 def test_gated_rows_that_the_baseline_lacks_or_has_at_other_settings_are_named():
     now = run([row([[1.0]]), row([[1.0]], case="decode"), row([[1.0]], case="train")])
-    before = run([row([[1.0]], size={"sinks": 4, "window": 252, "chunk": 64})])
+    before = run([row([[1.0] * 5], size={"sinks": 4, "window": 252, "chunk": 64})])
     gates = [Tolerance("stream.ms", 5), Tolerance("decode.4+252.ms", 5)]
     assert mismatch(now, before, gates) == [
         "stream.4+252.ms had chunk 64, here unset",
-        "decode.4+252.ms is not in the baseline",
+        "decode.4+252.ms is not in it",
     ]
+    few = run([row([[1.0, 1.0], [1.0, 1.0]])])
+    assert mismatch(now, few, gates[:1]) == ["stream.4+252.ms has 4 samples there, too few"]
+    wide, narrow = ({"stream": {"width": width, "windows": [width]}} for width in (128, 64))
+    same = run([row([[1.0] * 5])])
+    here, there = now.model_copy(update={"cases": wide}), same.model_copy(update={"cases": narrow})
+    assert mismatch(here, there, gates[:1]) == ["stream had width 64, here 128"]
     assert mismatch(now, before) == []

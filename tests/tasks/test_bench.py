@@ -143,7 +143,7 @@ def test_versions_take_turns_within_a_round(asked):
     recipe = recipe_of(SMALL, rounds=3)
     taking = Driver(recipe, {HERE: "a", "there": "b"}, progress=lambda _: None, stop=lambda: False)
     taking.collect(Collected(), taking.keys())
-    assert [name for name, do, *_ in asked if do == "round"] == [HERE, "there", "there", HERE, HERE, "there"]
+    assert [name for name, do, *_ in asked if do == "round"] == ["", "there", "there", "", "", "there"]
 
 
 def test_what_is_not_timed_is_measured_once_and_memory_in_a_process_of_its_own(asked):
@@ -201,7 +201,7 @@ def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
 @pytest.fixture
 def saved(in_this_process, tmp_path):
     """A run and its folder."""
-    result = sinkctl.bench(recipe_of(SMALL, MEMORY), output=tmp_path / "run", progress=lambda _: None)
+    result = sinkctl.bench(recipe_of(SMALL, MEMORY, rounds=5), output=tmp_path / "run", progress=lambda _: None)
     return result, tmp_path / "run"
 
 
@@ -251,6 +251,37 @@ def test_what_fails_is_measured_once_more(saved, tmp_path):
     assert 90 < gated.first_percent < 100
     assert 90 < gated.percent < 100
     assert any(what.startswith("once more: ") for what in said)
+
+
+def test_a_resumed_run_is_held_against_what_it_began_with(saved, tmp_path):
+    _, folder = saved
+    recipe = recipe_of(SMALL, MEMORY).model_copy(update={"fail_on": ("memory.peak_memory:900%",)})
+    asked, output = [], tmp_path / "stopped"
+    with pytest.raises(Interrupted, match=r"1 of 3 parts are done; --resume .*stopped goes on"):
+        sinkctl.bench(
+            recipe, output=output, baseline=folder / "result.json", progress=lambda _: None,
+            stop=lambda: len(asked) > 1 or asked.append(1),
+        )  # fmt: skip
+    found = sinkctl.bench(recipe, output=output, resume=True, progress=lambda _: None)
+    assert {change.name for change in found.bench.changes if change.limit} == {
+        "memory.64.peak_memory", "memory.128.peak_memory",
+    }  # fmt: skip
+    with pytest.raises(SinkctlError, match="holds no checkpoint"):
+        sinkctl.bench(recipe, output=output, resume=True, progress=lambda _: None)
+
+
+def test_a_gated_row_that_a_baseline_lacks_is_known_before_anything_is_measured(saved, monkeypatch):
+    _, folder = saved
+    monkeypatch.setattr(driver.Driver, "collect", None)
+    recipe = recipe_of(SMALL | {"windows": [13]}, rounds=5).model_copy(update={"fail_on": ("stream.tokens_per_s:9%",)})
+    with pytest.raises(BaselineError, match=r"stream\.4\+13\.tokens_per_s is not in it"):
+        sinkctl.bench(recipe, baseline=folder, progress=lambda _: None)
+
+
+def test_an_absolute_threshold_that_fails_is_in_the_verdict(in_this_process):
+    recipe = recipe_of(MEMORY).model_copy(update={"fail_on": ("memory.64.peak_memory<=1",)})
+    result = sinkctl.bench(recipe, progress=lambda _: None)
+    assert result.verdict[0].startswith("memory.64.peak_memory<=1: memory.64.peak_memory is ")
 
 
 RUNNABLE = [name for name in built_in() if name.startswith("bench/") and not name.endswith("_h200")]

@@ -122,7 +122,9 @@ class Driver:
                     told = self._telling(what, past / total, 1 / total)
                     workers = {}
                     for lane, python in self.pythons.items():
-                        workers[lane] = stack.enter_context(Worker(self._plain, python=python, name=lane, told=told))
+                        workers[lane] = stack.enter_context(
+                            Worker(self._plain, python=python, name="" if lane == HERE else lane, told=told)
+                        )
                         facts = collected.facts.setdefault(lane, [])
                         rated = any(of_process["rates"] for of_process in facts)
                         fresh = self._fresh(keys_of_worker[0])

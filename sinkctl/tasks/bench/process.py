@@ -78,7 +78,7 @@ class Worker:
         self.end()
 
     def _died(self, said: str | None = None) -> SinkctlError:
-        who = f"the process that measures {self._name}".strip()
+        who = f"the process that measures{f' {self._name}' if self._name else ''}"
         if said is None:
             status = self._process.wait()
             said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"

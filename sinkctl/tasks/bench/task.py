@@ -2,54 +2,29 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sinkctl import __version__
-from sinkctl.errors import BaselineError, Interrupted, ResumeError, UsageError
+from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.result.baseline import mismatch, read
+from sinkctl.result.baseline import mismatch
 from sinkctl.result.bench import BenchDetail, Change, Machine
-from sinkctl.result.compare import Gate, Tolerance, check_names, gate_names, parse_gate
+from sinkctl.result.compare import Tolerance, parse_gate, thresholds
 from sinkctl.result.record import ModelReport
 from sinkctl.result.regression import changes
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.bench.against import checkout
-from sinkctl.tasks.bench.cases import MEASURED, UNTIMED
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
+from sinkctl.tasks.bench.gates import check_gates, check_rows, gated_names
+from sinkctl.tasks.bench.held import Held, Mismatch
 from sinkctl.tasks.bench.outcome import detail_of, measurements
 from sinkctl.tasks.bench.verdict import verdict
 
-Mismatch = Literal["fail", "warn", "skip"]
-THERE = "there"  # the lane of the version it is held against
-ENOUGH = 5  # samples that a relative threshold asks for
-
-
-@dataclass
-class _Against:
-    """What a run is held against: a saved result, or another version in the same run."""
-
-    name: str | None = None
-    commit: str | None = None
-    saved: BenchDetail | None = None
-    on_mismatch: Mismatch = "fail"
-    notes: list[str] = field(default_factory=list)
-    skipped: bool = False
-
-    def check(self, now: BenchDetail, gates: Sequence[Gate] = ()) -> None:
-        """BaselineError, a note, or no comparison at all where the saved run is no match."""
-        different = [] if self.saved is None or self.skipped else mismatch(now, self.saved, gates)
-        if not different:
-            return
-        said = f"{self.name}: the baseline is of another run: {'; '.join(different)}"
-        if self.on_mismatch == "fail":
-            raise BaselineError(f"{said}. Make a new one with --save-baseline, or see --on-mismatch and --against")
-        self.skipped = self.on_mismatch == "skip"
-        self.notes = [f"{said}. {'Not compared' if self.skipped else 'Compared all the same'}."]
+THERE = "the other version"  # the lane of what it is held against
 
 
 def run(
@@ -73,14 +48,13 @@ def run(
     """
     began = time.monotonic()
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
-    _check_gates(recipe, compared=baseline is not None or against is not None)
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
-    before = _Against(None if baseline is None else str(baseline), on_mismatch=on_mismatch)
-    if baseline is not None:
-        before.saved = read(baseline).bench
+    kept = RunFolder(output).load_state()[0] if resume else {}
+    held = kept.get("held", {})
+    check_gates(recipe, compared=any((baseline, against, held.get("baseline"), held.get("against"))))
+    before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-    kept = folder.load_state()[0] if resume else {}
     collected = Collected.load(kept["collected"]) if resume else Collected()
     if folder is not None and not resume:
         folder.write_recipe(recipe.model_dump(mode="json"))
@@ -92,32 +66,31 @@ def run(
     def save(now: Collected) -> None:
         if folder is not None:
             kept = {"suite": suite, "recipe": recipe.model_dump(mode="json", exclude={"fail_on"})}
-            folder.save_state(kept | {"step": len(now.done), "against": before.commit, "collected": now.dump()}, {})
+            folder.save_state(kept | {"step": len(now.done), "held": before.dump(), "collected": now.dump()}, {})
 
     def told(what: str) -> None:
         progress(Progress(what, 0.0))
 
     def met(facts: dict[str, Any]) -> None:
         """Another machine than the baseline's, or than a resumed run's, is known before anything is measured."""
-        first = collected.facts[HERE][0]["machine"]
-        if facts["machine"] != first:
+        if resume and facts["machine"] != collected.facts[HERE][0]["machine"]:
             raise ResumeError(f"{folder.path}: began on another machine, model or version; start the run again")
         before.check(BenchDetail(suite=suite, machine=Machine(**facts["machine"]), rates=[], rows=[]))
 
-    with nullcontext() if against is None else checkout(against, told=told) as other:
+    with nullcontext() if before.against is None else checkout(before.against, told=told) as other:
         pythons = {HERE: sys.executable}
         if other is not None:
             pythons[THERE] = other.python
-            before.name, before.commit = f"{against} ({other.commit[:12]})", other.commit
-        if resume and kept["against"] != before.commit:
-            began_with = "no other version" if kept["against"] is None else f"--against {kept['against'][:12]}"
+            before.commit = other.commit
+        if resume and held["commit"] != before.commit:
+            began_with = "no other version" if held["commit"] is None else f"--against {held['commit'][:12]}"
             raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
         save(collected)
         try:
             driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
-            _check_names(recipe, detail)
+            check_rows(recipe, detail)
             suspects = [change for change in found if change.failed]
             if suspects:
                 again = Collected()
@@ -130,7 +103,8 @@ def run(
                 found = [_twice(change, first) for change in found]
         except Interrupted as error:
             hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
-            raise Interrupted(f"stopped after {len(collected.done)} sizes of cases; {hint}") from error
+            total = recipe.timing.processes * len(driver.keys())
+            raise Interrupted(f"stopped; {len(collected.done)} of {total} parts are done; {hint}") from error
     detail = detail.model_copy(update={"changes": found, "baseline": None if before.skipped else before.name})
     result = _result(recipe, detail, collected, before, gates, time.monotonic() - began)
     if folder is not None:
@@ -142,7 +116,7 @@ def run(
 
 
 def _judged(
-    recipe: BenchRecipe, suite: str, collected: Collected, gates: list[Tolerance], before: _Against
+    recipe: BenchRecipe, suite: str, collected: Collected, gates: list[Tolerance], before: Held
 ) -> tuple[BenchDetail, list[Change]]:  # fmt: skip
     """What was measured, and how it changed; BaselineError where it cannot be compared."""
     detail, seed = detail_of(recipe, suite, collected, HERE), recipe.timing.seed
@@ -155,32 +129,6 @@ def _judged(
     if before.skipped:
         return detail, []
     return detail, changes(detail, before.saved, gates, paired=False, seed=seed)
-
-
-def _check_gates(recipe: BenchRecipe, compared: bool) -> None:
-    """UsageError for what can be known to be wrong before anything is measured."""
-    gates, labels = list(map(parse_gate, recipe.fail_on)), [case.label for case in recipe.cases]
-    check_names([gate._replace(metric=gate.metric.partition(".")[0]) for gate in gates], labels)
-    samples = recipe.timing.rounds * recipe.timing.processes
-    for gate in gates:
-        case = next(case for case in recipe.cases if case.label == gate.metric.partition(".")[0])
-        metrics = MEASURED.get(case.kind)
-        if metrics is not None:
-            found = gate.metric.rpartition(".")[2]
-            check_names([gate._replace(metric=f"{case.label}.{found}")], [f"{case.label}.{name}" for name in metrics])
-        if compared and isinstance(gate, Tolerance) and samples < ENOUGH and case.kind not in UNTIMED:
-            raise UsageError(
-                f"--fail-on {gate.metric}: {samples} samples tell no regression from chance; {ENOUGH} do "
-                "(rounds × processes)"
-            )
-
-
-def _check_names(recipe: BenchRecipe, detail: BenchDetail) -> None:
-    """UsageError for a threshold on what was not measured."""
-    gates, names = list(map(parse_gate, recipe.fail_on)), gate_names(detail.rows)
-    check_names([gate for gate in gates if isinstance(gate, Tolerance)], names)
-    names += [measurement.name for measurement in measurements(detail.rows)]
-    check_names([gate for gate in gates if not isinstance(gate, Tolerance)], names)
 
 
 def _twice(change: Change, first: dict[str, float]) -> Change:
@@ -197,7 +145,7 @@ def _keys(recipe: BenchRecipe, detail: BenchDetail, suspects: list[Change], keys
 
 
 def _result(
-    recipe: BenchRecipe, detail: BenchDetail, collected: Collected, before: _Against, gates: list[Tolerance],
+    recipe: BenchRecipe, detail: BenchDetail, collected: Collected, before: Held, gates: list[Tolerance],
     seconds: float,
 ) -> Result:  # fmt: skip
     facts = collected.facts[HERE][-1]
@@ -212,7 +160,7 @@ def _result(
         notes += [f"the other version ran with other packages: {'; '.join(other)}"] if other else []
     if gates and before.name is None:
         notes.append("without a baseline the relative thresholds are not judged; --save-baseline makes one")
-    return Result(
+    result = Result(
         task="bench",
         sinkctl_version=__version__,
         recipe=recipe.model_dump(mode="json"),
@@ -225,3 +173,5 @@ def _result(
         notes=list(dict.fromkeys(notes)),
         bench=detail,
     )
+    crossed = [f"{text}: {said}." for text, holds, said in thresholds(result) if not holds]
+    return result.model_copy(update={"verdict": crossed + result.verdict})

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from math import isfinite
 from typing import Any
 
-from sinkctl.errors import UsageError
+from sinkctl.errors import SinkctlError
 from sinkctl.recipe.bench import TasksCase
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.caches import label_of, policy_of
@@ -15,15 +15,17 @@ BETTER = {True: "higher", False: "lower", None: "neither"}
 
 
 def sizes(case: TasksCase) -> dict[str, Size]:
-    """One entry a policy and task; UsageError names a policy that is none."""
+    """One entry a policy and task; UsageError names a policy that is none, SinkctlError says where the extra lacks."""
+    if find_spec("lm_eval") is None:
+        raise SinkctlError(
+            f"{case.label}: tasks need lm-evaluation-harness, the extra `eval`: pip install 'sinkctl[eval]'"
+        )
     pairs = [(cache, task) for cache in case.caches for task in case.tasks if policy_of(cache)]
     return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
 
 
 def group(case: TasksCase, subject: Subject, size: Size) -> Group:
     """Every metric of the task, as the harness computes it."""
-    if find_spec("lm_eval") is None:
-        raise UsageError("tasks need lm-evaluation-harness: pip install 'sinkctl[eval]'")
     from sinkctl.tasks.bench.harness import SinkctlLM, evaluate
 
     subject.told(f"{case.label}: {size['task']}", 0.0)
