@@ -45,8 +45,9 @@ def book() -> str:
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """`sinkctl bench` without processes of its own."""
+    """`sinkctl bench` without processes of its own, its hardware's rates from small matrices and copies."""
     monkeypatch.setattr("sinkctl.tasks.bench.driver.Worker", InProcess)
+    monkeypatch.setattr("sinkctl.tasks.bench.rates.SIZES", {"cpu": (64, 1 << 16)})
 
 
 @pytest.fixture
