@@ -29,8 +29,8 @@ def median_interval(samples: list[list[float]], seed: int, level: float = 0.95) 
     """Percentile interval (low, high) of the median of all samples; the same for the same seed.
 
     Of one process's rounds it spans fixed ranks, so how often 95 % holds depends on their number: 5 rounds 94 %,
-    7 rounds 88 %, 9 rounds 96 %, 31 rounds 93 %. Of three processes that differ as much as their rounds it holds 83 %, that
-    differ twice as much 79 %: a gate asks for two runs.
+    7 rounds 88 %, 9 rounds 96 %, 31 rounds 93 %. Of three processes that differ as much as their rounds it holds
+    83 %, that differ twice as much 79 %: a gate asks for two runs.
     """
     return middle(medians(samples, np.random.default_rng(seed)), level)
 
