@@ -94,15 +94,15 @@ def changes_title(detail: BenchDetail) -> str:
 def fit_table(fits: list[Fit]) -> ScoreTable:
     """How time and memory grow: exponents fitted over the sizes."""
     rows = [[fit.case, fit.way, fit_words(fit), interval(min(fit.sizes), max(fit.sizes))] for fit in fits]
-    return ScoreTable(
-        ["case", "way", "growth", "sizes"], rows, set(), ["95 % intervals in brackets"], frozenset({0, 1})
-    )
+    legend = ["95 % intervals in brackets"] if any(fit.low is not None for fit in fits) else []
+    return ScoreTable(["case", "way", "growth", "sizes"], rows, set(), legend, frozenset({0, 1}))
 
 
 def fit_words(fit: Fit) -> str:
-    """seconds ∝ tokens^1.02 (0.99 … 1.05)."""
-    ends = [f"{value:.2f}".replace("-", "−") for value in (fit.exponent, fit.low, fit.high)]
-    return f"{fit.metric} ∝ {fit.over}^{ends[0]} ({ends[1]} … {ends[2]})"
+    """seconds ∝ tokens^1.02 (0.99 … 1.05); bytes ∝ tokens^1.00, which nothing timed."""
+    known = [value for value in (fit.exponent, fit.low, fit.high) if value is not None]
+    exponent, *ends = [f"{value:.2f}".replace("-", "−") for value in known]
+    return f"{fit.metric} ∝ {fit.over}^{exponent}" + (f" ({' … '.join(ends)})" if ends else "")
 
 
 def facts(detail: BenchDetail) -> list[list[str]]:

@@ -81,6 +81,8 @@ def detail(**settings) -> BenchDetail:
         rates=[Rate(name="matmul", samples=[7e14, 7.41e14, 8e14]), Rate(name="copy", samples=[4.27e12])],
         rows=rows(), changes=changes(), baseline=f"{HOSTILE}.json", settings={"rounds": 7, "threads": None},
         fits=[Fit(case="stream", way="sinkctl", metric="seconds", over="tokens", exponent=1.02, low=0.99, high=1.05,
+                  sizes=[8192, 16384, 32768]),
+              Fit(case="memory", way="dense", metric="bytes", over="tokens", exponent=1.0, low=None, high=None,
                   sizes=[8192, 16384, 32768])],
     )  # fmt: skip
     return BenchDetail(**(known | settings))

@@ -129,7 +129,8 @@ def test_perplexities_and_answers_have_tables_of_their_own():
 
 def test_growth_is_an_exponent_with_its_interval():
     assert fit_table(detail().fits).rows == [
-        ["stream", "sinkctl", "seconds ∝ tokens^1.02 (0.99 … 1.05)", "8,192 … 32,768"]
+        ["stream", "sinkctl", "seconds ∝ tokens^1.02 (0.99 … 1.05)", "8,192 … 32,768"],
+        ["memory", "dense", "bytes ∝ tokens^1.00", "8,192 … 32,768"],
     ]
     assert dict(facts(detail()))["hardware"] == "matmul 741 TFLOP/s, copy 4.27 TB/s"
 

@@ -51,6 +51,7 @@ def run(
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
     kept = RunFolder(output).load_state()[0] if resume else {}
+    began -= kept.get("seconds", 0.0)
     held = kept.get("held", {})
     check_gates(recipe, compared=any((baseline, against, held.get("baseline"), held.get("against"))))
     before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
@@ -66,7 +67,8 @@ def run(
     def save(now: Collected) -> None:
         if folder is not None:
             kept = {"suite": suite, "recipe": recipe.model_dump(mode="json", exclude={"fail_on"})}
-            folder.save_state(kept | {"step": len(now.done), "held": before.dump(), "collected": now.dump()}, {})
+            kept |= {"step": len(now.done), "seconds": time.monotonic() - began}
+            folder.save_state(kept | {"held": before.dump(), "collected": now.dump()}, {})
 
     def told(what: str) -> None:
         progress(Progress(what, 0.0))
