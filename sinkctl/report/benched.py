@@ -10,6 +10,7 @@ from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
 
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
+MEMORY = "added memory"  # the head over what a call takes
 SAID_BY_NUMBER = ("bytes", "perplexity", "s")  # units that `quantity` writes by itself
 RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s"}
 
@@ -49,7 +50,7 @@ def case_table(rows: list[Row], detail: BenchDetail) -> ScoreTable:
         "95 % interval",
         "of the limit",
         gain_words(rows[0]),
-        "added memory",
+        MEMORY,
     ]
     cells = [
         [

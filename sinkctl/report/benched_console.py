@@ -1,6 +1,6 @@
 """A benchmark on a terminal: its tables at any width."""
 
-from sinkctl.report.benched import change_table, tables
+from sinkctl.report.benched import MEMORY, change_table, tables
 from sinkctl.report.measured import columns_of
 from sinkctl.report.measured_console import fitted, fitting
 from sinkctl.report.summary import ScoreTable
@@ -27,4 +27,4 @@ def console_tables(detail: BenchDetail, width: int, ascii_only: bool) -> list[tu
 
 def _rank(column: str) -> int:
     """Where a column of a case stands: what is not named stays in its place, before the share of the limit."""
-    return {"of the limit": 1, "memory": 2, INTERVAL: 3}.get(column, 0)
+    return {"of the limit": 1, MEMORY: 2, INTERVAL: 3}.get(column, 0)

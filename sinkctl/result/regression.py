@@ -1,6 +1,7 @@
 """Rows of a run beside the same rows of another: by how many percent each is worse, and which gates that fails."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from sinkctl.result.bench import BenchDetail, Change, Row
@@ -109,5 +110,4 @@ def _divided(one: Samples, other: Samples) -> Samples:
 
 
 def _median(samples: Samples) -> float:
-    flat = sorted(sample for process in samples for sample in process)
-    return (flat[(len(flat) - 1) // 2] + flat[len(flat) // 2]) / 2
+    return statistics.median(sample for process in samples for sample in process)

@@ -13,7 +13,7 @@ from sinkctl.recipe.load import load, validate
 from sinkctl.recipe.named import built_in
 from sinkctl.result.bench import Rate, Work
 from sinkctl.tasks.bench import driver
-from sinkctl.tasks.bench.cases import CASES, stream
+from sinkctl.tasks.bench.cases import CASES, MEASURED, stream
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
@@ -297,7 +297,8 @@ def test_the_built_in_suites_run_at_their_smallest_size(name):
     for number, case in enumerate(cases):
         label = next(iter(CASES[case.kind].sizes(case)))
         opened = session.open(number, label)
-        assert opened["ways"] or opened["readings"]
+        metrics = {opened["metric"]} if opened["ways"] else {reading["metric"] for reading in opened["readings"]}
+        assert metrics == {MEASURED[case.kind][0]}
         assert not opened["failed"]
         if opened["ways"]:
             assert all(seconds > 0 for seconds in session.round().values())

@@ -1,10 +1,11 @@
 """Thresholds of a benchmark, checked against what it will measure, and then against what it did."""
 
 from sinkctl.errors import UsageError
+from sinkctl.recipe.bench import AnyCase
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import ENOUGH
 from sinkctl.result.bench import BenchDetail
-from sinkctl.result.compare import Tolerance, check_names, gate_names, parse_gate
+from sinkctl.result.compare import Gate, Tolerance, check_names, gate_names, parse_gate
 from sinkctl.tasks.bench.cases import CASES, MEASURED, UNTIMED
 from sinkctl.tasks.bench.outcome import measurements
 
@@ -15,7 +16,7 @@ def check_gates(recipe: BenchRecipe, compared: bool) -> None:
     check_names([gate._replace(metric=gate.metric.partition(".")[0]) for gate in gates], labels)
     samples = recipe.timing.rounds * recipe.timing.processes
     for gate in gates:
-        case = next(case for case in recipe.cases if case.label == gate.metric.partition(".")[0])
+        case = _case(recipe, gate)
         metrics = MEASURED.get(case.kind)
         if metrics is not None:
             found = gate.metric.rpartition(".")[2]
@@ -39,12 +40,13 @@ def gated_names(recipe: BenchRecipe) -> list[str]:
     """The rows that relative thresholds are about, as far as they are known before anything is measured."""
     found = []
     for gate in map(parse_gate, recipe.fail_on):
-        case = next(case for case in recipe.cases if case.label == gate.metric.partition(".")[0])
-        rows = [f"{case.label}.{label}.{name}" for label in CASES[case.kind].sizes(case) for name in _timed(case.kind)]
-        if isinstance(gate, Tolerance):
-            found += [row for row in rows if gate.metric in (row, f"{case.label}.{row.rpartition('.')[2]}")]
+        case = _case(recipe, gate)
+        if isinstance(gate, Tolerance) and case.kind in MEASURED:
+            metric = MEASURED[case.kind][0]  # beside it only memory, which is no row
+            rows = [f"{case.label}.{label}.{metric}" for label in CASES[case.kind].sizes(case)]
+            found += [row for row in rows if gate.metric in (row, f"{case.label}.{metric}")]
     return found
 
 
-def _timed(kind: str) -> tuple[str, ...]:
-    return MEASURED.get(kind, ())[:1]
+def _case(recipe: BenchRecipe, gate: Gate) -> AnyCase:
+    return next(case for case in recipe.cases if case.label == gate.metric.partition(".")[0])

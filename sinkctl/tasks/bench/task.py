@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def run(
     threshold is measured once more before it counts. Thresholds are judged in the Result, not raised. `stop` is asked
     between rounds: what is done is kept, and Interrupted raised. Raises BaselineError for a baseline that does not fit.
     """
-    began = time.monotonic()
+    began, plain = time.monotonic(), recipe.model_dump(mode="json", exclude={"fail_on"})
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
@@ -61,14 +61,13 @@ def run(
         folder.write_recipe(recipe.model_dump(mode="json"))
     elif resume:
         suite = kept["suite"]
-        if kept["recipe"] != recipe.model_dump(mode="json", exclude={"fail_on"}):
+        if kept["recipe"] != plain:
             raise UsageError(f"--resume {folder.path}: takes the recipe it began with; leave the other flags out")
 
     def save(now: Collected) -> None:
         if folder is not None:
-            kept = {"suite": suite, "recipe": recipe.model_dump(mode="json", exclude={"fail_on"})}
-            kept |= {"step": len(now.done), "seconds": time.monotonic() - began}
-            folder.save_state(kept | {"held": before.dump(), "collected": now.dump()}, {})
+            state = {"step": len(now.done), "seconds": time.monotonic() - began, "suite": suite, "recipe": plain}
+            folder.save_state(state | {"held": before.dump(), "collected": now.dump()}, {})
 
     def told(what: str) -> None:
         progress(Progress(what, 0.0))
@@ -93,15 +92,13 @@ def run(
             driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
             check_rows(recipe, detail)
-            suspects = [change for change in found if change.failed]
-            if suspects:
-                again = Collected()
-                driver = Driver(recipe, pythons, progress=progress, stop=stop)
-                driver.collect(again, _keys(recipe, detail, suspects, driver.keys()), "once more: ")
-                for lane, of_lane in again.found.items():
+            first = {change.name: change.percent for change in found if change.failed}
+            if first:
+                again = Driver(recipe, pythons, progress=progress, stop=stop)
+                anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
+                for lane, of_lane in anew.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)
-                first = {change.name: change.percent for change in suspects}
                 found = [_twice(change, first) for change in found]
         except Interrupted as error:
             hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
@@ -139,9 +136,8 @@ def _twice(change: Change, first: dict[str, float]) -> Change:
     return change.model_copy(update=update)
 
 
-def _keys(recipe: BenchRecipe, detail: BenchDetail, suspects: list[Change], keys: list[Key]) -> list[Key]:
+def _keys(recipe: BenchRecipe, detail: BenchDetail, names: Container[str], keys: list[Key]) -> list[Key]:
     """The cases and sizes of these rows."""
-    names = [change.name for change in suspects]
     wanted = {(row.case, row.label) for row in detail.rows if row.name in names}
     return [key for key in keys if (recipe.cases[key.case].label, key.label) in wanted]
 
