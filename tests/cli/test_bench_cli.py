@@ -83,6 +83,15 @@ def test_what_cannot_be_run_is_said_in_one_line(sinkctl, in_this_process, tmp_pa
     assert not out
 
 
+def test_a_wrong_model_leaves_nothing_that_stands_in_the_way_of_a_right_one(sinkctl, in_this_process, tmp_path):
+    (tmp_path / "empty").mkdir()
+    asked = ("bench", "ci", "--only", "stream", "-o", tmp_path / "run", "--model", tmp_path / "empty")
+    code, _, err = sinkctl(*asked)
+    assert code == 3
+    assert "no config.json" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_machine_is_no_comparison_unless_asked_for(sinkctl, suite, tmp_path):
     base = tmp_path / "base.json"
     sinkctl("bench", suite, "--only", "stream", "--save-baseline", base, "-q")

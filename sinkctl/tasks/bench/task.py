@@ -55,11 +55,9 @@ def run(
     held = kept.get("held", {})
     check_gates(recipe, compared=any((baseline, against, held.get("baseline"), held.get("against"))))
     before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
-    folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
+    folder = None if output is None else RunFolder(output)
     collected = Collected.load(kept["collected"]) if resume else Collected()
-    if folder is not None and not resume:
-        folder.write_recipe(recipe.model_dump(mode="json"))
-    elif resume:
+    if resume:
         suite = kept["suite"]
         if kept["recipe"] != plain:
             raise UsageError(f"--resume {folder.path}: takes the recipe it began with; leave the other flags out")
@@ -77,6 +75,9 @@ def run(
         if resume and facts["machine"] != collected.facts[HERE][0]["machine"]:
             raise ResumeError(f"{folder.path}: began on another machine, model or version; start the run again")
         before.check(BenchDetail(suite=suite, machine=Machine(**facts["machine"]), rates=[], rows=[]))
+        if folder is not None and not resume and len(collected.facts[HERE]) == 1:  # a wrong model leaves no folder
+            RunFolder.create(folder.path).write_recipe(recipe.model_dump(mode="json"))
+            save(collected)
 
     with nullcontext() if before.against is None else checkout(before.against, told=told) as other:
         pythons = {HERE: sys.executable}
@@ -87,7 +88,6 @@ def run(
             began_with = "no other version" if held["commit"] is None else f"--against {held['commit'][:12]}"
             raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
-        save(collected)
         try:
             driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
@@ -102,6 +102,7 @@ def run(
                 found = [_twice(change, first) for change in found]
         except Interrupted as error:
             hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
+            hint = hint if collected.facts else "nothing is begun"
             total = recipe.timing.processes * len(driver.keys())
             raise Interrupted(f"stopped; {len(collected.done)} of {total} parts are done; {hint}") from error
     detail = detail.model_copy(update={"changes": found, "baseline": None if before.skipped else before.name})
