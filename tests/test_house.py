@@ -71,3 +71,24 @@ def test_the_command_line_imports_torch_only_inside_commands():
 def test_files_stay_short():
     long = {str(p.relative_to(ROOT)): n for p in sources() if (n := len(p.read_text().splitlines())) > 300}
     assert not long
+
+
+def test_what_transformers_does_not_promise_is_taken_in_one_place():
+    """Private names of others, and modules below transformers, but for families and what is written into checkpoints."""
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    ours = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    ours |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"}
+    ours |= {node.id for node in nodes if isinstance(node, ast.Name)} | {"_replace", "_asdict", "_fields"}
+    others = {"_compiled_call_impl", "_non_persistent_buffers_set", "_dynamo", "_reset_state"}  # torch's, accelerate's
+    for name, tree in trees.items():
+        if name.startswith(("kernels/", "model/families/", "sinks/code/")) or name == "model/undocumented.py":
+            continue
+        below = {n for n in imported(tree) if n.startswith("transformers.") and n.count(".") > 1}
+        assert all(n.startswith("transformers.utils.") for n in below), f"{name}: {below}"
+        private = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        }
+        assert not private - ours - others, f"{name}: {private - ours - others}"

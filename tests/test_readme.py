@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,17 @@ def desk(tmp_path, book, monkeypatch):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_runs(desk, command):
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_every_command_of_the_readme_runs(desk, command, sinkctl):
+    """Lines of plain `sinkctl …` in this process, one after the other; what needs a shell has one."""
+    plain = [shlex.split(part) for part in command.split("&&")]
+    if "|" in command or any(words[0] != "sinkctl" for words in plain):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return
+    for _, *words in plain:
+        arguments = [name for word in words for name in sorted(glob(word) if "*" in word else [word])]
+        code, _, said = sinkctl(*arguments)
+        assert code == 0, said
 
 
 def test_the_readme_has_commands():

@@ -22,6 +22,7 @@ from sinkctl.model.handler import AttentionCall, Handler, handling
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LayerFacts
 from sinkctl.model.recurrent import RecurrentCache
+from sinkctl.model.undocumented import cache_given
 
 
 class StreamingCache(RecurrentCache):
@@ -130,7 +131,7 @@ def _entering(cache: StreamingCache, handler: _Attention):
     """Position 0 for every token, so that keys come un-rotated; the mask says only which tokens are padding."""
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if kwargs.get("past_key_values") is not cache:
+        if cache_given(module, args, kwargs) is not cache:
             raise ModelError("inside `with streaming(model) as cache`, call model.generate(..., past_key_values=cache)")
         if kwargs.get("use_cache") is False:  # `generate` would feed everything again with every token
             raise ModelError("use_cache=False leaves nothing to a cache; leave it out")

@@ -10,7 +10,10 @@ def loaded_model(settings, words: Console):
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext():
         quiet_transformers()
         from sinkctl.api import load
+        from sinkctl.result.versions import outside
 
+        for line in outside():
+            words.print(f"note: {line}", style="yellow")
         return load(**settings.model_dump())
 
 

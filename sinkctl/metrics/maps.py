@@ -14,7 +14,8 @@ from sinkctl.kernels.column_sums import AttentionSums, Visible
 from sinkctl.metrics.observe import Measurer, blocks_of, run
 from sinkctl.metrics.samples import Samples
 from sinkctl.metrics.views import AttentionView
-from sinkctl.model.attention import attending_by, configs_of, sink_of
+from sinkctl.model.attention import configs_of, sink_of
+from sinkctl.model.undocumented import attending_by
 
 LONGEST = 1024  # tokens a sample
 # What a map alone can tell; queries, keys, values and what the head writes are not seen.

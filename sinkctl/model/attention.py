@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
 from sinkctl.model.handler import Handler, SinkKey, answered, handling
+from sinkctl.model.undocumented import attending_by, cached
 
 NAME = "sinkctl"
 
@@ -54,19 +55,6 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
 def configs_of(model: nn.Module) -> list:
     """Every config object that the parts of `model` go by, each once."""
     return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
-
-
-@contextmanager
-def attending_by(configs: list, name: str) -> Iterator[None]:
-    """Inside, models with these configs attend by the implementation of this name."""
-    before = [config._attn_implementation_internal for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation_internal = name
-        yield
-    finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
 
 
 class Attachment:
@@ -134,5 +122,6 @@ def hidden_states(
     """
     positions = torch.zeros_like(ids_BT) if position_ids_BT is None else position_ids_BT
     mask = torch.ones_like(ids_BT) if real_BT is None else real_BT
-    carried = dict(use_cache=False) if past is None else dict(use_cache=True, past_key_values=past)
-    return decoder_of(model)(input_ids=ids_BT, position_ids=positions, attention_mask=mask, **carried, **options)
+    decoder = decoder_of(model)
+    carried = dict(use_cache=False) if past is None else cached(decoder, past)
+    return decoder(input_ids=ids_BT, position_ids=positions, attention_mask=mask, **carried, **options)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import compute_module_sizes
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -28,6 +29,7 @@ from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.undocumented import image_processor_class
 
 DEMO = Path(__file__).parent / "demo"
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
@@ -120,8 +122,15 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
         model.eval()
         tokenizer = None if kind == "vision" else AutoTokenizer.from_pretrained(source, **common)
         processor = _processor(source, common) if kind == "vision" else None
-    fingerprint = getattr(model.config, "_commit_hash", None) or folder_fingerprint(Path(source))
+    fingerprint = _fingerprint(source, settings.revision)
     return LoadedModel(model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored)
+
+
+def _fingerprint(source: str, revision: str | None) -> str:
+    """Of a Hub id its commit, which names the folder of the Hub's cache that its files are in."""
+    if Path(source).is_dir():
+        return folder_fingerprint(Path(source))
+    return Path(try_to_load_from_cache(source, "config.json", revision=revision)).parent.name
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -204,11 +213,8 @@ def _processor(source: str, common: dict) -> Any | None:
     """The image processor in its Pillow version: the same numbers with torchvision and without."""
     if find_spec("PIL") is None:
         return None
-    # Not from the top of transformers: some versions (5.17) hide it there where torchvision is missing.
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil", **common)
+        return image_processor_class().from_pretrained(source, backend="pil", **common)
     except OSError:  # no preprocessor_config.json
         return None
 

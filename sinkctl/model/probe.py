@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, hidden_states, sink_of
 from sinkctl.model.carried import check_carried, held
-from sinkctl.model.families import bypassing
+from sinkctl.model.families import known
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.masks import past_keys
 from sinkctl.model.positions import Rotation, rotate
@@ -82,7 +82,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     """
     kind = model.config.model_type
     vocabulary = model.get_input_embeddings().num_embeddings
-    ends = [family.farthest(module) for module, family in bypassing(model)]
+    ends = [family.farthest(module) for module, family in known(model)]
     reach = min([reach, *(end for end in ends if end is not None)])
     far = torch.tensor([sorted({1, 2, 3, 7, reach // 3, reach // 2, max(reach - 1, 0), reach})])
     ids = torch.randint(1, vocabulary, far.shape, generator=torch.Generator().manual_seed(0))
@@ -90,7 +90,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     with _restored(model):
         before = _tables(model)
         try:
-            for family in {family for _, family in bypassing(model)}:
+            for family in {family for _, family in known(model)}:
                 family.check(model)
             carried = recurrent_cache(model)
             with held(_carriers(model, carried)):
@@ -144,9 +144,9 @@ def _tables(model: PreTrainedModel) -> list[Tensor]:
         for name, buffer in model.named_buffers()
         if "inv_freq" in name and "original" not in name
     ]
-    one_a_family = {family: module for module, family in bypassing(model)}
-    known = [family.frequencies(module) for family, module in one_a_family.items()]
-    return held + [table for table in known if table is not None]
+    one_a_family = {family: module for module, family in known(model)}
+    told = [family.frequencies(module) for family, module in one_a_family.items()]
+    return held + [table for table in told if table is not None]
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
+
+from sinkctl.model.undocumented import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 
 class RecurrentCache(DynamicCache):

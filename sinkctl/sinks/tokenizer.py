@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from sinkctl.errors import ModelError
+from sinkctl.model.undocumented import keep_post_processor
 
 TEXTS = ("a", " Hello, World 12\n")
 CHATS = (("user",), ("system", "user"), ("user", "assistant", "user"))
@@ -137,9 +138,7 @@ def _settle(tokenizer: PreTrainedTokenizerBase, expected: list[list[int]]) -> No
     versions of transformers); as a TokenizersBackend, the same tokenizer is what its tokenizer.json says.
     """
     own = type(tokenizer)
-    # Private, since the public setter replaces the whole post-processor, and with it whatever else it adds.
-    tokenizer._add_bos_token = expected[0][:1] == [tokenizer.bos_token_id]
-    tokenizer._should_update_post_processor = False
+    keep_post_processor(tokenizer, adds_bos=expected[0][:1] == [tokenizer.bos_token_id])
     ids = _ids(tokenizer)
     kinds = (TokenizersBackend,) if own.__name__ == "GPTNeoXTokenizer" else (own, TokenizersBackend)
     for kind in kinds if ids[: len(TEXTS)] == expected else ():

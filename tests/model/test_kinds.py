@@ -1,9 +1,13 @@
 """Decoders, encoders and vision transformers: told apart, loaded without what is unused, refused by name."""
 
+import shutil
 import sys
 
+import huggingface_hub
 import pytest
 import torch
+import transformers
+from conftest import DATA
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, BertLMHeadModel, PreTrainedTokenizerFast
@@ -118,3 +122,15 @@ def test_a_vision_model_brings_its_image_processor_where_there_is_pillow(tmp_pat
     assert processor.backend == "pil"
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert load(where, ALL).processor is None
+
+
+def test_a_hub_id_is_known_by_its_commit(tmp_path, monkeypatch):
+    """From the Hub's own cache, without a network: the commit is the fingerprint, as a branch moves on."""
+    commit, at = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--something"
+    shutil.copytree(DATA / "stories260K", at / "snapshots" / commit)
+    (at / "refs").mkdir()
+    (at / "refs/main").write_text(commit)
+    for module in (huggingface_hub.constants, transformers.utils.hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert load("someone/something").fingerprint == commit

@@ -26,8 +26,8 @@ FAMILIES: tuple[type[Family], ...] = (
 )
 
 
-def bypassing(model: PreTrainedModel) -> list[tuple[nn.Module, type[Family]]]:
-    """The modules of `model` to stand in for, each with the family that speaks for it.
+def known(model: PreTrainedModel) -> list[tuple[nn.Module, type[Family]]]:
+    """The modules of `model` that a family speaks for, each with it.
 
     Only classes of transformers: code that comes with a checkpoint may go by the same name and do something else.
     """
@@ -36,8 +36,13 @@ def bypassing(model: PreTrainedModel) -> list[tuple[nn.Module, type[Family]]]:
         for module in model.modules()
         if type(module).__module__.startswith("transformers.models.")
         for family in FAMILIES
-        if type(module).__name__ in family.modules
+        if type(module).__name__ in family.modules + family.tables and family.needed(module)
     ]
 
 
-__all__ = ["FAMILIES", "Family", "bypassing"]
+def bypassing(model: PreTrainedModel) -> list[tuple[nn.Module, type[Family]]]:
+    """Those of them whose forward the family stands in for."""
+    return [(module, family) for module, family in known(model) if type(module).__name__ in family.modules]
+
+
+__all__ = ["FAMILIES", "Family", "bypassing", "known"]

@@ -1,8 +1,6 @@
 """What a family has to say of itself."""
 
-import sys
 from functools import lru_cache
-from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +18,12 @@ class Family:
     """
 
     modules: ClassVar[tuple[str, ...]]  # names of the classes it stands in for
+    tables: ClassVar[tuple[str, ...]] = ()  # names of the classes that hold its table of angles, if other ones
+
+    @staticmethod
+    def needed(module: nn.Module) -> bool:
+        """Whether this version of transformers leaves anything to the family at this module."""
+        return True
 
     @staticmethod
     def forward(module: nn.Module, hidden_states: Tensor, **kwargs: Any) -> Any:
@@ -39,11 +43,6 @@ class Family:
     def farthest(module: nn.Module) -> int | None:
         """The last position that the stock class can be run at; None: any."""
         return None
-
-
-def stock(module: nn.Module) -> ModuleType:
-    """Where the class of `module` is defined, with the functions beside it."""
-    return sys.modules[type(module).__module__]
 
 
 @torch.compiler.disable  # its tracer does not know the cache

@@ -12,6 +12,7 @@ class CodeGen(Tabulated):
     """CodeGen; each of four shards of the projection holds its heads' queries, values and keys, in that order."""
 
     modules = ("CodeGenAttention",)
+    tables = ("CodeGenRotaryEmbedding",)
 
     @staticmethod
     def forward(module: nn.Module, hidden_states: Tensor, position_ids: Tensor, **_) -> tuple[Tensor, None]:

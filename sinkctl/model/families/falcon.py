@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from sinkctl.model.families.base import Family, alibi_slopes, stock
+from sinkctl.model.families.base import Family, alibi_slopes
 from sinkctl.model.handler import answered
+from sinkctl.model.undocumented import stock
 
 
 class Falcon(Family):

@@ -1,14 +1,23 @@
-"""GPT-J (Wang & Komatsuzaki 2021): interleaved rotation from a table of sines and cosines that ends at the context."""
+"""GPT-J (Wang & Komatsuzaki 2021): interleaved rotation from a table of sines and cosines that ends at the context.
+
+Since transformers 5.24 its attention goes by the interface, and only the table, now a module of its own, is unlike
+other families'.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from sinkctl.model.families.base import Family, stock
+from sinkctl.model.families.base import Family
 from sinkctl.model.handler import answered
+from sinkctl.model.undocumented import stock
 
 
 class Tabulated(Family):
     """Rotation by a table `embed_positions`, [positions, sines then cosines]."""
+
+    @staticmethod
+    def needed(module: nn.Module) -> bool:
+        return hasattr(module, "embed_positions")
 
     @staticmethod
     def turned(module: nn.Module, x_BTHD: Tensor, position_ids: Tensor) -> Tensor:
@@ -32,6 +41,7 @@ class GptJ(Tabulated):
     """GPT-J; the rotation (Su et al. 2021, arXiv 2104.09864) takes the first `rotary_dim` dimensions."""
 
     modules = ("GPTJAttention", "GPTJFlashAttention2")
+    tables = ("GPTJRotaryEmbedding",)
 
     @staticmethod
     def forward(module: nn.Module, hidden_states: Tensor, position_ids: Tensor, **_) -> tuple[Tensor, None]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from sinkctl.model.families.base import Family
+from sinkctl.model.undocumented import cache_given
 
 # Tokens whose decays, [B, T, D, N], exist at once; the stock scan holds them for the whole block.
 SLICE = 128
@@ -25,13 +26,12 @@ class Jamba(Family):
     modules = ("JambaMambaMixer",)
 
     @staticmethod
-    def forward(
-        module: nn.Module, hidden_states: Tensor, cache_params: Any = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        layer = None if cache_params is None else cache_params.layers[module.layer_idx]
+    def forward(module: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        cache = cache_given(module, (hidden_states, *args), kwargs)
+        layer = None if cache is None else cache.layers[module.layer_idx]
         stock = type(module).forward
         if layer is None or not layer.has_previous_state[0] or hidden_states.shape[1] == 1:  # one token continues
-            return stock(module, hidden_states, cache_params, *args, **kwargs)
+            return stock(module, hidden_states, *args, **kwargs)
         state_BDN, seen = layer.recurrent_states[0].clone(), {}
 
         def see(part: nn.Module, _, out: Tensor) -> None:
@@ -46,7 +46,7 @@ class Jamba(Family):
             for part in (module.in_proj, module.dt_layernorm, module.c_layernorm):
                 hooks.enter_context(part.register_forward_hook(see))
             hooks.enter_context(module.out_proj.register_forward_pre_hook(add))
-            out = stock(module, hidden_states, cache_params, *args, **kwargs)
+            out = stock(module, hidden_states, *args, **kwargs)
         layer.recurrent_states[0].add_(seen["state"])
         return out
 

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from sinkctl.model.undocumented import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 # Families whose `attention_bias` reaches the output projection, with nothing between it and the heads.
 OPTIONAL = ("llama", "granite", "qwen3", "gemma2", "gpt_neox")

@@ -13,6 +13,7 @@ from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.undocumented import runs_by
 from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
 from sinkctl.sinks.storage.token_row import with_row
 from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
@@ -188,7 +189,6 @@ class Conversion:
         settled, model = self.settled, written.model
         ours = [p for name, p in model.named_parameters() if SINK in name or name.endswith(".sinks")]
         new = model.num_parameters() - self.loaded.model.num_parameters()
-        runs = {"sdpa": model._supports_sdpa, "flex_attention": model._supports_flex_attn}
         plain = str(settled.dtype).removeprefix("torch.")
         # As others load it: a stock class casts its sinks with the rest.
         kept = "float32" if self.form.own_code and ours else plain
@@ -198,7 +198,7 @@ class Conversion:
             model_type=model.config.model_type,
             stored=self.choices["stored"],
             own_code=self.form.own_code,
-            attention=["eager", *(name for name, can in runs.items() if can)],
+            attention=["eager", *runs_by(model)],
             dtype=plain,
             sink_dtype=kept,
             parameters=new,

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from sinkctl.errors import UsageError
 from sinkctl.model.load import DEMO, LoadedModel, chosen_device, explained
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.undocumented import CONFIG_MAPPING_NAMES
 from sinkctl.recipe.load import suggest
 from sinkctl.sinks.code import FAMILIES
 

@@ -20,6 +20,7 @@ from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.threads import one_thread, single_threaded
+from sinkctl.model.undocumented import cached
 from sinkctl.tasks.generate.sampling import Sampler
 
 # Steps before a recording, in which libraries and compilers make what they make once.
@@ -146,7 +147,7 @@ class Decoder:
     def _forward(self) -> None:
         carried = dict(use_cache=False)
         if self.recurrent is not None:
-            carried = dict(use_cache=True, past_key_values=self.recurrent)
+            carried = cached(self.loaded.model, self.recurrent)
         with ExitStack() as stack:
             stack.enter_context(self._attachment.active())
             if self._one_thread:

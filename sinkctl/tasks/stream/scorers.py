@@ -22,6 +22,7 @@ from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LearnedPositions
 from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.model.undocumented import cached
 
 # What the names of recurrent states start with, among the tensors that continue a scorer.
 RECURRENT = "recurrent."
@@ -141,7 +142,8 @@ class LearnedDenseScorer(Scorer):
         if fits:
             model = self.loaded.model
             ids_BT, target_BT = (x[None, :fits].to(model.device) for x in (ids_T, target_T))
-            output = decoder_of(model)(input_ids=ids_BT, past_key_values=self._past, use_cache=True)
+            decoder = decoder_of(model)
+            output = decoder(input_ids=ids_BT, **cached(decoder, self._past))
             nll[:fits] = self._losses(output, ids_BT, target_BT)[0].cpu().numpy()
         self.seen += len(ids_T)
         return nll

@@ -14,8 +14,9 @@ from sinkctl.errors import ModelError
 from sinkctl.metrics.observe import observe
 from sinkctl.metrics.samples import laid_out
 from sinkctl.metrics.views import Scope
-from sinkctl.model.attention import decoder_of
+from sinkctl.model.attention import configs_of, decoder_of
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.undocumented import attending_by
 from sinkctl.recipe.bench import MeasureCase
 from sinkctl.result.bench import OURS, Work
 from sinkctl.tasks.bench.costs import in_sample, token_flops, visible
@@ -83,13 +84,11 @@ def eager_alpha(model: PreTrainedModel, modules: Sequence[nn.Module], ids_BT: Te
         found.append((map_BHTS.float().sum(2) / later_S.to(map_BHTS.device)).cpu())
         return output[0], None, *output[2:]
 
-    before = model.config._attn_implementation
     hooks = [module.register_forward_hook(reduce) for module in modules]
     try:
-        model.set_attn_implementation("eager")
-        stock(model, ids_BT)
+        with attending_by(configs_of(model), "eager"):
+            stock(model, ids_BT)
     finally:
-        model.set_attn_implementation(before)
         for hook in hooks:
             hook.remove()
     return found

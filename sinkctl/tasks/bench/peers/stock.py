@@ -1,4 +1,5 @@
-"""Transformers alone: pieces of a long text, its growing cache, its static cache. None of our code is imported here.
+"""Transformers alone: pieces of a long text, its growing cache, its static cache. Of our code only what a
+version calls the cache is imported.
 
 B rows, L tokens of a piece, T tokens of a prompt, V vocabulary.
 """
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
+
+from sinkctl.model.undocumented import cached
 
 # Logits alive at once (tokens × vocabulary): 1 GiB in bfloat16, and twice that in float32.
 LOGITS = 1 << 29
@@ -28,6 +31,7 @@ class GrowingCache:
 
     def __init__(self, model: PreTrainedModel, ids_BT: Tensor):
         self._model, self._past = model, DynamicCache(config=model.config)
+        self._cached = cached(model, self._past)
         self._next_B1 = _prefilled(model, self._past, ids_BT)
         # A step makes new tensors and leaves the old ones as they are.
         self._held = [dict(vars(layer)) for layer in self._past.layers]
@@ -40,7 +44,7 @@ class GrowingCache:
             vars(layer).update(held)
         ids_B1, chosen = self._next_B1, []
         for _ in range(steps):
-            logits_B1V = self._model(input_ids=ids_B1, past_key_values=self._past, use_cache=True).logits
+            logits_B1V = self._model(input_ids=ids_B1, **self._cached).logits
             ids_B1 = logits_B1V[:, -1:].argmax(-1)
             chosen.append(ids_B1)
         return torch.cat(chosen, dim=1)
@@ -51,6 +55,7 @@ class CompiledStaticCache:
 
     def __init__(self, model: PreTrainedModel, ids_BT: Tensor, steps: int):
         self._past, self._steps = StaticCache(config=model.config, max_cache_len=ids_BT.shape[1] + steps), steps
+        self._cached = cached(model, self._past)
         self._next_B1 = _prefilled(model, self._past, ids_BT)
         self._lengths = [
             {name: value.clone() if isinstance(value, Tensor) else value for name, value in vars(layer).items()
@@ -69,7 +74,7 @@ class CompiledStaticCache:
         for _ in range(self._steps):
             if self._compiled:
                 torch.compiler.cudagraph_mark_step_begin()
-            logits_B1V = self._forward(input_ids=ids_B1, past_key_values=self._past, use_cache=True).logits
+            logits_B1V = self._forward(input_ids=ids_B1, **self._cached).logits
             ids_B1 = logits_B1V[:, -1:].argmax(-1)
             chosen.append(ids_B1)
         return torch.cat(chosen, dim=1)
@@ -91,7 +96,7 @@ class CompiledStaticCache:
 def _prefilled(model: PreTrainedModel, past: Cache, ids_BT: Tensor) -> Tensor:
     """Take a prompt into a cache; returns the likeliest next ids, [B, 1]."""
     for part in ids_BT.split(max(128, 4096 // len(ids_BT)), dim=1):
-        logits_BTV = model(input_ids=part, past_key_values=past, use_cache=True).logits
+        logits_BTV = model(input_ids=part, **cached(model, past)).logits
     return logits_BTV[:, -1:].argmax(-1)
 
 

@@ -16,7 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from sinkctl.kernels.sink_attention import select
 from sinkctl.kernels.sink_attention.reference import per_query_head, visible
-from sinkctl.model.attention import attending_by, configs_of, sink_of
+from sinkctl.model.attention import configs_of, sink_of
+from sinkctl.model.undocumented import attending_by
 
 NAME = "sinkctl_training"
 COLUMN = 8  # flash attention takes head widths that are multiples of this

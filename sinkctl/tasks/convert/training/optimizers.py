@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate as warmed_cosine
 
+from sinkctl.model.undocumented import warmed_cosine
 from sinkctl.recipe.training import TrainingSettings
 
 NUMBERS_LR = 0.01  # of one number a head, which must travel far in few steps
@@ -50,4 +50,4 @@ def _sink_lr(settings: TrainingSettings, parameter: nn.Parameter) -> float:
 def schedule(optimizer: Optimizer, settings: TrainingSettings, steps: int) -> LRScheduler:
     """Linear to the full rate, which step `warmup` has, then a cosine to `final_lr` of it, which the last step has."""
     warmup = max(1, steps // 20) if settings.warmup == "auto" else settings.warmup
-    return warmed_cosine(optimizer, warmup, steps, min_lr_rate=settings.final_lr)
+    return warmed_cosine(optimizer, warmup, steps, settings.final_lr)
