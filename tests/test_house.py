@@ -74,7 +74,7 @@ def test_files_stay_short():
 
 
 def test_what_transformers_does_not_promise_is_taken_in_one_place():
-    """Private names of others, and modules below transformers, but for families and what is written into checkpoints."""
+    """Private names of others and modules below transformers; but for families, and what checkpoints carry."""
     trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
     nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     ours = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
