@@ -35,7 +35,7 @@ def test_a_captured_step_chooses_what_an_uncaptured_one_does(on_gpu, compile_):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # Triton, and plain torch inside the graph
 def test_a_captured_step_follows_its_ring_back(on_gpu, dtype):
     loaded = LoadedModel(copy.deepcopy(on_gpu.model).to(dtype), on_gpu.tokenizer, "demo", "in memory")
-    sampler = Sampler(1, loaded.device, temperature=1.0, top_k=None, top_p=1.0, seed=0)
+    sampler = Sampler(1, loaded.device, seed=0)
     decoder = Decoder(loaded, SinkWindow(sinks=4, window=28), sampler, graph=True)
     decoder.feed([torch.tensor(loaded.tokenizer("A").input_ids)], 100)
 
