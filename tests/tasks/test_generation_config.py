@@ -1,12 +1,15 @@
 """Generation settings of a checkpoint: what stock `generate()` does with them, in a stream."""
 
 import copy
+from contextlib import nullcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from test_chat import TEMPLATE
 from test_generate import recipe
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import GenerationConfig
 
 from sinkctl.errors import Interrupted, ModelError, UsageError
@@ -16,8 +19,9 @@ from sinkctl.recipe.schema import GREEDY
 from sinkctl.tasks.generate import history, run
 from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.generate.sampling import sampler_for
+from sinkctl.tasks.generate.settle_sampling import outside_of_graph
 
-START, COUNT, SIZE = "Once upon a time", 60, (4, 300)  # within the window a stream is the stock model
+START, COUNT, SIZE = "Once upon a time", 30, (4, 300)  # within the window a stream is the stock model
 
 
 def saying(loaded: LoadedModel, **fields) -> LoadedModel:
@@ -42,7 +46,7 @@ def streamed(loaded: LoadedModel, prompt: str = START, count: int = COUNT, **set
 COMMA, GIRL, PERIOD = 432, 403, 426  # what the greedy story begins with, and its first full stop
 FIELDS = {
     "repetition_penalty": {"repetition_penalty": 1.3},
-    "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
     "suppress_tokens": {"suppress_tokens": [403, 261]},
     "begin_suppress_tokens": {"begin_suppress_tokens": [COMMA]},
     "bad_words_ids": {"bad_words_ids": [[COMMA, 414], [261]]},
@@ -191,18 +195,38 @@ def test_every_field_of_a_generation_config_is_in_one_table():
 def test_n_grams_are_remembered_so_far_and_no_further(stories, monkeypatch):
     loaded = saying(stories, no_repeat_ngram_size=2, eos_token_id=None)
     far = streamed(loaded, count=120)
-    assert len(set(zip(far, far[1:], strict=False))) == 119
+    assert far == stock(loaded, count=120)
+    assert len(set(pairwise(far))) == 119
     monkeypatch.setattr(history, "KEPT", 20)
     near = streamed(loaded, count=120)
-    assert len(set(zip(near, near[1:], strict=False))) < 119
+    assert len(set(pairwise(near))) < 119
     monkeypatch.setattr("sinkctl.tasks.generate.settle_sampling.KEPT", 20)
     assert "looks back 20 tokens" in run(recipe([START], tokens=20), loaded).result.notes[-1]
+
+
+def test_a_choice_that_is_part_of_a_captured_step_asks_nothing_of_the_host(stories):
+    """Told without a GPU: fake tensors have no values to ask for."""
+    inside = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.3,
+              "config": {"renormalize_logits": True}}  # fmt: skip
+    after = {"no_repeat_ngram_size": 2, "config": {"watermarking_config": {"bias": 2.0}}}
+    assert outside_of_graph(GREEDY.model_copy(update=inside)) is None
+    assert "no_repeat_ngram_size, watermarking_config" in outside_of_graph(GREEDY.model_copy(update=after))
+    for settings, asks in ((inside, nullcontext()), (after, pytest.raises(DataDependentOutputException))):
+        sampler = sampler_for(recipe([START], sampling=GREEDY.model_copy(update=settings).model_dump()), 2, stories)
+        assert sampler.static == (settings is inside)
+        sampler.prepare(2)
+        logits_BV, texts = torch.randn(2, 512), [torch.arange(5), torch.arange(9)]
+        sampler.choose(logits_BV, texts)
+        with asks, FakeTensorMode(allow_non_fake_inputs=True):
+            sampler.choose(torch.randn(2, 512), torch.tensor([3, 4]))
 
 
 def test_values_that_transformers_does_not_take_are_refused_before_a_text_is_read(stories):
     with pytest.raises(ModelError, match=r"does not take bad_words_ids.*null"):
         streamed(saying(stories, bad_words_ids=[[5000]]))
-    with pytest.raises(UsageError, match="sampling.config.num_beams.*one place"):
+    with pytest.raises(ModelError, match=r"repetition_penalty 0.0 of its generation config.*--repetition-penalty"):
+        streamed(saying(stories, repetition_penalty=0.0))
+    with pytest.raises(UsageError, match=r"sampling.config.num_beams.*one place"):
         streamed(stories, sampling={"config": {"num_beams": 2}})
     with pytest.raises(UsageError, match=r"supress_tokens.*did you mean 'suppress_tokens'"):
         streamed(stories, sampling={"config": {"supress_tokens": [2]}})

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from sinkctl.errors import ModelError, SinkctlError, UsageError
 from sinkctl.model.generation_config import (
@@ -25,12 +26,15 @@ OF_THE_CHECKPOINT = "the checkpoint's generation config"
 
 
 def settle_sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[str, str]) -> SamplingSettings:
-    """Every `auto` settled, and under `config` what else of the checkpoint is done; UsageError for a wrong `config`."""
+    """Every `auto` settled, and under `config` what else of the checkpoint is done.
+
+    Raises UsageError for a wrong `config`, ModelError for a wrong value of the checkpoint's.
+    """
     _check_config(asked.config)
     said, drawn_by_default = stated(loaded.model), bool(loaded.model.generation_config.do_sample)
     temperature = asked.temperature
     if temperature == "auto":
-        about_a_draw = any(getattr(asked, name) not in ("auto", idle) for name, idle in WARPERS.items())
+        about_a_draw = any(getattr(asked, name) not in ("auto", idle, 0) for name, idle in WARPERS.items())
         temperature = said.get("temperature", 1.0) if drawn_by_default or about_a_draw else 0.0
         if not (drawn_by_default or about_a_draw):
             choices["temperature"] = f"0: greedy, as {OF_THE_CHECKPOINT} says nothing else"
@@ -45,13 +49,21 @@ def settle_sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[
     for name in idle.keys() - found.keys():
         value = getattr(asked, name)
         if value == "auto":
-            value = said.get(name, idle[name]) or idle[name]  # 0 is none, of top-k
+            value = said.get(name, idle[name])
+            value = None if (name, value) == ("top_k", 0) else value
             if name in said:
                 choices[name] = f"{value}: {OF_THE_CHECKPOINT}"
         found[name] = value
     more = {name: value for name, value in said.items() if name in MORE and name not in asked.config}
     choices |= {name: f"{shown(value)}: {OF_THE_CHECKPOINT}" for name, value in more.items()}
-    return SamplingSettings(**found, config=more | asked.config, seed=asked.seed)
+    try:
+        return SamplingSettings(**found, config=more | asked.config, seed=asked.seed)
+    except ValidationError as error:
+        (name, *_), said = error.errors()[0]["loc"], error.errors()[0]["msg"]
+        flag = f"--{name.replace('_', '-')}"
+        raise ModelError(
+            f"{loaded.name}: {name} {found[name]} of its generation config: {said}; give {flag}"
+        ) from error
 
 
 def sampling_notes(recipe: GenerateRecipe, asked: GenerateRecipe, longest: int, loaded: LoadedModel) -> list[str]:
@@ -86,7 +98,7 @@ def check_processors(recipe: GenerateRecipe, asked: SamplingSettings, loaded: Lo
     except (ValueError, IndexError, TypeError, RuntimeError) as error:
         kind: type[SinkctlError] = UsageError if asked.config else ModelError
         said = " ".join(str(error).split())[:200]
-        names = ", ".join(recipe.sampling.config)
+        names = ", ".join(recipe.sampling.config) or "its generation config"
         raise kind(
             f"{loaded.name}: transformers does not take {names}: {said}; "
             "leave a field out with --set sampling.config.FIELD=null"
