@@ -66,10 +66,10 @@ def test_what_a_checkpoint_says_and_a_stream_does_not_do_is_a_note(sinkctl, talk
     said = {"repetition_penalty": 3.0, "num_beams": 3, "do_sample": False}
     (talker / "generation_config.json").write_text(json.dumps(said))
     flags = ["stream", "-m", talker, "--prompt", "It was", "-W", 20]
-    code, plain, err = sinkctl(*flags, "-g", 12)
+    code, plain, err = sinkctl(*flags, "-g", 40)
     assert (code, err.count("note: num_beams 3")) == (0, 1)
     assert "greedy, repetition-penalty 3.0" in err
-    assert sinkctl(*flags, "-g", 12, "--repetition-penalty", 1)[1] != plain
+    assert sinkctl(*flags, "-g", 40, "--repetition-penalty", 1)[1] != plain
     code, _, err = sinkctl(*flags, "-g", 12, "--dry-run")
     assert "note: num_beams 3" in err
     assert "repetition_penalty: 3.0: the checkpoint's generation config" in err
