@@ -28,7 +28,7 @@ def saying(loaded: LoadedModel, **fields) -> LoadedModel:
     """The model with this in its generation config."""
     model = copy.copy(loaded.model)
     model.generation_config = GenerationConfig(**{"bos_token_id": 1, "eos_token_id": 2, "do_sample": False} | fields)
-    return LoadedModel(model, loaded.tokenizer, loaded.name, "in memory")
+    return LoadedModel(model, loaded.tokenizer, loaded.name, "in memory", _probed=loaded._probed)
 
 
 def stock(loaded: LoadedModel, prompt: str = START, count: int = COUNT, **options) -> list[int]:

@@ -46,8 +46,8 @@ def settle_sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[
     elif drawn_by_default and loaded.model.generation_config.top_k is None:
         idle["top_k"] = 50  # what `generate` takes where a checkpoint draws and names no more
     found: dict[str, Any] = {"temperature": temperature}
-    for name in idle.keys() - found.keys():
-        value = getattr(asked, name)
+    for name in idle:
+        value = found.get(name, getattr(asked, name))
         if value == "auto":
             value = said.get(name, idle[name])
             value = None if (name, value) == ("top_k", 0) else value
