@@ -11,7 +11,7 @@ from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, SamplingSettings, StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
 from sinkctl.tasks.generate import run as run_generation
@@ -69,9 +69,9 @@ def generate(
     """Text past any context length, one prompt or several side by side.
 
     `settings` are the recipe's other fields (`tokens`, a number or "endless"; `bos`, `chunk`, …, and those of
-    `sampling`: `temperature`, `top_k`, `top_p`, `seed`). `progress` sees the tokens as they come. With `output`, a run
-    folder is kept there (and continued with `resume`). Returns the Result and the ids, int32 [steps, rows], −1 where a
-    row had ended. Raises SinkctlError.
+    `sampling`: `temperature`, `repetition_penalty`, `seed`, …). `progress` sees the tokens as they come. With `output`,
+    a run folder is kept there (and continued with `resume`). Returns the Result and the ids, int32 [steps, rows], −1
+    where a row had ended. Raises SinkctlError.
     """
     if resume and output is None:
         raise UsageError("resume=True continues the run kept in `output`; name it")
@@ -80,7 +80,7 @@ def generate(
             raise UsageError("a recipe says its own policy and settings; change them with recipe.model_copy")
         recipe = prompts
     else:
-        sampling = {key: settings.pop(key) for key in ("temperature", "top_k", "top_p", "seed") if key in settings}
+        sampling = {key: settings.pop(key) for key in SamplingSettings.model_fields if key in settings}
         data = {
             "task": "generate",
             "model": settings_of(model).model_dump(),

@@ -30,6 +30,8 @@ def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
     from sinkctl.tasks.generate.chat import Conversation
 
     conversation = Conversation(recipe, loaded)
+    for note in conversation.settled.notes:
+        words.print(f"note: {note}", highlight=False, markup=False)
     for line in _lines(recipe.prompts, words):
         stopping, reply = Stopping(), []
         with stopping:

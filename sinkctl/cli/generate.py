@@ -34,10 +34,15 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     from sinkctl.api import generate
 
     stopping, said = Stopping(), _Said(as_json)
+    noted = recipe.tokens != "endless"  # then the result says it
     with reading(words) as read, stopping:
 
         def show(tokens, run) -> None:
+            nonlocal noted
             read(run)
+            for note in () if noted else run.settled.notes:
+                words.print(f"note: {note}", highlight=False, markup=False)
+            noted = True
             said.take(tokens, run)
 
         try:

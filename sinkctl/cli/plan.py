@@ -61,6 +61,8 @@ def _show_decoding(settled, decoder, as_json: bool) -> None:
     words = _words()
     for what, choice in (settled.choices | decoder.choices).items():
         words.print(f"{what}: {choice}")
+    for note in settled.notes:
+        words.print(f"note: {note}")
     if not settled.recipe.chat:
         words.print(settled.bos)
     words.print(f"{settled.recipe.policy.label}: cache of {memory(decoder.bytes_held())}")

@@ -70,6 +70,14 @@ def stream(
     ] = None,
     top_k: Annotated[str | None, option(_GENERATE, "Draw among this many likeliest tokens.")] = None,
     top_p: Annotated[str | None, option(_GENERATE, "Draw among the likeliest that hold this probability.")] = None,
+    min_p: Annotated[str | None, option(_GENERATE, "Draw among those at least so likely beside the likeliest.")] = None,
+    repetition_penalty: Annotated[
+        str | None, option(_GENERATE, "On every token that was there before; 1: none.")
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        str | None, option(_GENERATE, "So many tokens in a row come once only; 0: no rule.")
+    ] = None,
+    min_new_tokens: Annotated[str | None, option(_GENERATE, "No end of sequence before so many tokens.")] = None,
     seed: Annotated[int | None, option(_GENERATE, "Of the draws (default 0).")] = None,
     model: options.Model = None,
     revision: options.Revision = None,
@@ -103,6 +111,8 @@ def stream(
         "fail-on": fail_on or None, "questions": questions, "generate": number(generate), "prompt": prompt or None,
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
         "temperature": number(temperature), "top-k": number(top_k), "top-p": number(top_p), "seed": seed,
+        "min-p": number(min_p), "repetition-penalty": number(repetition_penalty),
+        "no-repeat-ngram-size": number(no_repeat_ngram_size), "min-new-tokens": number(min_new_tokens),
     }  # fmt: skip
     built = stream_recipe(
         flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,

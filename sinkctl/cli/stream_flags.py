@@ -7,7 +7,12 @@ from sinkctl.cli.build import MODEL, build, number
 from sinkctl.errors import UsageError
 
 _COMMON = MODEL | {"chunk": "chunk"}
-_SAMPLING = {name: f"sampling.{name.replace('-', '_')}" for name in ("temperature", "top-k", "top-p", "seed")}
+_SAMPLING = {
+    name: f"sampling.{name.replace('-', '_')}"
+    for name in (
+        "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "no-repeat-ngram-size", "min-new-tokens", "seed"
+    )
+}  # fmt: skip
 FIELDS = {
     "stream": _COMMON | {
         "FILE": "text.files", "field": "text.field", "errors": "text.errors", "bos": "text.bos", "limit": "limit",

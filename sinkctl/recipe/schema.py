@@ -38,7 +38,10 @@ class StreamRecipe(Settings):
 
 
 class SamplingSettings(Settings):
-    """How the next token is chosen; `auto` is what the checkpoint's generation_config.json says, greedy if nothing."""
+    """How the next token is chosen; `auto` is what the checkpoint's generation_config.json says, greedy if nothing.
+
+    What is not about a draw acts on a greedy choice as well, and counts the prompt in, as in transformers' `generate`.
+    """
 
     temperature: Annotated[float, Field(ge=0)] | Literal["auto"] = Field("auto", description="0 is greedy.")
     top_k: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
@@ -47,7 +50,28 @@ class SamplingSettings(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
         "auto", description="Draw among the likeliest tokens that hold this much probability."
     )
+    min_p: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
+        "auto", description="Draw among tokens at least this share as likely as the likeliest."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Divides the logit of every token that was there before (multiplies one below 0); 1: none."
+    )
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="So many tokens in a row never come twice within 32,768 tokens; 0: they may."
+    )
+    min_new_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="No end of sequence before so many tokens."
+    )
+    config: dict[str, Any] = Field(
+        {}, description="More fields of transformers' GenerationConfig, over the checkpoint's; null: not what it says."
+    )
     seed: int = Field(0, ge=0, lt=1 << 62, description="Row i of a batch draws with seed + i.")
+
+
+# Whatever a checkpoint says.
+GREEDY = SamplingSettings(
+    temperature=0, top_k=None, top_p=1.0, min_p=None, repetition_penalty=1.0, no_repeat_ngram_size=0, min_new_tokens=0
+)
 
 
 class GenerateRecipe(Settings):

@@ -62,6 +62,24 @@ def test_a_chat_answers_every_line(sinkctl, talker):
     assert plain == "".join(turn["assistant"] + "\n" for turn in turns)
 
 
+def test_what_a_checkpoint_says_and_a_stream_does_not_do_is_a_note(sinkctl, talker, monkeypatch):
+    said = {"repetition_penalty": 3.0, "num_beams": 3, "do_sample": False}
+    (talker / "generation_config.json").write_text(json.dumps(said))
+    flags = ["stream", "-m", talker, "--prompt", "It was", "-W", 20]
+    code, plain, err = sinkctl(*flags, "-g", 40)
+    assert (code, err.count("note: num_beams 3")) == (0, 1)
+    assert "greedy, repetition-penalty 3.0" in err
+    assert sinkctl(*flags, "-g", 40, "--repetition-penalty", 1)[1] != plain
+    code, _, err = sinkctl(*flags, "-g", 12, "--dry-run")
+    assert "note: num_beams 3" in err
+    assert "repetition_penalty: 3.0: the checkpoint's generation config" in err
+    code, _, err = sinkctl(*flags, "-g", 3, "--chat", stdin=b"")
+    assert (code, err.count("note: num_beams 3")) == (0, 1)
+    monkeypatch.setattr("sinkctl.cli.stopping.Stopping.asked", lambda self: True)
+    code, _, err = sinkctl(*flags, "-g", "endless")
+    assert (code, err.count("note: num_beams 3")) == (130, 1)
+
+
 def test_dry_runs_show_the_plan(sinkctl, talker):
     for flags in (["-g", "endless"], ["--chat", "-m", talker]):
         code, out, err = sinkctl("stream", *flags, "--dry-run")
@@ -82,6 +100,7 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, talker, tmp_path, subte
         (["--temperature", 1, tmp_path / "book.txt"], 2, "--temperature is for generation"),
         (["-g", 5, "--temperature", "hot"], 2, "sampling.temperature"),
         (["-g", 5, "--top-p", 2], 2, "sampling.top_p"),
+        (["-g", 5, "--set", "sampling.config.num_beams=2"], 2, "sampling.config.num_beams: cannot be set; a stream"),
         (["-g", 5, "-p", "4+9", "-p", "0+9"], 2, "under one policy"),
         (["-g", "endless", "-p", "dense"], 2, "endless text has no end"),
         (["-g", 5, "--prompt-file", tmp_path / "none.txt"], 3, "none.txt"),

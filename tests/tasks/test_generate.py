@@ -13,7 +13,13 @@ import pytest
 import torch
 from families import HYBRID, REFUSED, STREAMED, in_float64, tiny
 from reference import TokenByToken, stock_cache
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.cache.streaming import streaming
@@ -38,7 +44,8 @@ def recipe(prompts=(PROMPT,), size=(4, 60), **settings):
 
 
 def sampler(rows=1, temperature=0.0, seed=0) -> Sampler:
-    return Sampler(rows, torch.device("cpu"), temperature=temperature, top_k=None, top_p=1.0, seed=seed)
+    processors = [] if temperature in (0, 1) else [TemperatureLogitsWarper(temperature)]
+    return Sampler(rows, torch.device("cpu"), lambda prompt: processors, greedy=temperature == 0, seed=seed)
 
 
 def by_ring(loaded, policy, prompt_T, count, chunk=16, draws=None) -> list[int]:
@@ -211,7 +218,8 @@ def test_an_end_of_sequence_ends_its_row_and_no_other(demo):
 
 def test_draws_follow_the_filtered_distribution():
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0, -1.0]])
-    draws = Sampler(1, torch.device("cpu"), temperature=0.5, top_k=3, top_p=0.99, seed=1)
+    processors = [TemperatureLogitsWarper(0.5), TopKLogitsWarper(3), TopPLogitsWarper(0.99)]
+    draws = Sampler(1, torch.device("cpu"), lambda prompt: processors, seed=1)
     found = []
     for _ in range(4000):
         draws.prepare(1)

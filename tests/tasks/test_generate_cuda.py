@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_generate import PROMPT, recipe
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.model.load import LoadedModel, load
@@ -32,10 +33,30 @@ def test_a_captured_step_chooses_what_an_uncaptured_one_does(on_gpu, compile_):
     np.testing.assert_array_equal(found[:same], expected[:same])
 
 
+REPEATING = {"repetition_penalty": 1.3, "min_p": 0.02, "config": {"renormalize_logits": True}}
+ON_THE_HOST = {
+    "no_repeat_ngram_size": 3, "min_new_tokens": 30,
+    "config": {"suppress_tokens": list(range(5, 90)), "bad_words_ids": [[300, 301], [302]], "typical_p": 0.95},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("processors", [REPEATING, REPEATING | ON_THE_HOST], ids=["in the graph", "after it"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_processors_choose_the_same_with_a_captured_step(on_gpu, processors, temperature):
+    settings = dict(tokens=150, sampling={"temperature": temperature, "seed": 1} | processors, size=(4, 28))
+    prompts = [PROMPT, "A"]
+    expected = run(recipe(prompts, graph=False, **settings), on_gpu)
+    found = run(recipe(prompts, graph="auto", **settings), on_gpu)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    assert found.result.choices["graph"].startswith("on: ")
+    assert ("chosen after it" in found.result.choices["graph"]) == (processors is not REPEATING)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # Triton, and plain torch inside the graph
 def test_a_captured_step_follows_its_ring_back(on_gpu, dtype):
     loaded = LoadedModel(copy.deepcopy(on_gpu.model).to(dtype), on_gpu.tokenizer, "demo", "in memory")
-    sampler = Sampler(1, loaded.device, temperature=1.0, top_k=None, top_p=1.0, seed=0)
+    processors = [RepetitionPenaltyLogitsProcessor(1.2)]
+    sampler = Sampler(1, loaded.device, lambda prompt: processors, seed=0)
     decoder = Decoder(loaded, SinkWindow(sinks=4, window=28), sampler, graph=True)
     decoder.feed([torch.tensor(loaded.tokenizer("A").input_ids)], 100)
 

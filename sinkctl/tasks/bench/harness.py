@@ -24,10 +24,10 @@ from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
-from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.recipe.schema import GREEDY, GenerateRecipe, SamplingSettings
+from sinkctl.tasks.generate.ends import end_of_sequence
 from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import can_capture, end_of_sequence
-from sinkctl.tasks.questions.lane import GREEDY
+from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
 
 LONGEST = 256  # tokens generated where a task does not say, as the harness has it
@@ -84,13 +84,14 @@ class SinkctlLM(TemplateLM):
         asked = [request.args for request in requests]
         asked = [(self.tok_encode(text), normalize_gen_kwargs(given, LONGEST)) for text, given in asked]
         capacity = max(len(ids) + wanted["max_gen_toks"] for ids, wanted in asked)
-        decoders: dict[SamplingSettings, tuple] = {}
+        decoders: dict[str, tuple] = {}
         texts = []
         for ids, wanted in asked:
             sampling = self._sampling(wanted)
-            if sampling not in decoders:
-                decoders[sampling] = self._decoder(sampling, capacity)
-            decoder, (data, tensors) = decoders[sampling]
+            key = sampling.model_dump_json()
+            if key not in decoders:
+                decoders[key] = self._decoder(sampling, capacity)
+            decoder, (data, tensors) = decoders[key]
             decoder.restore(data | {"sampler": decoder.sampler.state()}, tensors)
             texts.append(self._continued(decoder, ids, wanted))
         return texts
@@ -130,7 +131,8 @@ class SinkctlLM(TemplateLM):
         if not wanted["do_sample"]:
             return GREEDY
         temperature, top_k, top_p = (wanted.get(name) for name in SAMPLED)
-        return SamplingSettings(temperature=temperature or 1.0, top_k=top_k or None, top_p=top_p or 1.0)
+        asked = {"temperature": temperature or 1.0, "top_k": top_k or None, "top_p": top_p or 1.0}
+        return GREEDY.model_copy(update=asked)
 
     def _decoder(self, sampling: SamplingSettings, capacity: int) -> tuple:
         graph, _ = can_capture(self.loaded, self.policy)

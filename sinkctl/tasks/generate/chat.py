@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe
+from sinkctl.tasks.generate.ends import Ends
 from sinkctl.tasks.generate.generation import decoder_for
 from sinkctl.tasks.generate.settle import check_text, settle
 from sinkctl.tasks.generate.spelling import Spelling
@@ -26,7 +27,8 @@ class Conversation:
         self.recipe = self.settled.recipe
         if loaded.tokenizer.chat_template is None:
             raise ModelError(f"{loaded.name} has no chat template; --generate with --prompt goes on from a text")
-        if self.recipe.tokens == "endless" and not self.settled.eos_ids:
+        self.ends = Ends(loaded, self.settled.eos_ids, self.settled.stop_strings)
+        if self.recipe.tokens == "endless" and not self.ends:
             raise UsageError(f"{loaded.name} knows no end of a turn; give --generate a number of tokens a turn")
         self.decoder = decoder_for(loaded, self.recipe.policy, self.recipe, rows=1)
         self._anchor = loaded.tokenizer(ANCHOR, add_special_tokens=False).input_ids
@@ -39,15 +41,16 @@ class Conversation:
         """The reply to `text`, in pieces as it comes; `stop` is asked after every token."""
         ids = torch.tensor([*(self._unfed or []), *self._encoded(text)])
         limit = None if self.recipe.tokens == "endless" else self.recipe.tokens
+        self.ends.recent = [ids.tolist()]
         new = int(self.decoder.feed([ids], self.recipe.chunk))
         spelling, self.tokens = Spelling(self.loaded.tokenizer), 1
         while True:
             # The last token of a reply has not gone through the model: an end of sequence is part of the template.
-            self._unfed = [] if new in self.settled.eos_ids else [new]
+            self._unfed, ended = [] if new in self.settled.eos_ids else [new], self.ends.at(0, new)
             if not self._unfed:
                 break
             yield spelling.add(new)
-            if stop() or (limit is not None and self.tokens >= limit):
+            if ended or stop() or (limit is not None and self.tokens >= limit):
                 break
             new = int(self.decoder.step())
             self.tokens += 1

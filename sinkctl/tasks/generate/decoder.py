@@ -41,7 +41,10 @@ class Decoder:
         graph: bool = False,
         compiled: bool = False,
     ):
-        """`dense` needs the `capacity` in tokens; `graph` captures the step (CUDA), `compiled` compiles its layers."""
+        """`dense` needs the `capacity` in tokens; `graph` captures the step (CUDA), `compiled` compiles its layers.
+
+        A choice that asks the host comes after the captured step.
+        """
         self.loaded, self.policy, self.sampler = loaded, policy, sampler
         model, device = loaded.model, loaded.device
         self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
@@ -91,7 +94,7 @@ class Decoder:
             dtype = str(self.loaded.dtype).removeprefix("torch.")
             raise ModelError(f"{self.loaded.name}: its logits are no numbers in {dtype}; try --dtype float32")
         self.sampler.prepare(1)
-        self.ids_B.copy_(self.sampler.choose(logits_BV))
+        self.ids_B.copy_(self.sampler.choose(logits_BV, texts))
         self.sampler.count(1)
 
     @torch.no_grad()
@@ -106,6 +109,8 @@ class Decoder:
         else:
             self._graph.replay()
             self.cache.count(1)
+        if not self.sampler.static:
+            self._choose()
         self.sampler.count(1)
         return self.ids_B
 
@@ -157,7 +162,12 @@ class Decoder:
             logits_BV = self.loaded.model(
                 input_ids=self.ids_B[:, None], position_ids=self._zeros, attention_mask=self._ones, **carried
             ).logits[:, -1]
-        self.ids_B.copy_(self.sampler.choose(logits_BV))
+        self._logits_BV = logits_BV  # of a captured step, in memory that the next one overwrites
+        if self.sampler.static:
+            self._choose()
+
+    def _choose(self) -> None:
+        self.ids_B.copy_(self.sampler.choose(self._logits_BV, self.ids_B))
 
     def _capture(self) -> None:
         """Record a step. What the steps before the recording leave in the ring, the first replay writes anew."""

@@ -16,11 +16,12 @@ from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
 from sinkctl.model.probe import LearnedPositions
-from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.stream import MemorySample
 from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate.ends import Ends
 from sinkctl.tasks.generate.recompute import RecomputeDecoder
-from sinkctl.tasks.generate.sampling import Sampler
+from sinkctl.tasks.generate.sampling import sampler_for
 from sinkctl.tasks.generate.settle import settle
 from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
 from sinkctl.tasks.stream.summary import Thinned
@@ -45,7 +46,7 @@ def decoder_for(
     bos: bool = False,
 ) -> Decoder | RecomputeDecoder:  # fmt: skip
     """The decoder of a settled recipe; ModelError names what the model cannot do and what to use instead."""
-    sampler = sampler_for(settings.sampling, rows, loaded.device)
+    sampler = sampler_for(settings, rows, loaded)
     if isinstance(policy, Recompute):
         return RecomputeDecoder(loaded, policy, sampler, rows=rows, bos=bos)
     options = dict(rows=rows, capacity=capacity, graph=settings.graph, compiled=settings.compile)
@@ -53,11 +54,6 @@ def decoder_for(
         return Decoder(loaded, policy, sampler, **options)
     except LearnedPositions as error:
         raise ModelError(f"{error}; use --policy recompute") from error
-
-
-def sampler_for(settings: SamplingSettings, rows: int, device: torch.device) -> Sampler:
-    """The sampler of settled settings."""
-    return Sampler(rows, device, **settings.model_dump())
 
 
 class GenerateRun:
@@ -81,6 +77,9 @@ class GenerateRun:
         self.pace, self.memory, self.peak_bytes = Thinned(), Thinned(), 0
         self.tails = [""] * self.rows
         self.spelling = [Spelling(loaded.tokenizer, prompt[-PATIENCE:].tolist()) for prompt in self.settled.prompts]
+        self.ends = Ends(loaded, self.settled.eos_ids, self.settled.stop_strings, self.rows)
+        for row, prompt in enumerate(self.settled.prompts):
+            self.ends.feed(row, prompt.tolist())
         if state is not None:
             self._restore(*state)
 
@@ -100,7 +99,7 @@ class GenerateRun:
             ids = torch.stack([self.decoder.step().clone() for _ in range(count)]).cpu().numpy()
             took = time.perf_counter() - began
             self.seconds += took
-            if not self.settled.eos_ids:
+            if not self.ends:
                 burst = min(2 * burst, LONGEST_BURST) if took < BURST_SECONDS / 2 else burst
             self.pace.offer([self.steps + count - 1, self.seconds])
             yield self._taken(ids)
@@ -113,7 +112,7 @@ class GenerateRun:
         ids, texts = ids.astype(np.int32), [""] * self.rows
         for row in np.flatnonzero(self.alive):
             new = ids[:, row].tolist()
-            ends = next((step + 1 for step, token in enumerate(new) if token in self.settled.eos_ids), None)
+            ends = next((step + 1 for step, token in enumerate(new) if self.ends.at(row, token)), None)
             if ends is not None:
                 self.alive[row], new, ids[ends:, row] = False, new[:ends], ENDED
             self.tokens[row] += len(new)
@@ -154,6 +153,7 @@ class GenerateRun:
             "decoder": data,
             "tokens": self.tokens.tolist(),
             "alive": self.alive.tolist(),
+            "ends": self.ends.recent,
             "spelling": [spelling.state() for spelling in self.spelling],
             "tails": self.tails,
             "pace": vars(self.pace),
@@ -170,7 +170,7 @@ class GenerateRun:
                 raise ResumeError(f"the {key} changed since this run was started; start a new run")
         self.decoder.restore(data["decoder"], tensors)
         self.steps, self.tokens = data["step"], np.array(data["tokens"], np.int64)
-        self.alive, self.tails = np.array(data["alive"], bool), data["tails"]
+        self.alive, self.tails, self.ends.recent = np.array(data["alive"], bool), data["tails"], data["ends"]
         self.spelling = [Spelling(self.loaded.tokenizer, *spelling) for spelling in data["spelling"]]
         if self.limit is not None and self.steps >= self.limit:
             raise ResumeError(f"this run has {self.steps:,} tokens already; --generate asks for {self.limit:,}")

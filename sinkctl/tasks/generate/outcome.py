@@ -1,13 +1,16 @@
 """A finished generation → its Result."""
 
-from typing import Any
-
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded
+from sinkctl.model.generation_config import shown
+from sinkctl.recipe.schema import SamplingSettings
 from sinkctl.result.generate import GenerateDetail, GeneratedRow, Pace
 from sinkctl.result.schema import Measurement, Result
 from sinkctl.tasks.generate.generation import GenerateRun
+from sinkctl.tasks.generate.sampling import processor_fields
 from sinkctl.tasks.stream.outcome import model_report
+
+FIRST = {"do_sample", "temperature"}
 
 
 def result_of(run: GenerateRun) -> Result:
@@ -38,7 +41,7 @@ def result_of(run: GenerateRun) -> Result:
             policy=policy.label,
             cache_tokens=cache_tokens,
             cache_bytes=run.decoder.bytes_held(),
-            sampling=_sampling(recipe.sampling.model_dump()),
+            sampling=_sampling(recipe.sampling),
             bos=run.settled.bos,
             prompt_seconds=run.prompt_seconds,
             rows=rows,
@@ -73,19 +76,16 @@ def _measurements(run: GenerateRun) -> list[Measurement]:
     return found
 
 
-def _sampling(settings: dict[str, Any]) -> str:
-    if settings["temperature"] == 0:
-        return "greedy"
-    parts = [f"temperature {settings['temperature']:g}"]
-    if settings["top_k"] is not None:
-        parts.append(f"top-k {settings['top_k']}")
-    if settings["top_p"] < 1:
-        parts.append(f"top-p {settings['top_p']:g}")
-    return ", ".join([*parts, f"seed {settings['seed']}"])
+def _sampling(sampling: SamplingSettings) -> str:
+    drawn = sampling.temperature != 0
+    parts = [f"temperature {sampling.temperature:g}"] if drawn else ["greedy"]
+    fields = {name: value for name, value in processor_fields(sampling).items() if name not in FIRST}
+    parts += [f"{name.replace('_', '-')} {shown(value)}" for name, value in fields.items()]
+    return ", ".join([*parts, f"seed {sampling.seed}"] if drawn else parts)
 
 
 def _notes(run: GenerateRun) -> list[str]:
-    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + "."]
+    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + ".", *run.settled.notes]
     policy, context = run.recipe.policy, run.loaded.context
     if context is not None and isinstance(policy, Bounded) and policy.reach + 1 > context:
         notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")

@@ -34,10 +34,8 @@ class RecomputeDecoder:
 
     def feed(self, texts: Sequence[Tensor], chunk: int) -> Tensor:
         """Take in a text a row; returns the ids chosen next, [B]. Nothing depends on `chunk`."""
-        for row, text in enumerate(texts):
-            self._recent[row] = torch.cat([self._recent[row], text])[-(self.policy.reach + 1) :]
-            self.seen[row] += len(text)
-        return self._choose()
+        self._take(texts)
+        return self._choose(texts)
 
     def feeding(self, texts: Sequence[Tensor], chunk: int) -> Iterator[int]:
         """The same, in one piece."""
@@ -46,7 +44,8 @@ class RecomputeDecoder:
 
     def step(self) -> Tensor:
         """Feed the latest ids; returns those chosen after them, [B]."""
-        return self.feed(list(self.ids_B.cpu()[:, None]), 1)
+        self._take(self.ids_B.cpu()[:, None])
+        return self._choose(self.ids_B)
 
     @property
     def choices(self) -> dict[str, str]:
@@ -74,8 +73,13 @@ class RecomputeDecoder:
         self.ids_B.copy_(torch.tensor(data["ids"]))
         self.sampler.restore(data["sampler"])
 
+    def _take(self, texts: Sequence[Tensor] | Tensor) -> None:
+        for row, text in enumerate(texts):
+            self._recent[row] = torch.cat([self._recent[row], text])[-(self.policy.reach + 1) :]
+            self.seen[row] += len(text)
+
     @torch.no_grad()
-    def _choose(self) -> Tensor:
+    def _choose(self, fed: Sequence[Tensor] | Tensor) -> Tensor:
         model, logits = self.loaded.model, []
         for seen, window in zip(self.seen, self._recent, strict=True):  # windows may differ in length: row by row
             ids_1L = window[None].to(model.device).clone()
@@ -84,6 +88,6 @@ class RecomputeDecoder:
             output = decoder_of(model)(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L), use_cache=False)
             logits.append(last_logits(model, output, ids_1L))
         self.sampler.prepare(1)
-        self.ids_B.copy_(self.sampler.choose(torch.cat(logits)))
+        self.ids_B.copy_(self.sampler.choose(torch.cat(logits), fed))
         self.sampler.count(1)
         return self.ids_B

@@ -13,8 +13,15 @@ from sinkctl.model.compiled import is_mixture
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.recurrent import recurrent_cache
-from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.compare import check_names, parse
+from sinkctl.tasks.generate.ends import end_of_sequence
+from sinkctl.tasks.generate.settle_sampling import (
+    check_processors,
+    outside_of_graph,
+    sampling_notes,
+    settle_sampling,
+)
 from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
 from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
 from sinkctl.text.records import SURROGATE
@@ -34,7 +41,9 @@ class Settled:
     begins_with_bos: bool
     bos: str  # the same in words
     eos_ids: frozenset[int]  # where a row stops; none: it goes on
+    stop_strings: tuple[str, ...] = ()  # the same, as text
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
+    notes: tuple[str, ...] = ()  # what the checkpoint says that is not done
 
 
 def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
@@ -59,12 +68,14 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         choices["stop_at_eos"] = (
             f"{'on' if stop else 'off'}: {'endless' if not stop else 'a turn' if recipe.chat else 'a number of tokens'}"
         )
+    sampling = settle_sampling(recipe.sampling, loaded, choices)
     chunk, graph, compile_ = recipe.chunk, recipe.graph, recipe.compile
     if chunk == "auto":
         chunk, choices["chunk"] = auto_chunk(loaded)
     if graph == "auto":
         graph, reason = can_capture(loaded, policy)
-        choices["graph"] = f"{'on' if graph else 'off'}: {reason}"
+        outside = outside_of_graph(sampling) if graph else None
+        choices["graph"] = f"{'on' if graph else 'off'}: {reason}{'; ' + outside if outside else ''}"
     elif graph and not can_capture(loaded, policy)[0]:
         raise ModelError(f"a step cannot be captured: {can_capture(loaded, policy)[1]}; set graph to auto")
     if compile_ == "auto":
@@ -73,21 +84,23 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
     settled = {
         "policy": policy,
         "stop_at_eos": stop,
-        "sampling": _sampling(recipe.sampling, loaded, choices),
+        "sampling": sampling,
         "chunk": chunk,
         "graph": graph,
         "compile": compile_,
         "prompt_files": tuple(map(absolute, recipe.prompt_files)),
         "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
     }
-    eos_ids = end_of_sequence(loaded) if stop else frozenset()
-    return Settled(recipe.model_copy(update=settled), prompts, bare or bos_id is not None, bos, eos_ids, choices)
-
-
-def end_of_sequence(loaded: LoadedModel) -> frozenset[int]:
-    """The ids that end a text, by the generation config and the tokenizer."""
-    found = [loaded.model.generation_config.eos_token_id, loaded.tokenizer.eos_token_id]
-    return frozenset(i for each in found if each is not None for i in (each if isinstance(each, list) else [each]))
+    done = recipe.model_copy(update=settled)
+    check_processors(done, recipe.sampling, loaded)
+    strings = sampling.config.get("stop_strings") or ()
+    return Settled(
+        done, prompts, bare or bos_id is not None, bos,
+        eos_ids=end_of_sequence(loaded) if stop else frozenset(),
+        stop_strings=((strings,) if isinstance(strings, str) else tuple(strings)) if stop else (),
+        choices=choices,
+        notes=tuple(sampling_notes(done, recipe, max(map(len, prompts), default=0), loaded)),
+    )  # fmt: skip
 
 
 def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
@@ -118,28 +131,6 @@ def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool,
     if recipe.tokens != "endless" and recipe.tokens < REPAYS_COMPILING:
         return False, f"{recipe.tokens:,} tokens are too few to repay compiling"
     return True, f"{recipe.tokens} tokens repay compiling"
-
-
-def _sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[str, str]) -> SamplingSettings:
-    config, found = loaded.model.generation_config, {}
-    drawn = bool(config.do_sample)
-    for name in ("repetition_penalty", "min_p"):
-        if drawn and getattr(config, name, None) not in (None, 1.0, 0.0):
-            choices[name] = f"left out: the checkpoint's generation config has {getattr(config, name)}"
-    # What `generate` takes where a checkpoint draws and names no more.
-    for name, neutral in (("temperature", 1.0), ("top_k", 50 if drawn else None), ("top_p", 1.0)):
-        value = getattr(asked, name)
-        if value != "auto":
-            found[name] = value
-            continue
-        own = getattr(config, name) if drawn else None
-        found[name] = neutral if own is None else own
-        if name == "temperature" and not drawn and asked.top_k in ("auto", None) and asked.top_p in ("auto", 1.0):
-            found[name] = 0.0
-            choices[name] = "0: greedy, as the checkpoint's generation config says nothing else"
-        elif own is not None:
-            choices[name] = f"{own}: the checkpoint's generation config"
-    return SamplingSettings(**found, seed=asked.seed)
 
 
 def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from sinkctl.errors import TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import QuestionsRecipe
-from sinkctl.tasks.generate.settle import end_of_sequence
+from sinkctl.tasks.generate.ends import end_of_sequence
 from sinkctl.tasks.questions.exact import first_line, is_exact
 from sinkctl.tasks.questions.items import Item, Question
 from sinkctl.tasks.questions.lane import Inside, Lane, inside

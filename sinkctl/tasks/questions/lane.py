@@ -8,12 +8,11 @@ import torch
 
 from sinkctl.cache.policies import Keep, Policy, Recompute
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
+from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
 from sinkctl.tasks.questions.settle import Settled
 
 Inside = Literal["yes", "partly", "no", "unknown"]
-GREEDY = SamplingSettings(temperature=0, top_k=None, top_p=1.0)
 
 
 class Lane:

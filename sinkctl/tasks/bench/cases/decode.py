@@ -76,7 +76,7 @@ def _decoder(case: DecodeCase, loaded: LoadedModel, policy: SinkWindow, rows: in
 
 
 def _greedy(loaded: LoadedModel, rows: int) -> Sampler:
-    return Sampler(rows, loaded.device, temperature=0, top_k=None, top_p=1.0, seed=0)
+    return Sampler(rows, loaded.device, greedy=True)
 
 
 def _work(loaded: LoadedModel, policy: SinkWindow, rows: int, cache_bytes: int) -> Work:
