@@ -11,7 +11,10 @@ def loaded_model(settings, words: Console):
         quiet_transformers()
         from sinkctl.api import load
 
-        return load(**settings.model_dump())
+        loaded = load(**settings.model_dump())
+    for note in loaded.notes:  # in a quiet run too: another tokenizer than expected is no progress
+        Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    return loaded
 
 
 def quiet_transformers() -> None:

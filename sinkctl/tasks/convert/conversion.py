@@ -36,7 +36,7 @@ class Conversion:
         self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
-        self.notes: list[str] = []
+        self.notes = list(loaded.notes)
         self.calibration = None
         self.bos = ""
         self.tokenizer: PreTrainedTokenizerBase | None = None  # as it is written, once the start is there
@@ -47,7 +47,9 @@ class Conversion:
         """Read once they are asked for."""
         settled = self.settled
         whole = settled.plan is not None and not self.recipe.training.text.files
-        return read(self.recipe.text, self.loaded, settled.calibration, settled.held_out, settled.least, whole)
+        found = read(self.recipe.text, self.loaded, settled.calibration, settled.held_out, settled.least, whole)
+        self.notes += found.notes
+        return found
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -93,6 +95,7 @@ class Conversion:
         dtype = str(loaded.dtype).removeprefix("torch.")
         own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
         written = load(own)
+        self.notes += [f"Of what was written: {note[0].lower()}{note[1:]}" for note in written.notes]
         written.name = name
         if self.judge is None:
             return written, Evaluation()

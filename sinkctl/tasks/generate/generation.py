@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def decoder_for(
     bos: bool = False,
 ) -> Decoder | RecomputeDecoder:  # fmt: skip
     """The decoder of a settled recipe; ModelError names what the model cannot do and what to use instead."""
-    sampler = sampler_for(settings.sampling, rows, loaded.device)
+    sampler = sampler_for(settings.sampling, rows, loaded.device, loaded.without_text)
     if isinstance(policy, Recompute):
         return RecomputeDecoder(loaded, policy, sampler, rows=rows, bos=bos)
     options = dict(rows=rows, capacity=capacity, graph=settings.graph, compiled=settings.compile)
@@ -55,9 +55,10 @@ def decoder_for(
         raise ModelError(f"{error}; use --policy recompute") from error
 
 
-def sampler_for(settings: SamplingSettings, rows: int, device: torch.device) -> Sampler:
-    """The sampler of settled settings."""
-    return Sampler(rows, device, **settings.model_dump())
+def sampler_for(settings: SamplingSettings, rows: int, device: torch.device, never: Sequence[int] = ()) -> Sampler:
+    """The sampler of settled settings, which does not choose the ids in `never`."""
+    never_N = torch.tensor(never, device=device) if never else None
+    return Sampler(rows, device, never=never_N, **settings.model_dump())
 
 
 class GenerateRun:

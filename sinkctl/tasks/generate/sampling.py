@@ -18,9 +18,11 @@ class Sampler:
     """Chooses the next token of every row; `Sampler(temperature=0, …)` is greedy."""
 
     def __init__(
-        self, rows: int, device: torch.device, *, temperature: float, top_k: int | None, top_p: float, seed: int
-    ):
-        """Row i draws from a generator seeded with `seed` + i."""
+        self, rows: int, device: torch.device, *, temperature: float, top_k: int | None, top_p: float, seed: int,
+        never: Tensor | None = None,
+    ):  # fmt: skip
+        """Row i draws from a generator seeded with `seed` + i; the ids in `never` are not chosen."""
+        self._never = never
         self.greedy = temperature == 0
         self._warpers = LogitsProcessorList()
         if not self.greedy and temperature != 1:
@@ -60,6 +62,8 @@ class Sampler:
 
     def choose(self, logits_BV: Tensor) -> Tensor:
         """Token ids, [B]."""
+        if self._never is not None:
+            logits_BV = logits_BV.index_fill(-1, self._never, -torch.inf)
         if self.greedy:
             return logits_BV.argmax(-1)
         score_BV = self._warpers(None, logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32)))
