@@ -44,7 +44,7 @@ def load_tokenizer(
     if type(found) is not TokenizersBackend and isinstance(found, TokenizersBackend):
         path = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False,
                            revision=common.get("revision"))  # fmt: skip
-        if path is not None and _stages(found) != _stages_of_file(Path(path)):
+        if path is not None and _stages(found) != _stages_of_file(Path(path), found):
             found = _chosen(found, _of_file(source, found, common), settings, choices, notes)
     # Of a call; never saved with the tokenizer.
     found.split_special_tokens = settings.special_tokens == "text"
@@ -92,7 +92,7 @@ def _stages(tokenizer: TokenizersBackend) -> dict[str, Any]:
     return _described(backend, model, added)
 
 
-def _stages_of_file(path: Path) -> dict[str, Any]:
+def _stages_of_file(path: Path, tokenizer: TokenizersBackend) -> dict[str, Any]:
     """The same of a tokenizer.json, without reading its vocabulary where that comes last, as it does."""
     text = path.read_text(encoding="utf-8")
     head, start = None, VOCABULARY.search(text, max(0, text.find('"model"')))
@@ -101,7 +101,8 @@ def _stages_of_file(path: Path) -> dict[str, Any]:
     spec = head if head is not None and set(STAGES) <= set(head) else json.loads(text)
     backend = Tokenizer.from_str(json.dumps(spec | {"added_tokens": [], "model": NO_MODEL}))
     added = [(token["id"], _token(token)) for token in spec.get("added_tokens") or []]
-    return _described(backend, spec["model"], added)
+    told = {k: v for k, v in spec["model"].items() if hasattr(tokenizer.backend_tokenizer.model, k)}
+    return _described(backend, told, added)
 
 
 def _described(backend: Tokenizer, model: dict[str, Any], added: list[tuple[int, dict]]) -> dict[str, Any]:
@@ -150,9 +151,7 @@ def _chosen(
     found = by_class if settings.tokenizer == "class" else by_file
     name, example = type(by_class).__name__, _difference(by_file, by_class)
     if example is None:
-        choices["tokenizer"] = (
-            f"{settings.tokenizer}: {name} and tokenizer.json differ, but in none of the sample texts"
-        )
+        choices["tokenizer class"] = f"{type(found).__name__}: {name} and tokenizer.json read the sample texts alike"
         return found
     if found is by_file:
         choices["tokenizer"] = f"file: tokenizer.json is what the checkpoint's author wrote; {name} reads {example}"

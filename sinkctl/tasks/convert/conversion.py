@@ -39,6 +39,7 @@ class Conversion:
         self.notes = list(loaded.notes)
         self.calibration = None
         self.bos = ""
+        self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
         self.tokenizer: PreTrainedTokenizerBase | None = None  # as it is written, once the start is there
         self.token: PlacedToken | None = None  # of a sink token
 
@@ -95,7 +96,12 @@ class Conversion:
         dtype = str(loaded.dtype).removeprefix("torch.")
         own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
         written = load(own)
-        self.notes += [f"Of what was written: {note[0].lower()}{note[1:]}" for note in written.notes]
+        if "tokenizer" in written.choices:
+            self.tokenizer_class = "TokenizersBackend"
+            self.notes.append(
+                f"AutoTokenizer does not load the tokenizer as it was written, since {written.model.config.model_type} "
+                "models have a class of their own; TokenizersBackend.from_pretrained does, as README.md shows."
+            )
         written.name = name
         if self.judge is None:
             return written, Evaluation()
@@ -207,6 +213,7 @@ class Conversion:
             parameters=new,
             files=files_in(folder),
             bos=self.bos,
+            tokenizer_class=self.tokenizer_class,
             calibration=self.calibration,
             window=settled.window,
             held_out=found.streamed,
