@@ -45,8 +45,9 @@ def parts_of(recipe: type, names: Sequence[str], settings: dict[str, Any]) -> di
 def settings_of(model: Model) -> ModelSettings:
     """What a recipe says of this model, so that the kept recipe runs again."""
     if isinstance(model, LoadedModel):
+        own = model.settings or ModelSettings(name=model.name)
         dtype = str(model.dtype).removeprefix("torch.")
-        return ModelSettings(name=model.name, device=str(model.device), dtype=dtype)
+        return own.model_copy(update={"name": model.name, "device": str(model.device), "dtype": dtype})
     return ModelSettings(name=model) if isinstance(model, str) else model
 
 

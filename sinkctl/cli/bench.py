@@ -74,6 +74,8 @@ def bench(
     dtype: options.Dtype = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
+    tokenizer: options.Tokenizer = None,
+    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     output: options.Output = None,
@@ -100,7 +102,8 @@ def bench(
         return
     flags = {
         "model": model, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "shape": shape,
+        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
+        "special-tokens": special_tokens, "shape": shape,
         "rounds": rounds, "processes": processes, "threads": threads, "seed": seed, "fail-on": fail_on or None,
     }  # fmt: skip
     run_suites(

@@ -41,6 +41,8 @@ def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
                     say(piece)
         if stopping.asked() and (stopping.by == signal.SIGTERM or not sys.stdin.isatty()):
             raise Interrupted("stopped in a reply")
+        for note in conversation.notes:
+            words.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
         if as_json:
             say(json.dumps({"user": line, "assistant": "".join(reply), "tokens": conversation.tokens}) + "\n")
         else:

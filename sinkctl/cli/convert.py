@@ -96,6 +96,8 @@ def convert(
     dtype: options.Dtype = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
+    tokenizer: options.Tokenizer = None,
+    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.SetSink = None,
     fail_on: options.FailOnConverted = None,
@@ -132,7 +134,8 @@ def convert(
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
     flags = {
         "model": checkpoint or model, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "text": text or None,
+        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
+        "special-tokens": special_tokens, "text": text or None,
         "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
         "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens), "fail-on": fail_on or None,
         "train-text": train_text or None, "train-window": number(train_window), "trained": trained, "lr": lr,

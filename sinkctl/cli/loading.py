@@ -12,9 +12,12 @@ def loaded_model(settings, words: Console):
         from sinkctl.api import load
         from sinkctl.result.versions import outside
 
-        for line in outside():
-            words.print(f"note: {line}", style="yellow")
-        return load(**settings.model_dump())
+        loaded = load(**settings.model_dump())
+    for line in outside():
+        words.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
+    for note in loaded.notes:  # in a quiet run too: another tokenizer than expected is no progress
+        Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    return loaded
 
 
 def quiet_transformers() -> None:

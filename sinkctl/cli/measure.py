@@ -64,6 +64,8 @@ def measure(
     dtype: options.Dtype = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
+    tokenizer: options.Tokenizer = None,
+    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     fail_on: options.FailOnSinks = None,
@@ -97,7 +99,8 @@ def measure(
     flags = {
         "model": model, "revision": revision[0] if revision and not several else None, "revisions": several,
         "device": device, "dtype": dtype, "trust-remote-code": trust_remote_code or None,
-        "allow-pickle": allow_pickle or None, "CHECKPOINT": checkpoints or None, "input": input or None,
+        "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
+        "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
         "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "parts": only or None,
         "cost": cost, "batch": number(batch), "fail-on": fail_on or None,

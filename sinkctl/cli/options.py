@@ -34,6 +34,22 @@ TrustRemoteCode = Annotated[
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="Where AutoTokenizer loads another one: file (default: tokenizer.json as it stands), or its class.",
+        rich_help_panel="Model",
+        metavar="file|class",
+    ),
+]
+SpecialTokens = Annotated[
+    str | None,
+    typer.Option(
+        help="Special tokens that a text spells: parse (default) reads them as such, text as ordinary text.",
+        rich_help_panel="Model",
+        metavar="parse|text",
+    ),
+]
 Recipe = Annotated[
     str | None, typer.Option("--recipe", "-r", help="A recipe file, or the name of a built-in one; flags override it.")
 ]

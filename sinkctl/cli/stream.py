@@ -7,7 +7,7 @@ import typer
 from sinkctl.cli import options
 from sinkctl.cli.build import number
 from sinkctl.cli.options import option
-from sinkctl.cli.stream_flags import stream_recipe
+from sinkctl.cli.stream_flags import stream_recipe, template_args
 
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 
@@ -65,6 +65,12 @@ def stream(
     ] = None,
     chat: Annotated[bool, option(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
     system: Annotated[str | None, option(_GENERATE, "System message of the chat.", metavar="TEXT")] = None,
+    template_arg: Annotated[
+        list[str] | None,
+        option(
+            _GENERATE, "What the chat template takes, such as enable_thinking=false. May repeat.", metavar="KEY=VALUE"
+        ),
+    ] = None,
     temperature: Annotated[
         str | None, option(_GENERATE, "0 is greedy; auto (default): the checkpoint's generation config.")
     ] = None,
@@ -85,6 +91,8 @@ def stream(
     dtype: options.Dtype = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
+    tokenizer: options.Tokenizer = None,
+    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     fail_on: options.FailOn = None,
@@ -106,10 +114,12 @@ def stream(
     """
     flags = {
         "model": model, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
+        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
+        "special-tokens": special_tokens,
         "FILE": files or None, "field": field, "errors": errors, "bos": bos, "chunk": number(chunk), "limit": limit,
         "fail-on": fail_on or None, "questions": questions, "generate": number(generate), "prompt": prompt or None,
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
+        "template-arg": template_args(template_arg or []) or None,
         "temperature": number(temperature), "top-k": number(top_k), "top-p": number(top_p), "seed": seed,
         "min-p": number(min_p), "repetition-penalty": number(repetition_penalty),
         "no-repeat-ngram-size": number(no_repeat_ngram_size), "min-new-tokens": number(min_new_tokens),

@@ -19,12 +19,15 @@ FIELDS = {
     },
     "generate": _COMMON | _SAMPLING | {
         "generate": "tokens", "prompt": "prompts", "prompt-file": "prompt_files", "field": "field", "bos": "bos",
-        "chat": "chat", "system": "system",
+        "chat": "chat", "system": "system", "template-arg": "template_args",
     },
     "questions": _COMMON | {"questions": "questions", "bos": "bos", "limit": "limit"},
 }  # fmt: skip
 # Flags that say which task is meant.
-TELLING = {"generate": ("generate", "prompt", "prompt-file", "chat", "system"), "questions": ("questions",)}
+TELLING = {
+    "generate": ("generate", "prompt", "prompt-file", "chat", "system", "template-arg"),
+    "questions": ("questions",),
+}
 
 
 def stream_recipe(
@@ -35,6 +38,13 @@ def stream_recipe(
         flags, FIELDS, _task(flags), misplaced=_misplaced, complete=lambda data: _size(data, policies, sinks, window),
         **options,
     )  # fmt: skip
+
+
+def template_args(given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE as YAML reads the value."""
+    from sinkctl.recipe.load import assigned
+
+    return dict(assigned(text, f"--template-arg {text}", "enable_thinking=false") for text in given)
 
 
 def _task(flags: dict[str, Any]) -> str:

@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +28,7 @@ from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import image_processor_class
 
 DEMO = Path(__file__).parent / "demo"
@@ -50,6 +50,8 @@ class LoadedModel:
     kind: Kind = "decoder"
     processor: Any | None = None  # of images; None for text, without Pillow, and where the checkpoint brings none
     stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
+    notes: list[str] = field(default_factory=list)  # for the result
+    settings: ModelSettings | None = None  # it was loaded by; None for a model made in memory
     _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
@@ -61,9 +63,10 @@ class LoadedModel:
 
     @property
     def bos_id(self) -> int | None:
-        """The beginning-of-sequence token."""
+        """The beginning-of-sequence token; one that the embedding has no row for is none."""
         own = None if self.tokenizer is None else self.tokenizer.bos_token_id
-        return getattr(self.model.config.get_text_config(), "bos_token_id", None) if own is None else own
+        own = getattr(self.model.config.get_text_config(), "bos_token_id", None) if own is None else own
+        return None if own is None or own >= self.rows else own
 
     @cached_property
     def uses_bos(self) -> bool:
@@ -71,6 +74,16 @@ class LoadedModel:
         if self.tokenizer is None or self.bos_id is None:
             return False
         return self.tokenizer("a").input_ids[:1] == [self.bos_id]
+
+    @property
+    def rows(self) -> int:
+        """Of the embedding matrix: the ids that it takes are those below."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @cached_property
+    def without_text(self) -> list[int]:
+        """Ids that are no token of the tokenizer: rows that pad the embedding."""
+        return [] if self.tokenizer is None else without_text(self.tokenizer, self.rows)
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +111,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     if settings.name != "demo" and _looks_like_path(source):
         _check_folder(Path(source), settings)
     choices: dict[str, str] = {}
+    notes: list[str] = []
     device = chosen_device(settings.device, choices)
     dtype = _dtype(settings.dtype, device, choices)
     common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
@@ -120,10 +134,15 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
         )
         _check_complete(settings.name, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
         model.eval()
-        tokenizer = None if kind == "vision" else AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = None if kind == "vision" else load_tokenizer(source, settings, choices, notes, **common)
         processor = _processor(source, common) if kind == "vision" else None
     fingerprint = _fingerprint(source, settings.revision)
-    return LoadedModel(model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored)
+    loaded = LoadedModel(
+        model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored, notes, settings
+    )
+    beyond = None if tokenizer is None else check_rows(tokenizer, loaded.rows, settings.name)
+    notes += [] if beyond is None else [beyond]
+    return loaded
 
 
 def _fingerprint(source: str, revision: str | None) -> str:

@@ -19,3 +19,10 @@ class ModelSettings(BaseModel):
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")
+    tokenizer: Literal["file", "class"] = Field(
+        "file",
+        description="tokenizer.json as it stands; or, where AutoTokenizer builds another one, the class it takes.",
+    )
+    special_tokens: Literal["parse", "text"] = Field(
+        "parse", description="Special tokens that a text spells: read as such, or as ordinary text."
+    )

@@ -36,14 +36,19 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
 def override(data: dict[str, Any], assignments: Sequence[str]) -> None:
     """Apply `key=value` with dotted keys and list indices to plain data; new keys are validated later."""
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"--set {assignment}: write key=value, such as policies.0.window=512")
-        try:
-            value = parse_value(text)
-        except (yaml.YAMLError, ValueError) as error:
-            raise RecipeError(f"--set {assignment}: {text!r} is no YAML value") from error
-        put(data, key, value, f"--set {assignment}")
+        flag = f"--set {assignment}"
+        put(data, *assigned(assignment, flag, "policies.0.window=512"), flag)
+
+
+def assigned(text: str, flag: str, example: str) -> tuple[str, Any]:
+    """`key=value` with the value as YAML; RecipeError, beginning with `flag`, for what is none."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"{flag}: write key=value, such as {example}")
+    try:
+        return key, parse_value(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"{flag}: {value!r} is no YAML value") from error
 
 
 def put(data: dict[str, Any], key: str, value: Any, source: str) -> None:

@@ -87,6 +87,7 @@ class GenerateRecipe(Settings):
     )
     chat: bool = Field(False, description="Take turns with a user, in the model's chat template.")
     system: str | None = Field(None, description="System message of the chat.")
+    template_args: dict[str, Any] = Field({}, description="What the chat template takes besides, such as its switches.")
     tokens: Annotated[int, Field(ge=1)] | Literal["endless"] = Field(
         256, description="Tokens to generate, a row (in a chat: a turn at most)."
     )

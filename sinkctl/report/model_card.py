@@ -24,9 +24,9 @@ from sinkctl.result.schema import Result
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 MOST_LAYERS = 8
 LOADING = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, {tokenizer}
 
-tokenizer = AutoTokenizer.from_pretrained({name}{trust})
+tokenizer = {tokenizer}.from_pretrained({name}{trust})
 model = AutoModelForCausalLM.from_pretrained({name}{trust})
 ids = tokenizer("It was a dark and stormy night", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
@@ -129,7 +129,7 @@ def _measured(detail: ConvertDetail, checkpoint: str) -> bool:
 
 def _loading(detail: ConvertDetail, name: str) -> list[str]:
     trust = ", trust_remote_code=True" if detail.own_code else ""
-    lines = fenced("python", LOADING.format(name=repr(name), trust=trust))
+    lines = fenced("python", LOADING.format(name=repr(name), trust=trust, tokenizer=detail.tokenizer_class))
     if detail.own_code:
         lines += [
             "The class is in the `.py` files beside the weights, which `trust_remote_code=True` lets transformers run. "

@@ -131,4 +131,5 @@ class ConvertDetail(Record):
     streams: list[StreamedLine]
     checkpoints: list[CheckpointLine]
     from_scratch: bool = Field(False, description="Random weights at the beginning: there is no original.")
+    tokenizer_class: str = Field("AutoTokenizer", description="Of transformers: what loads its tokenizer as written.")
     training: Training | None = None

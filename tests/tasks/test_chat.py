@@ -6,10 +6,12 @@ import pytest
 import torch
 from test_generate import recipe, sampler
 
-from sinkctl.errors import ModelError, UsageError
+from sinkctl.cli.stream_flags import template_args
+from sinkctl.errors import ModelError, RecipeError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate.template import Template
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}> {{ m.content | trim }}\n{% endfor %}"
@@ -105,3 +107,50 @@ def test_what_takes_no_turns_is_refused_in_words(demo):
         Conversation(recipe([], chat=True, tokens="endless"), talker(demo))
     with pytest.raises(UsageError, match="--fail-on: a chat"):
         Conversation(recipe([], chat=True, fail_on=["generate.ms_per_token<=1"]), talker(demo))
+
+
+def reading(loaded: LoadedModel, template: str, as_text: bool) -> Template:
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.chat_template, tokenizer.split_special_tokens = template, as_text
+    return Template(LoadedModel(loaded.model, tokenizer, "model", "in memory"), {})
+
+
+def test_what_a_turn_spells_can_be_read_as_text_and_what_the_template_writes_stays_special(demo):
+    template, encode = reading(demo, TEMPLATE, as_text=True), demo.tokenizer
+    ids = template.ids(template.rendered([{"role": "user", "content": " say <|bos|> and <|pad|> "}]))
+    spelt = encode("<user> say <|bos|> and <|pad|>\n<assistant>", add_special_tokens=False, split_special_tokens=True)
+    assert ids == [demo.bos_id, *spelt.input_ids]
+
+
+def test_a_chat_without_such_spellings_has_the_same_ids_in_both_ways(stories):
+    """Also where a tokenizer puts a space in front of what follows a special token, or does not."""
+    between = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}<s> go on"
+    messages = [{"role": "user", "content": "a <big> dog"}, {"role": "assistant", "content": " so <s it"}]
+    both = [reading(stories, between, as_text) for as_text in (False, True)]
+    parsed, as_text = (template.ids(template.rendered(messages)) for template in both)
+    assert parsed == as_text
+    assert parsed.count(stories.bos_id) == 3
+
+
+def test_a_turn_says_what_it_spells(demo):
+    talk = Conversation(recipe([], chat=True, tokens=2, size=(4, 60)), talker(demo))
+    list(talk.say("Good <|pad|> evening."))
+    assert "<|pad|> once; --special-tokens text" in talk.notes[0]
+    list(talk.say("Good evening."))
+    assert talk.notes == []
+
+
+THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<done>{% endif %}"
+
+
+def test_a_template_takes_arguments_and_names_those_it_does_not(demo):
+    given = template_args(["enable_thinking=false"])
+    assert given == {"enable_thinking": False}
+    with pytest.raises(RecipeError, match="--template-arg enable_thinking: write key=value"):
+        template_args(["enable_thinking"])
+    talk = Conversation(recipe([], chat=True, template_args=given), talker(demo, THINKING))
+    assert talk.template.rendered([{"role": "user", "content": "a"}]).endswith("<assistant><done>")
+    with pytest.raises(UsageError, match="has no such one; did you mean 'enable_thinking'"):
+        Conversation(recipe([], chat=True, template_args={"enable_thinkin": False}), talker(demo, THINKING))
+    with pytest.raises(UsageError, match="--template-arg tokenize: is no argument of a template"):
+        Conversation(recipe([], chat=True, template_args={"tokenize": True}), talker(demo, THINKING))

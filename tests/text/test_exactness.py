@@ -1,5 +1,6 @@
 """The ids, offsets and lines of a stream are those of the whole text, however it is read."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_ids_offsets_and_lines_are_those_of_the_whole_text(any_tokenizer, tmp_pa
     assert joined(blocks, "ids") == ids
     assert joined(blocks, "byte_offsets") == offsets
     assert joined(blocks, "lines") == lines
+
+
+@pytest.mark.parametrize("name", ["demo", "stories", "llama2_legacy", "stripping"])
+@given(text=TEXTS.filter(bool), block_bytes=BLOCK_BYTES)
+@FEW
+def test_ids_are_those_of_the_whole_text_where_special_tokens_are_read_as_text(
+    tokenizer_of, tmp_path: Path, name, text, block_bytes
+):
+    path, tokenizer = tmp_path / "text.txt", reading_as_text(tokenizer_of(name))
+    path.write_bytes(text.encode())
+    ids = joined(list(TokenStream([path], tokenizer, block_bytes=block_bytes)), "ids")
+    assert ids == tokenizer_of(name)(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+@cache
+def reading_as_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    changed = copy.deepcopy(tokenizer)
+    changed.split_special_tokens = True
+    return changed
 
 
 @pytest.mark.parametrize("name", ["demo", "stories", "llama3", "stripping", "unigram"])

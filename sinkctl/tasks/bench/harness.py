@@ -29,6 +29,7 @@ from sinkctl.tasks.generate.ends import end_of_sequence
 from sinkctl.tasks.generate.generation import decoder_for
 from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+from sinkctl.text import check_ids
 
 LONGEST = 256  # tokens generated where a task does not say, as the harness has it
 RESAMPLES = 1000  # of bootstrapped standard errors
@@ -72,7 +73,9 @@ class SinkctlLM(TemplateLM):
         """With the special tokens the tokenizer adds, unless the text brings BOS itself."""
         if add_special_tokens is None:
             add_special_tokens = not has_bos_prefix(string, self.tokenizer.bos_token)
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
+        check_ids(self.tokenizer, np.array(ids, np.int64), self.loaded.rows, "a text of the task")
+        return ids
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """ln p of every token of each text, streamed: what `sinkctl stream` scores, in nats and summed."""

@@ -37,9 +37,10 @@ class Conversion:
         self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
-        self.notes: list[str] = []
+        self.notes = list(loaded.notes)
         self.calibration = None
         self.bos = ""
+        self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
         self.tokenizer: PreTrainedTokenizerBase | None = None  # as it is written, once the start is there
         self.token: PlacedToken | None = None  # of a sink token
 
@@ -48,7 +49,9 @@ class Conversion:
         """Read once they are asked for."""
         settled = self.settled
         whole = settled.plan is not None and not self.recipe.training.text.files
-        return read(self.recipe.text, self.loaded, settled.calibration, settled.held_out, settled.least, whole)
+        found = read(self.recipe.text, self.loaded, settled.calibration, settled.held_out, settled.least, whole)
+        self.notes += found.notes
+        return found
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -94,6 +97,12 @@ class Conversion:
         dtype = str(loaded.dtype).removeprefix("torch.")
         own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
         written = load(own)
+        if "tokenizer" in written.choices:
+            self.tokenizer_class = "TokenizersBackend"
+            self.notes.append(
+                f"AutoTokenizer does not load the tokenizer as it was written, since {written.model.config.model_type} "
+                "models have a class of their own; TokenizersBackend.from_pretrained does, as README.md shows."
+            )
         written.name = name
         if self.judge is None:
             return written, Evaluation()
@@ -204,6 +213,7 @@ class Conversion:
             parameters=new,
             files=files_in(folder),
             bos=self.bos,
+            tokenizer_class=self.tokenizer_class,
             calibration=self.calibration,
             window=settled.window,
             held_out=found.streamed,

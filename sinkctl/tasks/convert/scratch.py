@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from sinkctl.errors import UsageError
 from sinkctl.model.load import DEMO, LoadedModel, chosen_device, explained
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.tokenizer import load_tokenizer
 from sinkctl.model.undocumented import CONFIG_MAPPING_NAMES
 from sinkctl.recipe.load import suggest
 from sinkctl.sinks.code import FAMILIES
@@ -19,12 +20,12 @@ def scratch(settings: ModelSettings, said: dict[str, Any], seed: int) -> LoadedM
     Left out, the vocabulary and its special tokens are the tokenizer's. UsageError for a config that is none.
     """
     choices: dict[str, str] = {}
+    notes: list[str] = []
     device = chosen_device(settings.device, choices)
     source = str(DEMO) if settings.name == "demo" else settings.name
     with explained(settings.name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
+        common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = load_tokenizer(source, settings, choices, notes, **common)
     own = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     said = {"vocab_size": len(tokenizer), **own, **said}
     config = _config(said)
@@ -42,7 +43,8 @@ def scratch(settings: ModelSettings, said: dict[str, Any], seed: int) -> LoadedM
     except Exception as error:  # whatever numbers that do not fit make a library raise
         raise UsageError(f"scratch: makes no model ({_one_line(error)})") from error
     name = f"{config.model_type} with random weights"
-    return LoadedModel(model.to(device).eval(), tokenizer, name, "in memory", choices, stored_dtype=stored)
+    model = model.to(device).eval()
+    return LoadedModel(model, tokenizer, name, "in memory", choices, stored_dtype=stored, notes=notes)
 
 
 def _config(said: dict[str, Any]) -> PreTrainedConfig:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.recipe.base import TextFiles
-from sinkctl.text import TokenStream
+from sinkctl.text import SpecialTokens, TokenStream
 
 
 class Texts(NamedTuple):
@@ -20,6 +20,7 @@ class Texts(NamedTuple):
     held_out_T: Tensor
     rest_T: Tensor
     name: str
+    notes: list[str]  # on special tokens in it
 
 
 def read(
@@ -49,4 +50,6 @@ def read(
             "longer text, or a smaller --window or fewer --samples"
         )
     name = ", ".join(Path(file).name for file in settings.files) or "the built-in novel"
-    return Texts(ids_T[:calibration], ids_T[calibration:], rest_T if whole else rest_T[:0], name)
+    special = SpecialTokens(loaded.tokenizer, loaded.rows, None)
+    special.add((every_T if whole else ids_T).numpy(), None, name)
+    return Texts(ids_T[:calibration], ids_T[calibration:], rest_T if whole else rest_T[:0], name, special.notes())

@@ -85,7 +85,7 @@ def _sampling(sampling: SamplingSettings) -> str:
 
 
 def _notes(run: GenerateRun) -> list[str]:
-    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + ".", *run.settled.notes]
+    notes = [*run.loaded.notes, run.settled.bos[0].upper() + run.settled.bos[1:] + ".", *run.settled.notes]
     policy, context = run.recipe.policy, run.loaded.context
     if context is not None and isinstance(policy, Bounded) and policy.reach + 1 > context:
         notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")

@@ -36,11 +36,13 @@ class Sampler:
         greedy: bool = False,
         seed: int = 0,
         static: bool = True,
+        never: Sequence[int] = (),
     ):
         """`processors` are made for a text after so many tokens: for each row its own, unless they are `static`.
 
-        Row i draws from a generator seeded with `seed` + i.
+        Row i draws from a generator seeded with `seed` + i; the ids in `never` are not chosen.
         """
+        self._never = torch.tensor(never, device=device) if never else None
         self.greedy, self.static = greedy, static
         self._make, self._shared = processors, list(processors(1)) if static else []
         self._own: list[Sequence[LogitsProcessor]] = [()] * rows
@@ -79,6 +81,8 @@ class Sampler:
 
     def choose(self, logits_BV: Tensor, fed: Tensor | Sequence[Tensor] = ()) -> Tensor:
         """Token ids, [B], after the ids that were `fed` since the last choice: one a row, [B], or a text a row."""
+        if self._never is not None:
+            logits_BV = logits_BV.index_fill(-1, self._never, -torch.inf)
         score_BV = self.scores(logits_BV, fed)
         if self.greedy:
             return score_BV.argmax(-1)
@@ -150,7 +154,7 @@ def sampler_for(recipe: GenerateRecipe, rows: int, loaded: LoadedModel) -> Sampl
 
     return Sampler(
         rows, loaded.device, processors, greedy=not fields["do_sample"], seed=recipe.sampling.seed,
-        static=not fields.keys() - STATIC,
+        static=not fields.keys() - STATIC, never=loaded.without_text,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from sinkctl.tasks.generate.settle_sampling import (
     settle_sampling,
 )
 from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
-from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
 from sinkctl.text.records import SURROGATE
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
@@ -43,7 +43,7 @@ class Settled:
     eos_ids: frozenset[int]  # where a row stops; none: it goes on
     stop_strings: tuple[str, ...] = ()  # the same, as text
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
-    notes: tuple[str, ...] = ()  # what the checkpoint says that is not done
+    notes: tuple[str, ...] = ()  # on the prompts, and what the checkpoint says that is not done
 
 
 def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
@@ -58,7 +58,8 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         what = "a chat" if recipe.chat else "endless text"
         raise UsageError(f"--policy dense keeps every token, and {what} has no end; use sink_window, or --generate N")
     bos_id, bos = bos_rule(recipe.bos, loaded)
-    prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded)
+    special = SpecialTokens(loaded.tokenizer, loaded.rows, bos_id)
+    prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded, special)
     bare = not (recipe.chat or recipe.prompts or recipe.prompt_files)
     if bare:
         bos = "started from BOS, as no prompt was given"
@@ -69,6 +70,11 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
             f"{'on' if stop else 'off'}: {'endless' if not stop else 'a turn' if recipe.chat else 'a number of tokens'}"
         )
     sampling = settle_sampling(recipe.sampling, loaded, choices)
+    if loaded.without_text:
+        choices["vocabulary"] = (
+            f"{loaded.rows - len(loaded.without_text):,} of {loaded.rows:,} ids: the others are no token of the "
+            "tokenizer, and never chosen"
+        )
     chunk, graph, compile_ = recipe.chunk, recipe.graph, recipe.compile
     if chunk == "auto":
         chunk, choices["chunk"] = auto_chunk(loaded)
@@ -99,7 +105,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         eos_ids=end_of_sequence(loaded) if stop else frozenset(),
         stop_strings=((strings,) if isinstance(strings, str) else tuple(strings)) if stop else (),
         choices=choices,
-        notes=tuple(sampling_notes(done, recipe, max(map(len, prompts), default=0), loaded)),
+        notes=(*special.notes(), *sampling_notes(done, recipe, max(map(len, prompts), default=0), loaded)),
     )  # fmt: skip
 
 
@@ -133,7 +139,9 @@ def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool,
     return True, f"{recipe.tokens} tokens repay compiling"
 
 
-def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) -> tuple[Tensor, ...]:
+def _prompts(
+    recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel, special: SpecialTokens
+) -> tuple[Tensor, ...]:
     """The ids of every prompt: those given as texts, then those of files."""
     found = [_ids(text, loaded) for text in recipe.prompts]
     for name in recipe.prompt_files:
@@ -156,6 +164,8 @@ def _prompts(recipe: GenerateRecipe, bos_id: int | None, loaded: LoadedModel) ->
         if loaded.bos_id is None:
             raise UsageError(f"{loaded.name} has no BOS token to start from; give --prompt TEXT or --prompt-file FILE")
         return (torch.tensor([loaded.bos_id]),)
+    for number, ids in enumerate(found, 1):
+        special.add(ids, bos_id, "the prompt" if len(found) == 1 else f"prompt {number}")
     if bos_id is not None:
         found = [np.concatenate([[bos_id], ids]) for ids in found]
     if min(map(len, found)) == 0:
@@ -173,6 +183,8 @@ def _check_fields(recipe: GenerateRecipe) -> None:
             raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
     elif recipe.system is not None:
         raise UsageError("--system: only a chat has a system message; add --chat")
+    elif recipe.template_args:
+        raise UsageError(f"--template-arg {next(iter(recipe.template_args))}: only a chat has a template; add --chat")
     if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
         raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
 

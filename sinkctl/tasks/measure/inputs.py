@@ -15,6 +15,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.tasks.measure.images import SUFFIXES, images, patch_text, random_images
 from sinkctl.tasks.measure.natural import natural
+from sinkctl.text import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
         drawn, note = _natural(settings, loaded, body) if kind == "natural" else (_random(kind, settings, loaded), None)
         for frame in frames:
             samples = [frame.around(ids, settings.length) for ids in drawn]
-            notes = "; ".join(filter(None, (note, frame.note))) or None
+            spelt = _special(drawn, frame, loaded) if kind == "natural" else []
+            notes = "; ".join(filter(None, (note, frame.note, *spelt))) or None
             found.append(InputSet(f"{kind}, {frame.name}", kind, frame.bos, samples, _reading(samples, text_of), notes))
     return found
 
@@ -97,9 +99,17 @@ def _natural(settings: InputSettings, loaded: LoadedModel, length: int) -> tuple
     return natural(settings, loaded.tokenizer, length)
 
 
+def _special(drawn: list[Tensor], frame: _Frame, loaded: LoadedModel) -> list[str]:
+    """Notes on the special tokens of natural samples; TextError for one that the embedding has no row for."""
+    special = SpecialTokens(loaded.tokenizer, loaded.rows, frame.before[-1] if frame.before else None)
+    for ids in drawn:
+        special.add(ids.numpy(), frame.before[-1] if frame.before else None, "the text")
+    return [note.rstrip(".") for note in special.notes()]
+
+
 def _random(kind: str, settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
     """Ids uniform over the vocabulary, special and added tokens left out; repeat: one a sample, all along it."""
-    rows = loaded.model.get_input_embeddings().weight.shape[0]
+    rows = loaded.rows
     if loaded.tokenizer is None:
         vocabulary, special = set(range(rows)), {loaded.bos_id}
     else:

@@ -136,7 +136,7 @@ def _measured(
     elif known["fingerprint"] != loaded.fingerprint:
         raise ResumeError(f"{label}: the checkpoint changed since the run was started; start a new run")
     choices |= loaded.choices
-    shown, found, notes = inputs(recipe, loaded), [], []
+    shown, found, notes = inputs(recipe, loaded), [], list(loaded.notes)
     weight = COSTS_WEIGH if recipe.cost.run and loaded.kind == "decoder" else 0
     parts, steps = len(shown) + weight, count(1)
 

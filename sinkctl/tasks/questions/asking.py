@@ -15,6 +15,7 @@ from sinkctl.tasks.questions.items import Item, Question
 from sinkctl.tasks.questions.lane import Inside, Lane, inside
 from sinkctl.tasks.questions.recall import Recall
 from sinkctl.tasks.questions.settle import STDIN, settle
+from sinkctl.text import SpecialTokens
 
 SLACK = 2  # tokens that an answer longer than `answer_tokens` gets on top: for what stands before it, and after
 
@@ -55,6 +56,7 @@ class QuestionsRun:
         self._tokenizer, self._eos_ids = loaded.tokenizer, end_of_sequence(loaded)
         capacity = self._longest() if any(policy.kind == "dense" for policy in self.recipe.policies) else None
         self.lanes = {policy.label: Lane(loaded, self.settled, policy, capacity) for policy in self.recipe.policies}
+        self.special = SpecialTokens(loaded.tokenizer, loaded.rows, self.settled.bos_id)
         self._recall = Recall(self.settled.items.reach + 1)
         self._line_break, _ = self._encode("\n")
         self.tokens, self.asked, self.seconds = 0, 0, 0.0
@@ -66,6 +68,7 @@ class QuestionsRun:
             for lane in self.lanes.values():
                 lane.take(np.array([self.settled.bos_id], np.int64))
         for item, ids_T, starts_T in self._within_limit():
+            self.special.add(ids_T, None if self.tokens else self.settled.bos_id, item.place)
             if len(ids_T):
                 self._recall.add(item.text, starts_T, [lane.place for lane in self.lanes.values()])
                 for lane in self.lanes.values():
@@ -103,6 +106,7 @@ class QuestionsRun:
         ids_T, _ = self._encode(question.text)
         if not len(ids_T):
             raise TextError(f"{place}: the tokenizer finds nothing in the question; write one in its characters")
+        self.special.add(ids_T, None, place)
         spans = self._recall.find(question)
         limit = self._room(question)
         answers = []

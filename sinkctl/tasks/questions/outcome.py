@@ -128,7 +128,7 @@ def _counted(questions: int) -> str:
 
 def _notes(run: QuestionsRun) -> list[str]:
     recipe, context = run.recipe, run.loaded.context
-    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + "."]
+    notes = [*run.loaded.notes, run.settled.bos[0].upper() + run.settled.bos[1:] + ".", *run.special.notes()]
     stay = "stay in the stream" if recipe.keep else "leave the stream as it was"
     notes.append(f"Each text and question is tokenized by itself; questions and answers {stay}.")
     for policy in recipe.policies:

@@ -131,7 +131,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
 
 
 def _notes(run: StreamRun) -> list[str]:
-    notes = [run.settled.bos[0].upper() + run.settled.bos[1:] + "."]
+    notes = [*run.loaded.notes, run.settled.bos[0].upper() + run.settled.bos[1:] + ".", *run.special.notes()]
     context = run.loaded.context
     for label, scorer in run.scorers.items():
         policy = scorer.policy

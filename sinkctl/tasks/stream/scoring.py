@@ -22,7 +22,7 @@ from sinkctl.tasks.stream.passages import Passages
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
 from sinkctl.tasks.stream.settle import settle
 from sinkctl.tasks.stream.summary import Curve, Thinned, Total
-from sinkctl.text import TextPosition, TokenStream, fingerprint
+from sinkctl.text import SpecialTokens, TextPosition, TokenStream, fingerprint
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class StreamRun:
         self.common = {label: Total() for label in labels}
         self.curves = {label: Curve() for label in labels}
         self.passages = Passages(loaded.tokenizer.decode)
+        self.special = SpecialTokens(loaded.tokenizer, loaded.rows, self.settled.bos_id)
         self.file_starts: list[tuple[int, int, int]] = []  # (index of the token, file, byte)
         self.marks, self.memory = Thinned(), Thinned()
         self.scored, self.seconds = 0, 0.0
@@ -113,6 +114,7 @@ class StreamRun:
             )
 
     def _score(self, block: Block) -> ScoredBlock:
+        self._look_at(block)
         ids, targets = torch.from_numpy(block.ids), torch.from_numpy(block.targets)
         text = block.is_text
         losses = {label: scorer.step(ids, targets)[text] for label, scorer in self.scorers.items()}
@@ -127,6 +129,14 @@ class StreamRun:
         scored = ScoredBlock(self.scored, losses, *places)
         self.scored += int(text.sum())
         return scored
+
+    def _look_at(self, block: Block) -> None:
+        """Count special tokens, before the model sees them; the first token of a text without BOS is no target."""
+        text, place = block.is_text, int(block.targets.argmax())
+        where = f"{self.settled.names[block.files[place]]}:{block.lines[place]}"
+        if not self._step and self.settled.bos_id is None:
+            self.special.add(block.ids[:1], None, where)
+        self.special.add(block.targets[text], block.ids[text], where)
 
     def _mark(self, files: np.ndarray, byte_offsets: np.ndarray) -> None:
         """Remember where every file starts, and some places between."""
@@ -213,6 +223,7 @@ class StreamRun:
             "common": {label: [t.nll, t.tokens] for label, t in self.common.items()},
             "curves": {label: curve.to_json() for label, curve in self.curves.items()},
             "passages": self.passages.to_json(),
+            "special": self.special.state(),
             "file_starts": self.file_starts,
             "marks": vars(self.marks),
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
@@ -236,6 +247,7 @@ class StreamRun:
             self.totals[label], self.common[label] = Total(*data["totals"][label]), Total(*data["common"][label])
             self.curves[label] = Curve.from_json(data["curves"][label])
         self.passages = Passages(self.loaded.tokenizer.decode, data["passages"])
+        self.special.restore(data["special"])
         self.marks = Thinned(**data["marks"])
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.memory = Thinned(**{**data["memory"], "items": items})

@@ -13,7 +13,7 @@ from torch import Tensor
 from sinkctl.errors import Interrupted, TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.base import TextFiles
-from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
 from sinkctl.text.records import JOIN
 from sinkctl.text.source import STDIN, check, is_pipe
 
@@ -28,6 +28,7 @@ class Corpus:
     tokens: NDArray[np.integer]  # [N], no special tokens among them
     starts: NDArray[np.int64]  # where in it each document begins, ascending; the first is 0
     name: str  # in words
+    notes: tuple[str, ...] = ()  # on special tokens that texts spell
 
 
 def of_files(
@@ -44,9 +45,10 @@ def of_files(
     if settings.field is not None and not any(records):
         raise UsageError(f"field {settings.field}: none of the texts to train on is a .jsonl file")
     sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]
-    found = _Collected(loaded, bos_id)
+    found, special = _Collected(loaded, bos_id), SpecialTokens(loaded.tokenizer, loaded.rows, None)
     for index, name in enumerate(settings.files):
-        if Path(name).suffix.lower() == ".npy":
+        holds_ids = Path(name).suffix.lower() == ".npy"
+        if holds_ids:
             blocks = _of_array(name)
         elif records[index]:
             blocks = _of_records(name, settings, loaded.tokenizer)
@@ -56,10 +58,12 @@ def of_files(
         for block in blocks:
             if stop():
                 raise Interrupted("stopped")
+            if not holds_ids:
+                special.add(block.ids, None, name)
             found.add(block)
             progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
     corpus = found.corpus(", ".join(settings.files))
-    return replace(corpus, name=", ".join(Path(name).name for name in settings.files))
+    return replace(corpus, name=", ".join(Path(name).name for name in settings.files), notes=tuple(special.notes()))
 
 
 def of_tokens(ids: Tensor, name: str) -> Corpus:
@@ -86,7 +90,7 @@ class _Collected:
     """What was read so far, in as few bytes a token as the vocabulary allows."""
 
     def __init__(self, loaded: LoadedModel, bos_id: int | None) -> None:
-        self._model, self._rows = loaded.name, loaded.model.get_input_embeddings().weight.shape[0]
+        self._model, self._rows = loaded.name, loaded.rows
         self._bos_id = -1 if bos_id is None else bos_id
         self._dtype = np.dtype(np.uint16 if self._rows <= 1 << 16 else np.int32)
         self._held = bytearray()  # grows in place, so that nothing is held twice

@@ -116,6 +116,7 @@ class TrainingRun:
                 progress=lambda share: conversion.told("reading the text to train on", TRAINING / 2 * share),
                 stop=conversion.stop,
             )  # fmt: skip
+            conversion.notes += corpus.notes
         else:
             corpus = of_tokens(conversion.texts.rest_T, f"{conversion.texts.name} after its held-out part")
         check_room(corpus, self.plan.length)
