@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+from sinkctl.model.parts import text_modules
+
 
 class RecurrentCache(DynamicCache):
     """The states of a model's recurrent layers; its softmax layers get back the keys and values of the block alone."""
@@ -23,7 +25,7 @@ class RecurrentCache(DynamicCache):
             self.layers[index].update = _passed
         self._devices = {
             module.layer_idx: next(module.parameters()).device
-            for module in model.modules()
+            for module in text_modules(model).values()
             if isinstance(getattr(module, "layer_idx", None), int) and any(True for _ in module.parameters())
         }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
@@ -107,6 +108,10 @@ def _check_original(loaded: LoadedModel) -> None:
         raise ModelError(f"{loaded.name} has no tokenizer; put its files beside the weights")
     if (said := getattr(config, "sink", None)) is not None:
         raise ModelError(f"{loaded.name} is a converted checkpoint ({said['kind']}); convert the original")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+        raise ModelError(
+            f"{loaded.name}: transformers loads no {config.model_type} by itself, so it cannot be converted"
+        )
     if any(name.endswith(".sinks") for name, _ in loaded.model.named_parameters()):
         raise ModelError(f"{loaded.name} ({config.model_type}) has sink logits already; convert a checkpoint without")
     if any(parameter.device.type == "meta" for parameter in loaded.model.parameters()):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.attention import configs_of
 from sinkctl.result.store import RESULT, STATE
 from sinkctl.sinks.storage import Form
 from sinkctl.sinks.storage.own_code import write_code
@@ -71,7 +72,8 @@ def write_checkpoint(
     for name, parameter in built.named_parameters():
         if SINK not in name:
             parameter.data = parameter.data.to(dtype)
-    built.config.dtype = dtype
+    for config in configs_of(built):  # of a multimodal model too, where each part has its own
+        config.dtype = dtype
     _settle_generation(built)
     built.save_pretrained(folder, max_shard_size=shard)
     if form.own_code:
