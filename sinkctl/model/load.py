@@ -105,7 +105,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
-        stored = config.get_text_config().dtype
+        stored = config.get_text_config().dtype or config.dtype
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
         spread = spread and _exceeds(auto_class, config, dtype, common, choices)
@@ -123,13 +123,8 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
         left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
         if left_out is not None and kind == "decoder":  # of the others, heads are left out
             choices["weights"] = left_out
-        towers = towers_of(config) if kind == "decoder" else []
-        if towers:
-            held = "is loaded, and no text goes through it" if towers_of(model.config) else "is not loaded"
-            parts = " and ".join(towers)
-            choices["decoder"] = (
-                f"{model.config.get_text_config().model_type}: the {parts} part of {config.model_type} {held}"
-            )
+        if kind == "decoder" and towers_of(config):
+            choices["decoder"] = _beside(config, model)
         model.eval()
         tokenizer = None if kind == "vision" else AutoTokenizer.from_pretrained(source, **common)
         processor = _processor(source, common) if kind == "vision" else None
@@ -224,6 +219,13 @@ def _processor(source: str, common: dict) -> Any | None:
         return AutoImageProcessor.from_pretrained(source, backend="pil", **common)
     except OSError:  # no preprocessor_config.json
         return None
+
+
+def _beside(config: PreTrainedConfig, model: PreTrainedModel) -> str:
+    """Which part of a multimodal checkpoint counts, and what became of the others."""
+    held = "loaded, and no text goes through it" if towers_of(model.config) else "not loaded"
+    part = f"the {' and '.join(towers_of(config))} part of {config.model_type}"
+    return f"{model.config.get_text_config().model_type}: {part} is {held}"
 
 
 def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, str]) -> bool:

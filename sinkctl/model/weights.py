@@ -1,4 +1,4 @@
-"""Whether a checkpoint's weights are whole, fit its config and are finite: one line that names the first that is not."""
+"""Whether a checkpoint's weights are whole, fit its config and are finite: one line names the first that is not."""
 
 import json
 import re
@@ -84,11 +84,7 @@ def _check_missing(name: str, model: PreTrainedModel, keys: list[str]) -> None:
     if not keys:
         return
     head = model.get_output_embeddings() if model.can_generate() else None
-    if (
-        len(keys) == 1
-        and head is not None
-        and keys[0] in {f"{n}.weight" for n, m in model.named_modules() if m is head}
-    ):
+    if head is not None and keys == [f"{path}.weight" for path, module in model.named_modules() if module is head]:
         raise ModelError(
             f"{name}: {keys[0]} is not in the weights, and config.json does not share the embedding's with it "
             "(tie_word_embeddings: false); set it to true if the model was trained so, else download the weights again"
@@ -142,7 +138,8 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     nan, infinite = int(weight.isnan().sum()), int(weight.isinf().sum())
     what = " and ".join(f"{count:,} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count)
     narrow = infinite and weight.dtype == torch.float16
-    hint = "float16 ends at 65,504: try --dtype float32" if narrow else "the checkpoint is damaged; take another one"
+    hint = "the checkpoint is damaged; take another one"
+    hint = f"float16 ends at 65,504, try --dtype float32; if that says the same, {hint}" if narrow else hint
     raise ModelError(f"{name}: {key} has {what} of {weight.numel():,} values{_more(broken)}; {hint}")
 
 
