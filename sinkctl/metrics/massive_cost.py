@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sinkctl.metrics.massive import lower_median
 from sinkctl.metrics.means import precise
 from sinkctl.metrics.observe import blocks_of
+from sinkctl.model.parts import in_streams, side_by_side, streams_axis
 
 LARGEST = 3  # elements taken where none is massive
 
@@ -59,16 +60,18 @@ def chosen(blocks: Sequence[Activations]) -> Elements | None:
     """Elements massive in at least half of the samples, after the first block that has any.
 
     Without such, the three largest |h| of the first token (means over samples), after the block where the largest is
-    most times the median. The last block is left out: nothing attends after it; None where it is the only one.
+    most times the median. The last block is left out: nothing attends after it; None where it is the only one. So are
+    blocks that text does not go through.
     """
-    for layer, block in enumerate(blocks[:-1]):
+    ran = [(layer, block) for layer, block in enumerate(blocks[:-1]) if block.samples]
+    for layer, block in ran:
         often = sorted(place for place, times in block.massive.items() if 2 * times >= block.samples)
         if often:
             return Elements(layer, often, massive=True)
-    if len(blocks) < 2:
+    if not ran:
         return None
-    layer = max(range(len(blocks) - 1), key=lambda n: float(blocks[n].first_C.max()) / max(blocks[n].median, 1e-30))
-    channels = blocks[layer].first_C.topk(min(LARGEST, len(blocks[layer].first_C))).indices.tolist()
+    layer, block = max(ran, key=lambda each: float(each[1].first_C.max()) / max(each[1].median, 1e-30))
+    channels = block.first_C.topk(min(LARGEST, len(block.first_C))).indices.tolist()
     return Elements(layer, [(0, channel) for channel in channels], massive=False)
 
 
@@ -92,15 +95,20 @@ def intervened(model: PreTrainedModel, elements: Elements, value_K: Tensor) -> I
 
 @contextmanager
 def after_blocks(model: PreTrainedModel, told: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, `told(layer, h_NTC)` after every block; a tensor that it returns goes on in place of h_NTC."""
+    """Inside, `told(layer, h_NTC)` after every block; a tensor that it returns goes on in place of h_NTC.
+
+    Several residual streams stand side by side in it, one after the other.
+    """
+    axis = streams_axis(model)
 
     def hook(layer: int) -> Callable:
         def after(_: nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
-            h_NTC, *others = output if isinstance(output, (tuple, list)) else (output,)
-            changed_NTC = told(layer, h_NTC.detach())
+            h, *others = output if isinstance(output, (tuple, list)) else (output,)
+            changed_NTC = told(layer, side_by_side(h.detach(), axis))
             if changed_NTC is None:
                 return None
-            return type(output)([changed_NTC, *others]) if isinstance(output, (tuple, list)) else changed_NTC
+            changed = in_streams(changed_NTC, h, axis)
+            return type(output)([changed, *others]) if isinstance(output, (tuple, list)) else changed
 
         return after
 

@@ -19,6 +19,7 @@ from sinkctl.metrics.views import AttentionView, BlockView
 from sinkctl.model.attention import attached, hidden_states, sink_of
 from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
+from sinkctl.model.parts import side_by_side, streams_axis, text_modules
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
 
@@ -87,6 +88,7 @@ class _Observer(Attending):
     """Collects what one block shows while it runs, and tells the measurer when it is done."""
 
     measurer: Measurer | None = None
+    streams: int | None = None  # the axis of several residual streams
     _shown: list[dict[str, Any]] = field(default_factory=list)
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
@@ -116,13 +118,13 @@ class _Observer(Attending):
     def done(self, layer: int, output: Any) -> None:
         """After a block: everything about it is known."""
         h_BTC = output[0] if isinstance(output, (tuple, list)) else output
-        if not isinstance(h_BTC, Tensor) or h_BTC.dim() != 3:
+        if not isinstance(h_BTC, Tensor) or h_BTC.dim() != (3 if self.streams is None else 4):
             raise ModelError("its blocks do not give one row of channels a token (a hierarchy of patches, say)")
         apart = self.samples.apart
-        h_NTC = apart(h_BTC.detach())
+        h_NTC, channels = apart(side_by_side(h_BTC.detach(), self.streams)), h_BTC.shape[-1]
         real_NT = self.samples.real(h_NTC.shape[1], h_NTC.device)
         for shown in self._shown:
-            self.measurer.attention(layer, _view(shown, real_NT, apart, h_NTC.shape[-1]))
+            self.measurer.attention(layer, _view(shown, real_NT, apart, channels))
         self._shown.clear()
         self.measurer.block(layer, BlockView(h_NTC, real_NT))
 
@@ -144,7 +146,8 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     Raises ModelError for a model whose blocks are not found. A model that never calls transformers' attention
     interface is told of its blocks alone; `observe_maps` reads its attention.
     """
-    observer, name = _Observer(samples, measurer=measurer), model.config.model_type
+    name = model.config.model_type
+    observer = _Observer(samples, measurer=measurer, streams=streams_axis(model))
     try:
         with attached(model, observer), _hooked(model, observer):
             run(model, samples)
@@ -176,7 +179,7 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep."""
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in model.modules():
+    for module in text_modules(model).values():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
     raise ModelError(f"no list of {depth} blocks was found in it (layers that share weights, or a hierarchy)")

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
 from sinkctl.model.handler import Handler, SinkKey, answered, handling
+from sinkctl.model.parts import decoder_of
 from sinkctl.model.undocumented import attending_by, cached
 
 NAME = "sinkctl"
@@ -93,16 +94,6 @@ class Attachment:
 def attached(model: PreTrainedModel, handler: Handler) -> AbstractContextManager[None]:
     """`with attached(model, handler):` the handler answers every attention layer; afterwards all is as it was."""
     return Attachment(model, handler).active()
-
-
-def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The part of a causal language model that comes before its head."""
-    decoder = model.get_decoder()
-    if decoder is None or decoder is model:
-        decoder = getattr(model, "model", None)
-    if not isinstance(decoder, nn.Module):
-        raise ModelError("its class does not tell the decoder from the head; this is not supported")
-    return decoder
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
+from sinkctl.model.parts import text_modules
 from sinkctl.model.recurrent import RecurrentCache
 
 # Cuts of the text that is run in parts; a token by itself takes another path through most recurrent layers.
@@ -31,7 +32,7 @@ def check_carried(model: PreTrainedModel, run: Callable[[Tensor, RecurrentCache 
     vocabulary = model.get_input_embeddings().num_embeddings
     ids_BT = torch.randint(0, vocabulary, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     numbers = set(RecurrentCache(model).recurrent)
-    carriers = _innermost([m for m in model.modules() if getattr(m, "layer_idx", None) in numbers])
+    carriers = _innermost([m for m in text_modules(model).values() if getattr(m, "layer_idx", None) in numbers])
     with _fed(carriers, {}) as whole:
         run(ids_BT, None)
     try:

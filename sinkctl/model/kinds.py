@@ -5,6 +5,7 @@ from typing import Literal
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,6 +29,11 @@ def kind_of(config: PreTrainedConfig) -> Kind:
     if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
         raise ModelError(f"{name} is an encoder-decoder ({config.model_type}); {TAKEN}")
     kind = _of_known(config) or _of_own_code(config)
+    if kind is None and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ModelError(
+            f"{name} ({config.model_type}) takes images and text, and transformers loads no decoder from it; save its "
+            f"language model as a checkpoint of its own: {TAKEN}"
+        )
     if kind is None:
         says = ", ".join(config.architectures or [config.model_type])
         raise ModelError(f"{name} is neither a decoder, an encoder nor a vision transformer ({says}); {TAKEN}")

@@ -26,10 +26,12 @@ from transformers import (
 
 from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.kinds import WORDS, Kind, kind_of
+from sinkctl.model.parts import towers_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import image_processor_class
+from sinkctl.model.weights import check_files, check_weights
 
 DEMO = Path(__file__).parent / "demo"
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
@@ -110,6 +112,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     source = str(DEMO) if settings.name == "demo" else settings.name
     if settings.name != "demo" and _looks_like_path(source):
         _check_folder(Path(source), settings)
+        check_files(Path(source))
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
@@ -118,7 +121,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
-        stored = config.get_text_config().dtype
+        stored = config.get_text_config().dtype or config.dtype
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
         spread = spread and _exceeds(auto_class, config, dtype, common, choices)
@@ -128,11 +131,16 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
             device_map="auto" if spread else {"": device},
             use_safetensors=None if settings.allow_pickle else True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             **({} if kind == "decoder" else _without_pooler(config)),
             **common,
         )
-        _check_complete(settings.name, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
+        left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
+        if left_out is not None and kind == "decoder":  # of the others, heads are left out
+            choices["weights"] = left_out
+        if kind == "decoder" and towers_of(config):
+            choices["decoder"] = _beside(config, model)
         model.eval()
         tokenizer = None if kind == "vision" else load_tokenizer(source, settings, choices, notes, **common)
         processor = _processor(source, common) if kind == "vision" else None
@@ -238,14 +246,11 @@ def _processor(source: str, common: dict) -> Any | None:
         return None
 
 
-def _check_complete(name: str, report: dict, unused: tuple[str, ...] = ()) -> None:
-    """transformers fills what is missing with random numbers, and only logs it."""
-    for kind in ("missing", "mismatched"):
-        keys = sorted(map(str, report[f"{kind}_keys"]))
-        keys = [key for key in keys if not set(key.split(".")).intersection(unused)]
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ModelError(f"{name}: {kind} weights ({keys[0]}{more}); the checkpoint does not fit its config.json")
+def _beside(config: PreTrainedConfig, model: PreTrainedModel) -> str:
+    """Which part of a multimodal checkpoint counts, and what became of the others."""
+    held = "loaded, and no text goes through it" if towers_of(model.config) else "not loaded"
+    part = f"the {' and '.join(towers_of(config))} part of {config.model_type}"
+    return f"{model.config.get_text_config().model_type}: {part} is {held}"
 
 
 def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, str]) -> bool:

@@ -70,8 +70,9 @@ def auto_chunk(loaded: LoadedModel) -> tuple[int, str]:
     if recurrent_cache(loaded.model) is not None:
         return 1024, "1024: the stock scans of recurrent layers hold much for every token"
     config = loaded.model.config.get_text_config()
-    widths = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    bytes_a_token = 4 * widths
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    widest = max(inner) if isinstance(inner, list | tuple) else inner  # Gemma 3n says it for every layer
+    bytes_a_token = 4 * (16 * config.hidden_size + 4 * widest)
     free = torch.cuda.mem_get_info(loaded.device)[0] if loaded.device.type == "cuda" else 4 << 30
     chunk = 16384
     while chunk > 256 and chunk * bytes_a_token > free // 4:

@@ -14,6 +14,7 @@ from sinkctl.model.carried import check_carried, held
 from sinkctl.model.families import known
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.masks import past_keys
+from sinkctl.model.parts import text_modules
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.recurrent import RecurrentCache, recurrent_cache
 
@@ -141,7 +142,8 @@ def _tables(model: PreTrainedModel) -> list[Tensor]:
     """Every table of rotary frequencies the model holds now, or its family knows."""
     held = [
         buffer.detach().double().cpu().clone()
-        for name, buffer in model.named_buffers()
+        for module in text_modules(model).values()
+        for name, buffer in module.named_buffers(recurse=False)
         if "inv_freq" in name and "original" not in name
     ]
     one_a_family = {family: module for module, family in known(model)}

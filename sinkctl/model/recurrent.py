@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from sinkctl.model.parts import text_modules
 from sinkctl.model.undocumented import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 
@@ -24,7 +25,7 @@ class RecurrentCache(DynamicCache):
             self.layers[index].update = _passed
         self._devices = {
             module.layer_idx: next(module.parameters()).device
-            for module in model.modules()
+            for module in text_modules(model).values()
             if isinstance(getattr(module, "layer_idx", None), int) and any(True for _ in module.parameters())
         }
 

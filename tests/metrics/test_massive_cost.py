@@ -67,3 +67,10 @@ def test_without_massive_ones_the_first_tokens_largest_are_taken_but_never_after
     found = chosen([shown(calm_TC), shown(peaked_TC), shown(100 * peaked_TC - 49.9)])
     assert found == Elements(1, [(0, 4), (0, 5), (0, 1)], massive=False)
     assert chosen([shown(peaked_TC)]) is None
+
+
+def test_blocks_that_text_does_not_go_through_are_not_chosen():
+    h_TC = torch.full((4, 6), 0.5)
+    h_TC[0, :3] = torch.tensor([3.0, 9.0, 2.0])
+    assert chosen([Activations(), shown(h_TC), Activations()]) == Elements(1, [(0, 1), (0, 0), (0, 2)], massive=False)
+    assert chosen([Activations(), shown(h_TC)]) is None

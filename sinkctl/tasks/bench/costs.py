@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from sinkctl.model.compiled import EXPERTS
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parts import text_modules
 
 Keys = Callable[[int | None], float]  # own window of a layer (None: all) → keys a token sees there, itself counted
 
@@ -37,10 +39,12 @@ def _multiplied(model: PreTrainedModel) -> Iterator[float]:
     config = model.config.get_text_config()
     experts = next((n for n in (getattr(config, name, None) for name in EXPERTS) if n), None)
     share = 1.0 if experts is None else config.num_experts_per_tok / experts
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2 and id(parameter) not in embeddings:
-            yield parameter.numel() * (share if ".experts." in name else 1.0)
+    for name, module in text_modules(model).items():
+        if isinstance(module, nn.Embedding):  # a row of it is looked up
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() >= 2:
+                yield parameter.numel() * (share if ".experts." in f"{name}.{own}" else 1.0)
 
 
 def in_stream(reach: int) -> Keys:

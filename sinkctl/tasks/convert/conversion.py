@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
 from sinkctl.model.load import LoadedModel, load
+from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.undocumented import runs_by
 from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
@@ -22,7 +23,7 @@ from sinkctl.tasks.convert.evaluate import Evaluation, Judge, go_on
 from sinkctl.tasks.convert.settle import Settled
 from sinkctl.tasks.convert.start import Start, best_token, calibration_of, starts_of
 from sinkctl.tasks.convert.texts import Texts, read
-from sinkctl.tasks.convert.write import SINK, files_in, write_checkpoint
+from sinkctl.tasks.convert.write import SINK, copy_processor, files_in, write_checkpoint
 
 # Shares of the whole at which parts begin; what is between the last two is training, where there is any.
 CALIBRATING, TRAINING, WRITING, COMPARING = 0.02, 0.1, 0.8, 0.85
@@ -37,7 +38,7 @@ class Conversion:
         self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
-        self.notes = list(loaded.notes)
+        self.notes = [*loaded.notes, *([beside] if (beside := _towers(loaded)) else [])]
         self.calibration = None
         self.bos = ""
         self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
@@ -91,6 +92,8 @@ class Conversion:
         go_on(self.stop)
         self.told("writing", WRITING)
         write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
+        if towers_of(built.config):
+            copy_processor(folder, self.recipe.model)
         go_on(self.stop)
         self.told("loading what was written", (WRITING + COMPARING) / 2)
         spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
@@ -223,6 +226,14 @@ class Conversion:
             from_scratch=self.recipe.scratch is not None,
             training=training,
         )
+
+
+def _towers(loaded: LoadedModel) -> str | None:
+    """What becomes of the parts of a multimodal checkpoint that are no text decoder."""
+    if towers := towers_of(loaded.model.config):
+        return f"The {' and '.join(towers)} part is written as it was; the conversion is of the text decoder alone."
+    said = loaded.choices.get("decoder")  # of a class that loads the text decoder alone
+    return said and f"What is written is the text decoder alone ({said})."
 
 
 def _random_row(model: PreTrainedModel) -> Tensor:

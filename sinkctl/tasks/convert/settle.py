@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
@@ -55,7 +56,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
             raise UsageError(f"--fail-on {metric}: nothing is trained; say for how long, --steps N")
         if "control" in metric and not (recipe.training.control and recipe.sink.kind != "none"):
             raise UsageError(f"--fail-on {metric}: there is no control; leave --no-control out")
-    _check_original(loaded)
+    _check_original(loaded, recipe.sink.kind)
     if recipe.fail_on and not recipe.evaluation.run:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
     if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
@@ -101,18 +102,25 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     return Settled(recipe, form, window, tokens, held_out, least, length, dtype, training)
 
 
-def _check_original(loaded: LoadedModel) -> None:
+def _check_original(loaded: LoadedModel, mechanism: str) -> None:
     config = loaded.model.config
     if loaded.tokenizer is None or not loaded.tokenizer("a", add_special_tokens=False).input_ids:
         raise ModelError(f"{loaded.name} has no tokenizer; put its files beside the weights")
     if (said := getattr(config, "sink", None)) is not None:
         raise ModelError(f"{loaded.name} is a converted checkpoint ({said['kind']}); convert the original")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+        raise ModelError(f"{loaded.name} cannot be converted: transformers loads no {config.model_type} by itself")
     if any(name.endswith(".sinks") for name, _ in loaded.model.named_parameters()):
         raise ModelError(f"{loaded.name} ({config.model_type}) has sink logits already; convert a checkpoint without")
     if any(parameter.device.type == "meta" for parameter in loaded.model.parameters()):
         raise ModelError(f"{loaded.name} does not fit this machine's memory (parts are on disk); take a larger one")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
+    if mechanism == "sink_token" and getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise ModelError(
+            f"{loaded.name} ({config.model_type}) looks tokens up in every layer too, where a sink token has no row; "
+            "--to sink_token is not for it"
+        )
 
 
 def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:

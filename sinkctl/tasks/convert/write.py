@@ -10,13 +10,17 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.attention import configs_of
+from sinkctl.model.settings import ModelSettings
 from sinkctl.result.store import RESULT, STATE
 from sinkctl.sinks.storage import Form
 from sinkctl.sinks.storage.own_code import write_code
 
 SINK = ".sink."  # in the names of parameters that keep float32
+PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 
 
@@ -71,12 +75,24 @@ def write_checkpoint(
     for name, parameter in built.named_parameters():
         if SINK not in name:
             parameter.data = parameter.data.to(dtype)
-    built.config.dtype = dtype
+    for config in configs_of(built):  # of a multimodal model too, where each part has its own
+        config.dtype = dtype
     _settle_generation(built)
     built.save_pretrained(folder, max_shard_size=shard)
     if form.own_code:
         write_code(folder, built.config)
     tokenizer.save_pretrained(folder)
+
+
+def copy_processor(folder: Path, source: ModelSettings) -> None:
+    """What turns images and sound into a multimodal model's input, as it was; nothing where the source has none."""
+    for name in PROCESSORS:
+        found = cached_file(
+            source.name, name, revision=source.revision, _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        if found is not None:
+            shutil.copyfile(found, folder / name)
 
 
 def _settle_generation(built: PreTrainedModel) -> None:

@@ -130,7 +130,7 @@ class _Ablations:
         """Lines for massive activations at zero and at their means."""
         elements = chosen(self.blocks)
         if elements is None:
-            self.found.notes.append("Massive activations were not replaced: the model has a single block.")
+            self.found.notes.append("Massive activations were not replaced: text goes through one block alone.")
             return
         what = _described(elements)
         name = "massive" if elements.massive else "largest"

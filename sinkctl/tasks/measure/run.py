@@ -15,6 +15,7 @@ from sinkctl.metrics.views import Scope
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parts import streams_axis, text_modules
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import InputScore
@@ -70,6 +71,11 @@ class InputRun:
         if unequal:
             self.notes.append(
                 f"Weights by {unequal.pop()} need not sum to 1 a query; masses are of the weights as they are."
+            )
+        if streams_axis(self.loaded.model) is not None:
+            self.notes.append(
+                "This model has several residual streams; they are measured side by side, so that channels count on "
+                "from one to the next."
             )
         if self.shown.kind == "natural" and not self.recipe.input.files:
             self.notes.append("Natural text: the built-in novel; rates on other text differ.")
@@ -138,7 +144,7 @@ def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
         raise ModelError(f"{loaded.name}: only decoders can be told where a sample stands; --set layout=right")
     if recipe.layout != "right" and recurrent_cache(loaded.model) is not None:
         raise ModelError(f"{loaded.name}: its recurrent layers see what stands before a sample; --set layout=right")
-    for name, module in loaded.model.named_modules():
+    for name, module in text_modules(loaded.model).items():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and ("position" in last or last in ("wpe", "embed_positions")):
             taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there

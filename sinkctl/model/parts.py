@@ -1,0 +1,56 @@
+"""The part of a model that text goes through: of a multimodal checkpoint its text decoder alone."""
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from sinkctl.errors import ModelError
+
+# Of models whose blocks hand on several residual streams: how many, as the config calls it → their axis.
+STREAMS = {"altup_num_inputs": 0, "hc_mult": 2}  # AltUp (Gemma 3n): [S, B, T, C]; hyper-connections: [B, T, S, C]
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model that comes before its head."""
+    decoder = model.get_decoder()
+    if decoder is None or decoder is model:
+        decoder = getattr(model, "model", None)
+    if not isinstance(decoder, nn.Module):
+        raise ModelError("its class does not tell the decoder from the head; this is not supported")
+    return decoder
+
+
+def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Name in `model` → module, of its decoder without towers for images or sound; of other models all modules."""
+    whole = dict(model.named_modules())
+    if not model.can_generate():
+        return whole
+    decoder = decoder_of(model)
+    towers = [  # inside the decoder of some (GIT): models by another config
+        part
+        for part in decoder.modules()
+        if isinstance(part, PreTrainedModel) and type(part.config) is not type(decoder.config)
+    ]
+    outside = {id(module) for tower in towers for module in tower.modules()}
+    inside = {id(module) for module in decoder.modules()} - outside
+    return {name: module for name, module in whole.items() if id(module) in inside}
+
+
+def towers_of(config: PreTrainedConfig) -> list[str]:
+    """What a multimodal config describes besides its text decoder: "vision", "audio"."""
+    return [name for name in ("vision", "audio") if getattr(config, f"{name}_config", None) is not None]
+
+
+def streams_axis(model: PreTrainedModel) -> int | None:
+    """Along which axis of a block's output its residual streams lie; None where there is one, [B, T, C]."""
+    config = model.config.get_text_config()
+    return next((axis for name, axis in STREAMS.items() if (getattr(config, name, None) or 1) > 1), None)
+
+
+def side_by_side(h: Tensor, axis: int | None) -> Tensor:
+    """The channels of all streams in one row a token, [B, T, S·C]."""
+    return h if axis is None else h.movedim(axis, 2).flatten(2)
+
+
+def in_streams(h_BTC: Tensor, like: Tensor, axis: int | None) -> Tensor:
+    """What `side_by_side` made of `like`, taken apart again."""
+    return h_BTC if axis is None else h_BTC.unflatten(2, (like.shape[axis], -1)).movedim(2, axis)

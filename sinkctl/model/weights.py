@@ -1,0 +1,155 @@
+"""Whether a checkpoint's weights are whole, fit its config and are finite: one line names the first that is not."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sinkctl.errors import ModelError
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+POINTER = b"version https://git-lfs"
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError for a weight file of `folder` that is missing, cut short, or a Git LFS pointer."""
+    for path in _weight_files(folder):
+        if not path.exists():
+            raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
+        try:
+            with safe_open(path, framework="np"):  # reads the header, and holds the file's size against it
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged or cut short ({error}); download it again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers will read: the one, or those of the index."""
+    if (folder / WHOLE).exists():
+        return [folder / WHOLE]
+    if not (folder / INDEX).exists():
+        if shards := sorted(folder.glob("*-of-*.safetensors")):
+            raise ModelError(f"{folder / INDEX} is missing, which says what is in {shards[0].name}; download it again")
+        return []
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(named))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{folder / INDEX} is damaged; download it again") from error
+
+
+def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any], unused: Sequence[str] = ()) -> str | None:
+    """Raise ModelError for weights that do not fit the config, or are not finite; returns what was left out, if any.
+
+    `report` is transformers' `output_loading_info`, of a load that ignored mismatched sizes: it fills what is missing
+    or mismatched with random numbers, and only logs it. Modules named in `unused` may miss theirs.
+    """
+    differing = sorted(each for each in report["mismatched_keys"] if not _within(each[0], unused))
+    if differing:
+        key, found, expected = differing[0]
+        raise ModelError(
+            f"{name}: {key} is {_shape(found)} in the file and {_shape(expected)} by config.json{_more(differing)}; "
+            "one of the two belongs to another checkpoint"
+        )
+    _check_missing(name, model, sorted(key for key in map(str, report["missing_keys"]) if not _within(key, unused)))
+    left = sorted(map(str, report["unexpected_keys"]))
+    _check_depth(name, model, left)
+    check_finite(name, model)
+    if not left:
+        return None
+    modules = {path for path, _ in model.named_modules()}
+    parts = list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", _outermost(key, modules)) for key in left))
+    shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return f"{len(left)} tensors left out: {type(model).__name__} has no place for {shown}"
+
+
+def _outermost(key: str, modules: set[str]) -> str:
+    """As much of a name as tells what the model lacks: a whole part, or one tensor of a part that it has."""
+    ends = [place.start() for place in re.finditer(r"\.", key)]
+    return next((key[:end] for end in ends if key[:end] not in modules), key)
+
+
+def _check_missing(name: str, model: PreTrainedModel, keys: list[str]) -> None:
+    if not keys:
+        return
+    head = model.get_output_embeddings() if model.can_generate() else None
+    if head is not None and keys == [f"{path}.weight" for path, module in model.named_modules() if module is head]:
+        raise ModelError(
+            f"{name}: {keys[0]} is not in the weights, and config.json does not share the embedding's with it "
+            "(tie_word_embeddings: false); set it to true if the model was trained so, else download the weights again"
+        )
+    raise ModelError(
+        f"{name}: {keys[0]} is not in the weights{_more(keys)}, and config.json asks for it; one of the two belongs to "
+        "another checkpoint, or weights were lost"
+    )
+
+
+def _check_depth(name: str, model: PreTrainedModel, keys: list[str]) -> None:
+    """Layers beyond those that the config counts: the model would run without its last ones."""
+    config = model.config.get_text_config()
+    ahead = getattr(config, "num_nextn_predict_layers", None) or 0  # stored behind the last: to predict further tokens
+    lists = {path: len(module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    for key in keys:
+        for place in re.finditer(r"\.(\d+)\.", key):
+            path, number = key[: place.start()], int(place[1])
+            # Weights of a bare decoder lack what its class puts in front of their names.
+            held = next((n for own, n in lists.items() if own == path or own.endswith(f".{path}")), None)
+            if held is not None and number >= held + ahead:
+                said = " (num_hidden_layers)" if held == getattr(config, "num_hidden_layers", None) else ""
+                raise ModelError(
+                    f"{name}: the weights hold {path}.{number}, and by config.json there are {held} of "
+                    f"{path}{said}; correct config.json, or take the last ones out of the weights"
+                )
+
+
+def check_finite(name: str, model: PreTrainedModel) -> None:
+    """Raise ModelError for parameters that hold NaN or ±∞; those quantized or not in memory are not looked at.
+
+    A sum a tensor, without a copy of it, tells where to count.
+    """
+    sound: dict[torch.device, list[Tensor]] = defaultdict(list)
+    weights: dict[torch.device, list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if type(weight) is nn.Parameter and weight.dtype in PLAIN and not weight.is_meta:
+                weights[weight.device].append((key, weight))
+                sound[weight.device].append(weight.sum().isfinite())
+        suspects = [
+            each
+            for device, found in weights.items()
+            for each, finite in zip(found, torch.stack(sound[device]).tolist(), strict=True)
+            if not finite
+        ]
+        broken = [(key, weight) for key, weight in suspects if not bool(weight.isfinite().all())]
+    if not broken:  # a sum of finite numbers can leave the range of its dtype
+        return
+    key, weight = broken[0]
+    nan, infinite = int(weight.isnan().sum()), int(weight.isinf().sum())
+    what = " and ".join(f"{count:,} {word}" for count, word in ((nan, "NaN"), (infinite, "infinite")) if count)
+    narrow = infinite and weight.dtype == torch.float16
+    hint = "the checkpoint is damaged; take another one"
+    hint = f"float16 ends at 65,504, try --dtype float32; if that says the same, {hint}" if narrow else hint
+    raise ModelError(f"{name}: {key} has {what} of {weight.numel():,} values{_more(broken)}; {hint}")
+
+
+def _within(key: str, modules: Sequence[str]) -> bool:
+    return not set(str(key).split(".")).isdisjoint(modules)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "one number"
+
+
+def _more(keys: Sequence[Any]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
