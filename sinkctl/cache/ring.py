@@ -129,10 +129,9 @@ class RingCache(Handler):
         self.rotations = [self.rotations[row] for row in rows.tolist()]
         self._set([self.seen[row] for row in rows.tolist()])
 
-    def restart(self, rotations: list[Rotations]) -> None:
-        """Forget all that was seen, and turn what comes now by other rotations, each row by its own."""
-        self.rotations = rotations
-        self._set([0] * len(rotations))
+    def restart(self) -> None:
+        """Forget all that was seen."""
+        self._set([0] * len(self.seen))
 
     def state(self) -> dict[str, Tensor]:
         """What continues the streams, with `seen`."""

@@ -28,7 +28,9 @@ from sinkctl.model.probe import LayerFacts
 
 
 @dataclass(frozen=True)
-class _Change:
+class Change:
+    """A way in which frequencies change with length."""
+
     kind: str  # in words
     original: int  # tokens of the longest text that nothing is changed for
     once: bool  # one other set of frequencies past it; otherwise one for every length
@@ -46,7 +48,7 @@ class Lengths:
     """The stages of a stream that comes to see at most `most` tokens at once (None: any number)."""
 
     def __init__(self, loaded: LoadedModel, most: int | None):
-        """Raises ModelError where the position probe does not explain the farthest of them."""
+        """Raises ModelError where the position probe does not explain one of them."""
         self._loaded, self._most = loaded, most
         self._changes = changes(loaded.model.config)
         farthest = most or max(loaded.context or 4096, 1 + max((c.original for c in self._changes), default=0))
@@ -54,6 +56,9 @@ class Lengths:
         if not any(facts.pinned for facts in self.last.layers):
             self._changes = []
         self._stages: dict[int, Stage] = {}
+        stage = self.of(1)
+        while most is not None and stage.end is not None:  # found now: the probe cannot run amid a forward pass
+            stage = self.of(stage.end + 1)
 
     def of(self, tokens: int) -> Stage:
         """The stage of a stream of so many tokens."""
@@ -95,7 +100,7 @@ class Lengths:
         return f"those of {2 * short:,}, {4 * short:,} and so on{most}"
 
 
-def changes(config: PreTrainedConfig) -> list[_Change]:
+def changes(config: PreTrainedConfig) -> list[Change]:
     """Every way in which the rotary frequencies of a model change with length, as its config says."""
     config = config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
@@ -104,10 +109,10 @@ def changes(config: PreTrainedConfig) -> list[_Change]:
     for each in by_kind:
         kind = each.get("rope_type") or ""
         if "dynamic" in kind:
-            found.append(_Change("dynamic NTK", config.max_position_embeddings, once=False))
+            found.append(Change("dynamic NTK", config.max_position_embeddings, once=False))
         elif kind == "longrope":
             original = each.get("original_max_position_embeddings") or config.original_max_position_embeddings
-            found.append(_Change("longrope", original, once=True))
+            found.append(Change("longrope", original, once=True))
     return list(dict.fromkeys(found))
 
 
@@ -120,7 +125,7 @@ def alike_up_to(config: PreTrainedConfig, tokens: int) -> int | None:
     return min((end for end in ends if end is not None), default=None)
 
 
-def _end(change: _Change, tokens: int) -> int | None:
+def _end(change: Change, tokens: int) -> int | None:
     """The longest stream that turns as one of so many tokens does."""
     if tokens > change.original and change.once:
         return None
