@@ -6,7 +6,7 @@ from sinkctl.cache.policies import Policy
 from sinkctl.model.probe import LayerFacts
 
 
-def layer_lines(policy: Policy, layers: Sequence[LayerFacts], reach: int, recurrent: Sequence[int] = ()) -> list[str]:
+def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequence[int] = ()) -> list[str]:
     """One line a kind of layer, with the layers' numbers; `recurrent` are those of recurrent layers."""
     kinds: dict[str, list[int]] = {}
     for facts in layers:
@@ -22,7 +22,7 @@ def layer_lines(policy: Policy, layers: Sequence[LayerFacts], reach: int, recurr
         extra = ", learned sink logits" if facts.sink_logit else ""
         extra = extra if facts.sink is None else f", designed sink: {facts.sink}"
         if facts.pinned:
-            extra += f", frequencies held at those for {reach + 1} positions"
+            extra += ", frequencies of long texts"
         kinds.setdefault(f"{kept}; {turned}{extra}", []).append(facts.number)
     if recurrent:
         kinds["recurrent state carried between blocks"] = recurrent

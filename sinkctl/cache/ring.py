@@ -23,11 +23,13 @@ from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
 
+# Of each layer, how it turns.
+Rotations = list[Rotation | None]
+
 
 @dataclass(frozen=True)
 class _Layer:
     keep: Keep
-    rotation: Rotation | None
     ring: Ring
 
     @property
@@ -52,7 +54,8 @@ class RingCache(Handler):
             with torch.inference_mode(False):  # what is made inside it cannot be written to outside
                 like = dict(dtype=weight.dtype, device=weight.device)
                 ring = Ring(*(torch.zeros(rows, facts.kv_heads, *size, **like) for size in sizes))
-            self._layers.append(_Layer(keep, facts.rotation, ring))
+            self._layers.append(_Layer(keep, ring))
+        self.rotations: list[Rotations] = [[facts.rotation for facts in layers]] * rows  # by row, by layer
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._blocks = [implementation(facts) for facts in layers]
         self._steps = [
@@ -89,12 +92,12 @@ class RingCache(Handler):
         index = self._index[id(call.module)]
         if call.q_BHTD.shape[2] == 1 and self._real is None and not self._in_blocks[index]:
             return self._step(index, call)
-        if self._real is None and len(set(self.seen)) == 1:
-            return self._block(index, call, slice(None), self.seen[0])
+        if self._real is None and len(set(self.seen)) == 1 and self._turn_alike:
+            return self._block(index, call, slice(None), 0)
         B, H, T, _ = call.q_BHTD.shape
         out_BTHE = call.q_BHTD.new_zeros(B, T, H, call.v_BGTE.shape[-1])
-        for rows, seen, columns in self._alike(T):
-            part = self._block(index, call.rows(rows).columns(columns), rows, seen)
+        for rows, columns in self._alike(T):
+            part = self._block(index, call.rows(rows).columns(columns), rows, int(rows[0]))
             out_BTHE[rows[:, None], columns[None]] = part.transpose(1, 2)
         return out_BTHE.transpose(1, 2)
 
@@ -123,7 +126,12 @@ class RingCache(Handler):
         for layer in self._layers:
             for buffer in layer.ring:
                 buffer.copy_(buffer[rows.to(buffer.device)])
+        self.rotations = [self.rotations[row] for row in rows.tolist()]
         self._set([self.seen[row] for row in rows.tolist()])
+
+    def restart(self) -> None:
+        """Forget all that was seen."""
+        self._set([0] * len(self.seen))
 
     def state(self) -> dict[str, Tensor]:
         """What continues the streams, with `seen`."""
@@ -148,15 +156,19 @@ class RingCache(Handler):
         for t_B in self._t_B.values():
             t_B.copy_(torch.tensor(self.seen))
 
-    def _alike(self, tokens: int) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """(rows, tokens seen, columns that are no padding) of the rows that can go through a block together."""
+    @property
+    def _turn_alike(self) -> bool:
+        return all(rotations is self.rotations[0] for rotations in self.rotations)
+
+    def _alike(self, tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, columns that are no padding) of the rows that can go through a block together."""
         kinds: dict[tuple, list[int]] = {}
         for row, seen in enumerate(self.seen):
             columns = range(tokens) if self._real is None else self._real[row]
             if columns:
-                kinds.setdefault((seen, *columns), []).append(row)
-        for (seen, *columns), rows in kinds.items():
-            yield torch.tensor(rows), seen, torch.tensor(columns)
+                kinds.setdefault((id(self.rotations[row]), seen, *columns), []).append(row)
+        for (_, _, *columns), rows in kinds.items():
+            yield torch.tensor(rows), torch.tensor(columns)
 
     def _step(self, index: int, call: AttentionCall) -> Tensor:
         layer = self._layers[index]
@@ -170,7 +182,7 @@ class RingCache(Handler):
             call.v_BGTE[:, :, 0],
             layer.ring,
             self._t_B[call.q_BHTD.device],
-            turn=self._turn(layer, call.q_BHTD),
+            turn=self._turn(index, call.q_BHTD),
             scale=call.scale,
             sink_logit_H=call.sink_logit_H,
             softcap=call.softcap,
@@ -179,40 +191,43 @@ class RingCache(Handler):
         )
         return out_BHE[:, :, None]
 
-    def _turn(self, layer: _Layer, like: Tensor) -> Turn | None:
+    def _turn(self, index: int, like: Tensor) -> Turn | None:
         """This step's cosines and sines, shared by the layers that turn alike."""
-        rotation = layer.rotation
-        if rotation is None:
+        layer, by_row = self._layers[index], [rotations[index] for rotations in self.rotations]
+        if by_row[0] is None:
             return None
-        key = (id(rotation), layer.origin, like.device)
+        key = (*map(id, by_row), layer.origin, like.device)
         if key not in self._turns:
             # Positions need float64, which MPS has not.
             t_B = torch.tensor(self.seen) if like.device.type == "mps" else self._t_B[like.device]
             place_B = t_B - layer.origin
-            tables = (rotation.table(place, like) for place in (place_B, place_B.clamp(max=0)))
+            tables = (_row_table(by_row, place, like) for place in (place_B, place_B.clamp(max=0)))
             both = [table for pair in tables for table in pair]
-            self._turns[key] = Turn(*both, rotation.start, rotation.layout == "interleaved")
+            self._turns[key] = Turn(*both, by_row[0].start, by_row[0].layout == "interleaved")
         return self._turns[key]
 
-    def _block(self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int) -> Tensor:
-        """Attention over a block of rows that stand at the same place."""
-        keep, tokens = self._layers[index].keep, call.q_BHTD.shape[2]
+    def _block(self, index: int, call: AttentionCall, rows: slice | Tensor, first_row: int) -> Tensor:
+        """Attention over a block of rows that stand at the same place and turn alike, as `first_row` does."""
+        keep, tokens, seen = self._layers[index].keep, call.q_BHTD.shape[2], self.seen[first_row]
+        rotation = self.rotations[first_row][index]
         before = until_full(keep, seen)
         if not 0 < before < tokens:
-            return self._part(index, call, rows, seen)
+            return self._part(index, call, rows, seen, rotation)
         parts = [
-            self._part(index, call.tokens(first, end), rows, seen + first)
+            self._part(index, call.tokens(first, end), rows, seen + first, rotation)
             for first, end in ((0, before), (before, tokens))
         ]
         return torch.cat(parts, dim=2)
 
-    def _part(self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int) -> Tensor:
+    def _part(
+        self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int, rotation: Rotation | None
+    ) -> Tensor:
         layer = self._layers[index]
         sinks, window = layer.keep
         tokens, ring = call.q_BHTD.shape[2], layer.ring
         full = sinks > 0 and seen >= sinks + window + 1
-        table = self._table(layer, seen, seen + tokens, call.q_BHTD)
-        q, k = (rotate(x, layer.rotation, table) for x in (call.q_BHTD, call.k_BGTD))
+        table = self._table(rotation, layer.origin, seen, seen + tokens, call.q_BHTD)
+        q, k = (rotate(x, rotation, table) for x in (call.q_BHTD, call.k_BGTD))
         strip = None
         if full:
             distance_S = None if call.slope_H is None else torch.arange(sinks + window, window, -1, device=q.device)
@@ -259,12 +274,21 @@ class RingCache(Handler):
             if own:
                 kept[at, :, seen : seen + own] = new[:, :, :own]
 
-    def _table(self, layer: _Layer, first: int, end: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _table(
+        self, rotation: Rotation | None, origin: int, first: int, end: int, like: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of positions `first … end−1`, shared by the layers of a block."""
-        if layer.rotation is None:
+        if rotation is None:
             return None
-        key = (id(layer.rotation), layer.origin, first, end, like.device)
+        key = (id(rotation), origin, first, end, like.device)
         if key not in self._tables:
-            places = range(first - layer.origin, end - layer.origin)
-            self._tables[key] = layer.rotation.table(places, like)
+            self._tables[key] = rotation.table(range(first - origin, end - origin), like)
         return self._tables[key]
+
+
+def _row_table(by_row: Rotations, place_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by row, [B, n]: each of its own place."""
+    if all(rotation is by_row[0] for rotation in by_row):
+        return by_row[0].table(place_B, like)
+    each = [rotation.table(place_B[row : row + 1], like) for row, rotation in enumerate(by_row)]
+    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))

@@ -4,25 +4,31 @@ It stands where transformers' SinkCache stood. That one re-rotated rotated keys 
 down, left a new key at its absolute position, and lost its way in long prompts and second turns. B rows, T tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Token
+from functools import wraps
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
+from sinkctl.cache.growth import Growth
 from sinkctl.cache.policies import Bounded, SinkWindow
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import attached, decoder_of
 from sinkctl.model.handler import AttentionCall, Handler, handling
+from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.probe import LayerFacts
 from sinkctl.model.recurrent import RecurrentCache
 from sinkctl.model.undocumented import cache_given
+
+
+# Tokens a forward takes, of those that go through the model again.
+PIECE = 1024
 
 
 class StreamingCache(RecurrentCache):
@@ -32,12 +38,13 @@ class StreamingCache(RecurrentCache):
     what takes tokens back (assisted decoding) cannot, as they may have driven out others.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: list[LayerFacts], policy: Bounded):
+    def __init__(self, model: PreTrainedModel, lengths: Lengths, policy: Bounded):
         super().__init__(model)
         self.policy = policy
-        self._model, self._facts = model, layers
+        self._model, self._lengths = model, lengths
         self._ring: RingCache | None = None
-        self._length, self._under_way = 0, False
+        self._growth: Growth | None = None
+        self._length, self._under_way, self._again = 0, False, False
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Nothing is kept here: the attention that follows takes keys and values into its ring."""
@@ -52,29 +59,44 @@ class StreamingCache(RecurrentCache):
     def reset(self) -> None:
         """Forget everything: the next call starts a new stream."""
         RecurrentCache.__init__(self, self._model)
-        self._ring, self._length, self._under_way = None, 0, False
+        self._ring, self._growth = None, None
+        self._length, self._under_way, self._again = 0, False, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i continue what was row beam_idx[i]."""
         self._ring.select(beam_idx)
+        self._growth.select(beam_idx)
         self.select(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused."""
         raise ModelError("a streaming cache gives no tokens back, as assisted decoding asks; generate without it")
 
-    def begin(self, rows: int, real_BT: Tensor) -> None:
-        """Make ready for a forward pass."""
+    def begin(self, inputs: Tensor, real_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Make ready for a forward pass; what it gives (as `Growth` does) has to go through the model before."""
+        rows, facts = len(real_BT), self._lengths.last.layers
         if self._under_way:
             raise ModelError("a forward pass of this cache did not finish; cache.reset() starts anew")
         if self._ring is None:
-            self._ring = RingCache(self._facts, [self.policy.keep(f.window) for f in self._facts], rows)
+            self._ring = RingCache(facts, [self.policy.keep(f.window) for f in facts], rows)
+            self._growth = Growth(self._ring, self._lengths)
         if len(self._ring.seen) != rows:
             raise ModelError(f"the cache holds {len(self._ring.seen)} rows, not {rows}; cache.reset() starts anew")
-        if self.recurrent and self._length and not bool(real_BT.all()):
+        if self.recurrent and self._length and not self._again and not bool(real_BT.all()):
             raise ModelError("rows of a model with recurrent layers can only be continued by texts of one length")
+        if not (self._again or self._growth.settled):
+            yield from self._taken_again(real_BT.sum(1).tolist())
+            self._growth.add(inputs, real_BT)
         self._ring.expect(real_BT.bool())
         self._under_way = True
+
+    def _taken_again(self, tokens: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        again = self._growth.lengthen(tokens, None if self.recurrent else PIECE)
+        if again:
+            RecurrentCache.__init__(self, self._model)
+            self._length, self._again = 0, True
+            yield from again
+            self._again = False
 
     def end(self, tokens: int) -> None:
         """Count what a forward pass took in."""
@@ -110,21 +132,40 @@ def streaming(
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(f"streaming: {problem['loc'][0]}: {problem['msg']} (given: {problem['input']!r})") from error
-    cache = StreamingCache(loaded.model, loaded.layers(policy.reach), policy)
+    cache = StreamingCache(loaded.model, Lengths(loaded, policy.reach + 1), policy)
     decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [
         decoder.register_forward_pre_hook(_entering(cache, handler), with_kwargs=True),
         decoder.register_forward_hook(_leaving(cache, handler), with_kwargs=True, always_call=True),
     ]
     generation, used = loaded.model.generation_config, loaded.model.generation_config.use_cache
+    prepare = vars(loaded.model).get("prepare_inputs_for_generation")
     try:
         generation.use_cache = True  # some checkpoints (MPT) say no
+        loaded.model.prepare_inputs_for_generation = _keeping(cache, loaded.model)
         with attached(loaded.model, handler):
             yield cache
     finally:
         generation.use_cache = used
+        del loaded.model.prepare_inputs_for_generation
+        if prepare is not None:
+            loaded.model.prepare_inputs_for_generation = prepare
         for hook in hooks:
             hook.remove()
+
+
+def _keeping(cache: StreamingCache, model: PreTrainedModel) -> Callable[..., dict[str, Any]]:
+    """Prepare inputs as the model does, but keep the cache where Phi-3 drops it, as its rotary frequencies change."""
+    own = model.prepare_inputs_for_generation
+
+    @wraps(own)
+    def prepare(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        inputs = own(*args, **kwargs)
+        kept = any(value is cache for value in inputs.values())
+        given = any(value is cache for value in kwargs.values())
+        return inputs if kept or not given else GenerationMixin.prepare_inputs_for_generation(model, *args, **kwargs)
+
+    return prepare
 
 
 def _entering(cache: StreamingCache, handler: _Attention):
@@ -135,12 +176,16 @@ def _entering(cache: StreamingCache, handler: _Attention):
             raise ModelError("inside `with streaming(model) as cache`, call model.generate(..., past_key_values=cache)")
         if kwargs.get("use_cache") is False:  # `generate` would feed everything again with every token
             raise ModelError("use_cache=False leaves nothing to a cache; leave it out")
+        inputs = _inputs(args, kwargs)
         tokens = _tokens(args, kwargs)
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 2:
             raise ModelError("the streaming cache takes attention masks of two dimensions (which tokens are padding)")
         real_BT = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :].to(torch.int64)
-        cache.begin(len(tokens), real_BT)
+        given = {name: value for name, value in kwargs.items() if value is cache}
+        for part, real in cache.begin(inputs, real_BT):
+            name = "input_ids" if part.dim() == 2 else "inputs_embeds"
+            module(**{name: part}, attention_mask=real.to(torch.int64), use_cache=True, **given)
         handler.token = handling.set(handler)
         return args, {**kwargs, "position_ids": torch.zeros_like(tokens), "attention_mask": real_BT}
 
@@ -158,7 +203,13 @@ def _leaving(cache: StreamingCache, handler: _Attention):
     return leave
 
 
-def _tokens(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """Something of shape [B, T] in int64, whatever the model was given."""
+def _inputs(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """Ids [B, T], or embeddings [B, T, C], whatever the model was given."""
     ids_BT = args[0] if args else kwargs.get("input_ids")
-    return ids_BT if ids_BT is not None else kwargs["inputs_embeds"][..., 0].long()
+    return ids_BT if ids_BT is not None else kwargs["inputs_embeds"]
+
+
+def _tokens(args: tuple, kwargs: dict[str, Any]) -> Tensor:
+    """Something of shape [B, T] in int64."""
+    inputs = _inputs(args, kwargs)
+    return inputs if inputs.dim() == 2 else inputs[..., 0].long()

@@ -34,7 +34,7 @@ class LayerFacts:
     value_width: int
     window: int | None  # past keys it was trained to see, the query itself not counted; None: all
     rotation: Rotation | None
-    pinned: bool  # its frequencies change with length, and are held at those for the farthest position
+    pinned: bool  # its frequencies are not those of a short text: they change with length (see `lengths`)
     sink_logit: bool
     sink: str | None  # kind of its designed sink, where it has one
     sink_key: bool  # every query sees a key of the layer's own
@@ -89,13 +89,13 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     ids = torch.randint(1, vocabulary, far.shape, generator=torch.Generator().manual_seed(0))
     other = torch.cat([ids[:, :1] - 1, ids[:, 1:]], dim=1)  # another first token
     with _restored(model):
-        before = _tables(model)
         try:
             for family in {family for _, family in known(model)}:
                 family.check(model)
             carried = recurrent_cache(model)
             with held(_carriers(model, carried)):
                 zero, apart = _record(model, ids), _record(model, other)
+            near = _tables(model)
             _check_calls(model, zero.calls, carried)
             _check_tokens_apart(model, zero.calls, apart.calls)
             placed = _record(model, ids, torch.arange(far.shape[1])[None])
@@ -110,7 +110,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
             raise ModelError(
                 f"{kind} cannot be run with its attention replaced ({type(error).__name__}: {error})"
             ) from error
-        tables = list(zip(before, _tables(model), strict=True))
+        tables = list(zip(near, _tables(model), strict=True))
     names = {id(module): name for name, module in model.named_modules()}
     candidates = {width: list(_candidates(width, tables)) for width in {call.q_BHTD.shape[-1] for call in zero.calls}}
     return [
@@ -156,14 +156,18 @@ def _restored(model: PreTrainedModel) -> Iterator[None]:
     """Put rotary modules back as they were: scalings that change with length keep what they last saw."""
     owners = [m for m in model.modules() if any("inv_freq" in name for name, _ in m.named_buffers(recurse=False))]
     buffers = [(m, name, b.clone()) for m in owners for name, b in m.named_buffers(recurse=False)]
-    plain = [(m, k, v) for m in owners for k, v in vars(m).items() if isinstance(v, (int, float, str, type(None)))]
+    plain = [(m, {k: v for k, v in vars(m).items() if not isinstance(v, dict)}) for m in owners]
     try:
         yield
     finally:
         for module, name, value in buffers:
             module.register_buffer(name, value, persistent=name not in module._non_persistent_buffers_set)
-        for module, name, value in plain:
-            setattr(module, name, value)
+        for module, before in plain:
+            for name in [name for name, value in vars(module).items() if not isinstance(value, dict)]:
+                if name in before:
+                    setattr(module, name, before[name])
+                else:
+                    delattr(module, name)
 
 
 def _check_tokens_apart(model: PreTrainedModel, calls: list[AttentionCall], others: list[AttentionCall]) -> None:
@@ -247,12 +251,12 @@ def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
 def _candidates(width: int, tables: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Rotation | None, bool]]:
     """(rotation, whether its frequencies moved with length), the likeliest first."""
     yield None, False
-    for before, table in tables:
+    for near, table in tables:
         for start in sorted({0, width - 2 * len(table)}):
             if 0 <= start <= width - 2 * len(table):
                 for frequencies in (table, -table):
-                    yield Rotation("half", start, frequencies), not torch.equal(before, table)
-                    yield Rotation("interleaved", start, frequencies), not torch.equal(before, table)
+                    yield Rotation("half", start, frequencies), not torch.equal(near, table)
+                    yield Rotation("interleaved", start, frequencies), not torch.equal(near, table)
 
 
 def _stock_table(rotation: Rotation, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def stream(loaded: LoadedModel, policy, ids_T: torch.Tensor, chunk: int, seen: i
     for start in range(0, len(ids_T) - 1, chunk):
         if start and seen is not None:
             data, tensors = scorer.state()
-            scorer.restore({"seen": data["seen"] + seen}, tensors)
+            scorer.restore(data | {"seen": data["seen"] + seen}, tensors)
             seen = None
         end = min(start + chunk, len(ids_T) - 1)
         losses.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))

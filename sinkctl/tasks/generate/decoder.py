@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
+from sinkctl.cache.growth import Growth
 from sinkctl.cache.layers import layer_lines
-from sinkctl.cache.policies import Policy
+from sinkctl.cache.policies import Bounded, Policy
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import last_logits
+from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.threads import one_thread, single_threaded
@@ -47,9 +50,10 @@ class Decoder:
         """
         self.loaded, self.policy, self.sampler = loaded, policy, sampler
         model, device = loaded.model, loaded.device
-        self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
-        facts = self._facts = loaded.layers(self._reach)
+        self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
+        facts = self._lengths.last.layers
         self.cache = RingCache(facts, [policy.keep(f.window) for f in facts], rows, capacity)
+        self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)
         self._compiled = None
@@ -81,13 +85,13 @@ class Decoder:
             if max(self.cache.seen):
                 raise ModelError("rows of a model with recurrent layers can only be continued by texts of one length")
             chunk = longest  # padding can only be told from tokens in a recurrent layer's first block
+        self._chunk = chunk
+        self._lengthen([len(text) for text in texts])
         for start in range(0, longest, chunk):
             part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
             part_BT = part_BT.to(model.device)
-            self.cache.expect(here_BT.bool())
-            with self._attachment.active():
-                output = hidden_states(model, part_BT, past=self.recurrent, real_BT=here_BT.to(model.device))
-            self.cache.advance(part_BT.shape[1])
+            self._growth.add(part_BT, here_BT)
+            output = self._take_in(part_BT, here_BT)
             yield start + part_BT.shape[1]
         logits_BV = last_logits(model, output, part_BT)
         if not bool(torch.isfinite(logits_BV).any(-1).all()) or bool(logits_BV.isnan().any()):
@@ -97,9 +101,31 @@ class Decoder:
         self.ids_B.copy_(self.sampler.choose(logits_BV, texts))
         self.sampler.count(1)
 
+    def _lengthen(self, tokens: Sequence[int]) -> None:
+        """Before rows grow by so many tokens: where that changes how they turn, all they hold is taken in again."""
+        # Padding can only be told from tokens in a recurrent layer's first block.
+        again = self._growth.lengthen(tokens, self._chunk if self.recurrent is None else None)
+        if again is None:
+            return
+        self._graph, self.recurrent = None, recurrent_cache(self.loaded.model)
+        for part_BT, real_BT in again:
+            self._take_in(part_BT, real_BT)
+
+    def _take_in(self, part_BT: Tensor, real_BT: Tensor) -> ModelOutput:
+        """Run the decoder over a block, and move the cache on."""
+        self.cache.expect(real_BT.bool())
+        with self._attachment.active():
+            output = hidden_states(
+                self.loaded.model, part_BT, past=self.recurrent, real_BT=real_BT.to(part_BT.device, torch.int64)
+            )
+        self.cache.advance(part_BT.shape[1])
+        return output
+
     @torch.no_grad()
     def step(self) -> Tensor:
         """Feed the latest ids; returns those chosen after them, [B], in memory that the next step overwrites."""
+        self._lengthen([1] * len(self.ids_B))
+        self._growth.add(self.ids_B[:, None].clone(), self._ones)
         self.sampler.prepare(1)
         if self._wants_graph and self._graph is None:
             self._capture()
@@ -122,28 +148,39 @@ class Decoder:
     def choices(self) -> dict[str, str]:
         """Which attention implementations run, and why."""
         chosen = {"stream_attention": self.cache.block_implementations, "decode_attention": self.cache.implementations}
-        return {op: "; ".join(f"{name}: {why}" for name, why in found.items()) for op, found in chosen.items()}
+        said = {op: "; ".join(f"{name}: {why}" for name, why in found.items()) for op, found in chosen.items()}
+        return said | self._lengths.choice(self.policy.label, max(self.cache.seen))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the text has to know."""
+        return self._lengths.notes(self.policy.label, max(self.cache.seen))
 
     @property
     def layers(self) -> list[str]:
         """What is done in each layer, one line a kind of layer."""
         carried = [] if self.recurrent is None else self.recurrent.recurrent
-        return layer_lines(self.policy, self._facts, self._reach, carried)
+        return layer_lines(self.policy, self._lengths.of(max(1, *self.cache.seen)).layers, carried)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(plain data, tensors) that continue the streams; copies."""
         tensors = {f"ring.{name}": buffer.clone() for name, buffer in self.cache.state().items()}
         if self.recurrent is not None:
             tensors |= {f"recurrent.{name}": tensor for name, tensor in self.recurrent.state().items()}
-        return {"seen": list(self.cache.seen), "ids": self.ids_B.tolist(), "sampler": self.sampler.state()}, tensors
+        tensors |= {f"fed.{name}": tensor for name, tensor in self._growth.state().items()}
+        plain = {"seen": list(self.cache.seen), "ids": self.ids_B.tolist(), "chunk": self._chunk}
+        return plain | {"sampler": self.sampler.state()}, tensors
 
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue where `state` was taken."""
-        own = {kind: {} for kind in ("ring", "recurrent")}
+        own = {kind: {} for kind in ("ring", "recurrent", "fed")}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             own[kind][rest] = tensor
         self.cache.restore(own["ring"], data["seen"])
+        if self._growth.restore(own["fed"], data["seen"]):
+            self._graph = None
+        self._chunk = data["chunk"]
         if self.recurrent is not None:
             self.recurrent.restore(own["recurrent"])
         self.ids_B.copy_(torch.tensor(data["ids"]))

@@ -91,7 +91,7 @@ def _notes(run: GenerateRun) -> list[str]:
         notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")
     if context is not None and policy.kind == "dense" and run.longest + run.steps > context:
         notes.append(f"dense extrapolates past the model's context of {context}.")
-    return notes
+    return notes + run.decoder.notes
 
 
 def _verdict(run: GenerateRun) -> list[str]:

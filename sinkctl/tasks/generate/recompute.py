@@ -53,6 +53,11 @@ class RecomputeDecoder:
         return {}
 
     @property
+    def notes(self) -> list[str]:
+        """Nothing to know."""
+        return []
+
+    @property
     def layers(self) -> list[str]:
         """What is done, in words."""
         return [f"{self.policy.label}: the stock model over {self.policy.reach + 1} tokens for every generated one"]

@@ -10,6 +10,7 @@ from sinkctl.cache.policies import Policy
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.compiled import is_mixture
+from sinkctl.model.lengths import changes
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.recurrent import recurrent_cache
@@ -121,6 +122,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "the model is spread over devices"
     if is_mixture(loaded.model):
         return False, "a mixture of experts asks the host which ones to run"
+    if not all(change.once for change in changes(loaded.model.config)):
+        return False, "its rotary embedding (dynamic NTK) asks the host how long the text is"
     sink = next((sink for sink in sinks_of(loaded.model) if sink.key is not None or not sink.normalises), None)
     if sink is not None:
         return False, f"{sink.kind} has no kernel for single tokens, which go through as blocks do"

@@ -1,7 +1,8 @@
 """Measure one input of one checkpoint: batches through the model, into a tally."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from sinkctl.metrics.samples import Samples, laid_out
 from sinkctl.metrics.views import Scope
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.kinds import leading_tokens
+from sinkctl.model.lengths import alike_up_to
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parts import streams_axis, text_modules
 from sinkctl.model.recurrent import recurrent_cache
@@ -50,9 +52,11 @@ class InputRun:
         check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe)
         self._note_text()
         self._note_length(max(map(len, samples)) if self._tokens else 0)
-        for first in range(0, len(samples), size):
-            self._measure(samples[first : first + size])
-            progress(min(1.0, (first + size) / len(samples)))
+        done = 0
+        for batch in self._batches(size):
+            self._measure(batch)
+            done += len(batch)
+            progress(done / len(samples))
             if stop():
                 raise Interrupted("stopped")
         if int(self.tally.broken):
@@ -86,6 +90,17 @@ class InputRun:
         context = self.loaded.context
         if context is not None and tokens > context:
             self.notes.append(f"Samples of {tokens:,} tokens go past the model's context of {context:,}.")
+
+    def _batches(self, size: int) -> Iterator[Sequence[torch.Tensor]]:
+        """At most `size` samples in a row whose lengths the stock class turns alike: a longer one would turn them all."""
+        samples, config = self.shown.samples, self.loaded.model.config
+        ends = [alike_up_to(config, len(sample)) if self._tokens else None for sample in samples]
+        first = 0
+        while first < len(samples):
+            alike = takewhile(lambda end, own=ends[first]: end == own, ends[first : first + size])
+            last = first + len(list(alike))
+            yield samples[first:last]
+            first = last
 
     def _measure(self, batch: Sequence[torch.Tensor]) -> None:
         model, device = self.loaded.model, self.loaded.device

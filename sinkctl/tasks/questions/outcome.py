@@ -137,6 +137,7 @@ def _notes(run: QuestionsRun) -> list[str]:
         reach = policy.reach if isinstance(policy, Bounded) else run.tokens
         if reach + 1 > context:
             notes.append(f"{policy.label} reaches position {reach:,}, past the model's context of {context}.")
+    notes += [note for lane in run.lanes.values() for note in lane.decoder.notes]
     if recurrent_cache(run.loaded.model) is not None:
         notes.append("Recurrent layers may remember what has left the cache.")
     return notes

@@ -142,6 +142,7 @@ def _notes(run: StreamRun) -> list[str]:
             notes.append(f"dense {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
         if isinstance(policy, Recompute) and policy.every > 1:
             notes.append(f"{label} scored one token in {policy.every}.")
+        notes += scorer.notes
     if not run.stream.bounded:
         notes.append(f"The text was held in memory whole: {run.stream.bounded_reason}.")
     return notes

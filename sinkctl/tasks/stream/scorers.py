@@ -14,18 +14,19 @@ from transformers.utils import ModelOutput
 
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.layers import layer_lines
-from sinkctl.cache.policies import Dense, Policy, Recompute
+from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import token_nll
+from sinkctl.model.lengths import Lengths, Stage, alike_up_to
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.probe import LearnedPositions
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.undocumented import cached
 
-# What the names of recurrent states start with, among the tensors that continue a scorer.
-RECURRENT = "recurrent."
+# What the names of recurrent states start with, among the tensors that continue a scorer; and the name of a text.
+RECURRENT, PAST = "recurrent.", "past"
 
 
 class Scorer:
@@ -66,6 +67,11 @@ class Scorer:
         return {}
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader of its figures has to know."""
+        return []
+
+    @property
     def layers(self) -> list[str]:
         """What was done in each layer, one line a kind of layer."""
         return []
@@ -77,34 +83,65 @@ class BlockScorer(Scorer):
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
         """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
         super().__init__(loaded, policy)
-        self._reach = getattr(policy, "reach", None) or (loaded.context or 4096) - 1
-        self._facts = loaded.layers(self._reach)
-        self._cache = BlockCache(self._facts, [policy.keep(facts.window) for facts in self._facts])
-        self._recurrent = recurrent_cache(loaded.model)
+        self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
+        self._facts = self._lengths.last.layers
+        self._begin(self._lengths.of(1))
+        self._past_T = torch.zeros(0, dtype=torch.int64)  # all tokens so far, while they may have to go in again
+        self._largest = 1  # block so far
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
         self._compiled, self._compile_size = CompiledLayers(blocks_of(loaded.model, self._facts)), compile_size
 
+    def _begin(self, stage: Stage) -> None:
+        """An empty cache."""
+        self._stage = stage
+        self._cache = BlockCache(stage.layers, [self.policy.keep(facts.window) for facts in stage.layers])
+        self._recurrent = recurrent_cache(self.loaded.model)
+
     @torch.no_grad()
     def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
-        model = self.loaded.model
-        ids_BT, target_BT = (x[None].to(model.device) for x in (ids_T, target_T))
-        compiled = self._compiled.active() if len(ids_T) == self._compile_size else nullcontext()
-        with attached(model, self._cache), compiled:
-            output = hidden_states(model, ids_BT, past=self._recurrent)
+        self._largest, losses = max(self._largest, len(ids_T)), []
+        while len(ids_T):
+            if self.seen == self._stage.end:
+                self._begin(self._lengths.of(self.seen + 1))
+                for part_T in self._past_T.split(self._largest):
+                    self._take_in(part_T[None].to(self.loaded.device))
+            fits = len(ids_T) if self._stage.end is None else self._stage.end - self.seen
+            losses.append(self._scored(ids_T[:fits], target_T[:fits]))
+            ids_T, target_T = ids_T[fits:], target_T[fits:]
+        return np.concatenate(losses)
+
+    def _scored(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+        """`step` within one stage."""
+        ids_BT, target_BT = (x[None].to(self.loaded.device) for x in (ids_T, target_T))
+        output = self._take_in(ids_BT)
         losses = self._losses(output, ids_BT, target_BT)[0]
-        self._cache.advance(len(ids_T))
         self.seen += len(ids_T)
+        self._past_T = self._past_T[:0] if self._stage.end is None else torch.cat([self._past_T, ids_T.cpu()])
         return losses.cpu().numpy()
+
+    def _take_in(self, ids_BT: Tensor) -> ModelOutput:
+        """Run the decoder over a block, and move the cache on."""
+        compiled = self._compiled.active() if ids_BT.shape[1] == self._compile_size else nullcontext()
+        with attached(self.loaded.model, self._cache), compiled:
+            output = hidden_states(self.loaded.model, ids_BT, past=self._recurrent)
+        self._cache.advance(ids_BT.shape[1])
+        return output
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         carried = {} if self._recurrent is None else self._recurrent.state()
-        return {"seen": self.seen}, self._cache.state() | {RECURRENT + name: x for name, x in carried.items()}
+        past = {PAST: self._past_T} if len(self._past_T) else {}
+        tensors = self._cache.state() | {RECURRENT + name: x for name, x in carried.items()}
+        return {"seen": self.seen, "largest": self._largest}, tensors | past
 
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super().restore(data, tensors)
+        self._begin(self._lengths.of(max(1, self.seen)))
+        self._largest = data["largest"]
+        self._past_T = tensors.get(PAST, self._past_T[:0])
         carried = {name: tensor for name, tensor in tensors.items() if name.startswith(RECURRENT)}
-        self._cache.restore({name: x for name, x in tensors.items() if name not in carried}, self.seen)
+        own = {name: x for name, x in tensors.items() if name not in carried and name != PAST}
+        self._cache.restore(own, self.seen)
         if self._recurrent is not None:
             self._recurrent.restore({name.removeprefix(RECURRENT): x for name, x in carried.items()})
 
@@ -120,12 +157,17 @@ class BlockScorer(Scorer):
 
     @property
     def choices(self) -> dict[str, str]:
-        return {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
+        found = {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
+        return found | self._lengths.choice(self.policy.label, self.seen)
+
+    @property
+    def notes(self) -> list[str]:
+        return self._lengths.notes(self.policy.label, self.seen)
 
     @property
     def layers(self) -> list[str]:
         carried = [] if self._recurrent is None else self._recurrent.recurrent
-        return layer_lines(self.policy, self._facts, self._reach, carried)
+        return layer_lines(self.policy, self._stage.layers, carried)
 
 
 class LearnedDenseScorer(Scorer):
@@ -181,9 +223,13 @@ class RecomputeScorer(Scorer):
         nll = np.full(len(ids_T), np.nan, np.float32)
         known = torch.cat([self._recent, ids_T])
         first = len(self._recent)  # index in `known` of the block's first token
-        growing = max(0, min(len(ids_T), self._length - self.seen))
-        if growing:  # windows that still start at the text's start: one causal pass serves them all
-            nll[:growing] = self._after(known[None, : first + growing], target_T[None, :growing])[0]
+        growing, done = max(0, min(len(ids_T), self._length - self.seen)), 0
+        # Windows that still start at the text's start: one causal pass serves all that are turned alike.
+        while done < growing:
+            alike = alike_up_to(self.loaded.model.config, first + done + 1)
+            end = growing if alike is None else min(growing, alike - first)
+            nll[done:end] = self._after(known[None, : first + end], target_T[None, done:end])[0]
+            done = end
         every = self.policy.every
         scored = [i for i in range(len(ids_T)) if (self.seen + i) % every == 0]
         nll[sorted(set(range(growing)) - set(scored))] = np.nan
