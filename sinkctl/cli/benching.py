@@ -9,7 +9,7 @@ from typing import Any
 from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
 from sinkctl.cli.stopping import Stopping
-from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.errors import UsageError
 
 FIELDS = {
     "bench": MODEL | {
@@ -55,7 +55,7 @@ def run_suites(
         check_gates(recipe, compared=baseline is not None or against is not None)
     if len(recipes) > 1 and as_json:
         raise UsageError("--json prints one result; name one suite, or keep them with --output")
-    broken = []
+    failed, unanswered = [], []
     for suite, recipe in recipes.items():
         if dry_run:
             from sinkctl.cli.plan import show_benchmark
@@ -63,18 +63,18 @@ def run_suites(
             show_benchmark(recipe, as_json)
             continue
         here = resume or (output / suite if output is not None and len(recipes) > 1 else output)
-        broken += _run(
+        judged = _run(
             recipe, suite, output=here, resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
             on_mismatch=on_mismatch, against=against, as_json=as_json, quiet=quiet,
         )  # fmt: skip
-    if broken:
-        raise ThresholdError("; ".join(broken))
+        failed, unanswered = failed + judged.failed, unanswered + judged.unanswered
+    Judged(failed, unanswered).check()
 
 
 def _run(
     recipe, suite: str, *, output: Path | None, save_baseline: Path | None, as_json: bool, quiet: bool, **options: Any
-) -> list[str]:  # fmt: skip
-    """Run one suite and print it; what it breaks, in words."""
+) -> Judged:  # fmt: skip
+    """Run one suite, print it, and hold it against its thresholds."""
     from rich.console import Console
 
     from sinkctl.api import bench
@@ -82,7 +82,7 @@ def _run(
     from sinkctl.report.benched_markdown import summary
     from sinkctl.report.github import annotations
     from sinkctl.result.baseline import save
-    from sinkctl.result.compare import Tolerance, broken, parse_gate
+    from sinkctl.result.compare import Tolerance, judge, parse_gate
 
     words = Console(stderr=True, quiet=quiet)
     stopping = Stopping("with --output, the sizes that are done are kept, and --resume goes on")
@@ -91,9 +91,9 @@ def _run(
     show(result, words, as_json=as_json, output=output, kept=KEPT)
     gates = [parse_gate(text) for text in recipe.fail_on]
     compared = result.bench.baseline is not None
-    found = broken(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
+    found = judge(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in annotations(result, found):
+        for line in annotations(result, found.said):
             print(line, file=sys.stderr)
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
@@ -101,8 +101,8 @@ def _run(
                 file.write(summary(result, result.bench.environment))
         except OSError as error:
             words.print(f"no summary: {page} cannot be written ({error.strerror})", highlight=False)
-    if save_baseline is not None and found:
-        words.print(f"{save_baseline} is not written: this run is worse than it may be", highlight=False)
+    if save_baseline is not None and found.said:
+        words.print(f"{save_baseline} is not written: this run did not pass its thresholds", highlight=False)
     elif save_baseline is not None:
         save(result, save_baseline)
         words.print(f"baseline: {save_baseline}", highlight=False)

@@ -22,7 +22,7 @@ from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
-from sinkctl.tasks.measure.checkpoints import checkpoints
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
 

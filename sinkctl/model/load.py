@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
+from sinkctl.model.files import check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
@@ -93,8 +94,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
     source = str(DEMO) if settings.name == "demo" else settings.name
-    if settings.name != "demo" and _looks_like_path(source):
-        _check_folder(Path(source), settings)
+    check_checkpoint(settings)
     choices: dict[str, str] = {}
     device = chosen_device(settings.device, choices)
     dtype = _dtype(settings.dtype, device, choices)
@@ -138,24 +138,6 @@ def folder_fingerprint(folder: Path) -> str:
                 file.seek((size - (1 << 16)) * block // 64)
                 digest.update(file.read(1 << 16))
     return digest.hexdigest()
-
-
-def _looks_like_path(name: str) -> bool:
-    return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-
-
-def _check_folder(folder: Path, settings: ModelSettings) -> None:
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        raise ModelError(f"--model {folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder}: no config.json, so this is not a Transformers checkpoint")
-    if any(folder.glob("*.safetensors")) or settings.allow_pickle:
-        return
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-    if pickled:
-        raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
-    raise ModelError(f"{folder}: no weights (*.safetensors) beside config.json")
 
 
 def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:

@@ -3,7 +3,7 @@
 from sinkctl.errors import UsageError
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.compare import check_names, parse
-from sinkctl.tasks.measure.checkpoints import checkpoints
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.tasks.stream.settle import absolute
 
 # What `--fail-on` may name, for a checkpoint; of several, NAME@LABEL names one and NAME holds for each.

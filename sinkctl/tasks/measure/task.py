@@ -18,7 +18,7 @@ from sinkctl.result.environment import environment
 from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, MixingLine
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
-from sinkctl.tasks.measure.checkpoints import checkpoints
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.tasks.measure.costs import costs
 from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.outcome import result_of
