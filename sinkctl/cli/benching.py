@@ -10,6 +10,7 @@ from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
+from sinkctl.result.compare import Judged
 
 FIELDS = {
     "bench": MODEL | {
@@ -27,7 +28,8 @@ def run_suites(
     against: str | None, as_json: bool, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
-    from sinkctl.tasks.bench.gates import check_gates
+    from sinkctl.check import check
+    from sinkctl.check.bench import check_held, held
 
     if on_mismatch not in ("fail", "warn", "skip"):
         raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
@@ -51,10 +53,13 @@ def run_suites(
         and (save_baseline.is_dir() or not save_baseline.absolute().parent.is_dir())
     ):
         raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
-    for recipe in recipes.values():
-        check_gates(recipe, compared=baseline is not None or against is not None)
     if len(recipes) > 1 and as_json:
         raise UsageError("--json prints one result; name one suite, or keep them with --output")
+    asked = flags["fail-on"] is not None or any(text.startswith("fail_on") for text in assignments)
+    for suite, recipe in recipes.items():
+        check(recipe, output=_folder(suite, len(recipes), output, resume), resume=resume is not None)
+        kept = {} if resume is None else held(resume)
+        check_held(recipe, baseline=baseline, against=against, kept=kept, asked=asked)
     failed, unanswered = [], []
     for suite, recipe in recipes.items():
         if dry_run:
@@ -62,13 +67,18 @@ def run_suites(
 
             show_benchmark(recipe, as_json)
             continue
-        here = resume or (output / suite if output is not None and len(recipes) > 1 else output)
         judged = _run(
-            recipe, suite, output=here, resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
+            recipe, suite, output=_folder(suite, len(recipes), output, resume),
+            resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
             on_mismatch=on_mismatch, against=against, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         failed, unanswered = failed + judged.failed, unanswered + judged.unanswered
     Judged(failed, unanswered).check()
+
+
+def _folder(suite: str, suites: int, output: Path | None, resume: Path | None) -> Path | None:
+    """The run folder of a suite: one of its own inside `output`, where there are several."""
+    return resume or (output / suite if output is not None and suites > 1 else output)
 
 
 def _run(
@@ -77,7 +87,7 @@ def _run(
     """Run one suite, print it, and hold it against its thresholds."""
     from rich.console import Console
 
-    from sinkctl.api import bench
+    from sinkctl.api.benchmarks import bench
     from sinkctl.cli.progress import parts_shown
     from sinkctl.report.benched_markdown import summary
     from sinkctl.report.github import annotations

@@ -146,6 +146,9 @@ def convert(
     train_flags.check_trained(built, flags)
     if output is None and resume is None and not dry_run:
         raise UsageError("--output: say where the checkpoint goes, -o DIR")
+    from sinkctl.check import check
+
+    check(built, output=resume or output, resume=resume is not None)
     from sinkctl.cli.converting import run_convert
 
     run_convert(

@@ -105,6 +105,9 @@ def measure(
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
     )  # fmt: skip
+    from sinkctl.check import check
+
+    check(built, output=resume or output, resume=resume is not None)
     from sinkctl.cli.measuring import run_measure
 
     run_measure(

@@ -1,4 +1,4 @@
-"""The sizes of a benchmark's cases, what each kind measures, and so what a gate may name. Importing this imports no torch."""
+"""The sizes of a benchmark's cases, and what each kind measures. Importing this imports no torch."""
 
 import re
 from collections.abc import Callable

@@ -133,10 +133,10 @@ def _crossed(result: Result, threshold: Threshold) -> Judged:
     limit = f"{threshold.sign} {threshold.limit:g}"
     if not found:
         return Judged([], [_unmeasured(result, threshold.metric)])
-    nan = [m.name for m in found if math.isnan(m.value)]
+    known = [m for m in found if not math.isnan(m.value)]
     return Judged(
-        [f"{m.name} is {m.value:.6g}, not {limit}" for m in found if m.name not in nan and not threshold.holds(m.value)],
-        [f"{name} could not be measured (it came out as nan)" for name in nan],
+        [f"{m.name} is {m.value:.6g}, not {limit}" for m in known if not threshold.holds(m.value)],
+        [f"{m.name} could not be measured (it came out as nan)" for m in found if m not in known],
     )
 
 

@@ -90,16 +90,17 @@ class RunFolder:
     def save_state(self, data: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Write a checkpoint beside the last one, then make it the one that counts.
 
-        The tensors go to a file named after the step; `state/state.json` names that file and is replaced last.
+        The tensors, if any, go to a file named after the step; `state/state.json` names it and is replaced last.
         """
-        from safetensors.torch import save_file
-
         states = self.path / STATE
         states.mkdir(exist_ok=True)
-        tensor_file = f"tensors-{data['step']}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
-        with (states / tensor_file).open("rb") as file:
-            os.fsync(file.fileno())
+        tensor_file = f"tensors-{data['step']}.safetensors" if tensors else None
+        if tensor_file is not None:
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
+            with (states / tensor_file).open("rb") as file:
+                os.fsync(file.fileno())
         self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "tensors": tensor_file})
         for old in states.glob("tensors-*.safetensors"):
             if old.name != tensor_file:
@@ -107,9 +108,11 @@ class RunFolder:
 
     def load_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint: (data, tensors)."""
+        data = self.state_data()
+        if data["tensors"] is None:
+            return data, {}
         from safetensors.torch import load_file
 
-        data = self.state_data()
         with self._damage_told():
             return data, load_file(self.path / STATE / data["tensors"])
 
@@ -121,7 +124,8 @@ class RunFolder:
             raise ResumeError(f"--resume {self.path}: holds no checkpoint to continue from{finished}")
         with self._damage_told():
             data = json.loads((states / CHECKPOINT).read_text(encoding="utf-8"))
-            (states / data["tensors"]).stat()
+            if data["tensors"] is not None:
+                (states / data["tensors"]).stat()
             return data
 
     @contextmanager

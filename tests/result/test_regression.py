@@ -112,9 +112,9 @@ def test_a_failed_gate_is_told_with_its_interval_and_what_is_allowed():
 
 
 def test_what_could_not_be_measured_or_compared_is_no_failed_threshold_and_never_passes():
-    with pytest.raises(UnmeasuredError, match="stream.4.252.ms could not be compared with the baseline"):
+    with pytest.raises(UnmeasuredError, match=r"stream\.4\+252\.ms could not be compared with the baseline"):
         judge(result(timed(1)), [Tolerance("stream.ms", 10)]).check()
-    with pytest.raises(UnmeasuredError, match="stream.4.252.mss could not be measured; stream.4.252.ms was"):
+    with pytest.raises(UnmeasuredError, match=r"252\.mss could not be measured; stream\.4\+252\.ms was"):
         judge(result(timed(1)), [parse_gate("stream.4+252.mss<=1")]).check()
     nan = run([row([[math.nan]], size={"sinks": 4, "window": 252})])
     with pytest.raises(UnmeasuredError, match="nan"):

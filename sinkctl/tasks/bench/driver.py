@@ -98,11 +98,7 @@ class Driver:
 
     def keys(self) -> list[Key]:
         """Every case at each of its sizes."""
-        return [
-            Key(number, label)
-            for number, case in enumerate(self.recipe.cases)
-            for label in sizes(case)
-        ]
+        return [Key(number, label) for number, case in enumerate(self.recipe.cases) for label in sizes(case)]
 
     def collect(self, collected: Collected, keys: Sequence[Key], what: str = "") -> Collected:
         """Measure `keys` in every process, what is done already left out; Interrupted where asked to stop."""

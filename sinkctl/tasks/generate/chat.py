@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import torch
 from jinja2 import TemplateError
 
+from sinkctl.check.generate import check_text
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import check_text, settle
+from sinkctl.tasks.generate.settle import settle
 from sinkctl.tasks.generate.spelling import Spelling
 
 # Stands for a reply in a rendered template, to find what comes after one.

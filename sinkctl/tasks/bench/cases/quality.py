@@ -1,7 +1,7 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
 from sinkctl.cache.policies import Dense, Policy, Recompute, SinkWindow, SlidingWindow
-from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
 from sinkctl.recipe.sizes import ALL, Size, sizes

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.bench import TrainCase
-from sinkctl.recipe.training import TrainingSettings
 from sinkctl.recipe.sizes import Size
+from sinkctl.recipe.training import TrainingSettings
 from sinkctl.result.bench import OURS, Work
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.bench.costs import in_sample, token_flops
