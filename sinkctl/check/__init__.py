@@ -3,25 +3,14 @@
 Every command and every Python call asks here first; a task's `settle` asks its `rules` again. One file a task.
 """
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from sinkctl.check import bench, convert, generate, measure, questions, stream
 from sinkctl.errors import UsageError
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import Recipe
 from sinkctl.result.store import RunFolder
-
-INPUTS: dict[str, Callable[[Any], None]] = {
-    "stream": stream.check_inputs,
-    "generate": generate.check_inputs,
-    "questions": questions.check_inputs,
-    "measure": measure.check_inputs,
-    "convert": convert.check_inputs,
-    "bench": bench.check_inputs,
-}
 
 
 def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loaded: bool = False) -> None:
@@ -32,9 +21,10 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
     _check_resumable(recipe, output, resume)
     if not loaded:
         _check_models(recipe)
-    INPUTS[recipe.task](recipe)
+    of_task = import_module(f"sinkctl.check.{recipe.task}")
+    of_task.check_inputs(recipe)
     if recipe.task == "convert" and output is not None:
-        convert.check_folder(Path(output), resume)
+        of_task.check_folder(Path(output), resume)
     elif resume:
         RunFolder(output).state_data()
     elif output is not None:

@@ -4,11 +4,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sinkctl.errors import ThresholdError, UnmeasuredError, UsageError
 from sinkctl.result.bench import OURS, Change, Row
-from sinkctl.result.schema import Measurement, Result
+
+if TYPE_CHECKING:
+    from sinkctl.result.schema import Measurement, Result
 
 
 class Threshold(NamedTuple):
@@ -102,7 +104,7 @@ class Judged(NamedTuple):
             raise (ThresholdError if self.failed else UnmeasuredError)("; ".join(self.said))
 
 
-def judge(result: Result, gates: Iterable[Gate]) -> Judged:
+def judge(result: "Result", gates: Iterable[Gate]) -> Judged:
     """Hold the result against thresholds; relative ones need a baseline that it was compared with."""
     judged = Judged([], [])
     for gate in gates:
@@ -112,7 +114,7 @@ def judge(result: Result, gates: Iterable[Gate]) -> Judged:
     return judged
 
 
-def thresholds(result: Result) -> list[tuple[str, bool, str]]:
+def thresholds(result: "Result") -> list[tuple[str, bool, str]]:
     """Of its own recipe's thresholds those that are no change: (as written, whether it holds, what does not).
 
     The absolute ones, and relative ones that nothing could be compared for.
@@ -128,7 +130,7 @@ def thresholds(result: Result) -> list[tuple[str, bool, str]]:
     return found
 
 
-def _crossed(result: Result, threshold: Threshold) -> Judged:
+def _crossed(result: "Result", threshold: Threshold) -> Judged:
     found = _meant(result, threshold.metric)
     limit = f"{threshold.sign} {threshold.limit:g}"
     if not found:
@@ -140,7 +142,7 @@ def _crossed(result: Result, threshold: Threshold) -> Judged:
     )
 
 
-def _worse(result: Result, tolerance: Tolerance) -> Judged:
+def _worse(result: "Result", tolerance: Tolerance) -> Judged:
     """Gates on changes that failed, and those that nothing answers."""
     assert result.bench is not None, "only a benchmark has changes"
     names = [row.name for row in rows_meant(result.bench.rows, tolerance.metric)]
@@ -153,7 +155,7 @@ def _worse(result: Result, tolerance: Tolerance) -> Judged:
     )
 
 
-def _unmeasured(result: Result, metric: str) -> str:
+def _unmeasured(result: "Result", metric: str) -> str:
     names = [m.name for m in result.measurements] + (gate_names(result.bench.rows) if result.bench else [])
     close = difflib.get_close_matches(metric, names, 1)
     return f"{metric} could not be measured{f'; {close[0]} was' if close else ''}"
@@ -177,7 +179,7 @@ def _four_digits(value: float) -> str:
     return f"{float(f'{value:.4g}'):,.0f}"
 
 
-def _meant(result: Result, metric: str) -> Sequence[Measurement | Row]:
+def _meant(result: "Result", metric: str) -> "Sequence[Measurement | Row]":
     """The measurement of that name; of several checkpoints, where none is named (`metric@label`), that of each."""
     exact = result.measurement(metric)
     if exact is None and result.measure is not None and len(result.measure.checkpoints) == 1:

@@ -6,14 +6,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from safetensors import SafetensorError
 
 from sinkctl.errors import ResumeError, UsageError
-from sinkctl.result.schema import Result
+
+if TYPE_CHECKING:
+    from sinkctl.result.schema import Result
 
 RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
 STATE, CHECKPOINT = "state", "state.json"
@@ -75,7 +77,7 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise ResumeError(f"{self.path / name}: is damaged ({error}); start the run again") from error
 
-    def write_result(self, result: Result) -> None:
+    def write_result(self, result: "Result") -> None:
         self.write_text(RESULT, result.model_dump_json(indent=1) + "\n")
 
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
