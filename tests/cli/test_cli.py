@@ -82,7 +82,7 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "no weights": (["-m", str(bare)], 3, "no weights"),
         "an unreachable Hub id": (["-m", "nobody/nothing"], 3, "nobody/nothing"),
         "no such device": (["--device", "cuda:7"], 3, "sinkctl doctor"),
-        "a malformed device": (["--device", "gpu"], 2, "model.device"),
+        "a malformed device": (["--device", "gpu"], 2, "--device gpu: auto, cpu, mps, cuda or cuda:N"),
         "a misspelled policy": (["-p", "sink_windw"], 2, "did you mean 'sink_window'"),
         "a window of nothing": (["-W", "0"], 2, "greater than or equal to 1"),
         "the same policy twice": (["-p", "4+60", "-p", "4+60"], 2, "two policies are the same"),

@@ -40,7 +40,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     rules(recipe)
     _check_original(loaded)
     if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
-        raise UsageError("bos keep: the start puts the sink in the place of the BOS token; choose another --start")
+        raise UsageError("--bos keep: the start puts the sink in the place of the BOS token; choose another --start")
     if recipe.steps:
         check_family(loaded.model, loaded.name)
     form = form_for(recipe.sink, loaded.model.config, recipe.store)
