@@ -1,7 +1,8 @@
 """Before text is generated."""
 
 from sinkctl.check.texts import check_texts
-from sinkctl.errors import TextError, UsageError
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.files import has_chat_template
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import is_records
@@ -12,8 +13,10 @@ MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms
 
 
 def check_inputs(recipe: GenerateRecipe) -> None:
-    """Raises UsageError or TextError."""
+    """Raises UsageError, ModelError or TextError."""
     rules(recipe)
+    if recipe.chat and not has_chat_template(recipe.model.name):
+        raise ModelError(f"{recipe.model.name} has no chat template; --generate with --prompt goes on from a text")
     for text in recipe.prompts:
         check_text(text)
     check_texts(recipe.prompt_files, recipe.field, usual="prompt")
@@ -21,14 +24,14 @@ def check_inputs(recipe: GenerateRecipe) -> None:
 
 def rules(recipe: GenerateRecipe) -> None:
     """UsageError for what does not go together, whatever the model."""
-    check_names([parse(text) for text in recipe.fail_on], MEASURED)
     if recipe.chat:
         ignored = {"prompt-file": recipe.prompt_files, "fail-on": recipe.fail_on, "field": recipe.field}
         given = [name for name, value in ignored.items() if value]
         if given or recipe.bos != "auto":
             name = (given or ["bos"])[0]
             raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
-    elif recipe.system is not None:
+    check_names([parse(text) for text in recipe.fail_on], MEASURED)
+    if recipe.system is not None and not recipe.chat:
         raise UsageError("--system: only a chat has a system message; add --chat")
     if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
         raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")

@@ -17,6 +17,7 @@ METRICS = (
     "cost.first_key", "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
 )  # fmt: skip
 INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def check_inputs(recipe: MeasureRecipe) -> None:
@@ -26,6 +27,10 @@ def check_inputs(recipe: MeasureRecipe) -> None:
     if missing is not None:
         raise TextError(f"{missing}: no such file; check the path")
     if not any(_sees_images(settings.name) for _, settings, _ in checkpoints(recipe)):
+        picture = next((name for name in recipe.input.files if Path(name).suffix.lower() in PICTURES), None)
+        if picture is not None:
+            what = recipe.checkpoints[0] if recipe.checkpoints else recipe.model.name
+            raise UsageError(f"{picture}: {what} reads text, not images; --text takes files of it")
         check_texts(recipe.input.files, recipe.input.field, recipe.input.errors)
 
 

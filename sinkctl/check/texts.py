@@ -7,7 +7,7 @@ from sinkctl.text import RecordDecoder, Source, is_records
 from sinkctl.text.decode import Errors, TextDecoder
 from sinkctl.text.source import STDIN, check, is_pipe
 
-HEAD = 1 << 16  # bytes of each that are looked at
+HEAD = 1 << 20  # bytes of each that are looked at
 
 
 def check_texts(files: Sequence[str], field: str | None = None, errors: Errors = "strict", usual: str = "text") -> None:

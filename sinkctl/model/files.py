@@ -8,9 +8,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.settings import ModelSettings
 
+DEMO = Path(__file__).parent / "demo"
 CONFIG = "config.json"
 PICKLED = ("*.bin", "*.pt", "*.pth")
 
@@ -22,13 +23,30 @@ def check_model(settings: ModelSettings) -> None:
 
 
 def check_checkpoint(settings: ModelSettings) -> None:
-    """ModelError for a folder without a config or weights that may be loaded, and for a Hub id that is out of reach."""
+    """ModelError for a folder without a config or weights that may be loaded, and for a Hub id that is out of reach.
+
+    UsageError for a revision of what has none.
+    """
+    local = settings.name == "demo" or _looks_like_path(settings.name)
+    if local and settings.revision is not None:
+        raise UsageError(
+            f"--revision {settings.revision}: is of a Hub id (organisation/name), which {settings.name} is not"
+        )
     if settings.name == "demo":
         return
     if _looks_like_path(settings.name):
         _check_folder(Path(settings.name), settings.allow_pickle)
     else:
         _check_hub_id(settings.name)
+
+
+def has_chat_template(name: str) -> bool:
+    """Whether a checkpoint may have one: not where its folder holds none; of a Hub id nobody knows yet."""
+    folder = DEMO if name == "demo" else Path(name)
+    said = folder / "tokenizer_config.json"
+    if not said.is_file() or any(folder.glob("*chat_template*")) or (folder / "tekken.json").exists():
+        return True
+    return "chat_template" in said.read_text(encoding="utf-8")
 
 
 def check_device(asked: str) -> None:

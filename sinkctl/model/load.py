@@ -25,12 +25,11 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
-from sinkctl.model.files import check_checkpoint
+from sinkctl.model.files import DEMO, check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 
-DEMO = Path(__file__).parent / "demo"
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
 HASHED_WHOLE = 256 << 20
 # Modules of encoders and vision models behind their last block, of which nothing here makes use.

@@ -105,7 +105,7 @@ def _describe(
     path = _path(_inside(problem["loc"], data), data)
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
-    name = ".".join(map(str, path)) or "recipe"
+    name = ".".join(map(str, path))
     kind = _kind(path, data)
     if flag := _flag(problem, path, flags):
         where, name = flag, ""
