@@ -53,8 +53,8 @@ def check_held(
             )
         if compared and samples < ENOUGH and _case(recipe, gate).kind not in UNTIMED:
             raise UsageError(
-                f"--fail-on {text}: {samples} of the {ENOUGH} samples (rounds × processes) that it takes; fewer tell no "
-                "regression from chance"
+                f"--fail-on {text}: {samples} of the {ENOUGH} samples (rounds × processes) that it takes; "
+                "fewer tell no regression from chance"
             )
     if baseline is not None:
         read(baseline)

@@ -77,7 +77,7 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
 
 
 def test_python_calls_refuse_the_same(desk):
-    with pytest.raises(TextError, match="nowhere.txt: no such file"):
+    with pytest.raises(TextError, match=r"nowhere\.txt: no such file"):
         package.stream("nowhere.txt")
     with pytest.raises(ModelError, match="bare: no weights"):
         package.generate("It was", model="bare")
@@ -131,7 +131,7 @@ def test_a_device_is_refused_where_torch_was_built_without_it_or_there_is_no_dri
 def test_a_folder_above_the_checkpoint_and_a_revision_of_a_folder_are_named(desk):
     (desk / "runs/step-10").mkdir(parents=True)
     (desk / "runs/step-10/config.json").touch()
-    with pytest.raises(ModelError, match="did you mean runs/step-10?"):
+    with pytest.raises(ModelError, match=r"did you mean runs/step-10\?"):
         check_model(ModelSettings(name="runs"))
     with pytest.raises(UsageError, match="--revision main"):
         check_model(ModelSettings(name="bare", revision="main"))

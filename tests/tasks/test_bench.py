@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sinkctl
-from sinkctl.errors import BaselineError, Interrupted, SinkctlError
+from sinkctl.errors import BaselineError, Interrupted, SinkctlError, UnforeseenError
 from sinkctl.recipe.load import load, validate
 from sinkctl.recipe.named import built_in
 from sinkctl.recipe.sizes import MEASURED, sizes
@@ -191,7 +191,7 @@ def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
     with Worker(recipe, name="here") as worker:
         assert worker.ask("open", number=0, label="4+12")["yardstick"] == "stock"
         assert set(worker.ask("round")) == {"sinkctl", "stock"}
-        with pytest.raises(SinkctlError, match="the process that measures here: KeyError: 'none'"):
+        with pytest.raises(UnforeseenError, match="the process that measures here: KeyError: 'none'"):
             worker.ask("open", number=0, label="none")
         worker._process.kill()
         worker._process.wait()  # what is asked then cannot be sent, nor flushed when the worker is ended
