@@ -165,7 +165,7 @@ def _recipe(text, policies, settings: dict[str, Any], model: Model) -> StreamRec
 def _checked(recipe: Recipe, model: Model, **folder: Any) -> LoadedModel:
     """The model, loaded once all else that can be known to be wrong is not."""
     loaded = model if isinstance(model, LoadedModel) else None
-    check(recipe, loaded=loaded is not None, **folder)
+    check(recipe, loads=loaded is None, **folder)
     return loaded or _load(recipe.model)
 
 

@@ -13,13 +13,13 @@ from sinkctl.recipe.schema import Recipe
 from sinkctl.result.store import RunFolder
 
 
-def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loaded: bool = False) -> None:
-    """Raise the SinkctlError that a run would; `loaded`: the model is there already.
+def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loads: bool = True) -> None:
+    """Raise the SinkctlError that a run would; `loads`: whether it loads the model, and has not got it.
 
     `output` is the run's folder: new, or with `resume` that of a run to go on with.
     """
     _check_resumable(recipe, output, resume)
-    if not loaded:
+    if loads:
         _check_models(recipe)
     of_task = import_module(f"sinkctl.check.{recipe.task}")
     of_task.check_inputs(recipe)

@@ -57,7 +57,8 @@ def run_suites(
         raise UsageError("--json prints one result; name one suite, or keep them with --output")
     asked = flags["fail-on"] is not None or any(text.startswith("fail_on") for text in assignments)
     for suite, recipe in recipes.items():
-        check(recipe, output=_folder(suite, len(recipes), output, resume), resume=resume is not None)
+        here = _folder(suite, len(recipes), output, resume)
+        check(recipe, output=here, resume=resume is not None, loads=not dry_run)
         kept = {} if resume is None else held(resume)
         check_held(recipe, baseline=baseline, against=against, kept=kept, asked=asked)
     failed, unanswered = [], []

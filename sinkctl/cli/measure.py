@@ -107,7 +107,7 @@ def measure(
     )  # fmt: skip
     from sinkctl.check import check
 
-    check(built, output=resume or output, resume=resume is not None)
+    check(built, output=resume or output, resume=resume is not None, loads=not dry_run)
     from sinkctl.cli.measuring import run_measure
 
     run_measure(

@@ -64,7 +64,7 @@ def run(
     one alone evaluates and writes; the others return None.
     """
     began, output = time.monotonic(), Path(output)
-    check(recipe, output=output, resume=resume, loaded=loaded is not None)
+    check(recipe, output=output, resume=resume, loads=loaded is None)
     recipe = place(recipe)
 
     def told(what: str, share: float) -> None:

@@ -87,7 +87,7 @@ def run(
     With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
     `resume` continues the one there. `stop` is asked after every batch: where it says yes, Interrupted is raised.
     """
-    check(recipe, output=output, resume=resume, loaded=loaded is not None)
+    check(recipe, output=output, resume=resume, loads=loaded is None)
     began = time.monotonic()
     recipe, sources = settle(recipe), checkpoints(recipe)
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
