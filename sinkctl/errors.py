@@ -1,4 +1,10 @@
-"""What goes wrong for a user, each kind with its exit code; the command line prints the message as one line."""
+"""What goes wrong for a user, each kind with its exit code; the command line prints the message as one line.
+
+0 done; 1 a `--fail-on` threshold failed, and nothing else; 2 usage or recipe; 3 model, text, baseline or environment,
+and a threshold on what could not be measured; 70 a fault of sinkctl's own (EX_SOFTWARE); 130 interrupted.
+"""
+
+REPORT = "This is a fault of sinkctl: please report it, with what SINKCTL_DEBUG=1 and `sinkctl doctor` print"
 
 
 class SinkctlError(Exception):
@@ -37,6 +43,21 @@ class ThresholdError(SinkctlError):
     """A `--fail-on` threshold was crossed."""
 
     exit_code = 1
+
+
+class UnmeasuredError(SinkctlError):
+    """A `--fail-on` threshold on what could not be measured, or not be compared with the baseline."""
+
+
+class UnforeseenError(SinkctlError):
+    """A fault of sinkctl's own: an exception that nobody thought of."""
+
+    exit_code = 70
+
+    @classmethod
+    def of(cls, error: BaseException) -> "UnforeseenError":
+        """The exception in one line, and what to do about it."""
+        return cls(f"{' '.join(f'{type(error).__name__}: {error}'.split())[:500]}. {REPORT}")
 
 
 class Interrupted(SinkctlError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "sinkctl"
-# Folder → the folders of ours it may import; recipe → load → run → result → report.
+# Folder → the folders of ours it may import; recipe → check → load → run → result → report.
 MAY_IMPORT = {
     "errors": set(),
     "kernels": set(),
@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "sinks": {"errors", "kernels", "model", "metrics"},
     "recipe": {"errors", "cache", "model", "sinks"},
     "result": {"errors"},
-    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result"},
+    "check": {"errors", "cache", "model", "text", "recipe", "result"},
+    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result", "check"},
     "report": {"errors", "result"},
-    "api": {"errors", "cache", "model", "recipe", "tasks", "result", "report"},
-    "cli": {"errors", "api", "model", "recipe", "tasks", "result", "report", "kernels"},
+    "api": {"errors", "cache", "check", "model", "recipe", "tasks", "result", "report"},
+    "cli": {"errors", "api", "check", "model", "recipe", "tasks", "result", "report", "kernels"},
     "__main__": {"cli"},
     "registration": {"sinks"},
     "__init__": {"api", "registration"},

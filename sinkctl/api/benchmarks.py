@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from sinkctl.api.shared import share_shown
+from sinkctl.api.progress import share_shown
+from sinkctl.check.bench import check_held, held
 from sinkctl.recipe.load import load as read_recipe
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.named import find
@@ -37,7 +38,7 @@ def bench(
     `suite` is a built-in one (`ci`, `peers`, …), a recipe file, or a whole recipe; `name` is what it is called
     in reports; `settings` replace fields of the recipe (`shape`, `timing`, `cases`, …). `baseline` is a saved result,
     `against` a git ref that is timed in turns with this version; `result.bench.changes` says what became of the gates.
-    Raises SinkctlError.
+    Relative thresholds among `settings` take one of the two. Raises SinkctlError.
     """
     if isinstance(suite, BenchRecipe):
         recipe, name = suite, name or "bench"
@@ -45,7 +46,8 @@ def bench(
         path = find(str(suite) if Path(suite).is_file() else f"bench/{suite}")
         recipe, name = read_recipe(path), name or path.stem
     recipe = validate(recipe.model_dump(mode="json") | settings, "sinkctl.bench") if settings else recipe
-
+    if "fail_on" in settings:
+        check_held(recipe, baseline=baseline, against=against, kept=held(output) if resume else {}, asked=True)
     with share_shown(progress) as told:
         return run(
             recipe, suite=name, output=output, resume=resume, baseline=baseline, on_mismatch=on_mismatch,

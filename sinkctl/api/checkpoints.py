@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinkctl.api.shared import finish_folder, parts_of, settings_of, share_shown
+from sinkctl.api.progress import share_shown
+from sinkctl.api.shared import finish_folder, parts_of, settings_of
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate

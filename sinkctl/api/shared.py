@@ -1,11 +1,9 @@
-"""What the Python calls share: loading, settings out of keyword arguments, bars, the report in a run folder."""
+"""What the Python calls share: loading, settings out of keyword arguments, the report in a run folder."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from tqdm import tqdm
 
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
@@ -49,15 +47,3 @@ def settings_of(model: Model) -> ModelSettings:
         dtype = str(model.dtype).removeprefix("torch.")
         return own.model_copy(update={"name": model.name, "device": str(model.device), "dtype": dtype})
     return ModelSettings(name=model) if isinstance(model, str) else model
-
-
-@contextmanager
-def share_shown(progress: Callable | None) -> Iterator[Callable[[Any], None]]:
-    """The callback given, or a bar."""
-    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
-
-        def show(now: Any) -> None:
-            bar.set_description(now.what)
-            bar.update(round(100 * now.share) - bar.n)
-
-        yield progress or show

@@ -7,11 +7,12 @@ from typing import Any
 from tqdm import tqdm
 
 from sinkctl.api.shared import Model, finish_folder, settings_of
+from sinkctl.check import check
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, SamplingSettings, StreamRecipe
+from sinkctl.recipe.schema import GenerateRecipe, QuestionsRecipe, Recipe, SamplingSettings, StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
 from sinkctl.tasks.generate import Generated, GenerateRun, Tokens
 from sinkctl.tasks.generate import run as run_generation
@@ -39,10 +40,8 @@ def stream(
     `errors`). With `output`, a run folder is kept there (and continued with `resume`). Returns the Result and, by
     policy, NLL in nats a token, float32. Raises SinkctlError.
     """
-    if resume and output is None:
-        raise UsageError("resume=True continues the run kept in `output`; name it")
-    recipe, loaded = _recipe(text, policies, settings, model)
-
+    recipe = _recipe(text, policies, settings, model)
+    loaded = _checked(recipe, model, output=output, resume=resume)
     with tqdm(unit="tok", unit_scale=True, disable=progress is not None) as bar:
         return run(
             recipe,
@@ -73,8 +72,6 @@ def generate(
     a run folder is kept there (and continued with `resume`). Returns the Result and the ids, int32 [steps, rows], −1
     where a row had ended. Raises SinkctlError.
     """
-    if resume and output is None:
-        raise UsageError("resume=True continues the run kept in `output`; name it")
     if isinstance(prompts, GenerateRecipe):
         if settings or policy is not None:
             raise UsageError("a recipe says its own policy and settings; change them with recipe.model_copy")
@@ -92,7 +89,7 @@ def generate(
         recipe = validate(data, "sinkctl.generate")
     if recipe.chat:
         raise UsageError("a chat takes turns; see sinkctl.tasks.generate.chat.Conversation")
-    loaded = model if isinstance(model, LoadedModel) else _load(recipe.model)
+    loaded = _checked(recipe, model, output=output, resume=resume)
     with tqdm(unit="tok", disable=progress is not None) as bar:
 
         def show(tokens: Tokens, run: GenerateRun) -> None:
@@ -112,8 +109,8 @@ def stream_blocks(
     **settings: Any,
 ) -> Iterator[ScoredBlock]:
     """The same, live: yields the losses, ids and places of each block as it is scored."""
-    recipe, loaded = _recipe(text, policies, settings, model)
-    yield from StreamRun(recipe, loaded)
+    recipe = _recipe(text, policies, settings, model)
+    yield from StreamRun(recipe, _checked(recipe, model))
 
 
 def ask(
@@ -143,15 +140,15 @@ def ask(
             **settings,
         }
         recipe = validate(data, "sinkctl.ask")
-    loaded = model if isinstance(model, LoadedModel) else _load(recipe.model)
+    loaded = _checked(recipe, model, output=output)
     return run_questions(recipe, loaded, output=output, progress=progress, stop=stop, finish=finish_folder)
 
 
-def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[StreamRecipe, LoadedModel]:
+def _recipe(text, policies, settings: dict[str, Any], model: Model) -> StreamRecipe:
     if isinstance(text, StreamRecipe):
         if policies is not None or settings:
             raise UsageError("a recipe says its own policies and settings; change them with recipe.model_copy")
-        return text, model if isinstance(model, LoadedModel) else _load(text.model)
+        return text
     files = [text] if isinstance(text, (str, Path)) else list(text)
     chosen = [policies] if isinstance(policies, str) else policies or ["sink_window"]
     of_text = {key: settings.pop(key) for key in ("field", "errors", "bos", "bos_each_file") if key in settings}
@@ -162,8 +159,14 @@ def _recipe(text, policies, settings: dict[str, Any], model: Model) -> tuple[Str
         "policies": [parse_policy(p) for p in chosen],
         **settings,
     }
-    recipe = validate(data, "sinkctl.stream")
-    return recipe, model if isinstance(model, LoadedModel) else _load(recipe.model)
+    return validate(data, "sinkctl.stream")
+
+
+def _checked(recipe: Recipe, model: Model, **folder: Any) -> LoadedModel:
+    """The model, loaded once all else that can be known to be wrong is not."""
+    loaded = model if isinstance(model, LoadedModel) else None
+    check(recipe, loads=loaded is None, **folder)
+    return loaded or _load(recipe.model)
 
 
 def _shown(bar: tqdm) -> Callable[[Progress], None]:

@@ -26,7 +26,6 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import RecurrentCache
 from sinkctl.model.undocumented import cache_given
 
-
 # Tokens a forward takes, of those that go through the model again.
 PIECE = 1024
 

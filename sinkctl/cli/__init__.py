@@ -1,31 +1,36 @@
 """The command line: parse → recipe → task → report. Nothing here imports torch before a command runs."""
 
-import os
 import signal
 import sys
-import traceback
 from typing import Annotated
 
 import typer
 
 from sinkctl import __version__
 from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
-from sinkctl.errors import Interrupted, SinkctlError
+from sinkctl.cli.guarded import ended, guarded
+from sinkctl.errors import Interrupted
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a --fail-on threshold failed, and nothing else; 2 a wrong flag, argument or recipe; "
+    "3 model, text, baseline or machine, or a threshold on what could not be measured; 70 a fault of sinkctl; "
+    "130 interrupted."
+)
 app = typer.Typer(
     name="sinkctl",
     help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are; "
     "sinks designed in; what all of it costs.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("stream")(stream.stream)
-app.command("measure")(measure.measure)
-app.command("convert")(convert.convert)
-app.command("bench")(bench.bench)
+app.command("stream")(guarded(stream.stream))
+app.command("measure")(guarded(measure.measure))
+app.command("convert")(guarded(convert.convert))
+app.command("bench")(guarded(bench.bench))
 app.add_typer(recipe.app, name="recipe")
-app.command("doctor")(doctor.doctor)
+app.command("doctor")(guarded(doctor.doctor))
 
 
 def _version(asked: bool) -> None:
@@ -53,11 +58,5 @@ def main() -> None:
         signal.signal(name, _interrupt)
     try:
         app()
-    except BrokenPipeError:  # the reader of our output has gone (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (SinkctlError, OSError) as error:
-        if os.environ.get("SINKCTL_DEBUG") == "1":
-            traceback.print_exc()
-        print(f"sinkctl: {error}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, SinkctlError) else 3)
+    except Exception as error:  # before or after a command: a signal, say
+        sys.exit(ended(error))

@@ -7,6 +7,7 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.options import option
+from sinkctl.errors import UsageError
 
 _TIMING, _GATES = "Timing", "Gates"
 
@@ -100,6 +101,8 @@ def bench(
     if named[:1] == ["compare"]:
         compare(named[1:], as_json=as_json)
         return
+    if shape is not None and model is not None:
+        raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
     flags = {
         "model": model, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,

@@ -9,7 +9,8 @@ from typing import Any
 from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
 from sinkctl.cli.stopping import Stopping
-from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.errors import UsageError
+from sinkctl.result.compare import Judged
 
 FIELDS = {
     "bench": MODEL | {
@@ -27,7 +28,8 @@ def run_suites(
     against: str | None, as_json: bool, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
     """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
-    from sinkctl.tasks.bench.gates import check_gates
+    from sinkctl.check import check
+    from sinkctl.check.bench import check_held, held
 
     if on_mismatch not in ("fail", "warn", "skip"):
         raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
@@ -51,38 +53,47 @@ def run_suites(
         and (save_baseline.is_dir() or not save_baseline.absolute().parent.is_dir())
     ):
         raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
-    for recipe in recipes.values():
-        check_gates(recipe, compared=baseline is not None or against is not None)
     if len(recipes) > 1 and as_json:
         raise UsageError("--json prints one result; name one suite, or keep them with --output")
-    broken = []
+    asked = flags["fail-on"] is not None or any(text.startswith("fail_on") for text in assignments)
+    for suite, recipe in recipes.items():
+        here = _folder(suite, len(recipes), output, resume)
+        check(recipe, output=here, resume=resume is not None, loads=not dry_run)
+        kept = {} if resume is None else held(resume)
+        check_held(recipe, baseline=baseline, against=against, kept=kept, asked=asked)
+    failed, unanswered = [], []
     for suite, recipe in recipes.items():
         if dry_run:
             from sinkctl.cli.plan import show_benchmark
 
             show_benchmark(recipe, as_json)
             continue
-        here = resume or (output / suite if output is not None and len(recipes) > 1 else output)
-        broken += _run(
-            recipe, suite, output=here, resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
+        judged = _run(
+            recipe, suite, output=_folder(suite, len(recipes), output, resume),
+            resume=resume is not None, save_baseline=save_baseline, baseline=baseline,
             on_mismatch=on_mismatch, against=against, as_json=as_json, quiet=quiet,
         )  # fmt: skip
-    if broken:
-        raise ThresholdError("; ".join(broken))
+        failed, unanswered = failed + judged.failed, unanswered + judged.unanswered
+    Judged(failed, unanswered).check()
+
+
+def _folder(suite: str, suites: int, output: Path | None, resume: Path | None) -> Path | None:
+    """The run folder of a suite: one of its own inside `output`, where there are several."""
+    return resume or (output / suite if output is not None and suites > 1 else output)
 
 
 def _run(
     recipe, suite: str, *, output: Path | None, save_baseline: Path | None, as_json: bool, quiet: bool, **options: Any
-) -> list[str]:  # fmt: skip
-    """Run one suite and print it; what it breaks, in words."""
+) -> Judged:  # fmt: skip
+    """Run one suite, print it, and hold it against its thresholds."""
     from rich.console import Console
 
-    from sinkctl.api import bench
+    from sinkctl.api.benchmarks import bench
     from sinkctl.cli.progress import parts_shown
     from sinkctl.report.benched_markdown import summary
     from sinkctl.report.github import annotations
     from sinkctl.result.baseline import save
-    from sinkctl.result.compare import Tolerance, broken, parse_gate
+    from sinkctl.result.compare import Tolerance, judge, parse_gate
 
     words = Console(stderr=True, quiet=quiet)
     stopping = Stopping("with --output, the sizes that are done are kept, and --resume goes on")
@@ -91,9 +102,9 @@ def _run(
     show(result, words, as_json=as_json, output=output, kept=KEPT)
     gates = [parse_gate(text) for text in recipe.fail_on]
     compared = result.bench.baseline is not None
-    found = broken(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
+    found = judge(result, [gate for gate in gates if compared or not isinstance(gate, Tolerance)])
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in annotations(result, found):
+        for line in annotations(result, found.said):
             print(line, file=sys.stderr)
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
@@ -101,8 +112,8 @@ def _run(
                 file.write(summary(result, result.bench.environment))
         except OSError as error:
             words.print(f"no summary: {page} cannot be written ({error.strerror})", highlight=False)
-    if save_baseline is not None and found:
-        words.print(f"{save_baseline} is not written: this run is worse than it may be", highlight=False)
+    if save_baseline is not None and found.said:
+        words.print(f"{save_baseline} is not written: this run did not pass its thresholds", highlight=False)
     elif save_baseline is not None:
         save(result, save_baseline)
         words.print(f"baseline: {save_baseline}", highlight=False)

@@ -18,11 +18,13 @@ def build(
     flags: dict[str, Any], fields: dict[str, dict[str, str]], task: str, *, recipe: str | None, resume: Path | None,
     output: Path | None, assignments: Sequence[str], misplaced: Callable[[str, Any, str], str] | None = None,
     complete: Callable[[dict[str, Any]], None] = lambda data: None,
+    named: dict[tuple[str, ...], str] | None = None,
 ):  # fmt: skip
     """The validated recipe of one of a command's tasks; UsageError or RecipeError says what is wrong.
 
     `fields` has, for every task of the command, its flags; `task` is what is begun without a recipe; `misplaced` says
-    what is wrong with a flag of another task; `complete` puts in what no single field takes.
+    what is wrong with a flag of another task; `complete` puts in what no single field takes, and `named`
+    has the flags of that by the keys of the fields.
     """
     from sinkctl.recipe.load import override, put, read, validate
     from sinkctl.recipe.named import find
@@ -33,6 +35,7 @@ def build(
             "--resume takes the recipe and the folder of the run it continues; leave --recipe and --output out"
         )
     data, lines, source = {"task": task}, {}, "command line"
+    words: dict[tuple[str | int, ...], str] = dict(named or {})
     if resume is not None and not (resume / RECIPE).exists():
         raise UsageError(f"--resume {resume}: no run folder ({RECIPE} is missing)")
     if resume is not None or recipe is not None:
@@ -46,9 +49,13 @@ def build(
             if name not in fields[task]:
                 raise UsageError(misplaced(name, value, task))
             put(data, fields[task][name], value, source)
+            words[tuple(fields[task][name].split("."))] = name if name.isupper() else f"--{name}"
         complete(data)
     override(data, assignments)
-    built = validate(data, source, lines)
+    for assignment in assignments:
+        keys = assignment.partition("=")[0].split(".")
+        words[tuple(int(key) if key.isdecimal() else key for key in keys)] = f"--set {assignment}"
+    built = validate(data, source, lines, words)
     if built.task not in fields:
         raise UsageError(f"{source}: a recipe for `sinkctl {COMMANDS.get(built.task, built.task)}`")
     return built

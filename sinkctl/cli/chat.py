@@ -9,17 +9,13 @@ from pathlib import Path
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
-from sinkctl.errors import Interrupted, UsageError
+from sinkctl.errors import Interrupted
 
 
 def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
     """Take turns until the input ends; Ctrl-C ends a reply, and between replies the chat."""
     from rich.console import Console
 
-    if resume:
-        raise UsageError(f"--resume {output}: a chat cannot be resumed, and no other run goes on as one")
-    if output is not None:
-        raise UsageError("--output: a chat keeps no run folder; redirect standard output, or use --json")
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:

@@ -18,10 +18,10 @@ def show(result, words: Console, *, as_json: bool, output: Path | None, kept: st
 
 
 def conclude(result, recipe, words: Console) -> None:
-    """Hold the result against the recipe's thresholds: ThresholdError, or a word for each that holds."""
-    from sinkctl.result.compare import check, parse
+    """Hold the result against the recipe's thresholds: what `Judged.check` raises, or a word for each that holds."""
+    from sinkctl.result.compare import judge, parse
 
-    check(result, [parse(text) for text in recipe.fail_on])
+    judge(result, map(parse, recipe.fail_on)).check()
     for text in recipe.fail_on:
         measurement = result.measurement(parse(text).metric)
         now = "" if measurement is None else f" ({measurement.value:.6g})"

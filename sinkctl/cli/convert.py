@@ -145,10 +145,18 @@ def convert(
     built = build(
         flags, FIELDS, "convert", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
         complete=lambda data: _mechanism(data, to, {"start": start, "bos": bos}),
+        named={
+            ("sink", field): f"--{flag}"
+            for field, flag, value in (("kind", "to", to), ("start", "start", start), ("bos", "bos", bos))
+            if value is not None
+        },
     )  # fmt: skip
     train_flags.check_trained(built, flags)
     if output is None and resume is None and not dry_run:
         raise UsageError("--output: say where the checkpoint goes, -o DIR")
+    from sinkctl.check import check
+
+    check(built, output=resume or output, resume=resume is not None)
     from sinkctl.cli.converting import run_convert
 
     run_convert(

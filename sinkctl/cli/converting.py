@@ -20,14 +20,11 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
     words = Console(stderr=True, quiet=quiet or others)
     if dry_run:
         from sinkctl.cli.plan import show_conversion
-        from sinkctl.tasks.convert.settle import check_inputs
 
-        if output is not None and not resume:
-            check_inputs(recipe, output)
         show_conversion(recipe, _original(recipe, words), as_json)
         return
     quiet_transformers()
-    from sinkctl.api import convert
+    from sinkctl.api.checkpoints import convert
 
     stopping = Stopping("")  # the task says what is kept
     with parts_shown(words) as progress, stopping:

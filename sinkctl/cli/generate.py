@@ -16,14 +16,11 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     from rich.console import Console
 
     from sinkctl.report.console import render
-    from sinkctl.result.compare import parse
 
     if as_json and recipe.tokens == "endless" and output is None:
         raise UsageError(
             "--json shows a finished run, and endless text has no end; give --generate a number, or -o DIR"
         )
-    for text in recipe.fail_on:  # before anything is loaded
-        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -31,7 +28,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
 
         show_generation(recipe, loaded, as_json)
         return
-    from sinkctl.api import generate
+    from sinkctl.api.streams import generate
 
     stopping, said = Stopping(), _Said(as_json)
     noted = recipe.tokens != "endless"  # then the result says it

@@ -9,7 +9,7 @@ def loaded_model(settings, words: Console):
     """The `LoadedModel` of a recipe's model settings."""
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext():
         quiet_transformers()
-        from sinkctl.api import load
+        from sinkctl.api.shared import load
         from sinkctl.result.versions import outside
 
         loaded = load(**settings.model_dump())

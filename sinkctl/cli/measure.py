@@ -15,7 +15,7 @@ FIELDS = {
         "CHECKPOINT": "checkpoints", "revisions": "revisions", "input": "input.kinds", "text": "input.files",
         "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
         "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
-        "parts": "parts", "cost": "cost.run", "batch": "batch",
+        "only": "parts", "cost": "cost.run", "batch": "batch",
     }
 }  # fmt: skip
 
@@ -102,12 +102,15 @@ def measure(
         "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
-        "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "parts": only or None,
+        "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "only": only or None,
         "cost": cost, "batch": number(batch), "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
     )  # fmt: skip
+    from sinkctl.check import check
+
+    check(built, output=resume or output, resume=resume is not None, loads=not dry_run)
     from sinkctl.cli.measuring import run_measure
 
     run_measure(

@@ -26,7 +26,7 @@ def run_measure(
 
         check()
     quiet_transformers()
-    from sinkctl.api import measure
+    from sinkctl.api.checkpoints import measure
 
     stopping = Stopping()
     with parts_shown(words) as progress, stopping:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import (
     BenchRecipe,
     ConvertRecipe,
@@ -16,13 +17,12 @@ from sinkctl.recipe.schema import (
     QuestionsRecipe,
     StreamRecipe,
 )
+from sinkctl.recipe.sizes import sizes
 from sinkctl.report.units import memory
-from sinkctl.tasks.bench.cases import CASES
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
-from sinkctl.tasks.measure.checkpoints import checkpoints
 from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
 
@@ -121,7 +121,7 @@ def show_benchmark(recipe: BenchRecipe, as_json: bool) -> None:
     words, timing = _words(), recipe.timing
     for case in recipe.cases:
         peers = ", ".join(getattr(case, "peers", ()))
-        words.print(f"{case.label}: {'; '.join(CASES[case.kind].sizes(case))}{f', beside {peers}' if peers else ''}")
+        words.print(f"{case.label}: {'; '.join(sizes(case))}{f', beside {peers}' if peers else ''}")
     threads = "" if timing.threads is None else f", {timing.threads} thread{'s' if timing.threads > 1 else ''}"
     processes = f"{timing.processes} process{'es' if timing.processes > 1 else ''}"
     words.print(f"{timing.rounds} rounds in {processes}{threads}; a sample takes at least {timing.seconds:g} s")

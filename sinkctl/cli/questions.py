@@ -9,19 +9,12 @@ from rich.console import Console
 from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import loaded_model
 from sinkctl.cli.stopping import Stopping
-from sinkctl.errors import UsageError
 
 
 def run_questions(
     recipe, *, output: Path | None, resume: bool = False, as_json: bool, quiet: bool, dry_run: bool
 ) -> None:
     """Run a `questions` recipe; the report goes to standard output."""
-    from sinkctl.result.compare import parse
-
-    if resume:
-        raise UsageError("--resume: a run with questions cannot be resumed; start it again with another --output")
-    for text in recipe.fail_on:  # before anything is loaded
-        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -29,7 +22,7 @@ def run_questions(
 
         show_questions(recipe, loaded, as_json)
         return
-    from sinkctl.api import ask
+    from sinkctl.api.streams import ask
 
     stopping = Stopping()
     with _shown(words) as progress, stopping:

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from sinkctl.cli.guarded import guarded
 from sinkctl.errors import UsageError
 
 app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
 
 
 @app.command("ls")
+@guarded
 def ls() -> None:
     """List the built-in recipes."""
     from sinkctl.recipe.named import built_in, purpose
@@ -22,6 +24,7 @@ def ls() -> None:
 
 
 @app.command("show")
+@guarded
 def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.")]) -> None:
     """Print a recipe."""
     from sinkctl.recipe.named import find
@@ -30,6 +33,7 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
 
 
 @app.command("validate")
+@guarded
 def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or names.")]) -> None:
     """Check recipes against the schema; the first problem of each is named with its line."""
     from sinkctl.recipe.load import load
@@ -47,6 +51,7 @@ def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or na
 
 
 @app.command("schema")
+@guarded
 def schema() -> None:
     """Print the JSON Schema of recipes."""
     from sinkctl.recipe.json_schema import json_schema

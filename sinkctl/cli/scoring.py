@@ -12,10 +12,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     from rich.console import Console
 
     from sinkctl.cli.progress import shown
-    from sinkctl.result.compare import parse
 
-    for text in recipe.fail_on:  # before anything is loaded
-        parse(text)
     words = Console(stderr=True, quiet=quiet)
     loaded = loaded_model(recipe.model, words)
     if dry_run:
@@ -23,7 +20,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
 
         show_plan(recipe, loaded, as_json)
         return
-    from sinkctl.api import stream
+    from sinkctl.api.streams import stream
 
     stopping = Stopping()
     with shown(words) as progress, stopping:

@@ -128,6 +128,9 @@ def stream(
         flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
         assignments=set_ or [],
     )  # fmt: skip
+    from sinkctl.check import check
+
+    check(built, output=resume or output, resume=resume is not None)
     run = dict(output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run)
     if built.task == "stream":
         from sinkctl.cli.scoring import score

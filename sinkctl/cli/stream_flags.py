@@ -36,6 +36,12 @@ def stream_recipe(
     """The validated recipe; `options` as `build` takes them."""
     return build(
         flags, FIELDS, _task(flags), misplaced=_misplaced, complete=lambda data: _size(data, policies, sinks, window),
+        named={
+            (*place, name): f"--{name}"
+            for name, value in (("sinks", sinks), ("window", window))
+            for place in (("policies", "*"), ("policy",))
+            if value is not None
+        },
         **options,
     )  # fmt: skip
 

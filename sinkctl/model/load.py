@@ -25,15 +25,15 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
+from sinkctl.model.files import DEMO, check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.parts import towers_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import image_processor_class
-from sinkctl.model.weights import check_files, check_weights
+from sinkctl.model.weights import check_weights
 
-DEMO = Path(__file__).parent / "demo"
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
 HASHED_WHOLE = 256 << 20
 # Modules of encoders and vision models behind their last block, of which nothing here makes use.
@@ -110,9 +110,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
     source = str(DEMO) if settings.name == "demo" else settings.name
-    if settings.name != "demo" and _looks_like_path(source):
-        _check_folder(Path(source), settings)
-        check_files(Path(source))
+    check_checkpoint(settings)
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
@@ -174,24 +172,6 @@ def folder_fingerprint(folder: Path) -> str:
                 file.seek((size - (1 << 16)) * block // 64)
                 digest.update(file.read(1 << 16))
     return digest.hexdigest()
-
-
-def _looks_like_path(name: str) -> bool:
-    return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-
-
-def _check_folder(folder: Path, settings: ModelSettings) -> None:
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        raise ModelError(f"--model {folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder}: no config.json, so this is not a Transformers checkpoint")
-    if any(folder.glob("*.safetensors")) or settings.allow_pickle:
-        return
-    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-    if pickled:
-        raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
-    raise ModelError(f"{folder}: no weights (*.safetensors) beside config.json")
 
 
 def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:

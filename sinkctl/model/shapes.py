@@ -1,13 +1,12 @@
 """Shapes of well-known models, for random weights: their speed does not depend on what they learned."""
 
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any
 
 from sinkctl.errors import UsageError
-from sinkctl.model.load import LoadedModel, chosen_device
 from sinkctl.model.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from sinkctl.model.load import LoadedModel
 
 # As the configs on the Hugging Face Hub say; what is not named is transformers' default of that model type.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -53,10 +52,20 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def built(shape: str, settings: ModelSettings, seed: int = 0) -> LoadedModel:
-    """Random weights of `shape` made on the device, bfloat16 where there is an accelerator; UsageError names others."""
+def check_shape(shape: str) -> None:
+    """UsageError for a shape that is not known; this imports no torch."""
     if shape not in SHAPES:
         raise UsageError(f"--shape {shape}: no such shape; one of {', '.join(SHAPES)}")
+
+
+def built(shape: str, settings: ModelSettings, seed: int = 0) -> "LoadedModel":
+    """Random weights of `shape` made on the device, bfloat16 where there is an accelerator; UsageError names others."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from sinkctl.model.load import LoadedModel, chosen_device
+
+    check_shape(shape)
     choices: dict[str, str] = {}
     device = chosen_device(settings.device, choices)
     if settings.dtype == "auto":

@@ -1,52 +1,17 @@
 """Whether a checkpoint's weights are whole, fit its config and are finite: one line names the first that is not."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER = b"version https://git-lfs"
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
-
-
-def check_files(folder: Path) -> None:
-    """Raise ModelError for a weight file of `folder` that is missing, cut short, or a Git LFS pointer."""
-    for path in _weight_files(folder):
-        if not path.exists():
-            raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
-        try:
-            with safe_open(path, framework="np"):  # reads the header, and holds the file's size against it
-                pass
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged or cut short ({error}); download it again") from error
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers will read: the one, or those of the index."""
-    if (folder / WHOLE).exists():
-        return [folder / WHOLE]
-    if not (folder / INDEX).exists():
-        if shards := sorted(folder.glob("*-of-*.safetensors")):
-            raise ModelError(f"{folder / INDEX} is missing, which says what is in {shards[0].name}; download it again")
-        return []
-    try:
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(named))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / INDEX} is damaged; download it again") from error
 
 
 def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any], unused: Sequence[str] = ()) -> str | None:

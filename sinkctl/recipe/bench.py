@@ -14,7 +14,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 class CaseSettings(Settings):
     """What every case has."""
 
-    name: Name | None = Field(None, description="What its numbers are called; none: its kind.")
+    name: Name | None = Field(
+        None, description="What its numbers are called, in letters, digits, - and _; none: its kind."
+    )
 
     @property
     def label(self) -> str:

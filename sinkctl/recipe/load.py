@@ -76,8 +76,14 @@ def _index(target: Any, part: str, source: str) -> int:
     return int(part)
 
 
-def validate(data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int] | None = None) -> Recipe:
-    """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`."""
+def validate(
+    data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int] | None = None,
+    flags: dict[Keys, str] | None = None,
+) -> Recipe:  # fmt: skip
+    """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`.
+
+    What came from a flag is named by it: `flags` has it by the field's keys, `*` for any.
+    """
     if not isinstance(data.get("task"), str) or data["task"] not in RECIPES:
         line = (lines or {}).get(("task",))
         hint = suggest(str(data["task"]), RECIPES) if "task" in data else f"; one of {', '.join(RECIPES)}"
@@ -86,7 +92,7 @@ def validate(data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int
     try:
         return TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
-        raise RecipeError(_describe(error, data, source, lines or {})) from error
+        raise RecipeError(_describe(error, data, source, lines or {}, flags or {})) from error
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -96,15 +102,21 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     return validate(data, str(path), lines)
 
 
-def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: dict[Keys, int]) -> str:
+def _describe(
+    error: ValidationError, data: dict[str, Any], source: str, lines: dict[Keys, int], flags: dict[Keys, str]
+) -> str:  # fmt: skip
     """The first problem in one line; an unknown field goes before what may follow from it."""
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = _path(_inside(problem["loc"], data), data)
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     where = f"{source}:{line}" if line else source
-    name = ".".join(map(str, path)) or "recipe"
+    name = ".".join(map(str, path))
     kind = _kind(path, data)
+    if flag := _flag(problem, path, flags):
+        where, name = flag, ""
     match problem["type"]:
+        case "extra_forbidden" if flag and kind and not flag.startswith("--set"):
+            said = f"{kind} has no such setting; it has {', '.join(_siblings(path, data)[1:]) or 'none'}"
         case "extra_forbidden":
             said = f"no such field{suggest(str(path[-1]), _siblings(path, data), f'{kind} has' if kind else 'one of')}"
         case "union_tag_invalid":
@@ -115,13 +127,29 @@ def _describe(error: ValidationError, data: dict[str, Any], source: str, lines: 
             said = f"a mapping that says which `kind` (given: {problem['input']!r})"
         case "value_error":
             said = str(problem["ctx"]["error"])
+        case "string_pattern_mismatch" if (written := _description(path, data)) is not None:
+            said = f"{written.rstrip('.')} (given: {problem['input']!r})"
         case "union_tag_not_found":
             said = "say which `kind`"
         case _:  # of a union every member complains: a number, or 'auto'
             messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(_inside(p["loc"], data), data) == path)
             message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
-            said = f"{message} (given: {problem['input']!r}{f' for {kind}' if kind else ''})"
-    return f"{where}: {name}: {said}"
+            given = f"given: {problem['input']!r}"
+            for_kind = f"for {kind}" if kind else ""
+            beside = for_kind if flag else " ".join(filter(None, (given, for_kind)))
+            said = message + (f" ({beside})" if beside else "")
+    return ": ".join(filter(None, (where, name, said)))
+
+
+def _flag(problem: Any, path: Keys, flags: dict[Keys, str]) -> str | None:
+    """The flag that a value came from, as it was written; None where it came from none."""
+    union = problem["type"] in ("union_tag_invalid", "union_tag_not_found")
+    at = (*path, "kind") if union else path
+    meant = [key for key in flags if len(key) <= len(at) and all(k in ("*", a) for k, a in zip(key, at, strict=False))]
+    if not meant:
+        return None
+    flag, value = flags[max(meant, key=len)], problem["ctx"].get("tag") if union else problem["input"]
+    return f"{flag} {value}" if isinstance(value, (str, int, float)) and "=" not in flag else flag
 
 
 def _inside(location: tuple[str | int, ...], data: dict[str, Any]) -> tuple[str | int, ...]:
@@ -149,6 +177,16 @@ def _kind(path: Keys, data: Any) -> str | None:
 
 def _siblings(path: Keys, data: Any) -> list[str]:
     """The fields of the settings that hold the last key of `path`."""
+    return [name for model in _holders(path, data) for name in model.model_fields]
+
+
+def _description(path: Keys, data: Any) -> str | None:
+    """Of a field; None of what lies inside one."""
+    fields = [model.model_fields[path[-1]] for model in _holders(path, data) if path[-1] in model.model_fields]
+    return fields[0].description if fields else None
+
+
+def _holders(path: Keys, data: Any) -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [RECIPES[data["task"]]]
     for part in path[:-1]:
         data = data[part]
@@ -160,7 +198,7 @@ def _siblings(path: Keys, data: Any) -> list[str]:
                 for m in _models(model.model_fields[part].annotation)
             ]
     of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == data.get("kind")]
-    return [name for model in of_kind or models for name in model.model_fields]
+    return of_kind or models
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

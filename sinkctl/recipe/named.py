@@ -1,9 +1,9 @@
 """The recipes that come with the package."""
 
+import difflib
 from pathlib import Path
 
 from sinkctl.errors import UsageError
-from sinkctl.recipe.load import suggest
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -27,7 +27,9 @@ def find(name: str) -> Path:
     known = built_in()
     if name in known:
         return known[name]
-    raise UsageError(f"{name}: no such file or built-in recipe{suggest(name, list(known))}")
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else "`sinkctl recipe ls` lists the built-in ones"
+    raise UsageError(f"{name}: no such file or built-in recipe; {hint}")
 
 
 def purpose(path: Path) -> str:

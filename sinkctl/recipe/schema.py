@@ -254,7 +254,7 @@ class ConvertRecipe(Settings):
     store: Literal["auto", "stock", "code"] = Field(
         "auto", description="stock: a class of transformers; code: with code of its own; auto: stock where one fits."
     )
-    shard: str = Field("5GB", pattern=r"^\d+(KB|MB|GB)$", description="Largest weight file.")
+    shard: str = Field("5GB", pattern=r"^\d+(KB|MB|GB)$", description="Largest weight file, such as 5GB or 200MB.")
     evaluation: EvaluationSettings = EvaluationSettings()
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 

@@ -36,11 +36,14 @@ def read(path: str | Path) -> Result:
     path = Path(path)
     path = path / RESULT if path.is_dir() else path
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if text.strip() else None
     except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error.strerror})") from error
+        raise BaselineError(f"{path}: cannot be read ({error.strerror}); --save-baseline makes one") from error
     except ValueError as error:
-        raise BaselineError(f"{path}: is no JSON ({error})") from error
+        raise BaselineError(f"{path}: is no JSON ({error}), as if cut short; get it again") from error
+    if data is None:
+        raise BaselineError(f"{path}: is empty, as after a download that failed; get it again")
     if not isinstance(data, dict) or data.get("task") != "bench" or not data.get("bench"):
         raise BaselineError(f"{path}: is not the result of `sinkctl bench`")
     version = data.get("schema_version")

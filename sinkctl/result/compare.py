@@ -4,11 +4,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.errors import ThresholdError, UnmeasuredError, UsageError
 from sinkctl.result.bench import OURS, Change, Row
-from sinkctl.result.schema import Measurement, Result
+
+if TYPE_CHECKING:
+    from sinkctl.result.schema import Measurement, Result
 
 
 class Threshold(NamedTuple):
@@ -86,21 +88,33 @@ def rows_meant(rows: Iterable[Row], metric: str) -> list[Row]:
     return exact or [row for row in rows if row.way == OURS and f"{row.case}.{row.metric}" == metric]
 
 
-def check(result: Result, thresholds: Sequence[Gate]) -> None:
-    """Raise ThresholdError, naming every threshold that does not hold or could not be measured."""
-    if found := broken(result, thresholds):
-        raise ThresholdError("; ".join(found))
+class Judged(NamedTuple):
+    """What thresholds found, a phrase each."""
+
+    failed: list[str]  # what does not hold
+    unanswered: list[str]  # what could not be measured, or not be compared with the baseline
+
+    @property
+    def said(self) -> list[str]:
+        return [*self.failed, *self.unanswered]
+
+    def check(self) -> None:
+        """ThresholdError where something failed, UnmeasuredError where only the answer is missing; both name all."""
+        if self.said:
+            raise (ThresholdError if self.failed else UnmeasuredError)("; ".join(self.said))
 
 
-def broken(result: Result, thresholds: Sequence[Gate]) -> list[str]:
-    """What does not hold or could not be measured, a phrase each."""
-    found = []
-    for gate in thresholds:
-        found += _worse(result, gate) if isinstance(gate, Tolerance) else _crossed(result, gate)
-    return list(dict.fromkeys(found))
+def judge(result: "Result", gates: Iterable[Gate]) -> Judged:
+    """Hold the result against thresholds; relative ones need a baseline that it was compared with."""
+    judged = Judged([], [])
+    for gate in gates:
+        found = _worse(result, gate) if isinstance(gate, Tolerance) else _crossed(result, gate)
+        for phrases, new in zip(judged, found, strict=True):
+            phrases += [phrase for phrase in new if phrase not in phrases]
+    return judged
 
 
-def thresholds(result: Result) -> list[tuple[str, bool, str]]:
+def thresholds(result: "Result") -> list[tuple[str, bool, str]]:
     """Of its own recipe's thresholds those that are no change: (as written, whether it holds, what does not).
 
     The absolute ones, and relative ones that nothing could be compared for.
@@ -109,35 +123,42 @@ def thresholds(result: Result) -> list[tuple[str, bool, str]]:
     for text in result.recipe.get("fail_on", ()):
         gate = parse_gate(text)
         if isinstance(gate, Threshold):
-            said = "; ".join(_crossed(result, gate))
+            said = "; ".join(_crossed(result, gate).said)
             found.append((text, not said, said))
-        elif result.bench.baseline is not None and (missing := _uncompared(result, gate)):
+        elif result.bench.baseline is not None and (missing := _worse(result, gate).unanswered):
             found.append((text, False, "; ".join(missing)))
     return found
 
 
-def _crossed(result: Result, threshold: Threshold) -> list[str]:
+def _crossed(result: "Result", threshold: Threshold) -> Judged:
     found = _meant(result, threshold.metric)
     limit = f"{threshold.sign} {threshold.limit:g}"
     if not found:
-        return [f"{threshold.metric} could not be measured"]
-    return [f"{m.name} is {m.value:.6g}, not {limit}" for m in found if not threshold.holds(m.value)]
+        return Judged([], [_unmeasured(result, threshold.metric)])
+    known = [m for m in found if not math.isnan(m.value)]
+    return Judged(
+        [f"{m.name} is {m.value:.6g}, not {limit}" for m in known if not threshold.holds(m.value)],
+        [f"{m.name} could not be measured (it came out as nan)" for m in found if m not in known],
+    )
 
 
-def _worse(result: Result, tolerance: Tolerance) -> list[str]:
+def _worse(result: "Result", tolerance: Tolerance) -> Judged:
     """Gates on changes that failed, and those that nothing answers."""
     assert result.bench is not None, "only a benchmark has changes"
-    meant = {row.name for row in rows_meant(result.bench.rows, tolerance.metric)}
-    failed = [change for change in result.bench.changes if change.name in meant and change.failed]
-    return _uncompared(result, tolerance) + [worse_by(change) for change in failed]
-
-
-def _uncompared(result: Result, tolerance: Tolerance) -> list[str]:
-    changed = {change.name for change in result.bench.changes}
     names = [row.name for row in rows_meant(result.bench.rows, tolerance.metric)]
     if not names:
-        return [f"{tolerance.metric} could not be measured"]
-    return [f"{name} could not be compared with the baseline" for name in names if name not in changed]
+        return Judged([], [_unmeasured(result, tolerance.metric)])
+    changes = {change.name: change for change in result.bench.changes}
+    return Judged(
+        [worse_by(changes[name]) for name in names if name in changes and changes[name].failed],
+        [f"{name} could not be compared with the baseline" for name in names if name not in changes],
+    )
+
+
+def _unmeasured(result: "Result", metric: str) -> str:
+    names = [m.name for m in result.measurements] + (gate_names(result.bench.rows) if result.bench else [])
+    close = difflib.get_close_matches(metric, names, 1)
+    return f"{metric} could not be measured{f'; {close[0]} was' if close else ''}"
 
 
 def worse_by(change: Change) -> str:
@@ -158,7 +179,7 @@ def _four_digits(value: float) -> str:
     return f"{float(f'{value:.4g}'):,.0f}"
 
 
-def _meant(result: Result, metric: str) -> Sequence[Measurement | Row]:
+def _meant(result: "Result", metric: str) -> "Sequence[Measurement | Row]":
     """The measurement of that name; of several checkpoints, where none is named (`metric@label`), that of each."""
     exact = result.measurement(metric)
     if exact is None and result.measure is not None and len(result.measure.checkpoints) == 1:

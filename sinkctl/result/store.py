@@ -3,16 +3,19 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from sinkctl.errors import ResumeError, UsageError
-from sinkctl.result.schema import Result
+
+if TYPE_CHECKING:
+    from sinkctl.result.schema import Result
 
 RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
 STATE, CHECKPOINT = "state", "state.json"
@@ -28,20 +31,28 @@ class RunFolder:
     def create(cls, path: str | Path) -> "RunFolder":
         """A new run folder; one that holds a run, finished or not, is not overwritten."""
         folder = cls(path)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise UsageError(f"--output {path}: is a file, not a folder")
-        if (folder.path / RESULT).exists():
-            raise UsageError(f"--output {path}: holds a finished run; name another folder, or remove it")
-        if (folder.path / STATE / CHECKPOINT).exists():
-            raise UsageError(
-                f"--output {path}: holds an unfinished run; continue it with --resume {path}, or remove it"
-            )
+        folder.check_free()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.drop_state()
         except OSError as error:
             raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
         return folder
+
+    def check_free(self) -> None:
+        """UsageError where a new run cannot begin here."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"--output {self.path}: is a file, not a folder")
+        if (self.path / RESULT).exists():
+            raise UsageError(f"--output {self.path}: holds a finished run; name another folder, or remove it")
+        if (self.path / STATE / CHECKPOINT).exists():
+            raise UsageError(
+                f"--output {self.path}: holds an unfinished run; continue it with --resume {self.path}, or remove it"
+            )
+        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            why = "may not be written" if nearest.is_dir() else "is a file"
+            raise UsageError(f"--output {self.path}: {nearest} {why}; name another folder")
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file in one step: whoever reads it sees the old one or the new one."""
@@ -66,11 +77,13 @@ class RunFolder:
         except (ValueError, OSError) as error:
             raise ResumeError(f"{self.path / name}: is damaged ({error}); start the run again") from error
 
-    def write_result(self, result: Result) -> None:
+    def write_result(self, result: "Result") -> None:
         self.write_text(RESULT, result.model_dump_json(indent=1) + "\n")
 
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         """A .safetensors file, in one step, as readable as the others (by itself it would be the owner's alone)."""
+        from safetensors.torch import save_file  # imports torch
+
         temporary = self.path / f".{name}.tmp"
         save_file(tensors, temporary)
         shutil.copymode(self.path / RECIPE, temporary)
@@ -79,14 +92,17 @@ class RunFolder:
     def save_state(self, data: dict[str, Any], tensors: dict[str, Any]) -> None:
         """Write a checkpoint beside the last one, then make it the one that counts.
 
-        The tensors go to a file named after the step; `state/state.json` names that file and is replaced last.
+        The tensors, if any, go to a file named after the step; `state/state.json` names it and is replaced last.
         """
         states = self.path / STATE
         states.mkdir(exist_ok=True)
-        tensor_file = f"tensors-{data['step']}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
-        with (states / tensor_file).open("rb") as file:
-            os.fsync(file.fileno())
+        tensor_file = f"tensors-{data['step']}.safetensors" if tensors else None
+        if tensor_file is not None:
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
+            with (states / tensor_file).open("rb") as file:
+                os.fsync(file.fileno())
         self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "tensors": tensor_file})
         for old in states.glob("tensors-*.safetensors"):
             if old.name != tensor_file:
@@ -94,15 +110,34 @@ class RunFolder:
 
     def load_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint: (data, tensors)."""
+        data = self.state_data()
+        if data["tensors"] is None:
+            return data, {}
+        from safetensors.torch import load_file
+
+        with self._damage_told():
+            return data, load_file(self.path / STATE / data["tensors"])
+
+    def state_data(self) -> dict[str, Any]:
+        """The last checkpoint without its tensors, which are there; ResumeError where there is none to go on from."""
         states = self.path / STATE
         if not (states / CHECKPOINT).exists():
             finished = " (this run is finished)" if (self.path / RESULT).exists() else ""
             raise ResumeError(f"--resume {self.path}: holds no checkpoint to continue from{finished}")
-        try:
+        with self._damage_told():
             data = json.loads((states / CHECKPOINT).read_text(encoding="utf-8"))
-            return data, load_file(states / data["tensors"])
+            if data["tensors"] is not None:
+                (states / data["tensors"]).stat()
+            return data
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise ResumeError(f"{states}: the checkpoint is damaged ({error}); start the run again") from error
+            raise ResumeError(
+                f"{self.path / STATE}: the checkpoint is damaged ({error}); start the run again"
+            ) from error
 
     def drop_state(self) -> None:
         """The run is finished: nothing is left to resume."""

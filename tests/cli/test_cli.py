@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from sinkctl.errors import ThresholdError, UnmeasuredError
 from sinkctl.model.load import DEMO
 
 
@@ -82,7 +83,7 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "no weights": (["-m", str(bare)], 3, "no weights"),
         "an unreachable Hub id": (["-m", "nobody/nothing"], 3, "nobody/nothing"),
         "no such device": (["--device", "cuda:7"], 3, "sinkctl doctor"),
-        "a malformed device": (["--device", "gpu"], 2, "model.device"),
+        "a malformed device": (["--device", "gpu"], 2, "--device gpu: auto, cpu, mps, cuda or cuda:N"),
         "a misspelled policy": (["-p", "sink_windw"], 2, "did you mean 'sink_window'"),
         "a window of nothing": (["-W", "0"], 2, "greater than or equal to 1"),
         "the same policy twice": (["-p", "4+60", "-p", "4+60"], 2, "two policies are the same"),
@@ -122,6 +123,40 @@ def test_a_wrong_flag_is_a_usage_error(sinkctl):
     code, out, err = sinkctl("stream", "--windw", "3")
     assert (code, out) == (2, "")
     assert "--window" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("one\ntwo"), 70, "sinkctl: ValueError: one two. This is a fault of sinkctl: please report it"),
+        (EOFError(), 70, "sinkctl: EOFError"),
+        (OSError(28, "No space left on device"), 3, "No space left on device"),
+        (UnmeasuredError("cost.first_key could not be measured"), 3, "could not be measured"),
+        (ThresholdError("perplexity is 3, not <= 1"), 1, "not <= 1"),
+    ],
+)
+def test_only_a_failed_threshold_exits_1(sinkctl, monkeypatch, error, code, said):
+    def fail(*_) -> None:
+        raise error
+
+    monkeypatch.setattr("sinkctl.recipe.named.find", fail)
+    found, out, err = sinkctl("recipe", "show", "stream/book")
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert said in err
+    monkeypatch.setenv("SINKCTL_DEBUG", "1")
+    assert "Traceback" in sinkctl("recipe", "show", "stream/book")[2]
+
+
+def test_a_reader_that_has_enough_is_no_failure():
+    command = f"set -o pipefail; {sys.executable} -m sinkctl recipe schema | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_metric_that_came_to_nothing_is_no_failed_threshold(sinkctl):  # the model has no learned sinks
+    code, _, err = sinkctl("measure", "--samples", "2", "--no-cost", "--fail-on", "learned_mass<=1", "-q")
+    assert code == 3
+    assert err == "sinkctl: learned_mass could not be measured\n"
 
 
 def test_json_goes_to_standard_output_and_a_crossed_threshold_exits_1(sinkctl):

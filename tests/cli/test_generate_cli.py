@@ -93,19 +93,19 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, talker, tmp_path, subte
     (tmp_path / "book.txt").write_text("A text.")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     cases = [
-        (["-g", "soon"], 2, "tokens:"),
-        (["-g", 0], 2, "tokens: "),
+        (["-g", "soon"], 2, "--generate soon: input should be a valid integer"),
+        (["-g", 0], 2, "--generate 0: input should be"),
         (["-g", 5, tmp_path / "book.txt"], 2, "--prompt-file gives a prompt"),
         (["-g", 5, "--limit", 3], 2, "--limit is for scoring"),
         (["--temperature", 1, tmp_path / "book.txt"], 2, "--temperature is for generation"),
-        (["-g", 5, "--temperature", "hot"], 2, "sampling.temperature"),
-        (["-g", 5, "--top-p", 2], 2, "sampling.top_p"),
+        (["-g", 5, "--temperature", "hot"], 2, "--temperature hot: input should be a valid number"),
+        (["-g", 5, "--top-p", 2], 2, "--top-p 2: input should be less than or equal to 1"),
         (["-g", 5, "--set", "sampling.config.num_beams=2"], 2, "sampling.config.num_beams: cannot be set; a stream"),
         (["-g", 5, "-p", "4+9", "-p", "0+9"], 2, "under one policy"),
         (["-g", "endless", "-p", "dense"], 2, "endless text has no end"),
         (["-g", 5, "--prompt-file", tmp_path / "none.txt"], 3, "none.txt"),
         (["-g", 5, "--prompt-file", tmp_path / "latin.txt"], 3, "latin.txt"),
-        (["-g", 5, "--prompt-file", tmp_path / "empty.jsonl"], 3, "holds no record"),
+        (["-g", 5, "--prompt-file", tmp_path / "empty.jsonl"], 3, "no text in it"),
         (["-g", 5, "--prompt-file", tmp_path / "book.txt", "--field", "x"], 2, "--field x"),
         (["-g", 5, "--system", "Hello"], 2, "add --chat"),
         (["-g", 5, "--fail-on", "perplexity<=3"], 2, "--fail-on perplexity"),
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, talker, tmp_path, subte
         (["--questions", tmp_path / "none.jsonl"], 3, "none.jsonl"),
         (["--questions", tmp_path / "book.txt"], 2, "no .jsonl file"),
         (["--questions", "lines", "-g", 5], 2, "runs of their own"),
-        (["--questions", "lines", "--set", "kep=true"], 2, "kep: no such field; did you mean 'keep'"),
+        (["--questions", "lines", "--set", "kep=true"], 2, "--set kep=true: no such field; did you mean 'keep'"),
         (["-g", "endless", "--json"], 2, "--json shows a finished run"),
     ]
     for arguments, expected, words in cases:

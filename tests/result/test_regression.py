@@ -1,13 +1,14 @@
 """Changes between two runs: what is worse, by how much, and when a gate fails."""
 
+import math
 import re
 
 import pytest
 from bench_rows import result, row, run, timed
 
-from sinkctl.errors import ThresholdError, UsageError
+from sinkctl.errors import ThresholdError, UnmeasuredError, UsageError
 from sinkctl.result.bench import BenchDetail, Change
-from sinkctl.result.compare import Tolerance, check, check_names, gate_names, parse, parse_gate, thresholds
+from sinkctl.result.compare import Tolerance, check_names, gate_names, judge, parse, parse_gate, thresholds
 from sinkctl.result.regression import changes
 
 FIVE = [Tolerance("stream.4+252.ms", 5)]
@@ -106,16 +107,26 @@ def test_a_failed_gate_is_told_with_its_interval_and_what_is_allowed():
     )  # fmt: skip
     detail = timed(1).model_copy(update={"changes": [change]})
     with pytest.raises(ThresholdError) as error:
-        check(result(detail), [Tolerance("stream.ms", 10), Tolerance("stream.4+252.ms", 10)])
+        judge(result(detail), [Tolerance("stream.ms", 10), Tolerance("stream.4+252.ms", 10)]).check()
     assert str(error.value) == ("stream.4+252.ms is worse by 13.0 % (12.1 … 14.2; allowed 10 %): 41,200 → 35,900 tok/s")
-    with pytest.raises(ThresholdError, match="could not be compared with the baseline"):
-        check(result(timed(1)), [Tolerance("stream.ms", 10)])
+
+
+def test_what_could_not_be_measured_or_compared_is_no_failed_threshold_and_never_passes():
+    with pytest.raises(UnmeasuredError, match=r"stream\.4\+252\.ms could not be compared with the baseline"):
+        judge(result(timed(1)), [Tolerance("stream.ms", 10)]).check()
+    with pytest.raises(UnmeasuredError, match=r"252\.mss could not be measured; stream\.4\+252\.ms was"):
+        judge(result(timed(1)), [parse_gate("stream.4+252.mss<=1")]).check()
+    nan = run([row([[math.nan]], size={"sinks": 4, "window": 252})])
+    with pytest.raises(UnmeasuredError, match="nan"):
+        judge(result(nan), [parse_gate("stream.ms<=1"), parse_gate("stream.ms>=1")]).check()
+    with pytest.raises(ThresholdError, match=r"is .*, not <= 1; no could not be measured"):
+        judge(result(timed(1)), [parse_gate("no<=1"), parse_gate("stream.ms<=1")]).check()
 
 
 def test_an_absolute_threshold_of_a_benchmark_holds_every_size_to_it():
     detail = run([row([[v]], size={"sinks": 4, "window": w}) for w, v in ((252, 1.0), (508, 3.0))])
     with pytest.raises(ThresholdError, match=r"^stream\.4\+508\.ms is 3, not <= 2$"):
-        check(result(detail), [parse_gate("stream.ms<=2")])
+        judge(result(detail), [parse_gate("stream.ms<=2")]).check()
     asked = ["stream.ms<=3", "stream.ms:5%", "stream.ms<=2"]
     assert thresholds(result(detail).model_copy(update={"recipe": {"fail_on": asked}})) == [
         ("stream.ms<=3", True, ""),

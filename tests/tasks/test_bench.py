@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import sinkctl
-from sinkctl.errors import BaselineError, Interrupted, SinkctlError
+from sinkctl.errors import BaselineError, Interrupted, SinkctlError, UnforeseenError
 from sinkctl.recipe.load import load, validate
 from sinkctl.recipe.named import built_in
+from sinkctl.recipe.sizes import MEASURED, sizes
 from sinkctl.result.bench import Rate, Work
 from sinkctl.tasks.bench import driver
-from sinkctl.tasks.bench.cases import CASES, MEASURED, stream
+from sinkctl.tasks.bench.cases import stream
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
@@ -190,7 +191,7 @@ def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
     with Worker(recipe, name="here") as worker:
         assert worker.ask("open", number=0, label="4+12")["yardstick"] == "stock"
         assert set(worker.ask("round")) == {"sinkctl", "stock"}
-        with pytest.raises(SinkctlError, match="the process that measures here: KeyError: 'none'"):
+        with pytest.raises(UnforeseenError, match="the process that measures here: KeyError: 'none'"):
             worker.ask("open", number=0, label="none")
         worker._process.kill()
         worker._process.wait()  # what is asked then cannot be sent, nor flushed when the worker is ended
@@ -295,7 +296,7 @@ def test_the_built_in_suites_run_at_their_smallest_size(name):
     shape = None if name in ("bench/ci", "bench/quality") else "tiny"  # these two with the built-in model
     session = Session(recipe.model_copy(update={"cases": cases, "shape": shape}).model_dump(mode="json"))
     for number, case in enumerate(cases):
-        label = next(iter(CASES[case.kind].sizes(case)))
+        label = next(iter(sizes(case)))
         opened = session.open(number, label)
         metrics = {opened["metric"]} if opened["ways"] else {reading["metric"] for reading in opened["readings"]}
         assert metrics == {MEASURED[case.kind][0]}

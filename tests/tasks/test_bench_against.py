@@ -97,6 +97,18 @@ def test_what_cannot_be_run_is_refused_in_one_line(repository, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_a_shallow_clone_is_named_as_the_cause(repository, tmp_path):
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "2", repository.as_uri(), clone)
+    for ref in ("main", "HEAD~2", "0" * 40):
+        cause = pytest.raises(UsageError, match=r"shallow \(depth 2\).*git fetch --unshallow.*fetch-depth: 0")
+        with cause as error, checkout(ref, clone):
+            pass
+        assert "\n" not in str(error.value)
+    with checkout("HEAD~1", clone) as version:
+        assert version.commit == git(repository, "rev-parse", "v1").strip()
+
+
 def test_other_dependencies_are_installed_and_that_is_said(repository, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     (repository / "pyproject.toml").write_text(PROJECT.format('"numpy", "no-such-package"'))

@@ -9,6 +9,7 @@ import torch
 
 from sinkctl.errors import UsageError
 from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.cases import kernel, measure, train
 from sinkctl.tasks.bench.subject import Subject
@@ -23,7 +24,7 @@ def subject_of(case: dict, shape: str | None = "tiny") -> Subject:
 
 def group_of(module, subject: Subject):
     case = subject.recipe.cases[0]
-    (size,) = module.sizes(case).values()
+    (size,) = sizes(case).values()
     return module.group(case, subject, size)
 
 

@@ -17,7 +17,7 @@ from sinkctl.model.settings import ModelSettings
 from sinkctl.model.shapes import built
 from sinkctl.recipe.bench import TasksCase
 from sinkctl.recipe.load import validate
-from sinkctl.tasks.bench.caches import policy_of
+from sinkctl.recipe.sizes import policy_of, sizes
 from sinkctl.tasks.bench.cases import tasks
 from sinkctl.tasks.bench.harness import SinkctlLM
 from sinkctl.tasks.bench.subject import Subject
@@ -133,10 +133,10 @@ def subject(case: TasksCase, demo) -> Subject:
 def test_tasks_of_a_folder_become_readings(folder, demo, book, monkeypatch, capfd):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
     case = TasksCase(tasks=("own_choices", "own_passages"), include=str(folder), caches=("4+60",), limit=8)
-    sizes = tasks.sizes(case)
-    assert list(sizes) == ["4+60,own_choices", "4+60,own_passages"]
+    found = sizes(case)
+    assert list(found) == ["4+60,own_choices", "4+60,own_passages"]
     of = subject(case, demo)
-    choices, passages = (tasks.group(case, of, size).readings for size in sizes.values())
+    choices, passages = (tasks.group(case, of, size).readings for size in found.values())
     found = {reading.metric: reading for reading in choices}
     assert set(found) == {"acc", "acc_norm"}
     assert found["acc"].value == 1.0, "no sentence is likelier backwards"

@@ -11,6 +11,7 @@ from sinkctl.errors import ModelError
 from sinkctl.model.memory import process_peak
 from sinkctl.recipe.bench import DecodeCase, MemoryCase, StreamCase
 from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.recipe.sizes import sizes
 from sinkctl.tasks.bench.cases import decode, memory, stream
 from sinkctl.tasks.bench.costs import weight_bytes
 from sinkctl.tasks.bench.peers.published import Published
@@ -37,11 +38,11 @@ def tiny() -> Subject:
 
 
 def test_labels_say_what_sizes_differ_in():
-    assert list(stream.sizes(StreamCase(windows=(28, 60)))) == ["4+28", "4+60"]
-    assert list(stream.sizes(StreamCase(chunks=("auto", 64)))) == ["4+252,chunk=auto", "4+252,chunk=64"]
-    assert stream.sizes(StreamCase(sinks=0))["0+252"] == {"sinks": 0, "window": 252, "chunk": "auto"}
-    assert list(decode.sizes(DecodeCase(rows=(1, 8)))) == ["4+252", "4+252,rows=8"]
-    assert memory.sizes(MemoryCase(lengths=(64,), peers=("dense",))) == {
+    assert list(sizes(StreamCase(windows=(28, 60)))) == ["4+28", "4+60"]
+    assert list(sizes(StreamCase(chunks=("auto", 64)))) == ["4+252,chunk=auto", "4+252,chunk=64"]
+    assert sizes(StreamCase(sinks=0))["0+252"] == {"sinks": 0, "window": 252, "chunk": "auto"}
+    assert list(sizes(DecodeCase(rows=(1, 8)))) == ["4+252", "4+252,rows=8"]
+    assert sizes(MemoryCase(lengths=(64,), peers=("dense",))) == {
         "64": {"tokens": 64, "way": "sinkctl", "sinks": 4, "window": 252},
         "64,dense": {"tokens": 64, "way": "dense", "sinks": 4, "window": 252},
     }
@@ -84,7 +85,7 @@ def test_growing_and_static_caches_choose_what_generate_chooses_however_often(re
 
 def test_floors_of_scoring_are_the_products_that_are_counted(tiny):
     case = StreamCase(windows=(28,), chunks=(64,), peers=("stock", "tokens", "published", "recompute"))
-    made = stream.group(case, tiny, stream.sizes(case)["4+28"])
+    made = stream.group(case, tiny, sizes(case)["4+28"])
     assert list(made.ways) == ["sinkctl", *case.peers]
     assert made.yardstick == "stock"
     counted, floor = {}, {}
@@ -121,7 +122,7 @@ def test_a_step_reads_every_matrix_but_the_input_embedding(shape):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_way_of_generation_takes_the_same_steps_each_call(tiny, rows):
     case = DecodeCase(windows=(28,), rows=(rows,), peers=("stock", "static", "published", "recompute"))
-    (size,) = decode.sizes(case).values()
+    (size,) = sizes(case).values()
     made = decode.group(case, tiny, size)
     assert list(made.ways) == ["sinkctl", *case.peers]
     assert made.yardstick == "stock"
@@ -139,7 +140,7 @@ def test_every_way_of_generation_takes_the_same_steps_each_call(tiny, rows):
 def test_dense_scoring_holds_every_token_and_a_stream_does_not(tiny):
     case = MemoryCase(window=28, lengths=(2500,), peers=("dense",))
     read = {}
-    for size in memory.sizes(case).values():
+    for size in sizes(case).values():
         (reading,) = memory.group(case, tiny, size).readings
         assert reading.value > reading.detail["weights_bytes"]
         read[reading.way] = reading.detail["cache_bytes"]
@@ -150,7 +151,7 @@ def test_dense_scoring_holds_every_token_and_a_stream_does_not(tiny):
 def test_a_peer_that_cannot_be_built_says_so_when_it_is_run(tiny, monkeypatch):
     case = StreamCase(windows=(28,), chunks=(64,), peers=("published",))
     monkeypatch.setattr("sinkctl.tasks.bench.peers.published._plain", lambda facts: False)
-    made = stream.group(case, tiny, stream.sizes(case)["4+28"])
+    made = stream.group(case, tiny, sizes(case)["4+28"])
     made.ways["sinkctl"].run()
     with pytest.raises(ModelError, match="leave out peer 'published'"):
         made.ways["published"].run()
@@ -170,10 +171,10 @@ def test_every_way_runs_on_a_gpu_compiled_and_captured():
     on_gpu = Subject(BenchRecipe(cases=(StreamCase(),), model={"device": "cuda", "dtype": "float32"}))
     scoring = StreamCase(windows=(28,), chunks=(64,), peers=("stock", "tokens", "published", "recompute"))
     steps = DecodeCase(windows=(28,), peers=("stock", "static", "published", "recompute"))
-    made = decode.group(steps, on_gpu, decode.sizes(steps)["4+28"])
+    made = decode.group(steps, on_gpu, sizes(steps)["4+28"])
     assert made.choices["graph"].startswith("on")
     assert made.choices["compile"].startswith("on")
-    for ways in (made.ways, stream.group(scoring, on_gpu, stream.sizes(scoring)["4+28"]).ways):
+    for ways in (made.ways, stream.group(scoring, on_gpu, sizes(scoring)["4+28"]).ways):
         for way in ways.values():
             way.run(), way.run()
     model, ids_BT = on_gpu.loaded.model, on_gpu.ids(64).view(2, 32).to("cuda")

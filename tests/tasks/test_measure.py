@@ -11,7 +11,7 @@ from families import HYBRID, STREAMED, tiny
 from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
-from sinkctl.result.compare import check, parse
+from sinkctl.result.compare import judge, parse
 from sinkctl.result.schema import Result
 from sinkctl.tasks.measure import run
 
@@ -110,9 +110,9 @@ def test_thresholds_hold_for_each_of_several_checkpoints(tmp_path):
     assert [score.label for score in result.measure.checkpoints] == ["flat", "random"]
     flat = result.measurement("alpha_max@flat").value
     assert flat == pytest.approx(0.0741233, abs=1e-6)
-    check(result, [parse("alpha_max>=0.05"), parse(f"alpha_max@flat<={flat + 1e-9}")])
+    judge(result, [parse("alpha_max>=0.05"), parse(f"alpha_max@flat<={flat + 1e-9}")]).check()
     with pytest.raises(ThresholdError, match="alpha_max@random is"):
-        check(result, [parse(f"alpha_max<={flat + 1e-9}")])
+        judge(result, [parse(f"alpha_max<={flat + 1e-9}")]).check()
     with pytest.raises(UsageError, match="did you mean 'alpha_max@flat'"):
         run(recipe(checkpoints=names, fail_on=("alpha_max@flatt<=1",)))
 

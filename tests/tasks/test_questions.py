@@ -13,6 +13,7 @@ from families import HYBRID, tiny
 from lookup import KEYS, lookup
 
 from sinkctl.cache.policies import Keep
+from sinkctl.check import check
 from sinkctl.cli.questions import run_questions
 from sinkctl.errors import Interrupted, ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
@@ -286,4 +287,4 @@ def test_the_command_keeps_and_prints_what_was_found(tmp_path, capsys):
     run_questions(built, output=None, **said | {"dry_run": True})
     assert json.loads(capsys.readouterr().out) == printed.recipe
     with pytest.raises(UsageError, match="cannot be resumed"):
-        run_questions(built, output=out, resume=True, **said)
+        check(built, output=out, resume=True)

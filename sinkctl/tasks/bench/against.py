@@ -58,16 +58,27 @@ def checkout(ref: str, root: Path = ROOT, told: Callable[[str], None] = lambda w
 def _commit(ref: str, root: Path) -> str:
     if not is_checkout(root):
         raise UsageError(
-            f"{ref}: sinkctl runs from {root}, which is no git checkout of it; "
+            f"--against {ref}: sinkctl runs from {root}, which is no git checkout of it; "
             "clone the repository, or compare with a saved baseline"
         )
     found = git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if found.returncode:
-        raise UsageError(f"{ref}: no such commit, branch or tag in {root}")
+        raise UsageError(f"--against {ref}: no such commit, branch or tag in {root}{_shallow(root)}")
     commit = found.stdout.strip()
     if git(root, "cat-file", "-e", f"{commit}:{WORKER}").returncode:
         raise SinkctlError(f"{ref} ({commit[:10]}) has no `sinkctl bench`; name a later commit")
     return commit
+
+
+def _shallow(root: Path) -> str:
+    """Of a clone that holds only the last commits, that it does, and how to get the others."""
+    if git(root, "rev-parse", "--is-shallow-repository").stdout.strip() != "true":
+        return ""
+    depth = git(root, "rev-list", "--count", "--first-parent", "HEAD").stdout.strip()
+    return (
+        f": this clone is shallow (depth {depth}), so it may be missing here alone; "
+        "git fetch --unshallow, or fetch-depth: 0 in actions/checkout"
+    )
 
 
 def _dependencies(root: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sinkctl.errors import Interrupted, SinkctlError
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.tasks.bench.cases import CASES
+from sinkctl.recipe.sizes import FRESH, sizes
 from sinkctl.tasks.bench.process import Worker
 
 HERE = "here"  # the lane of this version
@@ -98,11 +98,7 @@ class Driver:
 
     def keys(self) -> list[Key]:
         """Every case at each of its sizes."""
-        return [
-            Key(number, label)
-            for number, case in enumerate(self.recipe.cases)
-            for label in CASES[case.kind].sizes(case)
-        ]
+        return [Key(number, label) for number, case in enumerate(self.recipe.cases) for label in sizes(case)]
 
     def collect(self, collected: Collected, keys: Sequence[Key], what: str = "") -> Collected:
         """Measure `keys` in every process, what is done already left out; Interrupted where asked to stop."""
@@ -150,7 +146,7 @@ class Driver:
             yield shared
 
     def _fresh(self, key: Key) -> bool:
-        return getattr(CASES[self.recipe.cases[key.case].kind], "FRESH", False)
+        return self.recipe.cases[key.case].kind in FRESH
 
     def _group(
         self, workers: dict[str, Worker], key: Key, process: int, collected: Collected, what: str, share: float,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import sinkctl.errors
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import REPORT, SinkctlError, UnforeseenError
 from sinkctl.result.source import ROOT
 
 PROTOCOL = 1  # of the questions and answers; another version may have another
@@ -44,7 +44,7 @@ class Worker:
             raise
 
     def ask(self, do: str, **request: Any) -> Any:
-        """Its answer; SinkctlError of the kind it raised, or what ended it."""
+        """Its answer; SinkctlError of the kind it raised, UnforeseenError for a fault of its own, or what ended it."""
         try:
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()
@@ -55,10 +55,9 @@ class Worker:
             if "told" in message:
                 self._told(*message["told"])
             elif "error" in message:
-                kind = getattr(sinkctl.errors, message["kind"] or "", None)
-                if kind is None:
-                    raise self._died(message["error"])
-                raise kind(message["error"])
+                if message["kind"] is None:
+                    raise UnforeseenError(f"{self._who}: {message['error']}. {REPORT}")
+                raise getattr(sinkctl.errors, message["kind"], SinkctlError)(message["error"])
             else:
                 return message["answer"]
         raise self._died()
@@ -77,10 +76,12 @@ class Worker:
     def __exit__(self, *_) -> None:
         self.end()
 
-    def _died(self, said: str | None = None) -> SinkctlError:
-        who = f"the process that measures{f' {self._name}' if self._name else ''}"
-        if said is None:
-            status = self._process.wait()
-            said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
-            said += " (killed for memory?)" if status == -9 else ""
-        return SinkctlError(f"{who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")
+    @property
+    def _who(self) -> str:
+        return f"the process that measures{f' {self._name}' if self._name else ''}"
+
+    def _died(self) -> SinkctlError:
+        status = self._process.wait()
+        said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        said += " (killed for memory?)" if status == -9 else ""
+        return SinkctlError(f"{self._who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")

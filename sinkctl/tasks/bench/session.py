@@ -8,6 +8,7 @@ import torch
 
 from sinkctl.errors import SinkctlError
 from sinkctl.recipe.schema import BenchRecipe
+from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.environment import environment, machine
 from sinkctl.tasks.bench.cases import CASES
@@ -56,7 +57,7 @@ class Session:
         self.close()
         case = self.recipe.cases[number]
         module = CASES[case.kind]
-        size = module.sizes(case)[label]
+        size = sizes(case)[label]
         try:
             self._group = group = module.group(case, self.subject, size)
         except torch.OutOfMemoryError as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sinkctl import __version__
+from sinkctl.check import check
+from sinkctl.check.bench import check_held, gated_names
 from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch
@@ -19,7 +21,6 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.bench.against import checkout
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
-from sinkctl.tasks.bench.gates import check_gates, check_rows, gated_names
 from sinkctl.tasks.bench.held import Held, Mismatch
 from sinkctl.tasks.bench.outcome import detail_of, measurements
 from sinkctl.tasks.bench.verdict import verdict
@@ -48,12 +49,11 @@ def run(
     """
     began, plain = time.monotonic(), recipe.model_dump(mode="json", exclude={"fail_on"})
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
-    if resume and output is None:
-        raise UsageError("resume=True continues the run kept in `output`; name it")
-    kept = RunFolder(output).load_state()[0] if resume else {}
+    check(recipe, output=output, resume=resume)
+    kept = RunFolder(output).state_data() if resume else {}
     began -= kept.get("seconds", 0.0)
     held = kept.get("held", {})
-    check_gates(recipe, compared=any((baseline, against, held.get("baseline"), held.get("against"))))
+    check_held(recipe, baseline=baseline, against=against, kept=held)
     before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
     folder = None if output is None else RunFolder(output)
     collected = Collected.load(kept["collected"]) if resume else Collected()
@@ -91,7 +91,6 @@ def run(
         try:
             driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
-            check_rows(recipe, detail)
             first = {change.name: change.percent for change in found if change.failed}
             if first:
                 again = Driver(recipe, pythons, progress=progress, stop=stop)

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from sinkctl.result.bench import Work
 
-Size = dict[str, int | float | str]
-
 
 @dataclass(frozen=True)
 class Way:

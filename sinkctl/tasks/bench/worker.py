@@ -40,8 +40,9 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         request = json.loads(line)
         try:
             say({"answer": known[request.pop("do")](**request)})
-        except SinkctlError as error:
-            say({"error": str(error), "kind": type(error).__name__})
+        except (SinkctlError, OSError) as error:
+            kind = type(error) if isinstance(error, SinkctlError) else SinkctlError
+            say({"error": str(error), "kind": kind.__name__})
         except Exception as error:  # the other side has no traceback otherwise
             traceback.print_exc()
             say({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500], "kind": None})

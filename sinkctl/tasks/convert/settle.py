@@ -1,32 +1,21 @@
 """A recipe and a model → what will be done, every `auto` settled; refusals before any work."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from sinkctl.check.convert import rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
-from sinkctl.result.compare import check_names, parse
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
 from sinkctl.tasks.stream.settle import absolute
-from sinkctl.text import is_records
-from sinkctl.text.source import check
 
-METRICS = (
-    "perplexity", "original.kept", "original.bare", "gap_closed", "kl", "samples.perplexity",
-    "original.samples.perplexity", "sink_rate", "original.sink_rate", "mechanism_mass", "massive_max", "kurtosis",
-    "original.kurtosis", "start.perplexity", "beside_control", "control.perplexity", "control.kl",
-    "control.samples.perplexity", "control.sink_rate", "control.kurtosis", "loss", "control.loss",
-    "train.tokens_per_s", "convert.seconds",
-)  # fmt: skip
-OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows
 LEAST_SCORED = 200  # tokens streamed: fewer say nothing
@@ -49,25 +38,10 @@ class Settled:
 
 def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     """Raises UsageError or ModelError for what cannot be done."""
-    asked = [parse(text) for text in recipe.fail_on]
-    check_names(asked, list(METRICS))
-    for metric in (each.metric for each in asked):
-        if not recipe.steps and metric in OF_TRAINING:
-            raise UsageError(f"--fail-on {metric}: nothing is trained; say for how long, --steps N")
-        if "control" in metric and not (recipe.training.control and recipe.sink.kind != "none"):
-            raise UsageError(f"--fail-on {metric}: there is no control; leave --no-control out")
+    rules(recipe)
     _check_original(loaded, recipe.sink.kind)
-    if recipe.fail_on and not recipe.evaluation.run:
-        raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
     if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
-        raise UsageError("bos keep: the start puts the sink in the place of the BOS token; choose another --start")
-    if recipe.scratch is not None and not recipe.steps:
-        raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
-    if recipe.scratch is not None and recipe.sink.measured:
-        raise UsageError(f"start {recipe.sink.start}: random weights have no sink to replace; choose --start zero")
-    texts = (*recipe.text.files, *recipe.training.text.files)
-    if recipe.text.field is not None and not any(name == "-" or is_records(name) for name in texts):
-        raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
+        raise UsageError("--bos keep: the start puts the sink in the place of the BOS token; choose another --start")
     if recipe.steps:
         check_family(loaded.model, loaded.name)
     form = form_for(recipe.sink, loaded.model.config, recipe.store)
@@ -126,19 +100,3 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
 def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:
     """Bytes of the weights in that dtype, and a little for the rest."""
     return int(1.05 * loaded.model.num_parameters() * dtype.itemsize) + (8 << 20)
-
-
-def check_place(output: Path) -> None:
-    """Refuse a place that is taken, before any work."""
-    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
-    if output.resolve() == Path.cwd() or output.is_mount():
-        raise UsageError(f"--output {output}: cannot be replaced as a whole; name a new folder inside it")
-
-
-def check_inputs(recipe: ConvertRecipe, output: Path) -> None:
-    """Raise what a run with this text and place would, as far as a look at the files tells."""
-    check_place(output)
-    for text in (recipe.text, recipe.training.text):
-        if text.files:
-            check(text.files)

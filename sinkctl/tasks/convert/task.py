@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from sinkctl import __version__
-from sinkctl.errors import Interrupted, ModelError, ResumeError
+from sinkctl.check import check
+from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
-from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, RESULT, STATE, RunFolder
+from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.tasks.convert.conversion import Conversion
 from sinkctl.tasks.convert.outcome import measurements_of, verdict_of
 from sinkctl.tasks.convert.scratch import scratch
-from sinkctl.tasks.convert.settle import check_place, settle, size_of
+from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.processes import place
 from sinkctl.tasks.convert.training.run import Trained, TrainingRun
 from sinkctl.tasks.convert.write import whole_or_nothing
@@ -63,12 +64,7 @@ def run(
     one alone evaluates and writes; the others return None.
     """
     began, output = time.monotonic(), Path(output)
-    if not resume:
-        check_place(output)
-    elif not (output / STATE / CHECKPOINT).exists():
-        finished = (output / RESULT).exists()
-        what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
-        raise ResumeError(f"--resume {output}: {what}")
+    check(recipe, output=output, resume=resume, loads=loaded is None)
     recipe = place(recipe)
 
     def told(what: str, share: float) -> None:

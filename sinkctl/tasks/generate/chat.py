@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from sinkctl.check.generate import check_text
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.ends import Ends
 from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import check_text, settle
+from sinkctl.tasks.generate.settle import settle
 from sinkctl.tasks.generate.spelling import Spelling
 from sinkctl.tasks.generate.template import Template
 from sinkctl.text import SpecialTokens, check_ids

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Policy
+from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.compiled import is_mixture
@@ -15,7 +16,6 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe
-from sinkctl.result.compare import check_names, parse
 from sinkctl.tasks.generate.ends import end_of_sequence
 from sinkctl.tasks.generate.settle_sampling import (
     check_processors,
@@ -25,12 +25,9 @@ from sinkctl.tasks.generate.settle_sampling import (
 )
 from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
 from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
-from sinkctl.text.records import SURROGATE
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
 REPAYS_COMPILING = 10_000
-MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms", "generate.last_ms",
-            "generate.peak_memory")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,8 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
     if loaded.tokenizer is None:
         raise ModelError(f"{loaded.name} has no tokenizer, so it cannot be given a prompt")
     choices = dict(loaded.choices)
-    check_names([parse(text) for text in recipe.fail_on], MEASURED)
-    _check_fields(recipe)
+    rules(recipe)
     (policy,) = resolved([recipe.policy], loaded.context, choices)
-    if policy.kind == "dense" and (recipe.tokens == "endless" or recipe.chat):
-        what = "a chat" if recipe.chat else "endless text"
-        raise UsageError(f"--policy dense keeps every token, and {what} has no end; use sink_window, or --generate N")
     bos_id, bos = bos_rule(recipe.bos, loaded)
     special = SpecialTokens(loaded.tokenizer, loaded.rows, bos_id)
     prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded, special)
@@ -162,8 +155,6 @@ def _prompts(
                 np.concatenate([np.empty(0, np.int64), *(b.ids for b in TokenStream([name], loaded.tokenizer))])
             )
     if not found:
-        if recipe.bos == "never":
-            raise UsageError("--bos never leaves nothing to start from; give --prompt TEXT or --prompt-file FILE")
         if loaded.bos_id is None:
             raise UsageError(f"{loaded.name} has no BOS token to start from; give --prompt TEXT or --prompt-file FILE")
         return (torch.tensor([loaded.bos_id]),)
@@ -174,28 +165,6 @@ def _prompts(
     if min(map(len, found)) == 0:
         raise TextError("a prompt is empty, and the model starts with no BOS token; write something")
     return tuple(torch.from_numpy(np.asarray(ids, np.int64)) for ids in found)
-
-
-def _check_fields(recipe: GenerateRecipe) -> None:
-    """Refuse what would be ignored."""
-    if recipe.chat:
-        ignored = {"prompt-file": recipe.prompt_files, "fail-on": recipe.fail_on, "field": recipe.field}
-        given = [name for name, value in ignored.items() if value]
-        if given or recipe.bos != "auto":
-            name = (given or ["bos"])[0]
-            raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
-    elif recipe.system is not None:
-        raise UsageError("--system: only a chat has a system message; add --chat")
-    elif recipe.template_args:
-        raise UsageError(f"--template-arg {next(iter(recipe.template_args))}: only a chat has a template; add --chat")
-    if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
-        raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
-
-
-def check_text(text: str) -> None:
-    """Raise TextError for what is no text: bytes of a command line or terminal that are not UTF-8."""
-    if SURROGATE.search(text):
-        raise TextError("a prompt is not UTF-8 text; write it in UTF-8, or give it as --prompt-file")
 
 
 def _ids(text: str, loaded: LoadedModel) -> np.ndarray:

@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sinkctl.check.measure import PICTURES
 from sinkctl.errors import ModelError, TextError
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], str | None]:
@@ -67,9 +66,9 @@ def _paths(path: Path) -> list[Path]:
         raise TextError(f"{path}: no such file or folder; check the path")
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
     if not found:
-        raise TextError(f"{path}: no images in it ({', '.join(sorted(SUFFIXES))})")
+        raise TextError(f"{path}: no images in it ({', '.join(sorted(PICTURES))})")
     return found
 
 

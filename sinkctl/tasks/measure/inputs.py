@@ -10,10 +10,11 @@ from tokenizers.decoders import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sinkctl.check.measure import PICTURES
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
-from sinkctl.tasks.measure.images import SUFFIXES, images, patch_text, random_images
+from sinkctl.tasks.measure.images import images, patch_text, random_images
 from sinkctl.tasks.measure.natural import natural
 from sinkctl.text import SpecialTokens
 
@@ -59,7 +60,7 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
     kinds = list(dict.fromkeys(settings.kinds))
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
-    picture = next((name for name in settings.files if Path(name).is_dir() or Path(name).suffix in SUFFIXES), None)
+    picture = next((name for name in settings.files if Path(name).is_dir() or Path(name).suffix in PICTURES), None)
     if picture is not None:
         raise UsageError(f"{picture}: {loaded.name} reads text, not images; --text takes files of it")
     frames = _frames(settings, loaded)

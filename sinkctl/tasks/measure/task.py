@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinkctl.errors import Interrupted, ModelError, ResumeError, UsageError
+from sinkctl.check import check
+from sinkctl.errors import Interrupted, ModelError, ResumeError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, MixingLine
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
-from sinkctl.tasks.measure.checkpoints import checkpoints
 from sinkctl.tasks.measure.costs import costs
 from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.outcome import result_of
@@ -86,8 +87,7 @@ def run(
     With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
     `resume` continues the one there. `stop` is asked after every batch: where it says yes, Interrupted is raised.
     """
-    if resume and output is None:
-        raise UsageError("resume continues the run kept in `output`; name it")
+    check(recipe, output=output, resume=resume, loads=loaded is None)
     began = time.monotonic()
     recipe, sources = settle(recipe), checkpoints(recipe)
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sinkctl.errors import TextError, UsageError
+from sinkctl.errors import TextError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import QuestionsRecipe
 from sinkctl.tasks.generate.ends import end_of_sequence
@@ -14,7 +14,7 @@ from sinkctl.tasks.questions.exact import first_line, is_exact
 from sinkctl.tasks.questions.items import Item, Question
 from sinkctl.tasks.questions.lane import Inside, Lane, inside
 from sinkctl.tasks.questions.recall import Recall
-from sinkctl.tasks.questions.settle import STDIN, settle
+from sinkctl.tasks.questions.settle import settle
 from sinkctl.text import SpecialTokens
 
 SLACK = 2  # tokens that an answer longer than `answer_tokens` gets on top: for what stands before it, and after
@@ -146,8 +146,6 @@ class QuestionsRun:
 
     def _longest(self) -> int:
         """Tokens that a stream may reach, for a cache that keeps them all: found by reading everything once before."""
-        if self.recipe.questions == STDIN:
-            raise UsageError("--policy dense has to know how long the text is, and standard input is read only once")
         stream, most = self.settled.bos_id is not None, 0
         for item, ids_T, _ in self._within_limit():
             stream += len(ids_T)

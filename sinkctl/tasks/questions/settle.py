@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sinkctl.check.questions import BUILT_IN, measured, rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
@@ -14,9 +15,7 @@ from sinkctl.tasks.questions.items import Items
 from sinkctl.tasks.questions.lines import LineItems
 from sinkctl.tasks.questions.records import RecordItems
 from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
-from sinkctl.text import is_records
-
-BUILT_IN, STDIN = "lines", "-"
+from sinkctl.text.source import STDIN
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
             f"{loaded.name}: its tokenizer has no fast implementation, so the place of an answer is unknown;"
             " use a checkpoint with a tokenizer.json"
         )
+    rules(recipe)
     choices = dict(loaded.choices)
     policies = resolved(recipe.policies, loaded.context, choices)
     labels = [policy.label for policy in policies]
@@ -65,11 +65,6 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
     return Settled(recipe.model_copy(update=settled), items, source, bos_id, bos, choices)
 
 
-def measured(labels: list[str]) -> list[str]:
-    """Names of everything a run with these policies measures."""
-    return ["exact_match", *(f"{label}.exact_match" for label in labels), "questions.per_s"]
-
-
 def _items(recipe: QuestionsRecipe) -> tuple[Items, str]:
     """The questions, and what they are called."""
     if recipe.questions == BUILT_IN:
@@ -80,8 +75,6 @@ def _items(recipe: QuestionsRecipe) -> tuple[Items, str]:
                 f" {min(recipe.lines.back)} lines back; raise lines.count"
             )
         return lines, "built-in lines"
-    if recipe.questions != STDIN and not is_records(recipe.questions):
-        raise UsageError(f"--questions {recipe.questions}: no .jsonl file; give one, or `lines` for the built-in set")
     path = Path(recipe.questions).resolve()
     shown = os.path.relpath(path) if recipe.questions != STDIN and path.is_relative_to(Path.cwd()) else recipe.questions
     return RecordItems(recipe.questions, shown), shown if recipe.questions != STDIN else "standard input"

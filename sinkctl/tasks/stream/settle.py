@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sinkctl.cache.policies import Policy
-from sinkctl.errors import ModelError, UsageError
+from sinkctl.check.stream import different, measured, rules
+from sinkctl.errors import ModelError
 from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
-from sinkctl.text import compression, fingerprint, is_records
+from sinkctl.text import compression, fingerprint
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,11 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     """Raises UsageError or ModelError for what cannot be run."""
     if loaded.tokenizer is None:
         raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
+    rules(recipe)
     choices = dict(loaded.choices)
     policies = resolved(recipe.policies, loaded.context, choices)
     labels = [policy.label for policy in policies]
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
-    if recipe.text.field is not None and not any(f == "-" or is_records(f) for f in recipe.text.files):
-        raise UsageError(f"--field {recipe.text.field}: none of the texts is a .jsonl file")
     named = tuple(map(absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
     files = named or (str(DEMO / "text.txt"),)
     bos_id, bos = bos_rule(recipe.text.bos, loaded)
@@ -67,9 +67,7 @@ def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str,
         if settled != policy:
             choices[f"window of {settled.label}"] = reason
         found.append(settled)
-    labels = [policy.label for policy in found]
-    if len(set(labels)) < len(labels):
-        raise UsageError(f"two policies are the same: {', '.join(labels)}")
+    different(found)
     return tuple(found)
 
 
@@ -79,12 +77,6 @@ def _expected_tokens(files: tuple[str, ...]) -> float | None:
     if any(file["size"] is None for file in found):
         return None
     return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in found)
-
-
-def measured(labels: list[str]) -> list[str]:
-    """Names of everything a run with these policies measures."""
-    of_policies = [f"{label}.{name}" for label in labels for name in ("perplexity", "common_perplexity")]
-    return ["perplexity", *of_policies, "stream.tokens_per_s", "stream.peak_memory", "sink_rate"]
 
 
 def absolute(name: str) -> str:

@@ -1,6 +1,5 @@
 """Generation: milliseconds a step, the cache full."""
 
-from itertools import product
 from math import inf
 
 from torch import Tensor
@@ -12,13 +11,14 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.threads import one_thread
 from sinkctl.recipe.bench import DecodeCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.result.bench import OURS, Work
 from sinkctl.tasks.bench.costs import in_stream, token_flops, weight_bytes
 from sinkctl.tasks.bench.peers import attempted, fitting
 from sinkctl.tasks.bench.peers.published import Published
 from sinkctl.tasks.bench.peers.stock import CompiledStaticCache, GrowingCache
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Size, Way
+from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.recompute import RecomputeDecoder
 from sinkctl.tasks.generate.sampling import Sampler
@@ -26,15 +26,6 @@ from sinkctl.tasks.generate.settle import can_capture
 
 # Steps a call, so that what begins and ends one does not show.
 STEPS = 8
-
-
-def sizes(case: DecodeCase) -> dict[str, Size]:
-    return {
-        f"{case.sinks}+{window}" + (f",rows={rows}" if rows > 1 else ""): dict(
-            sinks=case.sinks, window=window, rows=rows
-        )
-        for window, rows in product(case.windows, case.rows)
-    }
 
 
 def group(case: DecodeCase, subject: Subject, size: Size) -> Group:

@@ -23,10 +23,11 @@ from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.stream_attention import Strip
 from sinkctl.recipe.bench import KernelCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.result.bench import OURS, Work
 from sinkctl.tasks.bench.costs import visible
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Size, Way
+from sinkctl.tasks.bench.way import Group, Way
 
 STOCK = "stock"
 CACHES, MOST_COPIES = 1 << 28, 64  # bytes: more than last-level caches hold
@@ -35,10 +36,6 @@ HALF = (torch.float16, torch.bfloat16)
 # Floating-point operations a visible pair and a head's width: two a product. QKᵀ and PV; and QKᵀ again over columns;
 # and five products backward, of which one is QKᵀ again.
 FORWARD, SUMS, TRAINING = 4, 6, 14
-
-
-def sizes(case: KernelCase) -> dict[str, Size]:
-    return {str(tokens): {"tokens": tokens} for tokens in case.tokens}
 
 
 def group(case: KernelCase, subject: Subject, size: Size) -> Group:

@@ -18,18 +18,15 @@ from sinkctl.model.attention import configs_of, decoder_of
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.undocumented import attending_by
 from sinkctl.recipe.bench import MeasureCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.result.bench import OURS, Work
 from sinkctl.tasks.bench.costs import in_sample, token_flops, visible
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Size, Way
+from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.measure.tally import Tally
 
 EPSILON = 0.3
 FEW = 8  # tokens that show which implementation runs
-
-
-def sizes(case: MeasureCase) -> dict[str, Size]:
-    return {str(tokens): {"tokens": tokens} for tokens in case.lengths}
 
 
 def group(case: MeasureCase, subject: Subject, size: Size) -> Group:

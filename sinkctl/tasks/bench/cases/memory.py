@@ -7,23 +7,11 @@ from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk, device_bytes, process_peak, reset_device_peak
 from sinkctl.recipe.bench import MemoryCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream.scorers import BlockScorer
-
-# Every size needs a process of its own: a peak does not go down again.
-FRESH = True
-
-
-def sizes(case: MemoryCase) -> dict[str, Size]:
-    return {
-        str(tokens) + ("" if way == OURS else f",{way}"): dict(
-            tokens=tokens, way=way, sinks=case.sinks, window=case.window
-        )
-        for tokens in case.lengths
-        for way in (OURS, *case.peers)
-    }
 
 
 def group(case: MemoryCase, subject: Subject, size: Size) -> Group:

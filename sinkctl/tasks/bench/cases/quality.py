@@ -1,33 +1,15 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
 from sinkctl.cache.policies import Dense, Policy, Recompute, SinkWindow, SlidingWindow
-from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
+from sinkctl.recipe.sizes import ALL, Size, sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.stream import PolicyScore
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream import run
-
-ALL = "all"  # the cache of `dense`
-
-
-def sizes(case: QualityCase) -> dict[str, Size]:
-    """One entry a policy; sinks that leave no window in a cache are left out."""
-    found: dict[str, Size] = {
-        f"{sinks}+{cache - sinks}": {"sinks": sinks, "window": cache - sinks, "cache": cache}
-        for cache in case.caches
-        for sinks in case.sinks
-        if sinks < cache
-    }
-    if not found:
-        raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
-    if "dense" in case.peers:
-        found["dense"] = {"cache": ALL}
-    if "recompute" in case.peers:
-        found |= {f"recompute-{cache}": {"cache": cache} for cache in case.caches}
-    return found
 
 
 def group(case: QualityCase, subject: Subject, size: Size) -> Group:

@@ -2,17 +2,11 @@
 
 from sinkctl.recipe.bench import RetrievalCase
 from sinkctl.recipe.schema import LineSettings, QuestionsRecipe
+from sinkctl.recipe.sizes import Size, policy_of
 from sinkctl.result.bench import OURS
-from sinkctl.tasks.bench.caches import label_of, policy_of
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.questions import run
-
-
-def sizes(case: RetrievalCase) -> dict[str, Size]:
-    """One entry a policy and distance; UsageError names a policy that is none."""
-    pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
-    return {label_of(cache, f"back={back}"): {"policy": cache, "back": back} for cache, back in pairs}
 
 
 def group(case: RetrievalCase, subject: Subject, size: Size) -> Group:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from math import inf
 
 import numpy as np
@@ -12,27 +11,18 @@ from sinkctl.cache.policies import Recompute, SinkWindow
 from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.memory import auto_chunk
 from sinkctl.recipe.bench import StreamCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.result.bench import OURS, Work
 from sinkctl.tasks.bench.costs import in_sample, in_stream, token_flops
 from sinkctl.tasks.bench.peers import attempted, fitting
 from sinkctl.tasks.bench.peers.published import Published
 from sinkctl.tasks.bench.peers.stock import piece_losses
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Size, Way
+from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.stream.scorers import BlockScorer, RecomputeScorer, Scorer
 
 # Tokens a call of a peer that takes them one by one.
 FEW = 16
-
-
-def sizes(case: StreamCase) -> dict[str, Size]:
-    several = len(case.chunks) > 1
-    return {
-        f"{case.sinks}+{window}" + (f",chunk={chunk}" if several else ""): dict(
-            sinks=case.sinks, window=window, chunk=chunk
-        )
-        for window, chunk in product(case.windows, case.chunks)
-    }
 
 
 def group(case: StreamCase, subject: Subject, size: Size) -> Group:

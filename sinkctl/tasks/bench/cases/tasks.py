@@ -1,27 +1,15 @@
 """Tasks of lm-evaluation-harness, put to the model while it streams under a cache policy."""
 
-from importlib.util import find_spec
 from math import isfinite
 from typing import Any
 
-from sinkctl.errors import SinkctlError
 from sinkctl.recipe.bench import TasksCase
+from sinkctl.recipe.sizes import Size, label_of, policy_of
 from sinkctl.result.bench import OURS
-from sinkctl.tasks.bench.caches import label_of, policy_of
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Reading, Size
+from sinkctl.tasks.bench.way import Group, Reading
 
 BETTER = {True: "higher", False: "lower", None: "neither"}
-
-
-def sizes(case: TasksCase) -> dict[str, Size]:
-    """One entry a policy and task; UsageError names a policy that is none, SinkctlError says where the extra lacks."""
-    if find_spec("lm_eval") is None:
-        raise SinkctlError(
-            f"{case.label}: tasks need lm-evaluation-harness, the extra `eval`: pip install 'sinkctl[eval]'"
-        )
-    pairs = [(cache, task) for cache in case.caches for task in case.tasks if policy_of(cache)]
-    return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
 
 
 def group(case: TasksCase, subject: Subject, size: Size) -> Group:

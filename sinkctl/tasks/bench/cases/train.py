@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.bench import TrainCase
+from sinkctl.recipe.sizes import Size
 from sinkctl.recipe.training import TrainingSettings
 from sinkctl.result.bench import OURS, Work
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.bench.costs import in_sample, token_flops
 from sinkctl.tasks.bench.subject import Subject
-from sinkctl.tasks.bench.way import Group, Size, Way
+from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.convert.start import starts_of
 from sinkctl.tasks.convert.training.corpus import of_tokens
 from sinkctl.tasks.convert.training.optimizers import optimizers
@@ -32,10 +33,6 @@ from sinkctl.tasks.convert.training.processes import accelerator_on
 from sinkctl.tasks.convert.training.states import Course
 from sinkctl.tasks.convert.training.train import Original, Running, Step, Student, Trainer
 from sinkctl.tasks.convert.training.trained import check_family, runnable, trainable
-
-
-def sizes(case: TrainCase) -> dict[str, Size]:
-    return {str(tokens): {"tokens": tokens, "batch": case.batch} for tokens in case.lengths}
 
 
 def group(case: TrainCase, subject: Subject, size: Size) -> Group:

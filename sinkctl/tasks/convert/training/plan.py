@@ -1,12 +1,11 @@
 """A recipe's training settings → what will be done, every `auto` settled."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from transformers import PreTrainedModel
 
-from sinkctl.errors import ModelError, UsageError
+from sinkctl.check.convert import training_rules
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
@@ -51,21 +50,7 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
         settings = settings.model_copy(update={"lr": lr})
     if seen == "auto":
         seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
-    fixed = recipe.sink.kind == "softmax1" and not recipe.sink.replaces_first  # a logit of 0 and no bias
-    if settings.trained == "new" and (recipe.sink.kind == "none" or fixed):
-        what = f"the mechanism {recipe.sink.kind} has nothing to train"
-        raise UsageError(f"--trained new: {what}; choose attention, all or lora")
-    if settings.trained == "lora" and find_spec("peft") is None:
-        raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")
-    _check_sink(recipe)
-    if settings.warmup != "auto" and settings.warmup >= recipe.steps:
-        raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
-    if settings.loss.kl and recipe.scratch is not None:
-        raise UsageError("training.loss.kl: there is no original to stay near, the weights begin at random")
-    if not (settings.loss.lm or settings.loss.kl):
-        raise UsageError("training.loss: nothing to learn; give lm or kl a weight")
-    if settings.text.field is not None and not settings.text.files:
-        raise UsageError("training.text.field: names a field of --train-text files, and there are none")
+    training_rules(recipe)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
     compiled = settings.compile
     if compiled == "auto":
@@ -82,17 +67,6 @@ def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str
     if recipe.sink.kind == "sink_logit" and recipe.sink.start == "exact":
         said.append("The logit begins so far below every score that it never trains: what learned is the rest.")
     return tuple(said)
-
-
-def _check_sink(recipe: ConvertRecipe) -> None:
-    """UsageError for mechanisms that training would not reach, or would train for another stream than theirs."""
-    sink, window = recipe.sink, recipe.training.window
-    if recipe.training.trained == "new" and sink.kind == "sink_logit" and sink.start == "exact":
-        raise UsageError("--start exact: a logit so far below every score never trains; begin warm, zero or match")
-    if getattr(sink, "mix", 1.0) == 0:
-        raise UsageError("sink.mix: of 0 the mechanism has no part, and never trains; give it more")
-    if sink.kind in ("sink_token", "score_bias") and window not in ("auto", "full"):
-        raise UsageError(f"--train-window {window}: hides the first token, which {sink.kind} keeps; leave it out")
 
 
 def micro_batch(plan: Plan, model: PreTrainedModel, rows: int, maps: bool, learned: int) -> tuple[int, str]:

@@ -4,8 +4,8 @@ import pytest
 
 from sinkctl.errors import UsageError
 from sinkctl.model.settings import ModelSettings
+from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.tasks.measure.checkpoints import checkpoints
 
 
 def found(*names: str, **recipe) -> list[tuple[str, str, int | None]]:

@@ -1,0 +1,52 @@
+"""A recipe against the disk: what can be known to be wrong before torch is imported and anything is loaded.
+
+Every command and every Python call asks here first; a task's `settle` asks its `rules` again. One file a task.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from sinkctl.errors import UsageError
+from sinkctl.model.files import check_device, check_model
+from sinkctl.recipe.checkpoints import checkpoints
+from sinkctl.recipe.schema import Recipe
+from sinkctl.result.store import RunFolder
+
+
+def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loads: bool = True) -> None:
+    """Raise the SinkctlError that a run would; `loads`: whether it loads the model, and has not got it.
+
+    `output` is the run's folder: new, or with `resume` that of a run to go on with.
+    """
+    _check_resumable(recipe, output, resume)
+    if loads:
+        _check_models(recipe)
+    of_task = import_module(f"sinkctl.check.{recipe.task}")
+    of_task.check_inputs(recipe)
+    if recipe.task == "convert" and output is not None:
+        of_task.check_folder(Path(output), resume)
+    elif resume:
+        RunFolder(output).state_data()
+    elif output is not None:
+        RunFolder(output).check_free()
+
+
+def _check_models(recipe: Recipe) -> None:
+    if recipe.task == "measure":
+        for checkpoint in checkpoints(recipe):
+            check_model(checkpoint.settings)
+    elif getattr(recipe, "shape", None) or getattr(recipe, "scratch", None):  # random weights
+        check_device(recipe.model.device)
+    else:
+        check_model(recipe.model)
+
+
+def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:
+    if recipe.task == "questions" and resume:
+        raise UsageError("--resume: a run with questions cannot be resumed; start it again with another --output")
+    if recipe.task == "generate" and recipe.chat and resume:
+        raise UsageError(f"--resume {output}: a chat cannot be resumed, and no other run goes on as one")
+    if recipe.task == "generate" and recipe.chat and output is not None:
+        raise UsageError("--output: a chat keeps no run folder; redirect standard output, or use --json")
+    if resume and output is None:
+        raise UsageError("resume=True continues the run kept in `output`; name it")

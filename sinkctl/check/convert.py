@@ -1,0 +1,94 @@
+"""Before a checkpoint is converted."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from sinkctl.check.texts import check_field, check_texts
+from sinkctl.errors import ModelError, ResumeError, UsageError
+from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.result.store import CHECKPOINT, RESULT, STATE
+from sinkctl.text.source import check
+
+METRICS = (
+    "perplexity", "original.kept", "original.bare", "gap_closed", "kl", "samples.perplexity",
+    "original.samples.perplexity", "sink_rate", "original.sink_rate", "mechanism_mass", "massive_max", "kurtosis",
+    "original.kurtosis", "start.perplexity", "beside_control", "control.perplexity", "control.kl",
+    "control.samples.perplexity", "control.sink_rate", "control.kurtosis", "loss", "control.loss",
+    "train.tokens_per_s", "convert.seconds",
+)  # fmt: skip
+OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
+
+
+def check_inputs(recipe: ConvertRecipe) -> None:
+    """Raises UsageError, ModelError or TextError."""
+    rules(recipe)
+    check_texts(recipe.text.files, recipe.text.field, recipe.text.errors)
+    files = recipe.training.text.files if recipe.steps else ()
+    if files:
+        check(files)
+    texts = [name for name in files if Path(name).suffix.lower() != ".npy"]
+    check_texts(texts, recipe.training.text.field, recipe.training.text.errors)
+
+
+def rules(recipe: ConvertRecipe) -> None:
+    """UsageError for what does not go together, whatever the model; ModelError for low-rank updates without peft."""
+    sink, asked = recipe.sink, [parse(text) for text in recipe.fail_on]
+    check_names(asked, METRICS)
+    for metric in (each.metric for each in asked):
+        if not recipe.steps and metric in OF_TRAINING:
+            raise UsageError(f"--fail-on {metric}: nothing is trained; say for how long, --steps N")
+        if "control" in metric and not (recipe.training.control and sink.kind != "none"):
+            raise UsageError(f"--fail-on {metric}: there is no control; leave --no-control out")
+    if recipe.fail_on and not recipe.evaluation.run:
+        raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
+    if recipe.scratch is not None and not recipe.steps:
+        raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
+    if recipe.scratch is not None and sink.measured:
+        raise UsageError(f"start {sink.start}: random weights have no sink to replace; choose --start zero")
+    check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))
+    if recipe.steps:
+        training_rules(recipe)
+
+
+def training_rules(recipe: ConvertRecipe) -> None:
+    """The same for what is about training."""
+    sink, settings = recipe.sink, recipe.training
+    fixed = sink.kind == "softmax1" and not sink.replaces_first  # a logit of 0 and no bias
+    if settings.trained == "new" and (sink.kind == "none" or fixed):
+        what = f"the mechanism {sink.kind} has nothing to train"
+        raise UsageError(f"--trained new: {what}; choose attention, all or lora")
+    if settings.trained == "lora" and find_spec("peft") is None:
+        raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")
+    if settings.trained == "new" and sink.kind == "sink_logit" and sink.start == "exact":
+        raise UsageError("--start exact: a logit so far below every score never trains; begin warm, zero or match")
+    if getattr(sink, "mix", 1.0) == 0:
+        raise UsageError("sink.mix: of 0 the mechanism has no part, and never trains; give it more")
+    if sink.kind in ("sink_token", "score_bias") and settings.window not in ("auto", "full"):
+        hides = f"hides the first token, which {sink.kind} keeps"
+        raise UsageError(f"--train-window {settings.window}: {hides}; leave it out")
+    if settings.warmup != "auto" and settings.warmup >= recipe.steps:
+        raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
+    if settings.loss.kl and recipe.scratch is not None:
+        raise UsageError("training.loss.kl: there is no original to stay near, the weights begin at random")
+    if not (settings.loss.lm or settings.loss.kl):
+        raise UsageError("training.loss: nothing to learn; give lm or kl a weight")
+    if settings.text.field is not None and not settings.text.files:
+        raise UsageError("training.text.field: names a field of --train-text files, and there are none")
+
+
+def check_folder(output: Path, resume: bool) -> None:
+    """UsageError for a place that is taken, or with `resume` ResumeError for one without a training to go on with."""
+    if not resume:
+        _check_place(output)
+    elif not (output / STATE / CHECKPOINT).exists():
+        finished = (output / RESULT).exists()
+        what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
+        raise ResumeError(f"--resume {output}: {what}")
+
+
+def _check_place(output: Path) -> None:
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
+    if output.resolve() == Path.cwd() or output.is_mount():
+        raise UsageError(f"--output {output}: cannot be replaced as a whole; name a new folder inside it")

@@ -1,0 +1,50 @@
+"""Before text is generated."""
+
+from sinkctl.check.texts import check_texts
+from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.files import has_chat_template
+from sinkctl.recipe.schema import GenerateRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.text import is_records
+from sinkctl.text.records import SURROGATE
+
+MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms", "generate.last_ms",
+            "generate.peak_memory")  # fmt: skip
+
+
+def check_inputs(recipe: GenerateRecipe) -> None:
+    """Raises UsageError, ModelError or TextError."""
+    rules(recipe)
+    if recipe.chat and not has_chat_template(recipe.model.name):
+        raise ModelError(f"{recipe.model.name} has no chat template; --generate with --prompt goes on from a text")
+    for text in recipe.prompts:
+        check_text(text)
+    check_texts(recipe.prompt_files, recipe.field, usual="prompt")
+
+
+def rules(recipe: GenerateRecipe) -> None:
+    """UsageError for what does not go together, whatever the model."""
+    if recipe.chat:
+        ignored = {"prompt-file": recipe.prompt_files, "fail-on": recipe.fail_on, "field": recipe.field}
+        given = [name for name, value in ignored.items() if value]
+        if given or recipe.bos != "auto":
+            name = (given or ["bos"])[0]
+            raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
+    check_names([parse(text) for text in recipe.fail_on], MEASURED)
+    if recipe.system is not None and not recipe.chat:
+        raise UsageError("--system: only a chat has a system message; add --chat")
+    if recipe.template_args and not recipe.chat:
+        raise UsageError(f"--template-arg {next(iter(recipe.template_args))}: only a chat has a template; add --chat")
+    if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
+        raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
+    if recipe.policy.kind == "dense" and (recipe.tokens == "endless" or recipe.chat):
+        what = "a chat" if recipe.chat else "endless text"
+        raise UsageError(f"--policy dense keeps every token, and {what} has no end; use sink_window, or --generate N")
+    if recipe.bos == "never" and not (recipe.prompts or recipe.prompt_files):
+        raise UsageError("--bos never leaves nothing to start from; give --prompt TEXT or --prompt-file FILE")
+
+
+def check_text(text: str) -> None:
+    """Raise TextError for what is no text: bytes of a command line or terminal that are not UTF-8."""
+    if SURROGATE.search(text):
+        raise TextError("a prompt is not UTF-8 text; write it in UTF-8, or give it as --prompt-file")

@@ -1,0 +1,53 @@
+"""Before checkpoints are measured."""
+
+from pathlib import Path
+
+from sinkctl.check.texts import check_texts
+from sinkctl.errors import TextError, UsageError
+from sinkctl.model.files import CONFIG
+from sinkctl.recipe.checkpoints import checkpoints
+from sinkctl.recipe.schema import MeasureRecipe
+from sinkctl.result.compare import check_names, parse
+from sinkctl.text.source import STDIN
+
+# What `--fail-on` may name, for a checkpoint; of several, NAME@LABEL names one and NAME holds for each.
+METRICS = (
+    "sink_rate", "alpha_max", "tail_mass", "entropy", "learned_mass", "massive_max", "massive_ratio", "value_drain",
+    "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
+    "cost.first_key", "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
+)  # fmt: skip
+INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def check_inputs(recipe: MeasureRecipe) -> None:
+    """Raises UsageError or TextError."""
+    rules(recipe)
+    missing = next((name for name in recipe.input.files if name != STDIN and not Path(name).exists()), None)
+    if missing is not None:
+        raise TextError(f"{missing}: no such file; check the path")
+    if not any(_sees_images(settings.name) for _, settings, _ in checkpoints(recipe)):
+        picture = next((name for name in recipe.input.files if Path(name).suffix.lower() in PICTURES), None)
+        if picture is not None:
+            what = recipe.checkpoints[0] if recipe.checkpoints else recipe.model.name
+            raise UsageError(f"{picture}: {what} reads text, not images; --text takes files of it")
+        check_texts(recipe.input.files, recipe.input.field, recipe.input.errors)
+
+
+def rules(recipe: MeasureRecipe) -> None:
+    """UsageError for thresholds on what is not measured, and for checkpoints that are no such."""
+    labels = [label for label, _, _ in checkpoints(recipe)]
+    if STDIN in recipe.input.files and len(labels) > 1:
+        raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
+    known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS)]
+    thresholds = [parse(text) for text in recipe.fail_on]
+    costly = [t.metric for t in thresholds if t.metric.startswith("cost.")]
+    if costly and not recipe.cost.run:
+        raise UsageError(f"--fail-on {costly[0]}: costs are not measured in this run; leave --no-cost out")
+    check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
+
+
+def _sees_images(name: str) -> bool:
+    """Whether a checkpoint may take images: not where its config speaks of none; of a Hub id nobody knows yet."""
+    path = Path(name) / CONFIG
+    return name != "demo" and not (path.is_file() and "image_size" not in path.read_text(encoding="utf-8"))

@@ -1,0 +1,42 @@
+"""Texts by their first bytes."""
+
+from collections.abc import Sequence
+
+from sinkctl.errors import TextError, UsageError
+from sinkctl.text import RecordDecoder, Source, is_records
+from sinkctl.text.decode import Errors, TextDecoder
+from sinkctl.text.source import STDIN, check, is_pipe
+
+HEAD = 1 << 20  # bytes of each that are looked at
+
+
+def check_texts(files: Sequence[str], field: str | None = None, errors: Errors = "strict", usual: str = "text") -> None:
+    """TextError for files that are not there, that begin as no text, or that hold none at all; none given is fine.
+
+    Pipes are left alone. `usual` is the field of records where `field` names none.
+    """
+    if not files:
+        return
+    check(files)
+    hold = [_holds_text(name, field or usual, errors) for name in files]  # every one is looked at
+    if not any(hold):
+        raise TextError(f"{', '.join(files)}: no text in it; check the file")
+
+
+def check_field(field: str | None, files: Sequence[str], what: str = "texts") -> None:
+    """UsageError for a field without a file of records."""
+    if field is not None and not any(name == STDIN or is_records(name) for name in files):
+        raise UsageError(f"--field {field}: none of the {what} is a .jsonl file")
+
+
+def _holds_text(name: str, field: str, errors: Errors) -> bool:
+    if is_pipe(name):
+        return True
+    source = Source(name)
+    try:
+        head = source.read(HEAD)
+    finally:
+        source.close()
+    decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
+    whole = len(head) < HEAD
+    return bool(decoder.feed(head, final=whole).text) or not whole

@@ -1,0 +1,43 @@
+"""Whatever goes wrong in a command, in one line and with its exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+
+from sinkctl.errors import SinkctlError, UnforeseenError
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, ending by `ended`: Typer itself would end a closed pipe, say, with 1, which is for thresholds."""
+
+    @wraps(command)
+    def run(*arguments: Any, **flags: Any) -> None:
+        try:
+            command(*arguments, **flags)
+            sys.stdout.flush()
+        except typer.Exit:
+            raise
+        except Exception as error:
+            raise typer.Exit(ended(error)) from error
+
+    return run
+
+
+def ended(error: Exception) -> int:
+    """Say what went wrong, with SINKCTL_DEBUG=1 the traceback too, and return the exit code."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if os.environ.get("SINKCTL_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, OSError):  # a full disk, say
+        error = SinkctlError(error)
+    elif not isinstance(error, SinkctlError):
+        error = UnforeseenError.of(error)
+    print(f"sinkctl: {error}", file=sys.stderr)
+    return error.exit_code

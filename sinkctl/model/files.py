@@ -1,0 +1,161 @@
+"""What the disk tells of a checkpoint and of a device, before torch is imported."""
+
+import ctypes
+import json
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.settings import ModelSettings
+
+DEMO = Path(__file__).parent / "demo"
+CONFIG = "config.json"
+PICKLED = ("*.bin", "*.pt", "*.pth")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+POINTER = b"version https://git-lfs"
+
+
+def check_model(settings: ModelSettings) -> None:
+    """ModelError for a checkpoint or device that cannot be had, as far as the disk tells."""
+    check_checkpoint(settings)
+    check_device(settings.device)
+
+
+def check_checkpoint(settings: ModelSettings) -> None:
+    """ModelError for a folder without a config or weights that may be loaded, and for a Hub id that is out of reach.
+
+    UsageError for a revision of what has none.
+    """
+    local = settings.name == "demo" or _looks_like_path(settings.name)
+    if local and settings.revision is not None:
+        raise UsageError(
+            f"--revision {settings.revision}: is of a Hub id (organisation/name), which {settings.name} is not"
+        )
+    if settings.name == "demo":
+        return
+    if _looks_like_path(settings.name):
+        _check_folder(Path(settings.name), settings.allow_pickle)
+    else:
+        _check_hub_id(settings.name)
+
+
+def has_chat_template(name: str) -> bool:
+    """Whether a checkpoint may have one: not where its folder holds none; of a Hub id nobody knows yet."""
+    folder = DEMO if name == "demo" else Path(name)
+    said = folder / "tokenizer_config.json"
+    if not said.is_file() or any(folder.glob("*chat_template*")) or (folder / "tekken.json").exists():
+        return True
+    return "chat_template" in said.read_text(encoding="utf-8")
+
+
+def check_device(asked: str) -> None:
+    """ModelError for an accelerator that torch cannot drive here: built without it, or no driver."""
+    why = None
+    if asked.startswith("cuda"):
+        why = _without_cuda()
+    elif asked == "mps" and sys.platform != "darwin":
+        why = "it is for macOS"
+    if why is not None:
+        raise ModelError(f"--device {asked}: not available here, {why}; see `sinkctl doctor`, or leave --device out")
+
+
+def _looks_like_path(name: str) -> bool:
+    return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+
+
+def _check_folder(folder: Path, allow_pickle: bool) -> None:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise ModelError(f"{folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
+    if not (folder / CONFIG).exists():
+        raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
+    _check_config(folder / CONFIG)
+    if any(folder.glob("*.safetensors")):
+        check_files(folder)
+        return
+    if allow_pickle:
+        return
+    pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
+    if pickled:
+        raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
+    raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}")
+
+
+def _inside(folder: Path) -> str:
+    """Where it may lie instead."""
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    return f"; did you mean {folder / inner[-1]}?" if inner else ""
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")
+
+
+def _check_hub_id(name: str) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ModelError(f"{name}: no such folder here, and no Hub id (organisation/name)") from error
+    kept = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if constants.HF_HUB_OFFLINE and not kept.is_dir():
+        raise ModelError(
+            f"{name}: no such folder here, not in the Hub's cache, and HF_HUB_OFFLINE keeps from asking the Hub"
+        )
+
+
+def _without_cuda() -> str | None:
+    """Why this torch cannot use CUDA here, where its own files or a missing driver say so."""
+    spec = find_spec("torch")
+    said = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    built = said.read_text(encoding="utf-8") if said is not None and said.is_file() else ""
+    if all(re.search(rf"^{name}\b[^=]*= None$", built, re.MULTILINE) for name in ("cuda", "hip")):
+        return "as torch is installed without CUDA"
+    if re.search(r"^cuda\b[^=]*= '", built, re.MULTILINE) and sys.platform == "linux":
+        try:
+            ctypes.CDLL("libcuda.so.1", mode=os.RTLD_LAZY)
+        except OSError:
+            return "as there is no NVIDIA driver (libcuda.so.1)"
+    return None
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError for a weight file of `folder` that is missing, cut short, or a Git LFS pointer."""
+    for path in _weight_files(folder):
+        if not path.exists():
+            raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
+        try:
+            with safe_open(path, framework="np"):  # reads the header, and holds the file's size against it
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged or cut short ({error}); download it again") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers will read: the one, or those of the index."""
+    if (folder / WHOLE).exists():
+        return [folder / WHOLE]
+    if not (folder / INDEX).exists():
+        if shards := sorted(folder.glob("*-of-*.safetensors")):
+            raise ModelError(f"{folder / INDEX} is missing, which says what is in {shards[0].name}; download it again")
+        return []
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(named))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{folder / INDEX} is damaged; download it again") from error

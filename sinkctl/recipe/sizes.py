@@ -1,0 +1,139 @@
+"""The sizes of a benchmark's cases, and what each kind measures. Importing this imports no torch."""
+
+import re
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import UsageError
+from sinkctl.recipe import shorthand
+from sinkctl.recipe.bench import (
+    AnyCase,
+    DecodeCase,
+    KernelCase,
+    MeasureCase,
+    MemoryCase,
+    QualityCase,
+    RetrievalCase,
+    StreamCase,
+    TasksCase,
+    TrainCase,
+)
+from sinkctl.recipe.load import validate
+
+Size = dict[str, int | float | str]
+ALL = "all"  # the cache of a case's `dense`
+ITSELF = "sinkctl"  # the way that is no peer
+# What a kind measures, and what a threshold may name; lm-evaluation-harness says for itself.
+MEASURED = {
+    "stream": ("tokens_per_s", "added_memory"),
+    "decode": ("ms_per_token", "added_memory"),
+    "memory": ("peak_memory",),
+    "measure": ("tokens_per_s", "added_memory"),
+    "train": ("tokens_per_s", "added_memory"),
+    "kernel": ("ms", "added_memory"),
+    "quality": ("perplexity",),
+    "retrieval": ("exact_match",),
+}
+UNTIMED = ("memory", "quality", "retrieval", "tasks")
+FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
+
+
+def sizes(case: AnyCase) -> dict[str, Size]:
+    """Label → size, in order; UsageError where the case has none."""
+    return SIZES[case.kind](case)
+
+
+def policy_of(text: str) -> Policy:
+    """A cache as a case names it, `4+252`, `dense`, `recompute:4+252`; UsageError for what is none."""
+    data: dict[str, Any] = {"task": "generate", "policy": shorthand.policy(text)}
+    return validate(data, f"caches: {text}").policy
+
+
+def label_of(*words: str) -> str:
+    """Names from outside as the label of a size: no dots, colons or spaces."""
+    return ",".join(re.sub(r"[.:\s]+", "-", word) for word in words)
+
+
+def _stream(case: StreamCase) -> dict[str, Size]:
+    several = len(case.chunks) > 1
+    return {
+        f"{case.sinks}+{window}" + (f",chunk={chunk}" if several else ""): dict(
+            sinks=case.sinks, window=window, chunk=chunk
+        )
+        for window, chunk in product(case.windows, case.chunks)
+    }
+
+
+def _decode(case: DecodeCase) -> dict[str, Size]:
+    return {
+        f"{case.sinks}+{window}" + (f",rows={rows}" if rows > 1 else ""): dict(
+            sinks=case.sinks, window=window, rows=rows
+        )
+        for window, rows in product(case.windows, case.rows)
+    }
+
+
+def _memory(case: MemoryCase) -> dict[str, Size]:
+    return {
+        str(tokens) + ("" if way == ITSELF else f",{way}"): dict(
+            tokens=tokens, way=way, sinks=case.sinks, window=case.window
+        )
+        for tokens in case.lengths
+        for way in (ITSELF, *case.peers)
+    }
+
+
+def _measure(case: MeasureCase) -> dict[str, Size]:
+    return {str(tokens): {"tokens": tokens} for tokens in case.lengths}
+
+
+def _train(case: TrainCase) -> dict[str, Size]:
+    return {str(tokens): {"tokens": tokens, "batch": case.batch} for tokens in case.lengths}
+
+
+def _kernel(case: KernelCase) -> dict[str, Size]:
+    return {str(tokens): {"tokens": tokens} for tokens in case.tokens}
+
+
+def _quality(case: QualityCase) -> dict[str, Size]:
+    """One entry a policy; sinks that leave no window in a cache are left out."""
+    found: dict[str, Size] = {
+        f"{sinks}+{cache - sinks}": {"sinks": sinks, "window": cache - sinks, "cache": cache}
+        for cache in case.caches
+        for sinks in case.sinks
+        if sinks < cache
+    }
+    if not found:
+        raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
+    if "dense" in case.peers:
+        found["dense"] = {"cache": ALL}
+    if "recompute" in case.peers:
+        found |= {f"recompute-{cache}": {"cache": cache} for cache in case.caches}
+    return found
+
+
+def _retrieval(case: RetrievalCase) -> dict[str, Size]:
+    """One entry a policy and distance; UsageError names a policy that is none."""
+    pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
+    return {label_of(cache, f"back={back}"): {"policy": cache, "back": back} for cache, back in pairs}
+
+
+def _tasks(case: TasksCase) -> dict[str, Size]:
+    """One entry a policy and task; UsageError names a policy that is none."""
+    pairs = [(cache, task) for cache in case.caches for task in case.tasks if policy_of(cache)]
+    return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
+
+
+SIZES: dict[str, Callable[..., dict[str, Size]]] = {
+    "stream": _stream,
+    "decode": _decode,
+    "memory": _memory,
+    "measure": _measure,
+    "train": _train,
+    "kernel": _kernel,
+    "quality": _quality,
+    "retrieval": _retrieval,
+    "tasks": _tasks,
+}
