@@ -10,11 +10,12 @@ import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     PreTrainedModel,
 )
+
+from sinkctl.model.undocumented import logits_processors
 
 # Fields that a recipe has as well. The warpers act on a draw only, the others on a greedy choice too.
 WARPERS = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": None}
@@ -95,8 +96,7 @@ def stock_processors(
     """transformers' own processors for these fields, in `generate()`'s order; ValueError for a wrong value.
 
     For a text of `prompt` tokens with at most `limit` after them, which ends at `eos_ids`, those of the checkpoint's
-    config among them. The only place that takes undocumented names from
-    transformers for this: `_get_logits_processor` and `_prepare_special_tokens`, seen in 5.15.0 and 5.24.0.
+    config among them.
     """
     ends, device = sorted(eos_ids) or None, model.device
     own = model.generation_config.eos_token_id
@@ -104,8 +104,7 @@ def stock_processors(
     if config.min_new_tokens is not None:
         config.min_length = None  # as in `generate`, the one takes the place of the other
     config.max_length = None if limit is None else prompt + limit
-    model._prepare_special_tokens(config, device=device)
-    found = list(model._get_logits_processor(config, prompt, logits_processor=LogitsProcessorList(), device=device))
+    found = logits_processors(model, config, prompt)
     for place, each in enumerate(found):  # not to end before so many tokens, at whatever ends a text here
         if isinstance(each, MinLengthLogitsProcessor):
             found[place] = MinLengthLogitsProcessor(each.min_length, ends, device)

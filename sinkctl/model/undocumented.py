@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -59,6 +68,13 @@ def runs_by(model: PreTrainedModel) -> list[str]:
     """The fused implementations of attention that the class of `model` says it works with."""
     says = {"sdpa": model._supports_sdpa, "flex_attention": model._supports_flex_attn}
     return [name for name, supported in says.items() if supported]
+
+
+def logits_processors(model: PreTrainedModel, config: GenerationConfig, prompt: int) -> list[LogitsProcessor]:
+    """Those that `generate()` would run, in its order, after a prompt of so many tokens."""
+    model._prepare_special_tokens(config, device=model.device)
+    empty = LogitsProcessorList()
+    return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=model.device))
 
 
 def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> None:
@@ -127,6 +143,8 @@ TAKEN = (
     Taken("config._attn_implementation_internal", "5.15.0", "5.24.0", _goes_by_its_name),
     Taken("model._supports_sdpa, _supports_flex_attn", "5.15.0", "5.24.0", lambda: "sdpa" in runs_by(_tiny())),
     Taken("tokenizer._add_bos_token, _should_update_post_processor", "5.15.0", "5.24.0", _post_processor_is_kept),
+    Taken("model._get_logits_processor, _prepare_special_tokens", "5.15.0", "5.24.0",
+          lambda: len(logits_processors(_tiny(), GenerationConfig(repetition_penalty=1.5), 1)) == 1),
     Taken("arguments of a mask function", "5.15.0", "5.24.0",
           lambda: {"batch_size", "q_length", "kv_length", "mask_function", "device"}
           <= set(inspect.signature(sdpa_mask).parameters)),
