@@ -25,7 +25,6 @@ from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import RecurrentCache
 
-
 # Tokens a forward takes, of those that go through the model again.
 PIECE = 1024
 
