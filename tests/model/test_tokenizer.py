@@ -134,9 +134,7 @@ def test_a_row_that_only_pads_the_embedding_is_never_generated(stories, tmp_path
 
 
 def test_ids_never_chosen_are_not_drawn_either():
-    sampler = Sampler(
-        1, torch.device("cpu"), temperature=1.0, top_k=None, top_p=1.0, seed=0, never=torch.tensor([0, 3])
-    )
+    sampler = Sampler(1, torch.device("cpu"), never=[0, 3])
     sampler.prepare(200)
     drawn = {int(sampler.choose(torch.tensor([[9.0, 1.0, 1.0, 9.0]]))) for _ in range(200)}
     assert drawn == {1, 2}

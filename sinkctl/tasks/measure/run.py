@@ -92,7 +92,7 @@ class InputRun:
             self.notes.append(f"Samples of {tokens:,} tokens go past the model's context of {context:,}.")
 
     def _batches(self, size: int) -> Iterator[Sequence[torch.Tensor]]:
-        """At most `size` samples in a row of lengths that the stock class turns alike: a longer one turns all."""
+        """At most `size` samples in a row, of lengths that the stock class turns alike: it goes by the longest."""
         samples, config = self.shown.samples, self.loaded.model.config
         ends = [alike_up_to(config, len(sample)) if self._tokens else None for sample in samples]
         first = 0
