@@ -193,11 +193,19 @@ def test_converting_leaves_the_model_it_was_given_as_it_was(demo, tmp_path):
 def test_numbers_that_are_none_pass_no_threshold(demo, tmp_path):
     model = copy.deepcopy(demo.model)
     with torch.no_grad():
-        model.model.layers[3].mlp.down_proj.weight[0] = torch.nan
+        model.model.layers[3].mlp.down_proj.weight[0] = 1e38  # what comes of it is not finite
     broken = LoadedModel(model, demo.tokenizer, "broken", "in memory")
     result = convert(tmp_path / "out", "sink_token", broken).result
     assert result.measurement("kl") is None
     assert result.measurement("samples.perplexity") is None
+
+
+def test_a_model_in_memory_whose_weights_are_not_finite_is_not_converted(demo, tmp_path):
+    model = copy.deepcopy(demo.model)
+    with torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight[0] = torch.nan
+    with pytest.raises(ModelError, match=r"broken: model\.layers\.3\.mlp\.down_proj\.weight has 512 NaN"):
+        convert(tmp_path / "out", "sink_token", LoadedModel(model, demo.tokenizer, "broken", "in memory"))
 
 
 def test_a_checkpoint_without_a_tokenizer_is_refused_as_such(demo, tmp_path):

@@ -8,6 +8,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from sinkctl.check.convert import rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.weights import check_finite
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
@@ -88,6 +89,7 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
         raise ModelError(f"{loaded.name} ({config.model_type}) has sink logits already; convert a checkpoint without")
     if any(parameter.device.type == "meta" for parameter in loaded.model.parameters()):
         raise ModelError(f"{loaded.name} does not fit this machine's memory (parts are on disk); take a larger one")
+    check_finite(loaded.name, loaded.model)  # of one made in memory too
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
     if mechanism == "sink_token" and getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
