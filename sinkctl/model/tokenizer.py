@@ -41,13 +41,11 @@ def load_tokenizer(
     `common`: keywords of `from_pretrained`. Without a tokenizer.json, what AutoTokenizer makes of other files.
     """
     found = AutoTokenizer.from_pretrained(source, **common)
-    if type(found) is not TokenizersBackend and isinstance(found, TokenizersBackend):
-        path = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False,
-                           revision=common.get("revision"))  # fmt: skip
-        if path is not None and _stages(found) != _stages_of_file(Path(path), found):
-            found = _chosen(found, _of_file(source, found, common), settings, choices, notes)
-    # Of a call; never saved with the tokenizer.
-    found.split_special_tokens = settings.special_tokens == "text"
+    path = _file(source, found, common)
+    if path is not None and _stages(found) != _stages_of_file(path, found):
+        found = _chosen(found, _of_file(source, found, common), settings, choices, notes)
+    if settings.special_tokens == "text":
+        found.split_special_tokens = True  # of this object: it is not saved
     return found
 
 
@@ -83,6 +81,16 @@ def without_text(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[int]:
     """The ids below `rows` that are no token of the tokenizer: rows that pad an embedding."""
     known = set(tokenizer.get_vocab().values())
     return [] if len(known) == rows == max(known, default=-1) + 1 else sorted(set(range(rows)) - known)
+
+
+def _file(source: str, found: PreTrainedTokenizerBase, common: dict[str, Any]) -> Path | None:
+    """The tokenizer.json that `found` may differ from: it is of a class of transformers, not of code of its own."""
+    rebuilt = isinstance(found, TokenizersBackend) and type(found) is not TokenizersBackend
+    if not rebuilt or not type(found).__module__.startswith("transformers.") or common.get("gguf_file") is not None:
+        return None
+    options = dict(revision=common.get("revision"), _raise_exceptions_for_missing_entries=False)
+    path = cached_file(source, "tokenizer.json", **options)
+    return None if path is None else Path(path)
 
 
 def _stages(tokenizer: TokenizersBackend) -> dict[str, Any]:

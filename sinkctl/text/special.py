@@ -53,8 +53,8 @@ class SpecialTokens:
         if self.twice:
             bos = self._name(self._bos_id)
             notes.append(
-                f"{bos} stands twice in a row {_times(self.twice)}: one is put in front of a text, and the text begins "
-                "with one of its own."
+                f"A second {bos} stands behind the first, {_times(self.twice)}: one is put in front of a text, and the "
+                "text begins with one of its own."
             )
         return notes
 

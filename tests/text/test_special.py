@@ -39,7 +39,7 @@ def test_what_a_text_spells_is_counted_once_in_any_blocks(demo):
 def test_a_scored_text_says_what_it_spells_and_that_bos_stands_twice(demo, file, bos):
     notes = "\n".join(stream(file, model=demo, policies="4+60", chunk=50, bos=bos).result.notes)
     assert "<|bos|> 16 times, <|pad|> 16 times; --special-tokens text" in notes
-    assert ("<|bos|> stands twice in a row once" in notes) is (bos == "auto")
+    assert ("A second <|bos|> stands behind the first, once" in notes) is (bos == "auto")
 
 
 def test_read_as_text_nothing_of_it_is_special_in_files_and_prompts(demo, file):
@@ -51,4 +51,4 @@ def test_read_as_text_nothing_of_it_is_special_in_files_and_prompts(demo, file):
     assert not any("special" in note for note in scored.result.notes)
     (row,) = generate(TEXT, model=as_text, tokens=1).result.generate.rows
     assert row.prompt_tokens == 1 + len(expected) // 8  # BOS in front
-    assert "stands twice" in "".join(generate(TEXT, model=demo, tokens=1).result.notes)
+    assert "A second <|bos|>" in "".join(generate(TEXT, model=demo, tokens=1).result.notes)
