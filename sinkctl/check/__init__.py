@@ -22,7 +22,10 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
     if loads:
         _check_models(recipe)
     of_task = import_module(f"sinkctl.check.{recipe.task}")
-    of_task.check_inputs(recipe)
+    if recipe.task == "measure" and not loads:  # the model in hand says whether it reads text or images
+        of_task.rules(recipe)
+    else:
+        of_task.check_inputs(recipe)
     if recipe.task == "convert" and output is not None:
         of_task.check_folder(Path(output), resume)
     elif resume:

@@ -21,7 +21,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
 def checkpoint(tmp_path, stories):
     """Two layers of Llama, with a tokenizer; `(change of the config, change of the weights)` → what is loaded."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE | {"vocab_size": 512}))
     model.save_pretrained(tmp_path)
     stories.tokenizer.save_pretrained(tmp_path)
 
