@@ -147,7 +147,8 @@ def in_float64(monkeypatch) -> None:
 
     Recurrent layers do nearly all of their work there, which ends float64 agreement at up to 2e-4 nats.
     """
-    monkeypatch.setattr(torch, "float32", torch.float64)
+    for name in ("float32", "float"):
+        monkeypatch.setattr(torch, name, torch.float64)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 

@@ -133,10 +133,10 @@ def test_steps_far_out_lose_nothing(demo, book, position):
     # The ring as it would stand had the same tokens come `position` tokens later.
     shifted = position // 61 * 61
     with torch.no_grad():
-        for layer in far._layers:
-            angle = layer.rotation.angles([shifted])
+        for layer, rotation in zip(far._layers, far.rotations[0], strict=True):
+            angle = rotation.angles([shifted])
             table = (angle.cos().float(), angle.sin().float())
-            layer.ring.k_BGRD.copy_(rotate(layer.ring.k_BGRD, layer.rotation, table))
+            layer.ring.k_BGRD.copy_(rotate(layer.ring.k_BGRD, rotation, table))
     far._set([200 + shifted])
     expected, found = (losses(demo, ring, ids[:, 200:], [1] * 150) for ring in (near, far))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

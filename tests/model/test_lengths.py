@@ -36,15 +36,9 @@ ROOMY = SinkWindow(sinks=2, window=45)  # reaches past the original length
 IDS = torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def precise(monkeypatch):
-    """Stock angles in float64 too."""
-    in_float64(monkeypatch)
-    monkeypatch.setattr(torch, "float", torch.float64)
-
-
 @pytest.fixture(params=MODELS)
-def scaling(request, precise):
+def scaling(request, monkeypatch):
+    in_float64(monkeypatch)  # stock angles too
     return request.param
 
 
@@ -78,8 +72,7 @@ def scored(loaded: LoadedModel, policy, chunk: int, resumed_at: int | None = Non
 
 
 def decoder_of(loaded: LoadedModel, policy, rows: int = 1) -> Decoder:
-    draws = Sampler(rows, torch.device("cpu"), temperature=0, top_k=None, top_p=1.0, seed=0)
-    return Decoder(loaded, policy, draws, rows=rows, capacity=64)
+    return Decoder(loaded, policy, Sampler(rows, torch.device("cpu"), greedy=True), rows=rows, capacity=64)
 
 
 def said(decoder: Decoder, prompts: list[torch.Tensor], count: int) -> list[list[int]]:
@@ -121,7 +114,8 @@ def test_a_cache_that_never_holds_the_original_length_is_always_turned_by_short_
     np.testing.assert_allclose(scored(loaded, policy, 9), expected, rtol=0, atol=1e-10)
 
 
-def test_windows_are_encoded_anew_at_their_own_length_whatever_the_blocks(precise):
+def test_windows_are_encoded_anew_at_their_own_length_whatever_the_blocks(monkeypatch):
+    in_float64(monkeypatch)
     loaded, policy = loaded_of("longrope"), Recompute(sinks=0, window=45)
     expected = stock_nll(loaded)
     for chunk in (1, 7, 40):  # losses in float32
