@@ -136,7 +136,7 @@ REFUSED = {
     "opt": ("opt", dict(word_embed_proj_dim=32, ffn_dim=48, num_key_value_heads=None), "learned embeddings"),
     "diffllama": ("diffllama", {}, "more than once"),
     "mamba": ("mamba", dict(num_key_value_heads=None, num_attention_heads=None), "no softmax attention"),
-    "recurrent_gemma": ("recurrent_gemma", dict(num_hidden_layers=3, lru_width=32), "cannot be carried"),
+    "recurrent_gemma": ("recurrent_gemma", dict(num_hidden_layers=3, lru_width=32), "cannot be carried|do not call"),
     "minimax": ("minimax", dict(head_dim=8, **MOE, **layers(LINEAR, FULL)), "cannot be carried.*cache of its own"),
     "llama4": (
         "llama4_text",

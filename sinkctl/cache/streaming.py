@@ -24,7 +24,7 @@ from sinkctl.model.handler import AttentionCall, Handler, handling
 from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import RecurrentCache
-from sinkctl.model.undocumented import cache_given
+from sinkctl.model.undocumented import cache_given, cached
 
 # Tokens a forward takes, of those that go through the model again.
 PIECE = 1024
@@ -181,10 +181,9 @@ def _entering(cache: StreamingCache, handler: _Attention):
         if mask is not None and mask.ndim != 2:
             raise ModelError("the streaming cache takes attention masks of two dimensions (which tokens are padding)")
         real_BT = torch.ones_like(tokens) if mask is None else mask[:, -tokens.shape[1] :].to(torch.int64)
-        given = {name: value for name, value in kwargs.items() if value is cache}
         for part, real in cache.begin(inputs, real_BT):
             name = "input_ids" if part.dim() == 2 else "inputs_embeds"
-            module(**{name: part}, attention_mask=real.to(torch.int64), use_cache=True, **given)
+            module(**{name: part}, attention_mask=real.to(torch.int64), **cached(module, cache))
         handler.token = handling.set(handler)
         return args, {**kwargs, "position_ids": torch.zeros_like(tokens), "attention_mask": real_BT}
 

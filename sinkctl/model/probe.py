@@ -88,7 +88,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     far = torch.tensor([sorted({1, 2, 3, 7, reach // 3, reach // 2, max(reach - 1, 0), reach})])
     ids = torch.randint(1, vocabulary, far.shape, generator=torch.Generator().manual_seed(0))
     other = torch.cat([ids[:, :1] - 1, ids[:, 1:]], dim=1)  # another first token
-    with _restored(model):
+    with restored(model):
         try:
             for family in {family for _, family in known(model)}:
                 family.check(model)
@@ -152,7 +152,7 @@ def _tables(model: PreTrainedModel) -> list[Tensor]:
 
 
 @contextmanager
-def _restored(model: PreTrainedModel) -> Iterator[None]:
+def restored(model: PreTrainedModel) -> Iterator[None]:
     """Put rotary modules back as they were: scalings that change with length keep what they last saw."""
     owners = [m for m in model.modules() if any("inv_freq" in name for name, _ in m.named_buffers(recurse=False))]
     buffers = [(m, name, b.clone()) for m in owners for name, b in m.named_buffers(recurse=False)]

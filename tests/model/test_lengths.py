@@ -72,8 +72,7 @@ def scored(loaded: LoadedModel, policy, chunk: int, resumed_at: int | None = Non
 
 
 def decoder_of(loaded: LoadedModel, policy, rows: int = 1) -> Decoder:
-    draws = Sampler(rows, torch.device("cpu"), greedy=True)
-    return Decoder(loaded, policy, draws, rows=rows, capacity=64)
+    return Decoder(loaded, policy, Sampler(rows, torch.device("cpu"), greedy=True), rows=rows, capacity=64)
 
 
 def said(decoder: Decoder, prompts: list[torch.Tensor], count: int) -> list[list[int]]:
@@ -145,27 +144,43 @@ def test_rows_are_continued_as_the_stock_class_continues_each_alone(scaling):
 
 
 def test_generate_with_the_streaming_cache_and_rows_of_all_lengths(scaling):
+    """From ids, and from embeddings."""
     loaded, count = loaded_of(scaling), 16
     prompts = [IDS[:5], IDS[3 : 3 + ORIGINAL], IDS[10:40]]
     expected = [said(decoder_of(loaded, ROOMY), [prompt], count)[0] for prompt in prompts]
     ids_BT, real_BT = torch.zeros(2, 3, 30, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         ids_BT[row, 30 - len(prompt) :], real_BT[row, 30 - len(prompt) :] = prompt, 1
+    options = dict(
+        attention_mask=real_BT, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+    )  # fmt: skip
     with streaming(loaded.model, sinks=ROOMY.sinks, window=ROOMY.window) as cache:
-        out = loaded.model.generate(
-            ids_BT, attention_mask=real_BT, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0,
-            past_key_values=cache,
-        )  # fmt: skip
-    assert out[:, 30:].tolist() == expected
+        out = loaded.model.generate(ids_BT, past_key_values=cache, **options)
+        assert out[:, 30:].tolist() == expected
+        cache.reset()
+        embedded = loaded.model.get_input_embeddings()(ids_BT)
+        assert loaded.model.generate(inputs_embeds=embedded, past_key_values=cache, **options).tolist() == expected
     assert "prepare_inputs_for_generation" not in vars(loaded.model)
 
 
-def test_a_short_sample_is_measured_by_short_factors_beside_a_long_one():
-    loaded, samples = loaded_of("longrope"), [IDS[:10], IDS[:40], IDS[5:15]]
+def test_beams_are_those_of_the_stock_class(monkeypatch):
+    """Without a cache, which `generate()` would go on from with keys turned by short factors."""
+    in_float64(monkeypatch)
+    loaded = loaded_of("longrope")
+    options = dict(num_beams=3, max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0)
+    expected = loaded.model.generate(IDS[None, :12], use_cache=False, **options)
+    with streaming(loaded.model, sinks=ROOMY.sinks, window=ROOMY.window) as cache:
+        found = loaded.model.generate(IDS[None, :12], past_key_values=cache, **options)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("scaling", MODELS)
+def test_samples_are_measured_as_if_alone_whatever_is_beside_or_before_them(scaling):
     found = []
-    for batch in (1, 3):
+    for batch, samples in ((1, [IDS[:10], IDS[:20], IDS[:40]]), (3, [IDS[:40], IDS[:20], IDS[:10]])):
         shown = InputSet("natural", "natural", False, samples, lambda *_: "")
-        found.append(InputRun(settle(MeasureRecipe(batch=batch)), loaded, shown)(lambda _: None, lambda: False)[1])
+        run = InputRun(settle(MeasureRecipe(batch=batch)), loaded_of(scaling), shown)
+        found.append(run(lambda _: None, lambda: False)[1])
     assert found[0].keys() == found[1].keys()
     for name, alone in found[0].items():
         torch.testing.assert_close(found[1][name], alone, rtol=0, atol=1e-6, equal_nan=True)

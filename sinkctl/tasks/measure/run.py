@@ -18,6 +18,7 @@ from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.lengths import alike_up_to
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parts import streams_axis, text_modules
+from sinkctl.model.probe import restored
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import InputScore
@@ -110,9 +111,10 @@ class InputRun:
         else:
             samples = Samples({"pixel_values": torch.stack(list(batch)).to(device, self.loaded.dtype)})
         try:
-            self.choices |= observe(model, samples, self.tally)
-            if "attention" in self.recipe.parts and (self._mapped or not self.tally.rows):
-                self._read_maps(samples)
+            with restored(model):  # dynamic NTK would go on with the frequencies of the longest batch
+                self.choices |= observe(model, samples, self.tally)
+                if "attention" in self.recipe.parts and (self._mapped or not self.tally.rows):
+                    self._read_maps(samples)
         except torch.OutOfMemoryError as error:
             hint = "--batch takes fewer samples at once, --length shorter ones"
             raise ModelError(f"{device} is out of memory: {hint}") from error
