@@ -251,12 +251,15 @@ def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
 def _candidates(width: int, tables: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Rotation | None, bool]]:
     """(rotation, whether its frequencies moved with length), the likeliest first."""
     yield None, False
-    for near, table in tables:
-        for start in sorted({0, width - 2 * len(table)}):
-            if 0 <= start <= width - 2 * len(table):
-                for frequencies in (table, -table):
-                    yield Rotation("half", start, frequencies), not torch.equal(near, table)
-                    yield Rotation("interleaved", start, frequencies), not torch.equal(near, table)
+    for near, far in tables:
+        moved = not torch.equal(near, far)
+        # A class may keep other frequencies than it turns by (Phi-3.5-MoE).
+        for table, pinned in ((far, moved), (near, False)) if moved else ((far, False),):
+            for start in sorted({0, width - 2 * len(table)}):
+                if 0 <= start <= width - 2 * len(table):
+                    for frequencies in (table, -table):
+                        yield Rotation("half", start, frequencies), pinned
+                        yield Rotation("interleaved", start, frequencies), pinned
 
 
 def _stock_table(rotation: Rotation, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

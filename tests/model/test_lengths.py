@@ -32,6 +32,7 @@ MODELS = {
     "longrope": ("phi3", dict(rope_parameters=LONGROPE, original_max_position_embeddings=ORIGINAL)),
     "dynamic": ("llama", dict(rope_parameters=DYNAMIC, max_position_embeddings=ORIGINAL)),
 }
+MIXTURE = dict(original_max_position_embeddings=ORIGINAL, num_local_experts=4, num_experts_per_tok=2)
 ROOMY = SinkWindow(sinks=2, window=45)  # reaches past the original length
 IDS = torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(1))
 
@@ -112,6 +113,14 @@ def test_a_cache_that_never_holds_the_original_length_is_always_turned_by_short_
     facts = probe(loaded.model, 1)
     expected = token_by_token_nll(loaded.model, facts, [policy.keep(None)] * 2, IDS)
     np.testing.assert_allclose(scored(loaded, policy, 9), expected, rtol=0, atol=1e-10)
+
+
+def test_a_class_that_is_said_to_change_and_does_not_is_followed(monkeypatch):
+    """Phi-3.5-MoE: its short factors turn texts of any length, in transformers 5.15 to 5.24."""
+    in_float64(monkeypatch)
+    rope = LONGROPE | dict(short_mscale=1.2, long_mscale=1.2)
+    loaded = LoadedModel(tiny("phimoe", dict(rope_parameters=rope, **MIXTURE)), None, "phimoe", "in memory")
+    np.testing.assert_allclose(scored(loaded, Dense(), 7), stock_nll(loaded), rtol=0, atol=1e-10)
 
 
 def test_windows_are_encoded_anew_at_their_own_length_whatever_the_blocks(monkeypatch):
