@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# transformers 5.24.0: a config loaded by a Hub id has no `_commit_hash`; 5.23.0 and before keep the commit there. The
+# transformers 5.24.0: a config loaded by a Hub id has no `_commit_hash`; 5.15.0 keeps the commit there. The
 # commit is still in the path of the cached file, which huggingface_hub.try_to_load_from_cache tells. Seen, from a cache
-# made by hand and without a network: "5.24.0 None 0123…" and "5.23.0 0123… 0123…".
+# made by hand and without a network: "5.24.0 None 0123…" and "5.15.0 0123… 0123…".
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -22,7 +22,7 @@ print(transformers.__version__, own, told)
 sys.exit(str(own) != sys.argv[1] or told != sys.argv[2])
 P
 python3 -m venv "$folder/env"
-for case in "5.24.0 None" "5.23.0 $commit"; do
+for case in "5.24.0 None" "5.15.0 $commit"; do
   "$folder/env/bin/pip" install --quiet --disable-pip-version-check "transformers==${case% *}"
   "$folder/env/bin/python" "$folder/look.py" "${case#* }" "$commit"
 done
