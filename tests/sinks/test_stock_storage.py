@@ -98,7 +98,7 @@ def reloaded(model, folder, dtype: torch.dtype = torch.float64):
         folder, dtype=dtype, attn_implementation="eager", output_loading_info=True
     )
     assert not any(report.values()), report
-    return loaded.eval()
+    return loaded.to(dtype).eval()  # rotary frequencies too, as those of the source
 
 
 @torch.no_grad()
