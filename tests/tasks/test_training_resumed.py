@@ -212,8 +212,9 @@ def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
     found, truth = (result.convert.training for result in (result_of(tmp_path / "out"), alone.result))
     assert (found.processes, truth.processes) == (2, 1)
     for ours, theirs in zip(found.curves, truth.curves, strict=True):
-        assert ours.loss == pytest.approx(theirs.loss, abs=1e-6)
-        assert ours.objective == pytest.approx(theirs.objective, abs=1e-6)
+        # Sums over two processes round otherwise: a float32 of this size moves by 9.5e-7 a digit of its last place.
+        assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
+        assert ours.objective == pytest.approx(theirs.objective, abs=1e-5)
         assert ours.gradient == pytest.approx(theirs.gradient, rel=1e-4)
     ours, theirs = weights(tmp_path / "out"), weights(alone.path)
     assert ours.keys() == theirs.keys()
