@@ -218,7 +218,8 @@ def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
         assert ours.gradient == pytest.approx(theirs.gradient, rel=1e-4)
     ours, theirs = weights(tmp_path / "out"), weights(alone.path)
     assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[name].float(), x.float(), rtol=0, atol=1e-5) for name, x in theirs.items())
+    # As a whole: AdamW moves a single weight by its rate also where its gradient is nothing but rounding.
+    assert all((ours[name].float() - x.float()).norm() <= 1e-5 * x.float().norm() for name, x in theirs.items())
 
 
 def test_a_step_that_processes_cannot_share_equally_is_refused_at_once(stored, text, tmp_path, sinkctl, monkeypatch):
