@@ -125,7 +125,8 @@ class Decoder:
     def step(self) -> Tensor:
         """Feed the latest ids; returns those chosen after them, [B], in memory that the next step overwrites."""
         self._lengthen([1] * len(self.ids_B))
-        self._growth.add(self.ids_B[:, None].clone(), self._ones)
+        if not self._growth.settled:  # the next step writes over these ids
+            self._growth.add(self.ids_B[:, None].clone(), self._ones)
         self.sampler.prepare(1)
         if self._wants_graph and self._graph is None:
             self._capture()
