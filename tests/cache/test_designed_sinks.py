@@ -52,7 +52,8 @@ def test_a_plain_window_equals_the_stock_model_under_its_mask(family, kind, monk
     loaded, ids = wrap(designed(family, (ATTENDING | GATES)[kind], torch.float64)), text(40)
     found = stream(loaded, SinkWindow(sinks=0, window=WINDOW), ids, 11)
     np.testing.assert_allclose(found, masked_losses(loaded.model, ids), rtol=0, atol=1e-10)
-    if loaded.model._supports_sdpa:
+    # Stock `sdpa` has no softcap; until 5.2x Gemma-2 took it all the same, and left the softcap out.
+    if loaded.model._supports_sdpa and getattr(loaded.model.config, "attn_logit_softcapping", None) is None:
         loaded.model.set_attn_implementation("sdpa")
         np.testing.assert_allclose(found, masked_losses(loaded.model, ids), rtol=0, atol=1e-10)
 

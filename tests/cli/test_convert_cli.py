@@ -88,7 +88,7 @@ def test_a_dry_run_says_what_would_be_trained(sinkctl, tmp_path):
 
 def test_a_training_stopped_by_ctrl_c_goes_on_with_resume_as_if_it_had_not_been(sinkctl, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    flags = ("convert", *QUICK, *TRAIN, "--steps", "4", "--no-eval", "--no-control", "-q")
+    flags = ("convert", *QUICK, *TRAIN, "--steps", "4", "--no-eval", "--no-control", "--device", "cpu", "-q")
     assert sinkctl(*flags, "-o", whole)[0] == 0
 
     @contextmanager
