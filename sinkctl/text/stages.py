@@ -63,11 +63,21 @@ class Stages:
 
     @property
     def splits(self) -> bool:
-        """Whether the pre-tokenizer splits at all; Llama-2 style ones only replace spaces."""
+        """Whether the pre-tokenizer splits at all; Llama-2 style ones only replace spaces, Gemma's splits at none."""
         return any(
             not ((part["type"] == "Metaspace" and not part["split"]) or part.get("use_regex") is False)
+            and not self._never_met(_pattern(part).get("String") if part["type"] == "Split" else None)
             for part in self.pre_tokenizers
         )
+
+    def _never_met(self, literal: str | None) -> bool:
+        """Whether the normalizer leaves no `literal` in any text: it replaces it, and nothing after that writes it."""
+        for part in reversed(self.normalizers if literal else []):
+            if part["type"] != "Replace" or literal in part["content"]:
+                return False
+            if _pattern(part).get("String") == literal:
+                return True
+        return False
 
     @cached_property
     def has_regex(self) -> bool:

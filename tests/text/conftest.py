@@ -75,6 +75,17 @@ def llama2_without_bytes() -> Tokenizer:
     return edited_stories(edit)
 
 
+def gemma(*more: dict) -> Tokenizer:
+    """Splits at spaces, of which its normalizer leaves none, unless `more` of it writes some."""
+
+    def edit(spec: dict) -> None:
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+        spec |= {"normalizer": {"type": "Sequence", "normalizers": [replace, *more]}, "pre_tokenizer": split}
+
+    return edited_stories(edit)
+
+
 def unigram(split: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
@@ -138,6 +149,8 @@ BUILT = {
     "llama2_legacy": llama2_legacy,
     "llama2_always_prefix": llama2_always_prefix,
     "llama2_without_bytes": llama2_without_bytes,
+    "gemma": gemma,
+    "gemma_spaced": lambda: gemma({"type": "Replace", "pattern": {"String": "\n"}, "content": " \n"}),
     "unigram": lambda: unigram(split=True),
     "unigram_unsplit": lambda: unigram(split=False),
     "metaspace": lambda: trained_bpe(pre_tokenizers.Metaspace(split=True), normalizers.NFKC()),

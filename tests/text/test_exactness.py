@@ -209,6 +209,15 @@ def test_two_megabytes_are_streamed_through_a_small_buffer(real_tokenizer, tmp_p
     assert stream.share_read == 1
 
 
+def test_a_split_at_what_no_text_holds_any_more_is_no_split(tokenizer_of, tmp_path: Path):
+    path = tmp_path / "long.txt"
+    path.write_text(natural_text(50_000))
+    stream = TokenStream([path], tokenizer_of("gemma"), block_bytes=1 << 12)
+    assert len(list(stream)) > 10
+    assert stream.bounded_reason.startswith("no splitting pre-tokenizer")
+    assert stream.largest_buffer < 2 << 12
+
+
 @pytest.mark.parametrize(("name", "letter"), [("stories", "l"), ("bytes_unsplit", "a"), ("demo", " ")])
 def test_a_run_nothing_can_cut_is_held_whole_and_stays_exact(tokenizer_of, tmp_path: Path, name, letter):
     path, text, tokenizer = tmp_path / "run.txt", "of " + letter * 5000 + " end of it.", tokenizer_of(name)
