@@ -1,5 +1,6 @@
 """Shared models and texts; everything runs offline."""
 
+import gc
 import io
 import os
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import InProcess
 
 from sinkctl.cli import main
 from sinkctl.model.load import DEMO, LoadedModel, load
@@ -23,6 +23,12 @@ DATA = Path(__file__).parent / "data"
 def _one_thread():
     """Tiny models gain nothing from two, and lose much where something else is running."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_not_collected():
+    """Else every collection of garbage, such as accelerate's at the end of a training, looks through all of them."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +52,8 @@ def book() -> str:
 @pytest.fixture
 def in_this_process(monkeypatch):
     """`sinkctl bench` without processes of its own, its hardware's rates from small matrices and copies."""
+    from in_process import InProcess  # imports every task
+
     monkeypatch.setattr("sinkctl.tasks.bench.driver.Worker", InProcess)
     monkeypatch.setattr("sinkctl.tasks.bench.rates.SIZES", {"cpu": (64, 1 << 16)})
 
