@@ -173,8 +173,8 @@ def test_passages_name_the_place_of_their_text(demo, tmp_path, book):
 
 
 def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path):
-    page.write_text(book[:1000])
-    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=64)
+    page.write_text(book[:500])
+    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=32)
     run(built, demo, output=tmp_path / "whole")
     for stop_after in (1, 3, 7):
         at, calls = tmp_path / f"cut-{stop_after}", iter(range(1000))
