@@ -1,5 +1,11 @@
-"""Shared models and texts; everything runs offline."""
+"""Shared models and texts; everything runs offline.
 
+torch is imported inside fixtures: xdist's first process reads this file too, and runs no test.
+"""
+
+from __future__ import annotations
+
+import gc
 import io
 import os
 import sys
@@ -7,14 +13,12 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from in_process import InProcess
 
-from sinkctl.cli import main
-from sinkctl.model.load import DEMO, LoadedModel, load
-from sinkctl.model.settings import ModelSettings
+if TYPE_CHECKING:
+    from sinkctl.model.load import LoadedModel
 
 DATA = Path(__file__).parent / "data"
 
@@ -22,30 +26,48 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tiny models gain nothing from two, and lose much where something else is running."""
+    import torch
+
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_not_collected():
+    """Else every collection of garbage, such as accelerate's at the end of a training, looks through all of them."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def demo() -> LoadedModel:
     """The built-in model: a real sink."""
+    from sinkctl.model.load import load
+    from sinkctl.model.settings import ModelSettings
+
     return load(ModelSettings(device="cpu"))
 
 
 @pytest.fixture(scope="session")
 def stories() -> LoadedModel:
     """stories260K: a real model without a sink."""
+    from sinkctl.model.load import load
+    from sinkctl.model.settings import ModelSettings
+
     return load(ModelSettings(name=str(DATA / "stories260K"), device="cpu"))
 
 
 @pytest.fixture(scope="session")
 def book() -> str:
     """The built-in text."""
+    from sinkctl.model.load import DEMO
+
     return (DEMO / "text.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
     """`sinkctl bench` without processes of its own, its hardware's rates from small matrices and copies."""
+    from in_process import InProcess  # imports every task
+
     monkeypatch.setattr("sinkctl.tasks.bench.driver.Worker", InProcess)
     monkeypatch.setattr("sinkctl.tasks.bench.rates.SIZES", {"cpu": (64, 1 << 16)})
 
@@ -53,6 +75,7 @@ def in_this_process(monkeypatch):
 @pytest.fixture
 def sinkctl(monkeypatch, capfd):
     """Run a command line in this process; returns (exit code, stdout, stderr)."""
+    from sinkctl.cli import main
 
     def run(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["sinkctl", *map(str, arguments)])

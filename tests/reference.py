@@ -27,46 +27,47 @@ class TokenByToken(Handler):
         kept = self.kept[id(call.module)]
         kept.append((call.k_BGTD[0, :, -1], call.v_BGTE[0, :, -1]))
         heads, groups = call.q_BHTD.shape[1], call.k_BGTD.shape[1]
-        k_SGD = torch.stack([turn(k, slot, rotation) for slot, (k, _) in enumerate(kept)])
+        k_SGD = turn(torch.stack([k for k, _ in kept]), torch.arange(len(kept)), rotation)
         v_SGE = torch.stack([v for _, v in kept])
-        q_HD = turn(call.q_BHTD[0, :, 0], len(kept) - 1, rotation)
-        out = []
-        for head in range(heads):
-            group = head // (heads // groups)
-            score_S = k_SGD[:, group] @ q_HD[head] * call.scale
-            if call.softcap is not None:
-                score_S = call.softcap * torch.tanh(score_S / call.softcap)
-            if call.slope_H is not None:  # slots count what the cache holds, so this distance is capped with them
-                score_S = score_S - call.slope_H[head].to(score_S) * (len(kept) - 1 - torch.arange(len(kept)))
-            if call.weigh is not None:
-                seen_S = torch.ones(1, len(kept), dtype=torch.bool)
-                alike = score_S.expand(1, heads, 1, -1)  # each head is weighed by its own parameters
-                out.append(call.weigh(alike, seen_S)[0, head, 0] @ v_SGE[:, group])
-                continue
-            weight_S = score_S.exp()
-            total = weight_S.sum() + (0 if call.sink_logit_H is None else call.sink_logit_H[head].exp())
-            given_E = weight_S @ v_SGE[:, group]
+        q_HD = turn(call.q_BHTD[0, :, 0], torch.tensor(len(kept) - 1), rotation)
+        k_HSD, v_HSE = (x.repeat_interleave(heads // groups, 1).transpose(0, 1) for x in (k_SGD, v_SGE))
+        score_HS = (k_HSD @ q_HD[:, :, None])[..., 0] * call.scale
+        if call.softcap is not None:
+            score_HS = call.softcap * torch.tanh(score_HS / call.softcap)
+        if call.slope_H is not None:  # slots count what the cache holds, so this distance is capped with them
+            distance_S = len(kept) - 1 - torch.arange(len(kept))
+            score_HS = score_HS - call.slope_H[:, None].to(score_HS) * distance_S
+        if call.weigh is not None:
+            seen_S = torch.ones(1, len(kept), dtype=torch.bool)
+            out_HE = (call.weigh(score_HS[None, :, None], seen_S)[0] @ v_HSE)[:, 0]
+        else:
+            weight_HS = score_HS.exp()
+            total_H = weight_HS.sum(-1) + (0 if call.sink_logit_H is None else call.sink_logit_H.exp())
+            given_HE = (weight_HS[:, None] @ v_HSE)[:, 0]
             if call.sink_key is not None:
-                own, v_GE = call.sink_key.logit_BHT[0, head, 0].exp(), call.sink_key.v_GE
-                total, given_E = total + own, given_E + (0 if v_GE is None else own * v_GE[group])
-            out.append(given_E / total)
+                own_H, v_GE = call.sink_key.logit_BHT[0, :, 0].exp(), call.sink_key.v_GE
+                total_H = total_H + own_H
+                if v_GE is not None:
+                    given_HE = given_HE + own_H[:, None] * v_GE.repeat_interleave(heads // groups, 0)
+            out_HE = given_HE / total_H[:, None]
         if keep.window is not None:
             while len(kept) > keep.sinks + keep.window:
                 del kept[keep.sinks]
-        return torch.stack(out)[None, :, None]
+        return out_HE[None, :, None]
 
 
-def turn(x: Tensor, position: int, rotation: Rotation | None) -> Tensor:
-    """Rotary embedding as a complex product."""
+def turn(x_xND: Tensor, position_x: Tensor, rotation: Rotation | None) -> Tensor:
+    """Rotary embedding as a complex product; one position for all N heads."""
     if rotation is None:
-        return x
+        return x_xND
     pairs, start = len(rotation.inv_freq_n), rotation.start
     dims = torch.arange(start, start + 2 * pairs)
     first, second = (dims[:pairs], dims[pairs:]) if rotation.layout == "half" else (dims[::2], dims[1::2])
-    turned = torch.complex(x[..., first], x[..., second]) * torch.exp(1j * position * rotation.inv_freq_n).to(
-        torch.promote_types(x.dtype, torch.complex64)
+    phase = torch.exp(1j * position_x[..., None, None] * rotation.inv_freq_n)
+    turned = torch.complex(x_xND[..., first], x_xND[..., second]) * phase.to(
+        torch.promote_types(x_xND.dtype, torch.complex64)
     )
-    y = x.clone()
+    y = x_xND.clone()
     y[..., first], y[..., second] = turned.real, turned.imag
     return y
 

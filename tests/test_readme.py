@@ -2,16 +2,14 @@
 
 import gzip
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from glob import glob
 from pathlib import Path
 
 import pytest
 from families import HYBRID, STREAMED
+from processes import piped
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -34,20 +32,18 @@ def desk(tmp_path, book, monkeypatch):
         "".join(json.dumps({"message": line}) + "\n" for line in book[:2000].split("\n"))
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of a busy machine wait for each other
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_runs(desk, command, sinkctl):
-    """Lines of plain `sinkctl …` in this process, one after the other; what needs a shell has one."""
-    plain = [shlex.split(part) for part in command.split("&&")]
-    if "|" in command or any(words[0] != "sinkctl" for words in plain):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_every_command_of_the_readme_runs(desk, command, sinkctl, in_this_process):
+    """Lines of plain `sinkctl …` in this process, one after the other; what is joined by pipes in processes."""
+    if "|" in command:
+        ends = piped(command)
+        assert {code for code, _ in ends} == {0}, ends
         return
-    for _, *words in plain:
+    for name, *words in (shlex.split(part) for part in command.split("&&")):
+        assert name == "sinkctl"
         arguments = [name for word in words for name in sorted(glob(word) if "*" in word else [word])]
         code, _, said = sinkctl(*arguments)
         assert code == 0, said

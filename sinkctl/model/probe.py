@@ -59,7 +59,7 @@ class _Recorder(Handler):
     """Records each call and answers with the token's own value, so that layer inputs do not depend on positions."""
 
     calls: list[AttentionCall] = field(default_factory=list)
-    windows: list[int | None] = field(default_factory=list)
+    masks: list[Callable] = field(default_factory=list)
     hidden: Tensor | None = None  # after the last layer
 
     def attend(self, call: AttentionCall) -> Tensor:
@@ -67,9 +67,9 @@ class _Recorder(Handler):
         return call.v_BGTE.repeat_interleave(call.q_BHTD.shape[1] // call.v_BGTE.shape[1], dim=1)
 
     def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
-        self.windows.append(past_keys(mask_function))
+        self.masks.append(mask_function)
         # Its value says which mask it is: layers may be handed a copy, on another device.
-        return torch.full((1, 1, 1, 1), len(self.windows) - 1, device=device)
+        return torch.full((1, 1, 1, 1), len(self.masks) - 1, device=device)
 
 
 @torch.no_grad()
@@ -95,6 +95,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
             carried = recurrent_cache(model)
             with held(_carriers(model, carried)):
                 zero, apart = _record(model, ids), _record(model, other)
+            windows = [past_keys(mask) for mask in zero.masks]
             near = _tables(model)
             _check_calls(model, zero.calls, carried)
             _check_tokens_apart(model, zero.calls, apart.calls)
@@ -114,7 +115,7 @@ def probe(model: PreTrainedModel, reach: int) -> list[LayerFacts]:
     names = {id(module): name for name, module in model.named_modules()}
     candidates = {width: list(_candidates(width, tables)) for width in {call.q_BHTD.shape[-1] for call in zero.calls}}
     return [
-        _facts(still, turned, names[id(still.module)], candidates, far[0], zero.windows, kind)
+        _facts(still, turned, names[id(still.module)], candidates, far[0], windows, kind)
         for still, turned in zip(zero.calls, moved.calls, strict=True)
     ]
 

@@ -4,10 +4,12 @@ What it must compute is written down here once more: over the source model, in f
 """
 
 import copy
+import json
 import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,13 +62,13 @@ found, (root, names) = {}, (sys.argv[1], json.loads(sys.argv[2]))
 *inputs, new = torch.load(root + "/inputs.pt")
 ids, padded, mask = (x.to(device) for x in inputs)
 for name in names:
-    if name.startswith("own"):
+    own = "/own_" in name
+    if own:
         try:
             AutoModelForCausalLM.from_pretrained(f"{root}/{name}", trust_remote_code=False)
             found[name, "untrusted"] = "loads"
         except ValueError as error:
             found[name, "untrusted"] = "refused"
-    own = name.startswith("own")
     model = AutoModelForCausalLM.from_pretrained(f"{root}/{name}", trust_remote_code=own, dtype="auto").to(device)
     found[name, "class"] = type(model).__name__
     for attention in ("eager", "sdpa", "flex_attention"):
@@ -212,9 +214,9 @@ def continued(model, prompt: list[int]) -> list[int]:
     return ids[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_a_fresh_process_with_plain_transformers_computes_what_the_formulas_say(family, tmp_path):
+def written(family: str, folder: Path) -> dict[str, tuple[Tensor, list[list[int]]]]:
+    """Every mechanism saved in a folder of its own; name → (logits, tokens generated) by the formulas."""
     source = tiny(STREAMED[family][0], STREAMED[family][1] | CONFIG.get(family, {}), dtype=torch.float32)
     source.generation_config.eos_token_id = None
     config = source.config
@@ -222,7 +224,7 @@ def test_a_fresh_process_with_plain_transformers_computes_what_the_formulas_say(
     groups = getattr(config, "num_key_value_heads", None) or heads
     shape = dict(H=heads, G=groups, C=config.hidden_size)
     shape["D"] = getattr(config, "head_dim", None) or config.hidden_size // heads
-    expected, names = {}, []
+    expected = {}
     plain = source(IDS).logits
     for case, (kind, settings, parameters) in CASES.items():
         sink = SINKS[kind](**settings)
@@ -234,41 +236,54 @@ def test_a_fresh_process_with_plain_transformers_computes_what_the_formulas_say(
         form = form_for(sink, config)
         name = f"{'own' if form.own_code else 'stock'}_{case}"
         built = form.build(source, starts)
-        built.save_pretrained(tmp_path / name)
+        built.save_pretrained(folder / name)
         if form.own_code:
-            write_code(tmp_path / name, built.config)
-        names.append(name)
+            write_code(folder / name, built.config)
         with referring(source, sink, starts):
             expected[name] = source(IDS).logits, [continued(source, prompt) for prompt in PROMPTS]
-        assert (expected[name][0] - plain).abs().max() > 0.02, f"{case} changes nothing, so nothing is shown"
-    assert torch.equal(source(IDS).logits, plain), "the source is as it was"
-    longest = max(map(len, PROMPTS))
-    padded = torch.tensor([[0] * (longest - len(p)) + p for p in PROMPTS])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in PROMPTS])
-    torch.save((IDS, padded, mask, NEW), tmp_path / "inputs.pt")
-    found = in_a_fresh_process(tmp_path, names)
-    for name in names:
-        logits, generated = expected[name]
-        ran = []
-        assert found.get((name, "untrusted"), "refused") == "refused"
+        assert (expected[name][0] - plain).abs().max() > 0.02, f"{family}, {case} changes nothing, so nothing is shown"
+    assert torch.equal(source(IDS).logits, plain), f"{family}: the source is as it was"
+    return expected
+
+
+LONGEST = max(map(len, PROMPTS))
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory) -> tuple[dict, dict]:
+    """(what the formulas say, what one fresh process found), of every family."""
+    folder = tmp_path_factory.mktemp("reloaded")
+    expected = {family: written(family, folder / family) for family in FAMILIES}
+    padded = torch.tensor([[0] * (LONGEST - len(p)) + p for p in PROMPTS])
+    mask = torch.tensor([[0] * (LONGEST - len(p)) + [1] * len(p) for p in PROMPTS])
+    torch.save((IDS, padded, mask, NEW), folder / "inputs.pt")
+    return expected, in_a_fresh_process(
+        folder, [f"{family}/{name}" for family in FAMILIES for name in expected[family]]
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_process_with_plain_transformers_computes_what_the_formulas_say(family, reloaded):
+    expected, found = reloaded
+    for name, (logits, generated) in expected[family].items():
+        place, ran = f"{family}/{name}", []
+        assert found.get((place, "untrusted"), "refused") == "refused"
         for attention in ("eager", "sdpa", "flex_attention"):
-            if isinstance(found[name, attention], str):
+            if isinstance(found[place, attention], str):
                 continue
             if attention == "sdpa" and name.startswith(("stock", "own_gate")) and family == "gemma2":
                 continue  # some versions of transformers run Gemma-2's own attention in sdpa, which drops its softcap
             ran.append(attention)
-            assert torch.allclose(found[name, attention], logits, atol=2e-4), f"{name}, {attention}"
-            assert found[name, attention, "generated"][:, longest:].tolist() == generated, f"{name}, {attention}"
+            assert torch.allclose(found[place, attention], logits, atol=2e-4), f"{name}, {attention}"
+            assert found[place, attention, "generated"][:, LONGEST:].tolist() == generated, f"{name}, {attention}"
         of_stock_attention = name.startswith(("stock", "own_gate"))
         assert ran[0] == "eager"
         if family != "gemma2":
-            assert ("sdpa" in ran) == (found[name, "class"] != "GraniteSWAForCausalLM"), name
-        assert of_stock_attention or "does not support" in found[name, "flex_attention"], name
+            assert ("sdpa" in ran) == (found[place, "class"] != "GraniteSWAForCausalLM"), name
+        assert of_stock_attention or "does not support" in found[place, "flex_attention"], name
 
 
-def in_a_fresh_process(folder, names: list[str]) -> dict:
-    import json
-
+def in_a_fresh_process(folder: Path, names: list[str]) -> dict:
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1"
     }  # fmt: skip

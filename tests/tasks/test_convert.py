@@ -21,6 +21,7 @@ from sinkctl.tasks.convert.calibrate import calibrate, sample_length
 from sinkctl.tasks.convert.start import starts_of
 from sinkctl.tasks.stream.scorers import scorer_for
 
+BRIEF = {"tokens": 64, "samples": 4, "length": 64}
 QUICK = {"calibration": {"samples": 4, "window": 64}, "evaluation": {"tokens": 1024, "samples": 4, "length": 64}}
 
 
@@ -93,7 +94,7 @@ def test_the_built_in_model_streams_without_kept_tokens_by_design(demo, tmp_path
 def test_a_model_is_what_it_was_after_exact_starts_and_keeps_its_bos(demo, tmp_path):
     exact = {"sink_logit": {"start": "exact"}, "gate": {}, "none": {}, "clipped_softmax": {"start": "zero", "alpha": 0}}
     for kind, sink in exact.items():
-        out = convert(tmp_path / kind, kind, demo, sink=sink)
+        out = convert(tmp_path / kind, kind, demo, sink=sink, evaluation=BRIEF)
         assert out.result.measurement("kl").value < 1e-7
         assert out.result.measurement("samples.perplexity").value == pytest.approx(
             out.result.measurement("original.samples.perplexity").value, rel=1e-5
@@ -113,7 +114,8 @@ def test_a_first_token_that_is_not_always_the_same_is_said_to_vary(demo, tmp_pat
 def test_a_model_that_begins_with_no_token_of_its_own_gets_the_best_one_as_its_sink_token(demo, tmp_path):
     tokenizer = copy.deepcopy(demo.tokenizer)
     without_bos(tokenizer)
-    out = convert(tmp_path / "out", "sink_token", LoadedModel(demo.model, tokenizer, "bare", demo.fingerprint))
+    bare = LoadedModel(demo.model, tokenizer, "bare", demo.fingerprint)
+    out = convert(tmp_path / "out", "sink_token", bare, evaluation=BRIEF)
     assert "'<|bos|>'" in out.result.choices["embedding"], "the one that it was trained with predicts best"
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -195,7 +197,7 @@ def test_numbers_that_are_none_pass_no_threshold(demo, tmp_path):
     with torch.no_grad():
         model.model.layers[3].mlp.down_proj.weight[0] = 1e38  # what comes of it is not finite
     broken = LoadedModel(model, demo.tokenizer, "broken", "in memory")
-    result = convert(tmp_path / "out", "sink_token", broken).result
+    result = convert(tmp_path / "out", "sink_token", broken, evaluation=BRIEF).result
     assert result.measurement("kl") is None
     assert result.measurement("samples.perplexity") is None
 

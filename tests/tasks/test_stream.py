@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import torch
 from conftest import DATA
 from families import REFUSED, tiny
+from processes import Command
 from torch.nn.functional import cross_entropy
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, TextError, UsageError
@@ -20,7 +19,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.shorthand import policy
 from sinkctl.result.store import RunFolder
-from sinkctl.tasks.stream import StreamRun, run
+from sinkctl.tasks.stream import StreamRun, run, task
 
 
 def recipe(files=(), policies=("4+60",), **settings):
@@ -66,7 +65,7 @@ def test_a_model_without_a_sink_is_told_so(stories):
 
 def test_streaming_is_within_one_percent_of_recomputation_with_bos(demo):
     built = recipe(policies=["4+124", "recompute:4+124", "0+128"], limit=2000, chunk=500)
-    again = built.policies[1].model_copy(update={"every": 4})
+    again = built.policies[1].model_copy(update={"every": 10})
     outcome = run(built.model_copy(update={"policies": (built.policies[0], again, built.policies[2])}), demo)
     kept, again, bare = (score.common_perplexity for score in outcome.result.stream.policies)
     assert abs(kept / again - 1) < 0.015
@@ -173,34 +172,38 @@ def test_passages_name_the_place_of_their_text(demo, tmp_path, book):
     assert best.line == text[: best.byte].count(b"\n") + 1
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 7])
-def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path, stop_after):
-    page.write_text(book[:1000])
-    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=64)
+def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path):
+    page.write_text(book[:500])
+    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=32)
     run(built, demo, output=tmp_path / "whole")
-    calls = iter(range(1000))
-    with pytest.raises(Interrupted, match="--resume"):
-        run(built, demo, output=tmp_path / "cut", stop=lambda: next(calls) + 1 == stop_after)
-    outcome = run(built, demo, output=tmp_path / "cut", resume=True)
-    assert (tmp_path / "whole/nll.npy").read_bytes() == (tmp_path / "cut/nll.npy").read_bytes()
-    whole, cut = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "cut"))
-    for key in ("policies", "marks", "passages", "tokens"):
-        assert whole["stream"][key] == cut["stream"][key]
-    assert np.load(tmp_path / "cut/nll.npy").shape == (3, len(outcome.nll["4+60"]))
-    assert not (tmp_path / "cut/state").exists()
+    for stop_after in (1, 3, 7):
+        at, calls = tmp_path / f"cut-{stop_after}", iter(range(1000))
+        with pytest.raises(Interrupted, match="--resume"):
+            run(built, demo, output=at, stop=lambda calls=calls, last=stop_after: next(calls) + 1 == last)
+        outcome = run(built, demo, output=at, resume=True)
+        assert (tmp_path / "whole/nll.npy").read_bytes() == (at / "nll.npy").read_bytes()
+        whole, cut = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", at))
+        for key in ("policies", "marks", "passages", "tokens"):
+            assert whole["stream"][key] == cut["stream"][key]
+        assert np.load(at / "nll.npy").shape == (3, len(outcome.nll["4+60"]))
+        assert not (at / "state").exists()
+
+
+def saving_often() -> None:
+    """A checkpoint after every block, so that kills fall on every stage of writing one."""
+    task.SAVE_SECONDS, task.SAVE_SHARE = 0, 1e9
 
 
 def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, book):
     path = tmp_path / "text.txt"
-    path.write_text(book[:40000], encoding="utf-8")
-    command = [sys.executable, "-c", _SAVES_OFTEN, "stream", str(path), "-W", "60", "--chunk", "64", "-q"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    subprocess.run([*command, "-o", tmp_path / "whole"], env=environment, check=True)
+    path.write_text(book[:16000], encoding="utf-8")
+    words = ["stream", path, "-W", 60, "--chunk", 64, "-q"]
+    whole = Command(*words, "-o", tmp_path / "whole")
     draw, cut, kills = np.random.default_rng(0), tmp_path / "cut", 0
-    arguments, state = [*command, "-o", str(cut)], cut / "state/state.json"
+    arguments, state = [*words, "-o", cut], cut / "state/state.json"
     for _ in range(3):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        process = subprocess.Popen(arguments, env=environment)
+        process = Command(*arguments, before=saving_often)
         while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > before):
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.4))
@@ -208,12 +211,13 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, book):
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
-        arguments = [*command[:4], "--resume", str(cut), "-q"]
+        arguments = ["stream", "--resume", cut, "-q"]
         if not state.exists():
             break
     if state.exists():
-        subprocess.run(arguments, env=environment, check=True)
+        assert Command(*arguments).wait() == 0
     assert kills >= 2
+    assert whole.wait() == 0
     assert (tmp_path / "whole/nll.npy").read_bytes() == (cut / "nll.npy").read_bytes()
 
 
@@ -221,26 +225,15 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, book):
 def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, book, name):
     path, cut = tmp_path / "text.txt", tmp_path / "cut"
     path.write_text(book, encoding="utf-8")
-    arguments = ["stream", str(path), "-W", "60", "--chunk", "64", "-o", str(cut), "-q"]
-    process = subprocess.Popen([sys.executable, "-c", _SAVES_OFTEN, *arguments], stderr=subprocess.PIPE, text=True)
+    process = Command("stream", path, "-W", 60, "--chunk", 64, "-o", cut, "-q", before=saving_often)
     while not (cut / "state/state.json").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(name)
-    _, said = process.communicate()
-    assert process.returncode == 130
+    code, _, said = process.ended()
+    assert code == 130
     assert f"continue with: sinkctl stream --resume {cut}" in said
     folder = RunFolder(cut)
     assert folder.load_state()[0]["scored"] > 0
-
-
-# A checkpoint after every block, so that kills fall on every stage of writing one.
-_SAVES_OFTEN = """
-import sinkctl.tasks.stream.task as task
-task.SAVE_SECONDS = 0
-task.SAVE_SHARE = 1e9
-from sinkctl.cli import main
-main()
-"""
 
 
 @pytest.mark.parametrize("change", ["recipe", "text", "prefix", "model"])

@@ -1,9 +1,7 @@
 """Conversions that train, from end to end on tiny checkpoints: what learns, from what, towards what."""
 
-import gc
 import json
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -38,10 +36,8 @@ def text(book, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(demo) -> Iterator[LoadedModel]:
-    gc.freeze()  # most of a run's time is else what accelerate collects at its end
-    yield small(demo.tokenizer)
-    gc.unfreeze()
+def model(demo) -> LoadedModel:
+    return small(demo.tokenizer)
 
 
 @pytest.mark.parametrize(

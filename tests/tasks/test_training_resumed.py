@@ -1,19 +1,15 @@
 """Training that is stopped, killed, shared or breaks: nothing of it is lost, and nothing comes out otherwise."""
 
 import errno
-import gc
 import math
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
 import yaml
+from processes import Command
 from training_runs import JUDGED, small, train, weights
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError
@@ -37,10 +33,8 @@ def text(book, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(demo) -> Iterator[LoadedModel]:
-    gc.freeze()  # most of a run's time is else what accelerate collects at its end
-    yield small(demo.tokenizer)
-    gc.unfreeze()
+def model(demo) -> LoadedModel:
+    return small(demo.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +157,6 @@ def recipe_in(folder) -> ConvertRecipe:
     return ConvertRecipe.model_validate(yaml.safe_load((folder / RECIPE).read_text()))
 
 
-def command(*arguments) -> subprocess.Popen:
-    """This Python in a process of its own, with one thread and the modules of this one."""
-    path = os.pathsep.join(filter(None, sys.path))
-    said = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, "-m", *map(str, arguments)], env=said, **pipes)
-
-
 def convert(stored, text, out, *more) -> list:
     settings = {"calibration.samples": 2, "calibration.window": 16, "training.save_seconds": 0}
     sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
@@ -181,16 +167,16 @@ def convert(stored, text, out, *more) -> list:
 def test_a_process_that_is_killed_goes_on_from_its_last_state(stored, text, tmp_path, sinkctl):
     out, steps = tmp_path / "out", 100
     state = out / STATE / CHECKPOINT
-    process = command("sinkctl", *convert(stored, text, out, "--steps", steps))
+    process = Command(*convert(stored, text, out, "--steps", steps))
     try:
         until = time.monotonic() + 60
         while not (state.exists() and '"step": ' in state.read_text()) and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.01)
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.ended()
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
     kept = RunFolder(out).load_json(f"{STATE}/{CHECKPOINT}")["runs"]["converted"]["course"]
     assert 0 < kept["step"] < steps
     code, _, err = sinkctl("convert", "--resume", out)
@@ -203,11 +189,12 @@ def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = ["--nproc_per_node", 2, "--master_port", port, "--master_addr", "127.0.0.1", "-m", "sinkctl"]
-    process = command("torch.distributed.run", *launch, *convert(stored, text, tmp_path / "out", *SHARED))
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out.count("trained: 3 steps") == 1, "the first process alone speaks"
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as by torchrun
+    words = convert(stored, text, tmp_path / "out", *SHARED)
+    both = [Command(*words, RANK=rank, LOCAL_RANK=rank, **launched) for rank in ("0", "1")]
+    (first, out, err), (second, silent, other) = (process.ended() for process in both)
+    assert (first, second) == (0, 0), err + other
+    assert (out.count("trained: 3 steps"), silent) == (1, ""), "the first process alone speaks"
     alone = run(recipe_in(tmp_path / "out"), output=tmp_path / "alone")
     found, truth = (result.convert.training for result in (result_of(tmp_path / "out"), alone.result))
     assert (found.processes, truth.processes) == (2, 1)

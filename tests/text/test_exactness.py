@@ -197,13 +197,13 @@ def natural_text(size: int) -> str:
     return "".join(words[word] + ends[gap] for word, gap in zip(picked, gaps, strict=True))[:size]
 
 
-def test_two_megabytes_are_streamed_through_a_small_buffer(real_tokenizer, tmp_path: Path):
-    path, text = tmp_path / "long.txt", natural_text(1_500_000)
+def test_half_a_megabyte_is_streamed_through_a_small_buffer(real_tokenizer, tmp_path: Path):
+    path, text = tmp_path / "long.txt", natural_text(400_000)
     path.write_text(text)
     stream = TokenStream([path], real_tokenizer, block_bytes=1 << 14)
     ids = np.concatenate([block.ids for block in stream])
     np.testing.assert_array_equal(ids, real_tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    assert path.stat().st_size > 2e6
+    assert path.stat().st_size > 5e5
     assert stream.bounded
     assert stream.largest_buffer < 2 << 14
     assert stream.share_read == 1
