@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import Interrupted, ModelError
+from sinkctl.metrics import BLOCK
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.recipe.schema import MeasureRecipe
@@ -25,6 +26,7 @@ from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.stream.scorers import scorer_for
 
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
+SHOWN = ("massive", "outliers")  # of the metrics of blocks; the others take seconds and are in no table here
 
 
 @dataclass
@@ -218,7 +220,9 @@ def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> tupl
     """What `sinkctl measure` finds on samples of its usual length: its score, its arrays."""
     samples = [fed.ids(body_T)[:SINK_LENGTH] for body_T in bodies]
     shown = InputSet("natural", "natural", bool(fed.front), samples, lambda sample, index: str(index))
-    return InputRun(settle(MeasureRecipe()), fed.loaded, shown)(lambda share: None, stop)
+    run = InputRun(settle(MeasureRecipe()), fed.loaded, shown)
+    run.tally.block_metrics = {name: BLOCK[name] for name in SHOWN}
+    return run(lambda share: None, stop)
 
 
 def _sinks(fed: Fed, sink: Sink, score: InputScore) -> dict[str, float | int | None]:
