@@ -248,7 +248,11 @@ def test_a_planted_outlier_patch_is_counted_named_and_found_as_a_sink(model_type
     assert outcome.result.measurement("outlier_patches").value == pytest.approx(100 / PATCHES)
 
     sinks = {sink.token: sink for sink in found.found}
-    assert set(sinks) == ({"patch 2,1", "[REG 2]"} if registers else {"patch 2,1"})  # the tenth of rows of four
+    maps = [stock_alpha(loaded.model, [{"pixel_values": pixels[None]}]) for pixels in pixels_NCHW]
+    places = {int(place) for alpha_LHT in maps for place in (alpha_LHT > 0.3).any(0).any(0).nonzero()} - {0}
+    names = [*leading, *(f"patch {patch // 4},{patch % 4}" for patch in range(PATCHES))]
+    assert set(sinks) == {names[place] for place in places}  # random weights may sink elsewhere, too
+    assert set(sinks) >= ({"patch 2,1", "[REG 2]"} if registers else {"patch 2,1"})  # the tenth of rows of four
     sink = sinks["patch 2,1"]
     assert (sink.times, sink.occurrences, sink.position, sink.percent) == (3, 3, len(leading) + 9, 50)
     assert found.layers[1].massive.channel == 5
