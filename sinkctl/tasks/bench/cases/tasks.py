@@ -20,7 +20,9 @@ def group(case: TasksCase, subject: Subject, size: Size) -> Group:
     lm = SinkctlLM(subject.loaded, policy_of(size["policy"]))
     found = readings(evaluate(lm, size["task"], case.include, case.limit))
     before, why = lm.prefix
-    return Group(readings=found, choices={"token before a text scored whole": f"{lm.tokenizer.decode(before)!r}: {why}"})
+    return Group(
+        readings=found, choices={"token before a text scored whole": f"{lm.tokenizer.decode(before)!r}: {why}"}
+    )
 
 
 def readings(found: dict[str, Any]) -> list[Reading]:
