@@ -71,7 +71,8 @@ def conversions(only: list[str]) -> list[str]:
 
 
 def designed(sink: dict, attention: str) -> torch.nn.Module:
-    config_class, model_class = FAMILIES["llama"].classes()
+    classes = FAMILIES["llama"].classes()
+    config_class, model_class = classes["AutoConfig"], classes["AutoModelForCausalLM"]
     with torch.device("cuda"):
         model = model_class._from_config(
             config_class(**SHAPE, sink=sink), dtype=torch.bfloat16, attn_implementation=attention

@@ -7,7 +7,7 @@ import torch
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import Visible
 
-# Farther than any trained window; beyond it a window counts as none.
+# Farther than any trained window; from it on a window counts as none.
 FAR = 1 << 20
 
 

@@ -132,12 +132,14 @@ def _loading(detail: ConvertDetail, name: str) -> list[str]:
     lines = fenced("python", LOADING.format(name=repr(name), trust=trust, tokenizer=detail.tokenizer_class))
     if detail.own_code:
         lines += [
-            "The class is in the `.py` files beside the weights, which `trust_remote_code=True` lets transformers run. "
-            "Where sinkctl is installed, it loads without the flag after `import sinkctl`.",
+            "The class is in the `.py` files beside the weights, which `trust_remote_code=True` lets transformers run "
+            "(`AutoModel` too, without the head). Where sinkctl is installed, it loads without the flag after "
+            "`import sinkctl`.",
             "",
         ]
     else:
         lines += [f"It takes a transformers that has {code(detail.model_type)}, and no code besides.", ""]
+    lines += _engines(detail)
     runs, refused = (", ".join(map(code, names)) for names in (detail.attention, refusing(detail)))
     said = f"As `attn_implementation`, {runs} can be named" + (f"; transformers refuses {refused}" if refused else "")
     held = f"As loaded, weights are {escaped(detail.dtype)}"
@@ -149,6 +151,47 @@ def _loading(detail: ConvertDetail, name: str) -> list[str]:
         return [*lines, "It cannot be streamed; see the limits.", ""]
     command = f"sinkctl stream --model {shlex.quote(name)} -p {shlex.quote(stream_policy(detail))} book.txt"
     return [*lines, "A text of any length through it, in constant memory:", "", *fenced("sh", visible(command))]
+
+
+def _engines(detail: ConvertDetail) -> list[str]:
+    """What is known of this form outside of transformers; `benchmarks/other_engines.py` ran the first."""
+    if detail.own_code:
+        return [f"llama.cpp and vLLM have no class {code(detail.model_type)}, and refuse it by that name.", ""]
+    if detail.model_type != "granite_swa":
+        return []
+    return [
+        "llama.cpp's `convert_hf_to_gguf.py` takes it (from b10514 on), but refuses tokenizers whose pre-tokenizer it "
+        "does not know. Where heads are not as wide as `hidden_size / num_attention_heads`, it drops `head_dim`, and "
+        "the file loads with `--override-kv` for `granite_swa.attention.key_length`, "
+        "`granite_swa.attention.value_length` and `granite_swa.rope.dimension_count`, each `=int:` that width. vLLM "
+        "has the class (read in 0.32, not run); `--disable-hybrid-kv-cache-manager` keeps its KV cache in one group. "
+        "A `sliding_window` of 1,048,576 is there for llama.cpp, which wants one sliding layer: no text fills it.",
+        "",
+    ]
+
+
+def _evaluating(detail: ConvertDetail) -> list[str]:
+    """How lm-evaluation-harness is to be told what stands in front of a text that it scores whole."""
+    if detail.mechanism == "sink_token" or detail.bos.startswith("BOS"):
+        said = (
+            "lm-evaluation-harness puts `bos_token` in front of texts that it scores whole (`wikitext` and other "
+            "perplexities), where the tokenizer has put it already: run these tasks with "
+            "`--model_args …,add_bos_token=False`, and others without."
+        )
+    else:
+        said = (
+            "lm-evaluation-harness puts the tokenizer's `bos_token` in front of texts that it scores whole (`wikitext` "
+            "and other perplexities), also where the tokenizer puts none there: name an ordinary token with "
+            '`--model_args …,prefix_token_id=ID`, a line break\'s say (`tokenizer.encode("\\n", '
+            "add_special_tokens=False)[-1]`). Another checkpoint, whose tokenizer adds BOS, gets it twice: compare "
+            "with `add_bos_token=False` there, for these tasks alone."
+        )
+    return [
+        said,
+        "Past the model's context it begins anew without BOS; the tasks of `sinkctl bench` are streamed whole, behind "
+        "what the tokenizer puts in front.",
+        "",
+    ]
 
 
 def _compared(result: Result, detail: ConvertDetail) -> list[str]:
@@ -170,7 +213,7 @@ def _tokenizer(detail: ConvertDetail) -> list[str]:
     if detail.mechanism == "sink_token":
         chats = "A chat from `apply_chat_template` has the token already: tokenize it with `add_special_tokens=False`."
         lines += [chats, ""]
-    return lines
+    return [*lines, *_evaluating(detail)]
 
 
 def _data(result: Result, detail: ConvertDetail) -> str:

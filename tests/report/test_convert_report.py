@@ -166,6 +166,19 @@ def test_the_python_of_the_card_loads_the_checkpoint_and_trusts_code_only_where_
     assert ("`import sinkctl`" in card) == bool(asked)
 
 
+@pytest.mark.parametrize(("changes", "engines", "evaluated"), [
+    ({}, "drops `head_dim`", '`tokenizer.encode("\\n", add_special_tokens=False)[-1]`'),
+    (OWN_CODE, "llama.cpp and vLLM have no class", "prefix_token_id=ID"),
+    (dict(mechanism="sink_token", model_type="llama"), "", "add_bos_token=False`, and others without"),
+    (dict(bos="BOS, as before"), "drops `head_dim`", "add_bos_token=False`, and others without"),
+])  # fmt: skip
+def test_the_card_says_which_engines_take_it_and_how_others_evaluate_it(changes, engines, evaluated):
+    card = model_card(converted(**changes), "out")
+    assert engines in card
+    assert ("llama.cpp" in card) == bool(engines)
+    assert evaluated in card
+
+
 @pytest.mark.parametrize("sink", [ATTENDING["key_bias"], GATES["output_headwise"]])
 def test_the_card_says_refused_of_what_the_class_refuses(sink):
     model = designed("llama", sink)

@@ -16,7 +16,7 @@ import torch
 from designed import designed
 from families import STREAMED, tiny
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModel
 from transformers.masking_utils import eager_mask
 
 from sinkctl.errors import ModelError
@@ -55,7 +55,7 @@ FRESH = """
 import json, sys
 sys.modules["sinkctl"] = None
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 torch.set_num_threads(1)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 found, (root, names) = {}, (sys.argv[1], json.loads(sys.argv[2]))
@@ -71,6 +71,9 @@ for name in names:
             found[name, "untrusted"] = "refused"
     model = AutoModelForCausalLM.from_pretrained(f"{root}/{name}", trust_remote_code=own, dtype="auto").to(device)
     found[name, "class"] = type(model).__name__
+    decoder = AutoModel.from_pretrained(f"{root}/{name}", trust_remote_code=own, dtype="auto").to(device)
+    with torch.no_grad():
+        found[name, "decoder"] = [part(ids).last_hidden_state.cpu() for part in (decoder, model.base_model)]
     for attention in ("eager", "sdpa", "flex_attention"):
         try:
             model.set_attn_implementation(attention)
@@ -254,6 +257,9 @@ def reloaded(tmp_path_factory) -> tuple[dict, dict]:
     """(what the formulas say, what one fresh process found), of every family."""
     folder = tmp_path_factory.mktemp("reloaded")
     expected = {family: written(family, folder / family) for family in FAMILIES}
+    for family in FAMILIES:  # sinkctl is here: no code of the checkpoint runs
+        decoder = AutoModel.from_pretrained(folder / family / "own_kv_bias")
+        assert type(decoder).__module__.startswith("sinkctl."), family
     padded = torch.tensor([[0] * (LONGEST - len(p)) + p for p in PROMPTS])
     mask = torch.tensor([[0] * (LONGEST - len(p)) + [1] * len(p) for p in PROMPTS])
     torch.save((IDS, padded, mask, NEW), folder / "inputs.pt")
@@ -268,6 +274,7 @@ def test_a_fresh_process_with_plain_transformers_computes_what_the_formulas_say(
     for name, (logits, generated) in expected[family].items():
         place, ran = f"{family}/{name}", []
         assert found.get((place, "untrusted"), "refused") == "refused"
+        assert torch.equal(*found[place, "decoder"]), f"{name}: without its head"
         for attention in ("eager", "sdpa", "flex_attention"):
             if isinstance(found[place, attention], str):
                 continue

@@ -11,6 +11,7 @@ from families import DELTA, LLAMA3, SLIDING, YARN, in_float64, tiny
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
+from sinkctl.model.probe import probe
 from sinkctl.sinks.storage import biased, gated, granite_swa
 
 HEADS, HIDDEN, EVERYTHING = 4, 32, 10**6
@@ -226,6 +227,28 @@ def test_visible_sinks_and_biases_are_those_of_a_softmax_with_one_more_column(na
     assert_agree(stored, by_hand(model, starts, windows), model, monkeypatch)
     if name != "llama_dynamic":  # a cache keeps keys turned by the frequencies of shorter texts
         assert_writes_the_same(stored, by_hand(model, starts, windows))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral_full", "qwen2_windowed", "mistral"])
+def test_one_layer_slides_for_llama_cpp_and_real_windows_stay(name, tmp_path):
+    model_type, settings, windows = DENSE[name]
+    model = source(model_type, settings, torch.float32)
+    stored = reloaded(granite_swa.build(model, drawn(len(windows), logit=((HEADS,), 3.0))), tmp_path, torch.float32)
+    slides = [kind == "sliding_attention" for kind in stored.config.layer_types]
+    real = [window is not None for window in windows]
+    assert slides == (real if any(real) else [True, *real[1:]])
+    assert stored.config.sliding_window == (5 if any(real) else 2**20)
+    assert [facts.window for facts in probe(stored, 127)] == [window and window - 1 for window in windows]
+    ids_BT = text()[0][1:]
+    asked = dict(max_new_tokens=12, do_sample=False)
+    written = stored.generate(ids_BT, **asked)
+    assert torch.equal(stored.generate(ids_BT, cache_implementation="static", **asked), written)
+    if not any(real):  # as it was stored before
+        stored.config.layer_types, stored.config.sliding_window = ["full_attention"] * len(windows), 128
+        stored.save_pretrained(tmp_path / "before")
+        before = AutoModelForCausalLM.from_pretrained(tmp_path / "before", attn_implementation="eager")
+        assert [facts.window for facts in probe(before, 127)] == [None] * len(windows)
+        assert torch.equal(before(ids_BT).logits, stored(ids_BT).logits)
 
 
 def test_sinks_alone_need_no_bias_in_llama_and_keep_that_of_qwen2(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 pytest.importorskip("lm_eval")
 
@@ -12,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from sinkctl import api
 from sinkctl.errors import ModelError, TextError, UsageError
-from sinkctl.model.load import DEMO
+from sinkctl.model.load import DEMO, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.shapes import built
 from sinkctl.recipe.bench import TasksCase
@@ -78,6 +80,27 @@ def test_a_short_text_rolls_as_in_the_harness_own_model(demo, stock, book):
     np.testing.assert_allclose(ours, stock.loglikelihood_rolling(requests, disable_tqdm=True), rtol=1e-5)
 
 
+@torch.no_grad()
+def test_no_bos_comes_in_front_where_a_conversion_took_it_away(demo, book, tmp_path):
+    settings = dict(samples=2, evaluation={"run": False}, progress=lambda now: None)
+    path = api.convert(demo, to="sink_logit", output=tmp_path / "out", **settings).path
+    lm = SinkctlLM(load(str(path)), policy_of("dense"))
+    text = book[:600]
+    (line_break,), ids = (lm.tokenizer.encode(each, add_special_tokens=False) for each in ("\n", text))
+    assert lm.tokenizer.bos_token == "<|bos|>"
+    assert lm.prefix_token_id == line_break
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    log_p_TV = model(torch.tensor([[line_break, *ids]])).logits[0, :-1].double().log_softmax(-1)
+    expected = float(log_p_TV.gather(-1, torch.tensor(ids)[:, None]).sum())
+    requests = asked("rolling", [(text,)])
+    assert lm.loglikelihood_rolling(requests)[0] == pytest.approx(expected, rel=1e-5)
+    # What README.md says of the harness' own model: BOS in front without `prefix_token_id`.
+    stock = HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=1, prefix_token_id=line_break)
+    assert stock.loglikelihood_rolling(requests, disable_tqdm=True)[0] == pytest.approx(expected, rel=1e-5)
+    stock = HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=1)
+    assert stock.prefix_token_id == demo.bos_id
+
+
 def test_generation_is_that_of_transformers_and_stops_where_it_is_told(demo, book):
     lm, context = SinkctlLM(demo, policy_of("dense")), book[3000:3400]
     ids = demo.tokenizer(context, return_tensors="pt").input_ids
@@ -136,7 +159,10 @@ def test_tasks_of_a_folder_become_readings(folder, demo, book, monkeypatch, capf
     found = sizes(case)
     assert list(found) == ["4+60,own_choices", "4+60,own_passages"]
     of = subject(case, demo)
-    choices, passages = (tasks.group(case, of, size).readings for size in found.values())
+    groups = [tasks.group(case, of, size) for size in found.values()]
+    choices, passages = (group.readings for group in groups)
+    before = "'<|bos|>': as the tokenizer puts it in front of a text"
+    assert [group.choices for group in groups] == [{"token before a text scored whole": before}] * 2
     found = {reading.metric: reading for reading in choices}
     assert set(found) == {"acc", "acc_norm"}
     assert found["acc"].value == 1.0, "no sentence is likelier backwards"

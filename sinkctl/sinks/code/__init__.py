@@ -15,22 +15,23 @@ class Family(NamedTuple):
     """A stock model type and the classes that give it a sink."""
 
     model_type: str
-    stem: str  # of Sink<stem>Config and Sink<stem>ForCausalLM
+    stem: str  # of Sink<stem>Config, Sink<stem>Model and Sink<stem>ForCausalLM
 
     @property
     def module(self) -> str:
         return f"modeling_sink_{self.model_type}"
 
-    def classes(self) -> tuple[type, type]:
-        """(config class, model class)"""
+    def classes(self) -> dict[str, type]:
+        """Name of the auto class → the class it loads."""
         module = import_module(f"{__name__}.{self.module}")
-        return getattr(module, f"Sink{self.stem}Config"), getattr(module, f"Sink{self.stem}ForCausalLM")
+        return {auto: getattr(module, name.partition(".")[2]) for auto, name in self.auto_map.items()}
 
     @property
     def auto_map(self) -> dict[str, str]:
         """What config.json says of where the classes are."""
         return {
             "AutoConfig": f"{self.module}.Sink{self.stem}Config",
+            "AutoModel": f"{self.module}.Sink{self.stem}Model",
             "AutoModelForCausalLM": f"{self.module}.Sink{self.stem}ForCausalLM",
         }
 
@@ -55,11 +56,13 @@ FAMILIES = {
 
 def register() -> None:
     """Make transformers' auto classes load these checkpoints without code of their own."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     for family in FAMILIES.values():
-        config_class, model_class = family.classes()
+        classes = family.classes()
+        config_class = classes["AutoConfig"]
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
         config_class.register_for_auto_class()  # so that a model saved again takes its code along
-        model_class.register_for_auto_class("AutoModelForCausalLM")
+        for auto in (AutoModel, AutoModelForCausalLM):
+            auto.register(config_class, classes[auto.__name__], exist_ok=True)
+            classes[auto.__name__].register_for_auto_class(auto.__name__)

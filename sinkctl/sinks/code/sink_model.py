@@ -62,6 +62,7 @@ class _Wire:
         self.attention, self.rotary, self.place = attention, rotary, place
         self.fused = hasattr(attention, FUSED)
         self.projection: nn.Module | None = None  # the one whose hook counts
+        self.hooked: list[nn.Module] = []  # all that have one: a merged adapter gives the projection's place back
         self.shown: Tensor | None = None  # the layer's input, while it runs
         attention.register_forward_pre_hook(self.before, with_kwargs=True)
         self._tie()
@@ -73,6 +74,9 @@ class _Wire:
         found = next(getattr(self.attention, name) for name in names if hasattr(self.attention, name))
         if found is not self.projection:
             self.projection = found
+            if any(found is module for module in self.hooked):
+                return
+            self.hooked.append(found)
             if self.place == "output":
                 found.register_forward_pre_hook(self.gate_output)
             else:

@@ -4,6 +4,8 @@ Its attention is Llama's times σ(lse − s), which is a softmax with one more o
 into the output projection's (`biased.py`). With s = −1e4 and no bias, logits are bit-identical to those of the
 source's eager attention; sdpa, which granite_swa lacks, rounds otherwise. Inexact: in half precision log-sum-exp and s
 are rounded before they are subtracted. Rows of padding tokens differ, which no other token sees.
+llama.cpp loads the class only with a sliding layer. Where the source has none, the first is called one, with a window
+that no text fills (`masks.FAR`): it sees all of the past, here as everywhere.
 H query heads, E value width.
 """
 
@@ -13,7 +15,16 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from sinkctl.sinks.storage.biased import dense_settings, filled, folded, output_projections, unstorable, windows
+from sinkctl.model.masks import FAR
+from sinkctl.sinks.storage.biased import (
+    SLIDING,
+    dense_settings,
+    filled,
+    folded,
+    output_projections,
+    unstorable,
+    windows,
+)
 
 SOURCES = ("llama", "mistral", "qwen2", "granite")
 QK_NORMED = ("qwen3", "qwen3_moe", "gemma3_text", "olmo2", "olmo3")
@@ -56,6 +67,8 @@ def build(model: PreTrainedModel, starts: Sequence[dict[str, Tensor]]) -> PreTra
 
 def _target(config: PreTrainedConfig, biased: bool) -> PreTrainedConfig:
     settings, (kinds, window) = dense_settings(config), windows(config)
+    if window is None:
+        kinds, window = [SLIDING, *kinds[1:]], max(FAR, config.max_position_embeddings)
     if config.model_type == "granite":
         multipliers = {name: getattr(config, name) for name in MULTIPLIERS}
     else:
@@ -67,5 +80,5 @@ def _target(config: PreTrainedConfig, biased: bool) -> PreTrainedConfig:
         attention_bias=biased,
         mlp_bias=getattr(config, "mlp_bias", False),
         layer_types=kinds,
-        sliding_window=window or config.max_position_embeddings,  # an integer even where no layer slides
+        sliding_window=window,
     )

@@ -28,7 +28,8 @@ def build(model: PreTrainedModel, sink: Sink, starts: Sequence[dict[str, Tensor]
 
     The model is for saving: it shares the tensors of `model`, and its buffers are on the meta device.
     """
-    config_class, model_class = FAMILIES[model.config.model_type].classes()
+    classes = FAMILIES[model.config.model_type].classes()
+    config_class, model_class = classes["AutoConfig"], classes["AutoModelForCausalLM"]
     names = list(dict.fromkeys(name for start in starts if start is not None for name in start))
     has = [number for number, start in enumerate(starts) if start is not None]
     said = sink.stored() | {"parameters": names} | ({} if len(has) == len(starts) else {"layers": has})

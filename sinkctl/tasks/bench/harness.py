@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import copy
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ LOGITS = 1 << 26  # alive at once: 256 MiB in float32
 class SinkctlLM(TemplateLM):
     """A loaded model under a cache policy: texts are streamed whole, never cut to a context length.
 
-    Special tokens are those the tokenizer adds. What stands before a text's first token where something must, is BOS,
-    or where a tokenizer has none its end-of-sequence token.
+    Special tokens are those the tokenizer adds. Before a text's first token, where something must stand there, is what
+    `prefix` says: BOS, once, where the tokenizer puts it there, and not where it does not.
     """
 
     def __init__(self, loaded: LoadedModel, policy: Policy):
@@ -59,11 +59,24 @@ class SinkctlLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        prefix = self.loaded.bos_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
-        prefix = self.eot_token_id if prefix is None else prefix
-        if prefix is None:
-            raise ModelError(f"{self.loaded.name} has no BOS or end-of-sequence token to put before a text")
-        return prefix
+        return self.prefix[0]
+
+    @cached_property
+    def prefix(self) -> tuple[int, str]:
+        """(token id before a text's first token, why).
+
+        The harness takes BOS wherever there is one. A converted checkpoint, or the control, would get back what was
+        taken from it.
+        """
+        bos, end = self.loaded.bos_id, self.eot_token_id
+        if self.loaded.uses_bos:
+            return bos, "as the tokenizer puts it in front of a text"
+        if end is not None and bos in (None, end):
+            return end, "it parts one text from the next"
+        line_break = self.tokenizer.encode("\n", add_special_tokens=False)
+        if not line_break:
+            raise ModelError(f"{self.loaded.name} has no BOS, end-of-sequence or line break token to put before a text")
+        return line_break[-1], "an ordinary token, as the tokenizer puts nothing in front of a text"
 
     @property
     def tokenizer_name(self) -> str:

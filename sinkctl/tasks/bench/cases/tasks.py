@@ -18,7 +18,11 @@ def group(case: TasksCase, subject: Subject, size: Size) -> Group:
 
     subject.told(f"{case.label}: {size['task']}", 0.0)
     lm = SinkctlLM(subject.loaded, policy_of(size["policy"]))
-    return Group(readings=readings(evaluate(lm, size["task"], case.include, case.limit)))
+    found = readings(evaluate(lm, size["task"], case.include, case.limit))
+    before, why = lm.prefix
+    return Group(
+        readings=found, choices={"token before a text scored whole": f"{lm.tokenizer.decode(before)!r}: {why}"}
+    )
 
 
 def readings(found: dict[str, Any]) -> list[Reading]:

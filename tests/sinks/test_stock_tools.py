@@ -1,0 +1,96 @@
+"""What other libraries do with a converted folder: caches, shards, adapters, quantized weights."""
+
+import copy
+
+import pytest
+import torch
+from designed import designed
+from families import tiny
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from sinkctl.sinks.storage import granite_swa
+
+HEADS, WIDTH = 4, 16
+IDS = torch.randint(3, 64, (2, 24), generator=torch.Generator().manual_seed(0))
+OWN = {
+    "kv_bias": dict(kind="kv_bias", parameters=["key", "value"]),
+    "softpick": dict(kind="softpick", parameters=["offset", "bias"]),
+    "gate": dict(kind="gate", place="output", form="headwise", parameters=["gate.weight"]),
+    "gate_value": dict(kind="gate", place="value", form="headwise", parameters=["gate.weight"]),
+}
+SMALL = {"hidden_size": HEADS * WIDTH, "intermediate_size": 96}
+by_form = pytest.mark.parametrize("form", ["granite_swa", *OWN])
+
+
+def converted(form: str):
+    """A tiny Llama with a visible sink, in the class that holds it."""
+    if form != "granite_swa":
+        model = designed("llama", OWN[form], **SMALL)
+        model.config.eos_token_id = model.generation_config.eos_token_id = None
+        return model
+    drawn = torch.Generator().manual_seed(1)
+    logit, bias = torch.randn(HEADS, generator=drawn) + 2, torch.randn(HEADS, WIDTH, generator=drawn) / 2
+    model = granite_swa.build(tiny("llama", SMALL, torch.float32), [{"logit": logit, "bias": bias}] * 2)
+    model.generation_config.eos_token_id = None
+    return reallocated(model)
+
+
+def reallocated(model):
+    """With buffers of its own: what is built for saving has none."""
+    whole = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32, attn_implementation="eager")
+    whole.load_state_dict(model.state_dict())
+    whole.generation_config = model.generation_config
+    return whole.eval()
+
+
+@by_form
+def test_a_static_cache_writes_what_a_growing_one_does(form):
+    model, asked = converted(form), dict(max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert torch.equal(model.generate(IDS, cache_implementation="static", **asked), model.generate(IDS, **asked))
+
+
+@by_form
+@torch.no_grad()
+def test_shards_hold_what_one_file_does(form, tmp_path):
+    model = converted(form)
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+
+
+@by_form
+def test_lora_is_trained_loaded_and_merged(form, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = converted(form).double()
+    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj", "o_proj"], r=4, init_lora_weights=False)
+    model = peft.get_peft_model(copy.deepcopy(base), settings, autocast_adapter_dtype=False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = model(IDS, labels=IDS).loss
+    before.backward()
+    optimizer.step()
+    with torch.no_grad():
+        trained = model.eval()(IDS)
+        assert not torch.allclose(trained.logits, base(IDS).logits, atol=1e-2)
+        model.save_pretrained(tmp_path)
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path, autocast_adapter_dtype=False).eval()
+        assert torch.allclose(loaded(IDS).logits, trained.logits, atol=1e-6)
+        assert torch.allclose(loaded.merge_and_unload()(IDS).logits, trained.logits, atol=1e-6)
+
+
+@by_form
+@torch.no_grad()
+def test_weights_of_8_bits_err_as_much_as_those_of_the_stock_class(form):
+    """Linear layers alone are quantized; sinks are not."""
+    torchao = pytest.importorskip("torchao.quantization")
+    plain, error = tiny("llama", SMALL, torch.float32), {}
+    for name, model in {"stock": plain, form: converted(form)}.items():
+        exact, quantized = model(IDS).logits, copy.deepcopy(model)
+        torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig(), filter_fn=_outside_of_sinks)
+        error[name] = float((quantized(IDS).logits - exact).norm() / exact.norm())
+    assert 0 < error[form] < 3 * error["stock"], error
+
+
+def _outside_of_sinks(module: nn.Module, name: str) -> bool:
+    return isinstance(module, nn.Linear) and ".sink." not in name
