@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sinkctl.model.gguf.opened import located, opened, own_dtype, stored_as
-from sinkctl.model.gguf.vocabulary import check_vocabulary, name_special
+from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kinds import Kind
 from sinkctl.model.load import LoadedModel, checked_kind, chosen_device, explained, file_fingerprint
 from sinkctl.model.named import Named
@@ -39,7 +39,7 @@ def load_gguf(named: Named, settings: ModelSettings, kinds: Sequence[Kind], say:
             left_out = check_weights(name, model, report)
             as_ordinary(model.eval())
             tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)
-            notes += name_special(tokenizer, file.header)
+            notes += follow_file(tokenizer, file.header)
             check_vocabulary(name, tokenizer, file.header)
             choices["weights"] = "; ".join(filter(None, (stored_as(file.header, dtype), left_out)))
     loaded = LoadedModel(model, tokenizer, name, fingerprint, choices, kind, None, None, notes, settings)

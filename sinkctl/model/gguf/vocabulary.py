@@ -24,8 +24,11 @@ PLAIN = "It was a dark night, and the rain fell."
 Priority = Callable[[str, str], float | None]
 
 
-def name_special(tokenizer: PreTrainedTokenizerBase, header: Header) -> list[str]:
-    """Call special tokens what the file calls them; a note on what transformers called BOS or EOS in their place."""
+def follow_file(tokenizer: PreTrainedTokenizerBase, header: Header) -> list[str]:
+    """Name special tokens, and put them around a text, as the file says; a note on what transformers did in its place.
+
+    Which words become which tokens is not touched: what is wrong there is refused.
+    """
     notes = []
     for name, said in IDS.items():
         own, here = header.token(said), getattr(tokenizer, f"{name}_token")
@@ -37,6 +40,12 @@ def name_special(tokenizer: PreTrainedTokenizerBase, header: Header) -> list[str
                 f"{name.upper()} is {header.tokens[own]}, as the GGUF file says; transformers "
                 f"{transformers.__version__} takes {here}."
             )
+    if header.token("bos") is not None and (asked := _adds(header, "bos")) not in (None, _stands(tokenizer, "bos")):
+        tokenizer.add_bos_token = asked
+        notes.append(
+            f"A text begins {'with' if asked else 'without'} {tokenizer.bos_token}, as the GGUF file says "
+            f"(add_bos_token); transformers {transformers.__version__} does otherwise."
+        )
     tokenizer.clean_up_tokenization_spaces = False  # llama.cpp takes no space away either
     return notes
 
@@ -62,16 +71,23 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, header: Header) -> str | None:
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, header: Header) -> str | None:
-    """BOS and EOS stand around a text where the flags say so; without one, BOS does before SentencePiece's."""
-    ids, fields = tokenizer(PLAIN).input_ids, header.fields
-    usual = {"bos": True if fields.get("tokenizer.ggml.model") == "llama" else None, "eos": None}
-    for name, place, where in (("bos", 0, "in front of"), ("eos", -1, "behind")):
-        asked, own = fields.get(f"tokenizer.ggml.add_{name}_token", usual[name]), header.token(name)
-        if asked is None or own is None or (ids[place] == own) == asked:
+    for name, where in (("bos", "in front of"), ("eos", "behind")):
+        asked, own = _adds(header, name), header.token(name)
+        if asked is None or own is None or _stands(tokenizer, name) == asked:
             continue
         said = f"add_{name}_token: {str(asked).lower()}"
         return f"{'none' if asked else header.tokens[own]} stands {where} a text, and the file says otherwise ({said})"
     return None
+
+
+def _adds(header: Header, name: str) -> bool | None:
+    """Whether BOS or EOS is to stand around a text; where the file does not say, BOS does before SentencePiece's."""
+    usual = True if name == "bos" and header.fields.get("tokenizer.ggml.model") == "llama" else None
+    return header.fields.get(f"tokenizer.ggml.add_{name}_token", usual)
+
+
+def _stands(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
+    return tokenizer(PLAIN).input_ids[0 if name == "bos" else -1] == getattr(tokenizer, f"{name}_token_id")
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, header: Header) -> str | None:
