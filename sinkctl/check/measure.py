@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import TextError, UsageError
-from sinkctl.model.files import CONFIG
+from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.compare import check_names, parse
@@ -49,5 +49,5 @@ def rules(recipe: MeasureRecipe) -> None:
 
 def _sees_images(name: str) -> bool:
     """Whether a checkpoint may take images: not where its config speaks of none; of a Hub id nobody knows yet."""
-    path = Path(name) / CONFIG
-    return name != "demo" and not (path.is_file() and "image_size" not in path.read_text(encoding="utf-8"))
+    path, form = Path(name) / CONFIG, resolve(name).form
+    return form in ("folder", "hub") and not (path.is_file() and "image_size" not in path.read_text(encoding="utf-8"))

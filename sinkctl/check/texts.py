@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sinkctl.errors import TextError, UsageError
 from sinkctl.text import RecordDecoder, Source, is_records
 from sinkctl.text.decode import Errors, TextDecoder
+from sinkctl.text.foreign import foreign
 from sinkctl.text.source import STDIN, check, is_pipe
 
 HEAD = 1 << 20  # bytes of each that are looked at
@@ -37,6 +38,8 @@ def _holds_text(name: str, field: str, errors: Errors) -> bool:
         head = source.read(HEAD)
     finally:
         source.close()
+    if (what := foreign(name, head)) is not None:
+        raise TextError(f"{name}: {what}")
     decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
     whole = len(head) < HEAD
     return bool(decoder.feed(head, final=whole).text) or not whole

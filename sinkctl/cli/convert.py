@@ -22,7 +22,7 @@ FIELDS = {
 
 def convert(
     checkpoint: Annotated[
-        str | None, typer.Argument(metavar="[CHECKPOINT]", help="A folder, a Hub id, or demo (default).")
+        str | None, typer.Argument(metavar="[CHECKPOINT]", help="A folder, a GGUF file, a Hub id, or demo (default).")
     ] = None,
     to: Annotated[
         str | None,

@@ -7,13 +7,28 @@ from typing import Annotated
 import typer
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove the tokenizers that were kept of GGUF files, and end.")
+    ] = False,
+) -> None:
     """Versions, devices, and which kernels will run here and why: paste it into a bug report."""
+    from sinkctl.model.kept import cache_folder, cache_size, clear_cache
+
+    folder = cache_folder()
+    size = 0 if folder is None else cache_size(folder)
+    if clear:
+        if folder is not None:
+            clear_cache(folder)
+        print(f"{folder or 'no cache'}: {size / 2**20:,.0f} MiB removed")
+        return
     from sinkctl.kernels.doctor import kernels_here
     from sinkctl.result.environment import environment
     from sinkctl.result.versions import outside, tested
 
-    found = {**environment(), "tested with": tested(), "kernels": kernels_here()}
+    cache = {"folder": str(folder or "off"), "bytes": size, "clear with": "sinkctl doctor --clear-cache"}
+    found = {**environment(), "tested with": tested(), "kernels": kernels_here(), "cache": cache}
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -7,12 +7,12 @@ from rich.console import Console
 
 def loaded_model(settings, words: Console):
     """The `LoadedModel` of a recipe's model settings."""
-    with words.status("loading", spinner="line") if words.is_terminal else nullcontext():
+    with words.status("loading", spinner="line") if words.is_terminal else nullcontext() as status:
         quiet_transformers()
-        from sinkctl.api.shared import load
+        from sinkctl.model.load import load
         from sinkctl.result.versions import outside
 
-        loaded = load(**settings.model_dump())
+        loaded = load(settings, say=lambda text: status and status.update(f"loading: {text}"))
     for line in outside():
         words.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     for note in loaded.notes:  # in a quiet run too: another tokenizer than expected is no progress

@@ -12,7 +12,7 @@ def option(panel: str, help: str, *names: str, metavar: str | None = None):
 
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="A folder, a Hub id, or demo.", rich_help_panel="Model")
+    str | None, typer.Option("--model", "-m", help="A folder, a GGUF file, a Hub id, or demo.", rich_help_panel="Model")
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.", rich_help_panel="Model")]
 Device = Annotated[

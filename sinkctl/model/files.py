@@ -11,13 +11,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
+from sinkctl.model.gguf.check import POINTER, check_gguf
+from sinkctl.model.gguf.header import read_header
+from sinkctl.model.hub import check_hub_id, meant
+from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
 from sinkctl.model.settings import ModelSettings
 
-DEMO = Path(__file__).parent / "demo"
-CONFIG = "config.json"
 PICKLED = ("*.bin", "*.pt", "*.pth")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER = b"version https://git-lfs"
 
 
 def check_model(settings: ModelSettings) -> None:
@@ -31,22 +33,25 @@ def check_checkpoint(settings: ModelSettings) -> None:
 
     UsageError for a revision of what has none.
     """
-    local = settings.name == "demo" or _looks_like_path(settings.name)
-    if local and settings.revision is not None:
+    named = resolve(settings.name)
+    if named.local and settings.revision is not None:
         raise UsageError(
             f"--revision {settings.revision}: is of a Hub id (organisation/name), which {settings.name} is not"
         )
-    if settings.name == "demo":
-        return
-    if _looks_like_path(settings.name):
-        _check_folder(Path(settings.name), settings.allow_pickle)
-    else:
-        _check_hub_id(settings.name)
+    if not named.local:
+        check_hub_id(settings.name, named)
+    elif named.form == "gguf":
+        check_gguf(named.path)
+    elif named.form == "folder":
+        _check_folder(settings.name, settings.allow_pickle)
 
 
 def has_chat_template(name: str) -> bool:
     """Whether a checkpoint may have one: not where its folder holds none; of a Hub id nobody knows yet."""
-    folder = DEMO if name == "demo" else Path(name)
+    named = resolve(name)
+    if named.form == "gguf":
+        return not named.local or "tokenizer.chat_template" in read_header(named.path).fields
+    folder = named.path
     said = folder / "tokenizer_config.json"
     if not said.is_file() or any(folder.glob("*chat_template*")) or (folder / "tekken.json").exists():
         return True
@@ -64,17 +69,24 @@ def check_device(asked: str) -> None:
         raise ModelError(f"--device {asked}: not available here, {why}; see `sinkctl doctor`, or leave --device out")
 
 
-def _looks_like_path(name: str) -> bool:
-    return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-
-
-def _check_folder(folder: Path, allow_pickle: bool) -> None:
+def _check_folder(name: str, allow_pickle: bool) -> None:
+    folder = Path(name)
+    if folder.is_file() and (what := foreign_file(folder)) is not None:
+        raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
-        raise ModelError(f"{folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
+        instead = meant(name) or "; give a checkpoint folder or a Hub id (organisation/name)"
+        raise ModelError(f"{name}: {what}{instead}")
+    if len(several := gguf_files(folder)) > 1:
+        names = [path.name for path in several]
+        raise ModelError(f"{folder}: holds {', '.join(names)}; say which: {folder}{WITHIN}{names[0]}")
     if not (folder / CONFIG).exists():
+        if (what := foreign_folder(folder)) is not None and not _inside(folder):
+            raise ModelError(f"{folder} {what}")
         raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
     _check_config(folder / CONFIG)
+    if (what := foreign_config(folder / CONFIG)) is not None:
+        raise ModelError(f"{folder} {what}")
     if any(folder.glob("*.safetensors")):
         check_files(folder)
         return
@@ -83,6 +95,8 @@ def _check_folder(folder: Path, allow_pickle: bool) -> None:
     pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
     if pickled:
         raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
+    if (what := foreign_weights(folder)) is not None:
+        raise ModelError(f"{folder} {what}")
     raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}")
 
 
@@ -99,21 +113,6 @@ def _check_config(path: Path) -> None:
         raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")
-
-
-def _check_hub_id(name: str) -> None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise ModelError(f"{name}: no such folder here, and no Hub id (organisation/name)") from error
-    kept = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    if constants.HF_HUB_OFFLINE and not kept.is_dir():
-        raise ModelError(
-            f"{name}: no such folder here, not in the Hub's cache, and HF_HUB_OFFLINE keeps from asking the Hub"
-        )
 
 
 def _without_cuda() -> str | None:

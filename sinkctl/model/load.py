@@ -25,13 +25,15 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
-from sinkctl.model.files import DEMO, check_checkpoint
+from sinkctl.model.files import check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
+from sinkctl.model.named import DEMO as DEMO
+from sinkctl.model.named import resolve
 from sinkctl.model.parts import towers_of
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
-from sinkctl.model.undocumented import image_processor_class
+from sinkctl.model.undocumented import Say, image_processor_class
 from sinkctl.model.weights import check_weights
 
 # Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
@@ -102,15 +104,22 @@ class LoadedModel:
         return self._probed[reach]
 
 
-def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",)) -> LoadedModel:
+def load(
+    settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",), say: Say = lambda text: None
+) -> LoadedModel:  # fmt: skip
     """Load a model of one of `kinds` and its tokenizer or image processor.
 
-    Decoders come with their language-modelling head, the others without head or pooler. ModelError says what is
-    missing and what to do.
+    Decoders come with their language-modelling head, the others without head or pooler. `say` is told what takes
+    time. ModelError says what is missing and what to do.
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
-    source = str(DEMO) if settings.name == "demo" else settings.name
     check_checkpoint(settings)
+    named = resolve(settings.name)
+    if named.form == "gguf":
+        from sinkctl.model.gguf.load import load_gguf
+
+        return load_gguf(named, settings, kinds, say)
+    source = named.source
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
@@ -118,7 +127,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
-        kind = _checked_kind(settings.name, config, kinds)
+        kind = checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype or config.dtype
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
@@ -162,16 +171,27 @@ def folder_fingerprint(folder: Path) -> str:
     """sha256 over the config, tokenizer and weight files of a folder (large files: size, both ends, 64 blocks)."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".bin", ".py"}):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            if size <= HASHED_WHOLE:
-                digest.update(file.read())
-                continue
-            for block in range(65):
-                file.seek((size - (1 << 16)) * block // 64)
-                digest.update(file.read(1 << 16))
+        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+        _add(path, digest)
     return digest.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """sha256 over the size and content of one file (of a large one both ends and 64 blocks), whatever its name."""
+    digest = hashlib.sha256(f"{path.stat().st_size}:".encode())
+    _add(path, digest)
+    return digest.hexdigest()
+
+
+def _add(path: Path, digest: Any) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= HASHED_WHOLE:
+            digest.update(file.read())
+            return
+        for block in range(65):
+            file.seek((size - (1 << 16)) * block // 64)
+            digest.update(file.read(1 << 16))
 
 
 def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
@@ -200,7 +220,7 @@ def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.d
     return "auto"
 
 
-def _checked_kind(name: str, config: PreTrainedConfig, kinds: Sequence[Kind]) -> Kind:
+def checked_kind(name: str, config: PreTrainedConfig, kinds: Sequence[Kind]) -> Kind:
     kind = kind_of(config)
     if kind in kinds:
         return kind

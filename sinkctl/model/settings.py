@@ -1,21 +1,29 @@
 """What a recipe says of the model."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+ALSO_CALLED = {
+    "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32", "fp32": "float32",
+    "double": "float64", "fp64": "float64",
+}  # fmt: skip
+
+
+def _own_name(dtype: Any) -> Any:
+    return ALSO_CALLED.get(dtype, dtype) if isinstance(dtype, str) else dtype
 
 
 class ModelSettings(BaseModel):
     """Which checkpoint, and how it is loaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field("demo", description="A folder, a Hub id, or demo: the built-in model.")
+    name: str = Field("demo", description="A folder, a GGUF file, a Hub id, or demo: the built-in model.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
-        "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere."
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], BeforeValidator(_own_name)] = Field(
+        "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere; bf16, fp16, half … too."
     )
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")

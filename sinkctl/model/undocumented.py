@@ -24,11 +24,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+Say = Callable[[str], None]  # told what takes time
 
 # What a module may call its cache: the first since 5.24, the last in Mamba's layers before.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
@@ -81,6 +84,32 @@ def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> N
     """Say that it adds BOS, or not; the public setter replaces the whole post-processor, and what else it adds."""
     tokenizer._add_bos_token = adds_bos
     tokenizer._should_update_post_processor = False
+
+
+@contextmanager
+def gguf_told(say: Say) -> Iterator[None]:
+    """Inside, `say` is told how far a GGUF file is dequantized, in place of a bar that nothing else turns off."""
+    bar = modeling_gguf_pytorch_utils.tqdm
+
+    def told(tensors: list[Any], **_: Any) -> Iterator[Any]:
+        for number, tensor in enumerate(tensors):
+            say(f"dequantizing tensor {number + 1} of {len(tensors)}")
+            yield tensor
+
+    modeling_gguf_pytorch_utils.tqdm = told
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
+
+
+def as_ordinary(model: PreTrainedModel) -> None:
+    """Forget that a model was quantized before it was loaded: since 5.24 transformers refuses to save one that was."""
+    for name in ("hf_quantizer", "quantization_method"):
+        vars(model).pop(name, None)
+    if hasattr(model, "is_quantized"):
+        model.is_quantized = False
+    vars(model.config).pop("quantization_config", None)
 
 
 def image_processor_class() -> type:
@@ -157,5 +186,6 @@ TAKEN = (
           lambda: "llama" in CONFIG_MAPPING_NAMES and "llama" in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     Taken("AutoImageProcessor, where no torchvision is", "5.15.0", "5.24.0",
           lambda: callable(image_processor_class().from_pretrained)),
+    Taken("modeling_gguf_pytorch_utils.tqdm", "5.15.0", "5.24.0", lambda: callable(modeling_gguf_pytorch_utils.tqdm)),
     Taken("get_cosine_with_min_lr_schedule_with_warmup_lr_rate", "5.15.0", "5.24.0", _schedule_takes),
 )  # fmt: skip

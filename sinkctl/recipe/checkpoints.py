@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sinkctl.errors import UsageError
+from sinkctl.model.named import CONFIG, absolute, resolve
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import MeasureRecipe
 
@@ -27,7 +28,7 @@ def checkpoints(recipe: MeasureRecipe) -> list[Checkpoint]:
     if recipe.revisions:
         if len(names) > 1:
             raise UsageError(f"revisions are of one Hub id, and {len(names)} checkpoints are named; name one")
-        if names[0] == "demo" or Path(names[0]).exists():
+        if resolve(names[0]).local:
             raise UsageError(f"{names[0]}: revisions are of a Hub id (organisation/name), and this is none")
         found = [(names[0], revision) for revision in recipe.revisions]
     else:
@@ -45,10 +46,10 @@ def checkpoints(recipe: MeasureRecipe) -> list[Checkpoint]:
 def _opened(name: str) -> list[str]:
     """A folder of checkpoints as these, by their step; anything else as it is."""
     folder = Path(name)
-    if name == "demo" or not folder.is_dir() or (folder / "config.json").exists():
+    if resolve(name).form != "folder" or not folder.is_dir() or (folder / CONFIG).exists():
         return [name]
     inner = [(step, path) for path in folder.iterdir() if (step := _step(path.name)) is not None]
-    return [str(path) for _, path in sorted(inner) if (path / "config.json").exists()] or [name]
+    return [str(path) for _, path in sorted(inner) if (path / CONFIG).exists()] or [name]
 
 
 def _labels(names: Sequence[str]) -> list[str]:
@@ -64,8 +65,8 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _parts(name: str) -> tuple[str, ...]:
     """Of a folder its full path, or else the names of a Hub id."""
-    is_folder = name != "demo" and Path(name).exists()
-    return Path(name).resolve().parts if is_folder else tuple(part for part in name.split("/") if part)
+    own = absolute(name)
+    return Path(own).parts if Path(own).is_absolute() else tuple(part for part in name.split("/") if part)
 
 
 def _step(text: str) -> int | None:

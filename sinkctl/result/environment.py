@@ -13,7 +13,18 @@ from sinkctl import __version__
 from sinkctl.result.bench import Machine
 from sinkctl.result.source import source
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pydantic", "typer", "triton")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "typer",
+    "triton",
+    "gguf",
+)
 # Ours → what nvidia-smi calls it.
 NVIDIA = {
     "driver": "driver_version",

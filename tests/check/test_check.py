@@ -12,7 +12,8 @@ from sinkctl.check import check
 from sinkctl.check.bench import check_held
 from sinkctl.errors import BaselineError, ModelError, TextError, UsageError
 from sinkctl.model import files
-from sinkctl.model.files import DEMO, check_device, check_model
+from sinkctl.model.files import check_device, check_model
+from sinkctl.model.named import DEMO
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import load, validate
 from sinkctl.recipe.named import built_in

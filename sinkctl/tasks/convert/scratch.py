@@ -6,7 +6,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from sinkctl.errors import UsageError
-from sinkctl.model.load import DEMO, LoadedModel, chosen_device, explained
+from sinkctl.model.load import LoadedModel, chosen_device, explained, load
+from sinkctl.model.named import resolve
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import load_tokenizer
 from sinkctl.model.undocumented import CONFIG_MAPPING_NAMES
@@ -22,10 +23,13 @@ def scratch(settings: ModelSettings, said: dict[str, Any], seed: int) -> LoadedM
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
-    source = str(DEMO) if settings.name == "demo" else settings.name
+    named = resolve(settings.name)
     with explained(settings.name):
         common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-        tokenizer = load_tokenizer(source, settings, choices, notes, **common)
+        if named.form == "gguf":
+            tokenizer = load(settings).tokenizer
+        else:
+            tokenizer = load_tokenizer(named.source, settings, choices, notes, **common)
     own = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     said = {"vocab_size": len(tokenizer), **own, **said}
     config = _config(said)

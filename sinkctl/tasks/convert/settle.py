@@ -8,6 +8,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from sinkctl.check.convert import rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.named import absolute
 from sinkctl.model.weights import check_finite
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks.storage import Form, form_for
@@ -15,7 +16,6 @@ from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
-from sinkctl.tasks.stream.settle import absolute
 
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows

@@ -14,6 +14,7 @@ from sinkctl.model.compiled import is_mixture
 from sinkctl.model.lengths import changes
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
+from sinkctl.model.named import absolute
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.ends import end_of_sequence
@@ -23,7 +24,7 @@ from sinkctl.tasks.generate.settle_sampling import (
     sampling_notes,
     settle_sampling,
 )
-from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
+from sinkctl.tasks.stream.settle import bos_rule, resolved
 from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.

@@ -1,8 +1,8 @@
 """A recipe → the same with every name in full, and with thresholds that the run can check."""
 
 from sinkctl.check.measure import rules
+from sinkctl.model.named import absolute
 from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.tasks.stream.settle import absolute
 
 
 def settle(recipe: MeasureRecipe) -> MeasureRecipe:

@@ -8,13 +8,14 @@ from sinkctl.check.questions import BUILT_IN, measured, rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
+from sinkctl.model.named import absolute
 from sinkctl.recipe.schema import QuestionsRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.questions.items import Items
 from sinkctl.tasks.questions.lines import LineItems
 from sinkctl.tasks.questions.records import RecordItems
-from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
+from sinkctl.tasks.stream.settle import bos_rule, resolved
 from sinkctl.text.source import STDIN
 
 

@@ -11,6 +11,7 @@ from sinkctl.errors import ModelError
 from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk
+from sinkctl.model.named import absolute
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import compression, fingerprint
@@ -77,11 +78,6 @@ def _expected_tokens(files: tuple[str, ...]) -> float | None:
     if any(file["size"] is None for file in found):
         return None
     return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in found)
-
-
-def absolute(name: str) -> str:
-    """A file or folder by its full path; what is none (standard input, demo, a Hub id) stays."""
-    return str(Path(name).resolve()) if name not in ("-", "demo") and Path(name).exists() else name
 
 
 def _shown(path: str) -> str:

@@ -1,0 +1,107 @@
+"""What is no Transformers checkpoint: other files and folders that hold a model, and what to do with them.
+
+Imports no torch, and reads no more than first bytes, names and config.json.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER = "give the folder that holds it with its config.json and tokenizer"
+SUFFIXES = {
+    ".safetensors": f"is weights alone; {FOLDER}",
+    ".onnx": "is an ONNX graph; give the Transformers checkpoint that it was exported from",
+    ".h5": "is a Keras or TensorFlow model; give a checkpoint with safetensors",
+    ".keras": "is a Keras model; give a checkpoint with safetensors",
+    ".msgpack": "is Flax weights; give a checkpoint with safetensors",
+    ".tflite": "is a TensorFlow Lite model; give the Transformers checkpoint that it was made of",
+    ".npz": f"is an archive of arrays (MLX keeps weights so); {FOLDER}, as safetensors",
+    ".ggml": "is a GGML file, which GGUF replaced; convert it with llama.cpp's convert_llama_ggml_to_gguf.py",
+    ".nemo": "is a NeMo archive; NeMo's export to Hugging Face makes a checkpoint folder of it",
+    ".yaml": "is YAML: --recipe takes a recipe",
+    ".txt": "is a text; --model takes a checkpoint, and texts are named without a flag",
+}
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+LLAMA2C = struct.pack("<I", 0x616B3432)
+BEGIN = {
+    b"GGUF": "is a GGUF without its suffix; link or rename it to NAME.gguf",
+    b"%PDF-": "is a PDF; --model takes a checkpoint",
+    b"PAR1": "is a Parquet file; --model takes a checkpoint",
+    b"\x1f\x8b": "is an archive; unpack it (tar -xf) and give the folder",
+    b"\xfd7zXZ": "is an archive; unpack it (tar -xf) and give the folder",
+    b"\x28\xb5\x2f\xfd": "is an archive; unpack it (tar -xf) and give the folder",
+    b"PK\x03\x04": "is an archive; unzip it and give the folder",
+}
+# In a folder without config.json: a file that tells, what it means.
+TELLING = {
+    "model_index.json": "is a diffusers pipeline; give one of its folders that is a Transformers model (text_encoder)",
+    "modules.json": "is a sentence-transformers model; give its folder with the config.json of the transformer",
+    "params.json": "is Meta's own format; transformers' convert_llama_weights_to_hf.py makes a checkpoint of it",
+    "saved_model.pb": "is a TensorFlow SavedModel; give a checkpoint with safetensors",
+    "*.nemo": "is a NeMo model; NeMo's export to Hugging Face makes a checkpoint of it",
+    "*.onnx": "is an ONNX model; give the Transformers checkpoint that it was exported from",
+    "onnx/*.onnx": "is an ONNX model; give the Transformers checkpoint that it was exported from",
+    "*.safetensors": "has weights and no config.json; take that of the model it was trained from",
+    "tokenizer.json": "has only a tokenizer; the model's config.json and weights belong beside it",
+    "tokenizer.model": "has only a tokenizer; the model's config.json and weights belong beside it",
+    "tokenizer_config.json": "has only a tokenizer; the model's config.json and weights belong beside it",
+}
+# Beside a config.json, where no safetensors are.
+WEIGHTS = {
+    "tf_model.h5": "has TensorFlow weights (tf_model.h5), which transformers 5 does not read; "
+                   "transformers 4 converts: from_pretrained(FOLDER, from_tf=True).save_pretrained(NEW)",
+    "flax_model.msgpack": "has Flax weights (flax_model.msgpack), which transformers 5 does not read; "
+                          "transformers 4 converts: from_pretrained(FOLDER, from_flax=True).save_pretrained(NEW)",
+    "*.npz": "has MLX weights (.npz); mlx_lm.convert writes safetensors",
+    "*.onnx": "has an ONNX graph and no weights; give the checkpoint that it was exported from",
+    "onnx/*.onnx": "has an ONNX graph and no weights; give the checkpoint that it was exported from",
+    "*.gguf": "has a config.json and a GGUF; name the file: FOLDER#FILE.gguf",
+}  # fmt: skip
+# By what config.json says.
+CONFIGS: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
+    (lambda said: "_diffusers_version" in said, "is a part of a diffusers pipeline, not a Transformers model"),
+    (lambda said: "pretrained_cfg" in said,
+     "is a timm model; give the same weights in transformers' own class (vit, dinov2)"),
+    (lambda said: {"bits", "group_size"} <= set(said.get("quantization") or ()),
+     "is quantized by MLX; mlx_lm.convert --dequantize writes what transformers reads"),
+)  # fmt: skip
+
+
+def foreign_file(path: Path) -> str | None:
+    """What a file that is given as a model is, and what to do; None where nothing says so."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    if path.suffix.lower() in PICKLED:
+        if head.startswith(LLAMA2C) or _is_llama2c(head, path.stat().st_size):
+            return "is a llama2.c checkpoint; its export.py --version -1 makes a folder for transformers of the .pt"
+        return f"is pickled weights alone; {FOLDER} (and --allow-pickle)"
+    by_name = SUFFIXES.get(path.suffix.lower())
+    return by_name or next((said for begin, said in BEGIN.items() if head.startswith(begin)), None)
+
+
+def foreign_folder(folder: Path) -> str | None:
+    """The same of a folder without config.json."""
+    return next((said for pattern, said in TELLING.items() if any(folder.glob(pattern))), None)
+
+
+def foreign_weights(folder: Path) -> str | None:
+    """The same of a folder with a config.json and without safetensors."""
+    found = next((said for pattern, said in WEIGHTS.items() if any(folder.glob(pattern))), None)
+    return None if found is None else found.replace("FOLDER", str(folder))
+
+
+def foreign_config(path: Path) -> str | None:
+    """The same by what is in a config.json, which is a mapping."""
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return next((words for holds, words in CONFIGS if holds(said)), None)
+
+
+def _is_llama2c(head: bytes, size: int) -> bool:
+    """Seven plausible numbers: width, inner width, layers, heads, key/value heads, vocabulary, context."""
+    if len(head) < 28:
+        return False
+    width, inner, layers, heads, pairs, vocabulary, context = struct.unpack("<7i", head[:28])
+    sane = 0 < pairs <= heads <= width <= inner and 0 < layers < 1000 and 0 < context < 1 << 24
+    return sane and width % heads == 0 and abs(vocabulary) * width * 4 <= size

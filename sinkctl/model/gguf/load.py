@@ -1,0 +1,58 @@
+"""A GGUF file → `LoadedModel`: dequantized by transformers' own reader, an ordinary model from then on."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from sinkctl.model.gguf.opened import located, opened, own_dtype, stored_as
+from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
+from sinkctl.model.kinds import Kind
+from sinkctl.model.load import LoadedModel, checked_kind, chosen_device, explained, file_fingerprint
+from sinkctl.model.named import Named
+from sinkctl.model.settings import ModelSettings
+from sinkctl.model.tokenizer import check_rows, load_tokenizer
+from sinkctl.model.undocumented import Say, as_ordinary
+from sinkctl.model.weights import check_weights
+
+
+def load_gguf(named: Named, settings: ModelSettings, kinds: Sequence[Kind], say: Say) -> LoadedModel:
+    """What `sinkctl.model.load.load` returns, for a file; ModelError too where its tokenizer comes out another."""
+    name, choices, notes = settings.name, {}, []
+    device = chosen_device(settings.device, choices)
+    with explained(name):
+        path = located(named, settings.revision)
+        fingerprint = file_fingerprint(path)
+        with opened(path, fingerprint, notes, say) as file:
+            kind = checked_kind(name, file.config, kinds)
+            dtype = _dtype(settings.dtype, device, file.header, choices)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                file.weights,
+                gguf_file=file.gguf_file,
+                config=file.config,
+                dtype=dtype,
+                device_map={"": device},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
+            )
+            left_out = check_weights(name, model, report)
+            as_ordinary(model.eval())
+            tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)
+            notes += follow_file(tokenizer, file.header)
+            check_vocabulary(name, tokenizer, file.header)
+            choices["weights"] = "; ".join(filter(None, (stored_as(file.header, dtype), left_out)))
+    loaded = LoadedModel(model, tokenizer, name, fingerprint, choices, kind, None, None, notes, settings)
+    notes += filter(None, [check_rows(tokenizer, loaded.rows, name)])
+    return loaded
+
+
+def _dtype(asked: str, device: torch.device, header, choices: dict[str, str]) -> torch.dtype:
+    if asked != "auto":
+        return getattr(torch, asked)
+    if device.type == "cpu":
+        choices["dtype"] = "float32: half precision is slower on a CPU"
+        return torch.float32
+    found, why = own_dtype(header)
+    choices["dtype"] = f"{str(found).removeprefix('torch.')}: {why}"
+    return found

@@ -1,0 +1,210 @@
+"""A GGUF file is the model it was made of: its weights, its tokenizer, its texts; what it is not is refused."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf_files import STORIES, write_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sinkctl as package
+from sinkctl.errors import ModelError
+from sinkctl.model import files
+from sinkctl.model.gguf import check
+from sinkctl.model.gguf.header import read_header
+from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
+from sinkctl.model.kept import cache_size, clear_cache
+from sinkctl.model.load import load
+from sinkctl.model.named import absolute, resolve
+from sinkctl.model.settings import ModelSettings
+
+REAL = os.environ.get("SINKCTL_REAL")
+TEXT = "Once upon a time there was a little dog named Tim."
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SINKCTL_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("exact") / "stories.gguf")
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("quantized") / "stories.gguf", blocks="Q4_1")
+
+
+def test_float32_is_the_original_to_the_bit(exact, stories):
+    loaded = load(str(exact))
+    own, other = loaded.model.state_dict(), stories.model.state_dict()
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    assert loaded.tokenizer(TEXT).input_ids == stories.tokenizer(TEXT).input_ids
+    assert loaded.uses_bos
+    assert loaded.choices["weights"] == "F32 (47 tensors) in the file, loaded as float32"
+    with torch.no_grad():
+        ids = loaded.tokenizer(TEXT, return_tensors="pt").input_ids
+        assert torch.equal(loaded.model(ids).logits, stories.model(ids).logits)
+
+
+def test_blocks_are_dequantized_as_transformers_does_without_us(quantized):
+    stock = AutoModelForCausalLM.from_pretrained(quantized.parent, gguf_file=quantized.name, dtype=torch.float32)
+    first, second = load(str(quantized)), load(str(quantized))  # the second with the tokenizer that was kept
+    for loaded in (first, second):
+        own = loaded.model.state_dict()
+        assert all(torch.equal(own[name], weight) for name, weight in stock.state_dict().items())
+        assert loaded.choices["weights"] == "Q4_1 (31 tensors), F32 (16) in the file, dequantized to float32"
+    assert first.tokenizer(TEXT).input_ids == second.tokenizer(TEXT).input_ids
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_conversion_of_it_is_an_ordinary_checkpoint(quantized, tmp_path):
+    loaded = load(str(quantized))
+    loaded.model.save_pretrained(tmp_path / "plain")
+    loaded.tokenizer.save_pretrained(tmp_path / "plain")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
+    assert not hasattr(again.config, "quantization_config")
+    ids = loaded.tokenizer(TEXT, return_tensors="pt").input_ids
+    assert tokenizer(TEXT).input_ids == ids[0].tolist()
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, loaded.model(ids).logits)
+
+
+def test_the_command_line_streams_and_converts_it(sinkctl, quantized, tmp_path, monkeypatch):
+    monkeypatch.chdir(quantized.parent)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 20)
+    code, out, err = sinkctl("stream", "-m", "stories.gguf", text, "-p", "dense", "--limit", "200", "--json")
+    assert code == 0, err
+    assert '"Q4_1 (31 tensors), F32 (16) in the file, dequantized to float32"' in out
+    code, _, err = sinkctl("convert", ".", "--to", "softmax1", "-o", tmp_path / "out", "--no-eval", "-q")
+    assert code == 0, err
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert torch.equal(again.get_input_embeddings().weight, load(".").model.get_input_embeddings().weight)
+
+
+def test_a_folder_of_one_is_it_and_of_several_one_is_named(exact, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).symlink_to(exact)
+    with pytest.raises(ModelError, match=r"holds a.gguf, b.gguf; say which: .*#a.gguf"):
+        files.check_checkpoint(ModelSettings(name=str(tmp_path)))
+    assert resolve(str(exact.parent)).file == "stories.gguf"
+    one = resolve(f"{tmp_path}#b.gguf")
+    assert (one.form, one.local, one.path) == ("gguf", True, tmp_path / "b.gguf")
+    assert resolve("org/name#x.gguf") == ("gguf", "org/name", "x.gguf", False)
+    assert absolute(os.path.relpath(tmp_path) + "#b.gguf") == f"{tmp_path}#b.gguf"
+    files.check_checkpoint(ModelSettings(name=f"{tmp_path}#b.gguf"))
+
+
+def test_what_is_no_whole_gguf_is_refused_before_torch(exact, tmp_path, monkeypatch):
+    whole, size = exact.read_bytes(), exact.stat().st_size
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    for name, content, said in (
+        ("cut.gguf", whole[: size - 100], f"is cut short: .* the file at {size - 100:,}"),
+        ("head.gguf", whole[:5000], "damaged or cut short inside its header"),
+        ("other.gguf", b"PK\x03\x04" + whole[4:], "is no GGUF file"),
+        ("old.gguf", whole[:4] + b"\x01\0\0\0" + whole[8:], "of version 1"),
+        ("big.gguf", whole[:4] + b"\0\0\0\x03" + whole[8:], "of a big-endian machine"),
+        ("pointer.gguf", pointer, "Git LFS pointer"),
+        ("m-00002-of-00003.gguf", whole, "part 2 of 3.*--merge m-00001-of-00003.gguf"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=said):
+            files.check_checkpoint(ModelSettings(name=str(tmp_path / name)))
+    with pytest.raises(ModelError, match="architecture 'clip'"):
+        files.check_checkpoint(ModelSettings(name=str(write_gguf(tmp_path / "clip.gguf", arch="clip"))))
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install 'sinkctl\[gguf\]'"):
+        files.check_checkpoint(ModelSettings(name=str(exact)))
+
+
+def test_another_tokenizer_than_the_files_is_refused(exact, tmp_path):
+    """Each mistake that a reader can make: no BOS, another vocabulary, words in letters."""
+    header, name = read_header(exact), str(STORIES)
+    right = AutoTokenizer.from_pretrained(name)
+    check_vocabulary("right", right, header)
+    without_bos = AutoTokenizer.from_pretrained(name)
+    without_bos.backend_tokenizer.post_processor = None
+    with pytest.raises(ModelError, match=r"none stands in front of a text.*add_bos_token: true"):
+        check_vocabulary("no BOS", without_bos, header)
+    letters = AutoTokenizer.from_pretrained(name)
+    letters.backend_tokenizer.model.dropout = 1.0
+    with pytest.raises(ModelError, match=r"“ before” is .* by the file, and … b e f o r e here"):
+        check_vocabulary("letters", letters, header)
+    swapped = [*header.tokens]
+    swapped[400], swapped[401] = swapped[401], swapped[400]
+    other = read_header(write_gguf(tmp_path / "swapped.gguf", token_list=swapped))
+    with pytest.raises(ModelError, match="is token 400 of the file, and 401 here"):
+        check_vocabulary("swapped", right, other)
+
+
+def test_words_in_letters_are_refused_on_the_way_and_a_lost_bos_is_put_back(tmp_path, monkeypatch):
+    path, read = write_gguf(tmp_path / "stories.gguf"), AutoTokenizer.from_pretrained
+
+    def forgetful(*arguments, **keywords):
+        made = read(*arguments, **keywords)
+        made.backend_tokenizer.post_processor = None
+        return made
+
+    def letters(*arguments, **keywords):
+        made = read(*arguments, **keywords)
+        made.backend_tokenizer.model.dropout = 1.0
+        return made
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", forgetful)
+    loaded = load(str(path))
+    assert loaded.uses_bos
+    assert any(note.startswith("A text begins with <s>, as the GGUF file says") for note in loaded.notes)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", letters)
+    with pytest.raises(ModelError, match="makes another tokenizer of it than the file holds: “ before”"):
+        load(str(path))
+
+
+def test_special_tokens_are_called_what_the_file_calls_them(exact):
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    tokenizer.eos_token = "<s>"
+    (note,) = follow_file(tokenizer, read_header(exact))
+    assert note.startswith("EOS is </s>, as the GGUF file says")
+    assert tokenizer.eos_token_id == 2
+
+
+def test_what_is_kept_is_seen_cleared_and_not_needed(sinkctl, exact, cache, monkeypatch):
+    (cache / "of the user").mkdir()
+    load(str(exact))
+    assert [path.name for path in cache.iterdir() if path.name.startswith("work")] == []
+    assert cache_size(cache) > 10_000
+    code, out, _ = sinkctl("doctor", "--clear-cache")
+    assert code == 0
+    assert str(cache) in out
+    assert cache_size(cache) == 0
+    assert (cache / "of the user").is_dir()
+    clear_cache(cache)  # twice is fine
+    (cache / "a file").touch()
+    monkeypatch.setenv("SINKCTL_CACHE", str(cache / "a file"))
+    assert any(note.startswith("Nothing is kept for the next time") for note in load(str(exact)).notes)
+    monkeypatch.setenv("SINKCTL_CACHE", "off")
+    assert not any(note.startswith("Nothing is kept") for note in load(str(exact)).notes)
+
+
+@pytest.mark.real
+def test_smollm2_is_scored_as_transformers_scores_it(book, tmp_path):
+    path = Path(REAL) / "smollm2.gguf"
+    (tmp_path / "text.txt").write_text(book[:12_000])
+    loaded = load(str(path))
+    stock = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    ids = loaded.tokenizer(book[:12_000], return_tensors="pt").input_ids[:, :2000]
+    with torch.no_grad():
+        chances = torch.log_softmax(stock(ids).logits[0, :-1].double(), -1)
+    nll = -chances.gather(1, ids[0, 1:, None])[:, 0].numpy()
+    own = package.stream(tmp_path / "text.txt", model=loaded, policies="dense", limit=2000).nll["dense"]
+    assert len(own) == len(nll) == 1999
+    assert np.abs(own - nll).mean() < 2e-4
+    assert abs(own.mean(dtype=np.float64) - nll.mean()) < 2e-4
