@@ -8,16 +8,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.adapter_files import check_adapters, resolved
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.weight_file import check_weight_file
 
 DEMO = Path(__file__).parent / "demo"
 CONFIG = "config.json"
 PICKLED = ("*.bin", "*.pt", "*.pth")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER = b"version https://git-lfs"
 
 
 def check_model(settings: ModelSettings) -> None:
@@ -29,8 +28,10 @@ def check_model(settings: ModelSettings) -> None:
 def check_checkpoint(settings: ModelSettings) -> None:
     """ModelError for a folder without a config or weights that may be loaded, and for a Hub id that is out of reach.
 
-    UsageError for a revision of what has none.
+    UsageError for a revision of what has none. Adapters are looked at first, then their base.
     """
+    settings = resolved(settings)
+    check_adapters(settings)
     local = settings.name == "demo" or _looks_like_path(settings.name)
     if local and settings.revision is not None:
         raise UsageError(
@@ -136,14 +137,7 @@ def check_files(folder: Path) -> None:
     for path in _weight_files(folder):
         if not path.exists():
             raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
-        try:
-            with safe_open(path, framework="np"):  # reads the header, and holds the file's size against it
-                pass
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged or cut short ({error}); download it again") from error
+        check_weight_file(path)
 
 
 def _weight_files(folder: Path) -> list[Path]:

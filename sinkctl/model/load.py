@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
+from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
+from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import DEMO, check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.parts import towers_of
@@ -109,13 +111,14 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     missing and what to do.
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
-    source = str(DEMO) if settings.name == "demo" else settings.name
     check_checkpoint(settings)
+    base = resolved(settings)  # without adapters, as it is
+    source = str(DEMO) if base.name == "demo" else base.name
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
     dtype = _dtype(settings.dtype, device, choices)
-    common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    common = dict(revision=base.revision, trust_remote_code=settings.trust_remote_code)
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
@@ -139,12 +142,17 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
+        if base.adapters:
+            model = with_adapters(model, base, choices)
         model.eval()
-        tokenizer = None if kind == "vision" else load_tokenizer(source, settings, choices, notes, **common)
+        own = tokenizer_folder(base)
+        if own is not None:
+            choices["tokenizer files"] = f"{own}: the adapter was saved with them"
+        tokenizer = None if kind == "vision" else load_tokenizer(str(own or source), settings, choices, notes, **common)
         processor = _processor(source, common) if kind == "vision" else None
-    fingerprint = _fingerprint(source, settings.revision)
+    fingerprints = [_fingerprint(source, base.revision), *(folder_fingerprint(folder_of(a)) for a in base.adapters)]
     loaded = LoadedModel(
-        model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored, notes, settings
+        model, tokenizer, settings.name, "+".join(fingerprints), choices, kind, processor, stored, notes, settings
     )
     beyond = None if tokenizer is None else check_rows(tokenizer, loaded.rows, settings.name)
     notes += [] if beyond is None else [beyond]

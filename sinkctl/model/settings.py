@@ -11,7 +11,12 @@ class ModelSettings(BaseModel):
     """Which checkpoint, and how it is loaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field("demo", description="A folder, a Hub id, or demo: the built-in model.")
+    name: str = Field(
+        "demo", description="A folder, a Hub id, or demo: the built-in model; a PEFT folder names its base."
+    )
+    adapters: tuple[str, ...] = Field(
+        (), description="PEFT adapters merged into it, in this order: folders or Hub ids."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
+from sinkctl.model.adapter_files import resolved
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
@@ -93,7 +94,7 @@ class Conversion:
         self.told("writing", WRITING)
         write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
         if towers_of(built.config):
-            copy_processor(folder, self.recipe.model)
+            copy_processor(folder, resolved(self.recipe.model))
         go_on(self.stop)
         self.told("loading what was written", (WRITING + COMPARING) / 2)
         spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1

@@ -15,7 +15,7 @@ from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
-from sinkctl.tasks.stream.settle import absolute
+from sinkctl.tasks.stream.settle import absolute, model_in_full
 
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows
@@ -60,7 +60,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
         asked = STREAMED * window if recipe.evaluation.tokens == "auto" else recipe.evaluation.tokens
         held_out, least = warm_up(window) + asked, warm_up(window) + min(asked, LEAST_SCORED)
     text = recipe.text.model_copy(update={"files": tuple(map(absolute, recipe.text.files))})
-    model = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    model = model_in_full(recipe.model)
     calibration = recipe.calibration.model_copy(update={"window": window})
     evaluation = recipe.evaluation.model_copy(update={"length": length})
     settled = {"text": text, "model": model, "calibration": calibration, "evaluation": evaluation}

@@ -23,7 +23,7 @@ from sinkctl.tasks.generate.settle_sampling import (
     sampling_notes,
     settle_sampling,
 )
-from sinkctl.tasks.stream.settle import absolute, bos_rule, resolved
+from sinkctl.tasks.stream.settle import absolute, bos_rule, model_in_full, resolved
 from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
@@ -89,7 +89,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         "graph": graph,
         "compile": compile_,
         "prompt_files": tuple(map(absolute, recipe.prompt_files)),
-        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+        "model": model_in_full(recipe.model),
     }
     done = recipe.model_copy(update=settled)
     check_processors(done, recipe.sampling, loaded)

@@ -11,6 +11,7 @@ from sinkctl.errors import ModelError
 from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk
+from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import compression, fingerprint
@@ -53,7 +54,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
         "chunk": chunk,
         "compile": compile_,
         "text": recipe.text.model_copy(update={"files": named}),
-        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+        "model": model_in_full(recipe.model),
     }
     names = tuple(map(_shown, named)) or ("built-in text",)
     return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
@@ -82,6 +83,12 @@ def _expected_tokens(files: tuple[str, ...]) -> float | None:
 def absolute(name: str) -> str:
     """A file or folder by its full path; what is none (standard input, demo, a Hub id) stays."""
     return str(Path(name).resolve()) if name not in ("-", "demo") and Path(name).exists() else name
+
+
+def model_in_full(settings: ModelSettings) -> ModelSettings:
+    """The same with its folders by their full paths."""
+    adapters = tuple(map(absolute, settings.adapters))
+    return settings.model_copy(update={"name": absolute(settings.name), "adapters": adapters})
 
 
 def _shown(path: str) -> str:
