@@ -100,6 +100,12 @@ def tokenizer_folder(settings: ModelSettings) -> Path | None:
     return next((folder for folder in folders if any((folder / name).exists() for name in TOKENIZER)), None)
 
 
+def tokenizer_source(settings: ModelSettings) -> str:
+    """Where the tokenizer's files are: that folder, or the base."""
+    settings = resolved(settings)
+    return str(tokenizer_folder(settings) or settings.name)
+
+
 def _adapter_at(name: str) -> Path | None:
     """The folder where `name` is an adapter; UsageError where it is a whole checkpoint too."""
     folder = Path(name)

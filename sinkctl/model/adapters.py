@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.adapter_files import folder_of, read_config
+from sinkctl.model.quantized import is_quantized
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.weights import check_finite
 
@@ -24,7 +25,9 @@ def with_adapters(model: PreTrainedModel, settings: ModelSettings, choices: dict
     Over quantized weights an adapter stays beside them, in layers of peft's: merged, they would be rounded again.
     Raises ModelError for an adapter of another model, where peft itself only warns.
     """
-    merged = getattr(model, "hf_quantizer", None) is None
+    if not settings.adapters:
+        return model
+    merged = not is_quantized(model)
     said = []
     for name in settings.adapters:
         folder = folder_of(name)

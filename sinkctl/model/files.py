@@ -7,9 +7,11 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.adapter_files import check_adapters, resolved
+from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.weight_file import check_weight_file
 
@@ -40,7 +42,7 @@ def check_checkpoint(settings: ModelSettings) -> None:
     if settings.name == "demo":
         return
     if _looks_like_path(settings.name):
-        _check_folder(Path(settings.name), settings.allow_pickle)
+        _check_folder(Path(settings.name), settings)
     else:
         _check_hub_id(settings.name)
 
@@ -69,17 +71,19 @@ def _looks_like_path(name: str) -> bool:
     return Path(name).exists() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
-def _check_folder(folder: Path, allow_pickle: bool) -> None:
+def _check_folder(folder: Path, settings: ModelSettings) -> None:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
         raise ModelError(f"{folder}: {what}; give a checkpoint folder or a Hub id (organisation/name)")
     if not (folder / CONFIG).exists():
         raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
-    _check_config(folder / CONFIG)
+    config = _read_config(folder / CONFIG)
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and _without_cuda() is not None)
+    check_quantized(folder, config, on_cpu)
     if any(folder.glob("*.safetensors")):
         check_files(folder)
         return
-    if allow_pickle:
+    if settings.allow_pickle:
         return
     pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
     if pickled:
@@ -93,13 +97,14 @@ def _inside(folder: Path) -> str:
     return f"; did you mean {folder / inner[-1]}?" if inner else ""
 
 
-def _check_config(path: Path) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")
+    return config
 
 
 def _check_hub_id(name: str) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from accelerate.utils import compute_module_sizes
 from huggingface_hub import try_to_load_from_cache
 from transformers import (
     MODEL_MAPPING,
@@ -30,7 +28,9 @@ from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import DEMO, check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.parts import towers_of
+from sinkctl.model.placement import exceeds_gpu
 from sinkctl.model.probe import LayerFacts, probe
+from sinkctl.model.quantized import as_asked, storage_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import image_processor_class
@@ -56,7 +56,7 @@ class LoadedModel:
     stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
     notes: list[str] = field(default_factory=list)  # for the result
     settings: ModelSettings | None = None  # it was loaded by; None for a model made in memory
-    _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
+    _probed: dict[tuple, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
     def context(self) -> int | None:
@@ -99,9 +99,10 @@ class LoadedModel:
 
     def layers(self, reach: int) -> list[LayerFacts]:
         """The attention layers, with positions 0 … `reach` explained by the position probe; ModelError where not."""
-        if reach not in self._probed:
-            self._probed[reach] = probe(self.model, reach)
-        return self._probed[reach]
+        known = (reach, self.dtype, self.device)
+        if known not in self._probed:
+            self._probed[known] = probe(self.model, reach)
+        return self._probed[known]
 
 
 def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",)) -> LoadedModel:
@@ -117,15 +118,16 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
-    dtype = _dtype(settings.dtype, device, choices)
     common = dict(revision=base.revision, trust_remote_code=settings.trust_remote_code)
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = _checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype or config.dtype
+        storage = storage_of(config, settings, device, choices)
+        dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
-        spread = spread and _exceeds(auto_class, config, dtype, common, choices)
+        spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
         model, report = auto_class.from_pretrained(
             source,
             dtype=dtype,
@@ -135,6 +137,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             **({} if kind == "decoder" else _without_pooler(config)),
+            **storage.options,
             **common,
         )
         left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
@@ -142,9 +145,7 @@ def load(settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decod
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
-        if base.adapters:
-            model = with_adapters(model, base, choices)
-        model.eval()
+        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices).eval()
         own = tokenizer_folder(base)
         if own is not None:
             choices["tokenizer files"] = f"{own}: the adapter was saved with them"
@@ -198,9 +199,12 @@ def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.dtype | str:
+def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
     if asked != "auto":
         return getattr(torch, asked)
+    if kept:
+        choices["dtype"] = "auto: as the checkpoint is stored, as are the scales of its quantized weights"
+        return "auto"
     if device.type == "cpu":
         choices["dtype"] = "float32: half precision is slower on a CPU"
         return torch.float32
@@ -239,19 +243,6 @@ def _beside(config: PreTrainedConfig, model: PreTrainedModel) -> str:
     held = "loaded, and no text goes through it" if towers_of(model.config) else "not loaded"
     part = f"the {' and '.join(towers_of(config))} part of {config.model_type}"
     return f"{model.config.get_text_config().model_type}: {part} is {held}"
-
-
-def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, str]) -> bool:
-    device = torch.device("cuda", 0)
-    with init_empty_weights():
-        empty = auto_class.from_config(config, trust_remote_code=common["trust_remote_code"])
-    stored = config.dtype if dtype == "auto" else dtype
-    needed = compute_module_sizes(empty, dtype=stored)[""]
-    free = torch.cuda.mem_get_info(device)[0]
-    if needed < 0.85 * free:
-        return False
-    choices["device_map"] = f"auto: {needed / 2**30:.0f} GiB of weights, {free / 2**30:.0f} GiB free on {device}"
-    return True
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class ModelSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
         "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere."
     )
+    dequantize: bool = Field(False, description="Write quantized weights out in the dtype, once they are loaded.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")
     tokenizer: Literal["file", "class"] = Field(

@@ -310,3 +310,14 @@ def test_random_weights_take_no_adapter(two):
     scratch = {"task": "convert", "scratch": {"model_type": "llama"}, "steps": 1, "model": {"adapters": two}}
     with pytest.raises(UsageError, match="to which none belongs"):
         check(validate(scratch | {"sink": {"kind": "sink_logit", "start": "zero"}}))
+
+
+def test_the_chat_template_is_that_of_the_adapter(copied):
+    chat = {"task": "generate", "chat": True, "model": {"name": BASE, "adapters": [str(copied)]}}
+    with pytest.raises(ModelError, match="stories260K has no chat template"):
+        check(validate(chat))
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer.save_pretrained(copied)
+    check(validate(chat))
+    assert load(ModelSettings(**chat["model"], device="cpu")).tokenizer.chat_template == tokenizer.chat_template

@@ -39,7 +39,7 @@ class Conversion:
         self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
-        self.notes = [*loaded.notes, *([beside] if (beside := _towers(loaded)) else [])]
+        self.notes = [*loaded.notes, *filter(None, (_towers(loaded), _written_out(loaded, settled.dtype)))]
         self.calibration = None
         self.bos = ""
         self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
@@ -235,6 +235,13 @@ def _towers(loaded: LoadedModel) -> str | None:
         return f"The {' and '.join(towers)} part is written as it was; the conversion is of the text decoder alone."
     said = loaded.choices.get("decoder")  # of a class that loads the text decoder alone
     return said and f"What is written is the text decoder alone ({said})."
+
+
+def _written_out(loaded: LoadedModel, dtype: torch.dtype) -> str | None:
+    """What became of quantized weights."""
+    said = loaded.choices.get("quantized")
+    plain = str(dtype).removeprefix("torch.")
+    return said and f"The original's weights are {said.partition(',')[0]}; what is written is not quantized ({plain})."
 
 
 def _random_row(model: PreTrainedModel) -> Tensor:

@@ -91,7 +91,7 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
         raise ModelError(f"{loaded.name} does not fit this machine's memory (parts are on disk); take a larger one")
     check_finite(loaded.name, loaded.model)  # of one made in memory too
     if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
+        raise ModelError(f"{loaded.name} is quantized; load it with dequantize=True, or convert the original")
     if mechanism == "sink_token" and getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
         raise ModelError(
             f"{loaded.name} ({config.model_type}) looks tokens up in every layer too, where a sink token has no row; "

@@ -14,6 +14,7 @@ from sinkctl.model.compiled import is_mixture
 from sinkctl.model.lengths import changes
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
+from sinkctl.model.quantized import is_quantized
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.ends import end_of_sequence
@@ -113,6 +114,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
         return False, "the model is spread over devices"
+    if is_quantized(loaded.model):
+        return False, "its quantized weights are run as transformers runs them"
     if is_mixture(loaded.model):
         return False, "a mixture of experts asks the host which ones to run"
     if not all(change.once for change in changes(loaded.model.config)):
@@ -126,6 +129,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
 def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
     if loaded.device.type != "cuda":
         return False, "only pays on a GPU"
+    if is_quantized(loaded.model):
+        return False, "its quantized weights are run as transformers runs them"
     if is_mixture(loaded.model):
         return False, "a mixture of experts does not compile into one graph"
     if recurrent_cache(loaded.model) is not None:
