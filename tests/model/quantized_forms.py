@@ -1,14 +1,14 @@
-"""Tiny checkpoints with quantized weights, and what these stand for: one function a form."""
+"""Checkpoints with quantized weights, of tiny random models or of one given, and what they stand for."""
 
 import json
 from pathlib import Path
 
 import torch
-from conftest import DATA
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, LlamaConfig, PreTrainedModel
 
+TOKENIZER = Path(__file__).parents[1] / "data/stories260K"
 SIZES = dict(
     hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
     vocab_size=512, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
@@ -30,22 +30,22 @@ def plain(folder: Path, config=None) -> PreTrainedModel:
             if weight.dim() > 1:
                 weight.mul_(4)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(DATA / "stories260K").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
     return model
 
 
-def fp8(folder: Path) -> PreTrainedModel:
-    """Blocks of 128 × 128 with a scale each; returns what they stand for."""
+def fp8(folder: Path, model: PreTrainedModel | None = None, size: int = 128) -> PreTrainedModel:
+    """Blocks of size × size with a scale each; returns what they stand for."""
 
     def rounded(name: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        block = weight.reshape(weight.shape[0] // 128, 128, weight.shape[1] // 128, 128)
+        block = weight.float().reshape(weight.shape[0] // size, size, weight.shape[1] // size, size)
         scale = block.abs().amax((1, 3)) / 448
         codes = (block / scale[:, None, :, None]).to(torch.float8_e4m3fn)
         kept = {name: codes.reshape(weight.shape), f"{name}_scale_inv": scale}
         return kept, (codes.float() * scale[:, None, :, None]).reshape(weight.shape)
 
-    said = dict(quant_method="fp8", activation_scheme="dynamic", weight_block_size=[128, 128])
-    return _by_hand(folder, plain(folder), lambda name: "layers" in name, rounded, said)
+    said = dict(quant_method="fp8", activation_scheme="dynamic", weight_block_size=[size, size])
+    return _by_hand(folder, model or plain(folder), lambda name: "layers" in name, rounded, said)
 
 
 def mxfp4(folder: Path) -> PreTrainedModel:
@@ -81,27 +81,27 @@ def _by_hand(folder: Path, model: PreTrainedModel, chosen, rounded, said: dict) 
     return model
 
 
-def bitsandbytes(folder: Path, bits: int) -> None:
+def bitsandbytes(folder: Path, bits: int, model: PreTrainedModel | None = None) -> None:
     from transformers import BitsAndBytesConfig
 
-    four = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    _by_transformers(folder, BitsAndBytesConfig(**four if bits == 4 else dict(load_in_8bit=True)))
+    model = model or plain(folder)
+    four = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=model.dtype)
+    _by_transformers(folder, model, BitsAndBytesConfig(**four if bits == 4 else dict(load_in_8bit=True)))
 
 
-def torchao(folder: Path, kind: str) -> None:
+def torchao(folder: Path, kind: str, model: PreTrainedModel | None = None) -> None:
     from torchao import quantization
     from transformers import TorchAoConfig
 
-    _by_transformers(folder, TorchAoConfig(getattr(quantization, kind)()))
+    _by_transformers(folder, model or plain(folder), TorchAoConfig(getattr(quantization, kind)()))
 
 
-def _by_transformers(folder: Path, config) -> None:
-    plain(folder)
-    options = dict(dtype=torch.float32, device_map={"": "cpu"})
+def _by_transformers(folder: Path, model: PreTrainedModel, config) -> None:
+    options = dict(dtype=model.dtype, device_map={"": model.device})
     AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, **options).save_pretrained(folder)
 
 
-def compressed_tensors(folder: Path, preset: str) -> None:
+def compressed_tensors(folder: Path, preset: str, model: PreTrainedModel | None = None) -> None:
     """Scales from the largest weight of a channel or group, without calibration."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -112,7 +112,7 @@ def compressed_tensors(folder: Path, preset: str) -> None:
     )
     from compressed_tensors.quantization.utils import calculate_qparams
 
-    model = plain(folder)
+    model = model or plain(folder)
     groups = {"group_0": preset_name_to_scheme(preset, ["Linear"])}
     settings = QuantizationConfig(config_groups=groups, ignore=["lm_head"], quantization_status="initialized")
     apply_quantization_config(model, settings)
