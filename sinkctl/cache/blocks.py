@@ -43,7 +43,7 @@ class BlockCache(Handler):
         self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
         self._chosen = [implementation(facts) for facts in layers]
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
-        self._devices = [next(facts.module.parameters()).device for facts in layers]
+        self._devices = [facts.device for facts in layers]
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
         self._last_tables = self._tables  # those of the block before: in the steady state they serve again
 
@@ -149,9 +149,8 @@ def until_full(keep: Keep, seen: int) -> int:
 
 
 def implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:
-    weight = next(facts.module.parameters())
     q, v = (
-        torch.empty(1, heads, 1, width, dtype=weight.dtype, device=weight.device)
+        torch.empty(1, heads, 1, width, dtype=facts.dtype, device=facts.device)
         for heads, width in ((facts.heads, facts.width), (facts.kv_heads, facts.value_width))
     )
     weighed_by = facts.sink if facts.weighed else None

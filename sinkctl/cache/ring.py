@@ -46,13 +46,12 @@ class RingCache(Handler):
         self.seen = [0] * rows
         self._layers = []
         for facts, keep in zip(layers, keeps, strict=True):
-            weight = next(facts.module.parameters())
             if keep.window is None:
                 assert capacity is not None
                 keep = Keep(keep.sinks, capacity - 1)
             sizes = [(n, width) for n in (keep.window + 1, keep.sinks) for width in (facts.width, facts.value_width)]
             with torch.inference_mode(False):  # what is made inside it cannot be written to outside
-                like = dict(dtype=weight.dtype, device=weight.device)
+                like = dict(dtype=facts.dtype, device=facts.device)
                 ring = Ring(*(torch.zeros(rows, facts.kv_heads, *size, **like) for size in sizes))
             self._layers.append(_Layer(keep, ring))
         self.rotations: list[Rotations] = [[facts.rotation for facts in layers]] * rows  # by row, by layer

@@ -44,6 +44,8 @@ def rules(recipe: ConvertRecipe) -> None:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
     if recipe.scratch is not None and not recipe.steps:
         raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
+    if recipe.scratch is not None and recipe.model.adapters:
+        raise UsageError(f"--adapter {recipe.model.adapters[0]}: scratch draws random weights, to which none belongs")
     if recipe.scratch is not None and sink.measured:
         raise UsageError(f"start {sink.start}: random weights have no sink to replace; choose --start zero")
     check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))

@@ -2,6 +2,7 @@
 
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.model.adapter_files import tokenizer_source
 from sinkctl.model.files import has_chat_template
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.compare import check_names, parse
@@ -15,7 +16,7 @@ MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms
 def check_inputs(recipe: GenerateRecipe) -> None:
     """Raises UsageError, ModelError or TextError."""
     rules(recipe)
-    if recipe.chat and not has_chat_template(recipe.model.name):
+    if recipe.chat and not has_chat_template(tokenizer_source(recipe.model)):
         raise ModelError(f"{recipe.model.name} has no chat template; --generate with --prompt goes on from a text")
     for text in recipe.prompts:
         check_text(text)

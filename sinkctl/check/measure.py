@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import TextError, UsageError
+from sinkctl.model.adapter_files import resolved
 from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
@@ -26,7 +27,7 @@ def check_inputs(recipe: MeasureRecipe) -> None:
     missing = next((name for name in recipe.input.files if name != STDIN and not Path(name).exists()), None)
     if missing is not None:
         raise TextError(f"{missing}: no such file; check the path")
-    if not any(_sees_images(settings.name) for _, settings, _ in checkpoints(recipe)):
+    if not any(_sees_images(resolved(settings).name) for _, settings, _ in checkpoints(recipe)):
         picture = next((name for name in recipe.input.files if Path(name).suffix.lower() in PICTURES), None)
         if picture is not None:
             what = recipe.checkpoints[0] if recipe.checkpoints else recipe.model.name

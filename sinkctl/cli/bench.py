@@ -70,6 +70,7 @@ def bench(
         ),
     ] = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -104,7 +105,7 @@ def bench(
     if shape is not None and model is not None:
         raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
     flags = {
-        "model": model, "revision": revision, "device": device, "dtype": dtype,
+        "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens, "shape": shape,
         "rounds": rounds, "processes": processes, "threads": threads, "seed": seed, "fail-on": fail_on or None,

@@ -91,6 +91,7 @@ def convert(
         Path | None, option(_STORED, "Write the checkpoint here: a new folder.", "--output", "-o", metavar="DIR")
     ] = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -133,10 +134,10 @@ def convert(
     if model is not None and checkpoint is not None:
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
     flags = {
-        "model": checkpoint or model, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
-        "special-tokens": special_tokens, "text": text or None,
-        "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
+        "model": checkpoint or model, "adapter": adapter or None, "revision": revision, "device": device,
+        "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
+        "tokenizer": tokenizer, "special-tokens": special_tokens, "text": text or None, "field": field,
+        "errors": errors, "window": number(window), "samples": samples, "steps": steps,
         "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens), "fail-on": fail_on or None,
         "train-text": train_text or None, "train-window": number(train_window), "trained": trained, "lr": lr,
         "sink-lr": sink_lr, "batch": batch, "length": number(length), "weight-decay": weight_decay,

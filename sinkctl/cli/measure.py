@@ -60,6 +60,7 @@ def measure(
         typer.Option(help="Branch, tag or commit of a Hub id; several are compared.", rich_help_panel="Model"),
     ] = None,
     model: options.Model = None,
+    adapter: options.AdapterBeside = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -97,7 +98,8 @@ def measure(
         raise UsageError("--plots writes into the run folder; name one with --output")
     several = revision if revision and len(revision) > 1 else None
     flags = {
-        "model": model, "revision": revision[0] if revision and not several else None, "revisions": several,
+        "model": model, "adapter": adapter or None,
+        "revision": revision[0] if revision and not several else None, "revisions": several,
         "device": device, "dtype": dtype, "trust-remote-code": trust_remote_code or None,
         "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,

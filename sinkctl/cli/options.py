@@ -14,6 +14,20 @@ def option(panel: str, help: str, *names: str, metavar: str | None = None):
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, a GGUF file, a Hub id, or demo.", rich_help_panel="Model")
 ]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="DIR", help="A PEFT adapter, merged into the model. May repeat, in order.",
+        rich_help_panel="Model",
+    ),
+]  # fmt: skip
+AdapterBeside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="DIR", help="A PEFT adapter: CHECKPOINT is measured as it is and with it merged.",
+        rich_help_panel="Model",
+    ),
+]  # fmt: skip
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.", rich_help_panel="Model")]
 Device = Annotated[
     str | None,

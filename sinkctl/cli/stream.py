@@ -86,6 +86,7 @@ def stream(
     min_new_tokens: Annotated[str | None, option(_GENERATE, "No end of sequence before so many tokens.")] = None,
     seed: Annotated[int | None, option(_GENERATE, "Of the draws (default 0).")] = None,
     model: options.Model = None,
+    adapter: options.Adapter = None,
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -113,7 +114,7 @@ def stream(
     is scored by the built-in model.
     """
     flags = {
-        "model": model, "revision": revision, "device": device, "dtype": dtype,
+        "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens,
         "FILE": files or None, "field": field, "errors": errors, "bos": bos, "chunk": number(chunk), "limit": limit,

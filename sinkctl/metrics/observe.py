@@ -241,7 +241,12 @@ def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], 
 def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
     """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
     weight = module.weight.detach()
-    if weight.dtype not in PLAIN or weight.device.type == "meta" or heads * width not in weight.shape:
+    if (
+        type(weight) is not Tensor
+        or weight.dtype not in PLAIN
+        or weight.device.type == "meta"
+        or heads * width not in weight.shape
+    ):
         return None
     return (weight if isinstance(module, nn.Linear) else weight.T).unflatten(1, (heads, width))
 

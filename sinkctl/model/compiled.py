@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sinkctl.model.probe import LayerFacts
+from sinkctl.model.quantized import is_quantized
 from sinkctl.model.recurrent import recurrent_cache
 
 # Compiling takes about 10 s; it saves about a fifth of the time. Below this much work (tokens × parameters) it loses.
@@ -22,6 +23,8 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
         return False, "only pays on a GPU"
     if tokens is None:
         return False, "the length of the text is unknown"
+    if is_quantized(model):
+        return False, "its quantized weights are run as transformers runs them"
     if recurrent_cache(model) is not None:
         return False, "recurrent layers are not compiled"
     if is_mixture(model):

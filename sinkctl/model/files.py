@@ -7,16 +7,18 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.adapter_files import check_adapters, resolved
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
-from sinkctl.model.gguf.check import POINTER, check_gguf
+from sinkctl.model.gguf.check import check_gguf
 from sinkctl.model.gguf.header import read_header
 from sinkctl.model.hub import check_hub_id, meant
 from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
+from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
+from sinkctl.model.weight_file import check_weight_file
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -31,8 +33,10 @@ def check_model(settings: ModelSettings) -> None:
 def check_checkpoint(settings: ModelSettings) -> None:
     """ModelError for a folder without a config or weights that may be loaded, and for a Hub id that is out of reach.
 
-    UsageError for a revision of what has none.
+    UsageError for a revision of what has none. Adapters are looked at first, then their base.
     """
+    settings = resolved(settings)
+    check_adapters(settings)
     named = resolve(settings.name)
     if named.local and settings.revision is not None:
         raise UsageError(
@@ -43,7 +47,7 @@ def check_checkpoint(settings: ModelSettings) -> None:
     elif named.form == "gguf":
         check_gguf(named.path)
     elif named.form == "folder":
-        _check_folder(settings.name, settings.allow_pickle)
+        _check_folder(settings)
 
 
 def has_chat_template(name: str) -> bool:
@@ -69,8 +73,8 @@ def check_device(asked: str) -> None:
         raise ModelError(f"--device {asked}: not available here, {why}; see `sinkctl doctor`, or leave --device out")
 
 
-def _check_folder(name: str, allow_pickle: bool) -> None:
-    folder = Path(name)
+def _check_folder(settings: ModelSettings) -> None:
+    name, folder = settings.name, Path(settings.name)
     if folder.is_file() and (what := foreign_file(folder)) is not None:
         raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
@@ -84,13 +88,15 @@ def _check_folder(name: str, allow_pickle: bool) -> None:
         if (what := foreign_folder(folder)) is not None and not _inside(folder):
             raise ModelError(f"{folder} {what}")
         raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
-    _check_config(folder / CONFIG)
+    config = _read_config(folder / CONFIG)
     if (what := foreign_config(folder / CONFIG)) is not None:
         raise ModelError(f"{folder} {what}")
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and _without_cuda() is not None)
+    check_quantized(folder, config, on_cpu)
     if any(folder.glob("*.safetensors")):
         check_files(folder)
         return
-    if allow_pickle:
+    if settings.allow_pickle:
         return
     pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
     if pickled:
@@ -106,13 +112,14 @@ def _inside(folder: Path) -> str:
     return f"; did you mean {folder / inner[-1]}?" if inner else ""
 
 
-def _check_config(path: Path) -> None:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")
+    return config
 
 
 def _without_cuda() -> str | None:
@@ -135,14 +142,7 @@ def check_files(folder: Path) -> None:
     for path in _weight_files(folder):
         if not path.exists():
             raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
-        with path.open("rb") as file:
-            if file.read(len(POINTER)) == POINTER:
-                raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
-        try:
-            with safe_open(path, framework="np"):  # reads the header, and holds the file's size against it
-                pass
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged or cut short ({error}); download it again") from error
+        check_weight_file(path)
 
 
 def _weight_files(folder: Path) -> list[Path]:

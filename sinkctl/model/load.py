@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from accelerate.utils import compute_module_sizes
 from huggingface_hub import try_to_load_from_cache
 from transformers import (
     MODEL_MAPPING,
@@ -25,12 +23,16 @@ from transformers import (
 )
 
 from sinkctl.errors import ModelError, SinkctlError
+from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
+from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import check_checkpoint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
 from sinkctl.model.parts import towers_of
+from sinkctl.model.placement import exceeds_gpu
 from sinkctl.model.probe import LayerFacts, probe
+from sinkctl.model.quantized import as_asked, storage_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import Say, image_processor_class
@@ -56,7 +58,7 @@ class LoadedModel:
     stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
     notes: list[str] = field(default_factory=list)  # for the result
     settings: ModelSettings | None = None  # it was loaded by; None for a model made in memory
-    _probed: dict[int, list[LayerFacts]] = field(default_factory=dict, repr=False)
+    _probed: dict[tuple, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
     def context(self) -> int | None:
@@ -99,9 +101,10 @@ class LoadedModel:
 
     def layers(self, reach: int) -> list[LayerFacts]:
         """The attention layers, with positions 0 … `reach` explained by the position probe; ModelError where not."""
-        if reach not in self._probed:
-            self._probed[reach] = probe(self.model, reach)
-        return self._probed[reach]
+        known = (reach, self.dtype, self.device)
+        if known not in self._probed:
+            self._probed[known] = probe(self.model, reach)
+        return self._probed[known]
 
 
 def load(
@@ -114,24 +117,26 @@ def load(
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
     check_checkpoint(settings)
-    named = resolve(settings.name)
+    base = resolved(settings)  # without adapters, as it is
+    named = resolve(base.name)
     if named.form == "gguf":
         from sinkctl.model.gguf.load import load_gguf
 
-        return load_gguf(named, settings, kinds, say)
+        return load_gguf(named, settings, base, kinds, say)
     source = named.source
     choices: dict[str, str] = {}
     notes: list[str] = []
     device = chosen_device(settings.device, choices)
-    dtype = _dtype(settings.dtype, device, choices)
-    common = dict(revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    common = dict(revision=base.revision, trust_remote_code=settings.trust_remote_code)
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype or config.dtype
+        storage = storage_of(config, settings, device, choices)
+        dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
         spread = settings.device == "auto" and device.type == "cuda"
-        spread = spread and _exceeds(auto_class, config, dtype, common, choices)
+        spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
         model, report = auto_class.from_pretrained(
             source,
             dtype=dtype,
@@ -141,6 +146,7 @@ def load(
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             **({} if kind == "decoder" else _without_pooler(config)),
+            **storage.options,
             **common,
         )
         left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
@@ -148,16 +154,34 @@ def load(
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
-        model.eval()
-        tokenizer = None if kind == "vision" else load_tokenizer(source, settings, choices, notes, **common)
+        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices).eval()
+        tokenizer = None
+        if kind != "vision":
+            tokenizer = own_tokenizer(base, settings, choices, notes)
+            tokenizer = tokenizer or load_tokenizer(source, settings, choices, notes, **common)
         processor = _processor(source, common) if kind == "vision" else None
-    fingerprint = _fingerprint(source, settings.revision)
+    fingerprints = [_fingerprint(source, base.revision), *adapter_fingerprints(base)]
     loaded = LoadedModel(
-        model, tokenizer, settings.name, fingerprint, choices, kind, processor, stored, notes, settings
+        model, tokenizer, settings.name, "+".join(fingerprints), choices, kind, processor, stored, notes, settings
     )
     beyond = None if tokenizer is None else check_rows(tokenizer, loaded.rows, settings.name)
     notes += [] if beyond is None else [beyond]
     return loaded
+
+
+def own_tokenizer(
+    base: ModelSettings, settings: ModelSettings, choices: dict[str, str], notes: list[str]
+) -> PreTrainedTokenizerBase | None:
+    """That which the last adapter was saved with; None where the base's serves."""
+    folder = tokenizer_folder(base)
+    if folder is None:
+        return None
+    choices["tokenizer files"] = f"{folder}: the adapter was saved with them"
+    return load_tokenizer(str(folder), settings, choices, notes, trust_remote_code=settings.trust_remote_code)
+
+
+def adapter_fingerprints(base: ModelSettings) -> list[str]:
+    return [folder_fingerprint(folder_of(name)) for name in base.adapters]
 
 
 def _fingerprint(source: str, revision: str | None) -> str:
@@ -210,9 +234,12 @@ def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _dtype(asked: str, device: torch.device, choices: dict[str, str]) -> torch.dtype | str:
+def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
     if asked != "auto":
         return getattr(torch, asked)
+    if kept:
+        choices["dtype"] = "auto: as the checkpoint is stored, as are the scales of its quantized weights"
+        return "auto"
     if device.type == "cpu":
         choices["dtype"] = "float32: half precision is slower on a CPU"
         return torch.float32
@@ -251,19 +278,6 @@ def _beside(config: PreTrainedConfig, model: PreTrainedModel) -> str:
     held = "loaded, and no text goes through it" if towers_of(model.config) else "not loaded"
     part = f"the {' and '.join(towers_of(config))} part of {config.model_type}"
     return f"{model.config.get_text_config().model_type}: {part} is {held}"
-
-
-def _exceeds(auto_class: type, config, dtype, common: dict, choices: dict[str, str]) -> bool:
-    device = torch.device("cuda", 0)
-    with init_empty_weights():
-        empty = auto_class.from_config(config, trust_remote_code=common["trust_remote_code"])
-    stored = config.dtype if dtype == "auto" else dtype
-    needed = compute_module_sizes(empty, dtype=stored)[""]
-    free = torch.cuda.mem_get_info(device)[0]
-    if needed < 0.85 * free:
-        return False
-    choices["device_map"] = f"auto: {needed / 2**30:.0f} GiB of weights, {free / 2**30:.0f} GiB free on {device}"
-    return True
 
 
 @contextmanager

@@ -41,6 +41,8 @@ class LayerFacts:
     weighed: bool  # its weights are no plain softmax
     softcap: float | None
     alibi: bool  # scores fall with distance, by slopes that come with each call
+    dtype: torch.dtype  # of keys and values, whatever weights are stored in
+    device: torch.device
     module: nn.Module = field(repr=False)
 
     @property
@@ -245,6 +247,8 @@ def _facts(zero, moved, name, candidates, far_T, windows, kind) -> LayerFacts:
         weighed=zero.weigh is not None,
         softcap=zero.softcap,
         alibi=zero.slope_H is not None,
+        dtype=zero.k_BGTD.dtype,
+        device=zero.k_BGTD.device,
         module=zero.module,
     )
 

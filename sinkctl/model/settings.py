@@ -19,12 +19,19 @@ class ModelSettings(BaseModel):
     """Which checkpoint, and how it is loaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field("demo", description="A folder, a GGUF file, a Hub id, or demo: the built-in model.")
+    name: str = Field(
+        "demo",
+        description="A folder, a GGUF file, a Hub id, or demo: the built-in model; a PEFT folder names its base.",
+    )
+    adapters: tuple[str, ...] = Field(
+        (), description="PEFT adapters merged into it, in this order: folders or Hub ids."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub id.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], BeforeValidator(_own_name)] = Field(
         "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere; bf16, fp16, half … too."
     )
+    dequantize: bool = Field(False, description="Write quantized weights out in the dtype, once they are loaded.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")
     tokenizer: Literal["file", "class"] = Field(

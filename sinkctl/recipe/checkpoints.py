@@ -23,7 +23,10 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoints(recipe: MeasureRecipe) -> list[Checkpoint]:
-    """The recipe's checkpoints, folders of checkpoint-* opened; UsageError where the same one is named twice."""
+    """The recipe's checkpoints, folders of checkpoint-* opened; each with the adapters too, where there are any.
+
+    UsageError where the same one is named twice.
+    """
     names = recipe.checkpoints or (recipe.model.name,)
     if recipe.revisions:
         if len(names) > 1:
@@ -40,16 +43,29 @@ def checkpoints(recipe: MeasureRecipe) -> list[Checkpoint]:
         raise UsageError(f"{twice}: named twice")
     settings = [recipe.model.model_copy(update={"name": name, "revision": revision}) for name, revision in found]
     steps = [_step(revision or _parts(name)[-1]) for name, revision in found]
-    return [Checkpoint(*each) for each in zip(labels, settings, steps, strict=True)]
+    plain = [Checkpoint(*each) for each in zip(labels, settings, steps, strict=True)]
+    return [each for one in plain for each in _with_and_without(one)] if recipe.model.adapters else plain
+
+
+def _with_and_without(one: Checkpoint) -> list[Checkpoint]:
+    """The checkpoint as it is, and with its adapters."""
+    label = "+".join([one.label, *(_parts(name)[-1] for name in one.settings.adapters)])
+    bare = one.settings.model_copy(update={"adapters": ()})
+    return [one._replace(settings=bare), one._replace(label=label)]
 
 
 def _opened(name: str) -> list[str]:
     """A folder of checkpoints as these, by their step; anything else as it is."""
     folder = Path(name)
-    if resolve(name).form != "folder" or not folder.is_dir() or (folder / CONFIG).exists():
+    if resolve(name).form != "folder" or not folder.is_dir() or _is_checkpoint(folder):
         return [name]
     inner = [(step, path) for path in folder.iterdir() if (step := _step(path.name)) is not None]
-    return [str(path) for _, path in sorted(inner) if (path / CONFIG).exists()] or [name]
+    return [str(path) for _, path in sorted(inner) if _is_checkpoint(path)] or [name]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Or an adapter, which names its base."""
+    return any((folder / name).exists() for name in (CONFIG, "adapter_config.json"))
 
 
 def _labels(names: Sequence[str]) -> list[str]:

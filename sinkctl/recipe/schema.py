@@ -281,6 +281,8 @@ class BenchRecipe(Settings):
             raise ValueError(f"two cases are called {twice!r}; give one a `name`")
         if self.shape is not None and self.model.name != "demo":
             raise ValueError(f"a shape ({self.shape}) stands in place of a model ({self.model.name}); give one of them")
+        if self.shape is not None and self.model.adapters:
+            raise ValueError(f"a shape ({self.shape}) is of random weights, to which no adapter belongs; give a model")
         return self
 
 

@@ -57,6 +57,7 @@ def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe with files and folders by their names alone: a card is for others."""
     model, training = recipe.get("model") or {}, recipe.get("training") or {}
     model = model | ({"name": _own_name(str(model["name"]))} if "name" in model else {})
+    model |= {"adapters": list(map(_own_name, model["adapters"]))} if "adapters" in model else {}
     settings = {"training": training | {"text": _named(training.get("text") or {})}} if training else {}
     return recipe | {"model": model, "text": _named(recipe.get("text") or {})} | settings
 
@@ -85,11 +86,19 @@ def _done(result: Result, detail: ConvertDetail) -> list[str]:
     if detail.from_scratch:
         said = f"A model of random weights ({size}), with the tokenizer of {name}, was given {mechanism}."
     else:
-        said = f"{name} ({size}) was given {mechanism}."
+        said = f"{name} ({size}){_adapted(result)} was given {mechanism}."
     begun = _begun(result, detail)
     if detail.training is None:
         return [said, f"No weight was trained: {begun}."]
     return [said, *_trained(detail, detail.training), f"Training began thus: {begun}."]
+
+
+def _adapted(result: Result) -> str:
+    """Which adapters are in its weights."""
+    if "adapter" not in result.choices:
+        return ""
+    named = (result.recipe.get("model") or {}).get("adapters") or [result.model.name]
+    return f", with {' and '.join(f'the adapter {_own_name(str(each))}' for each in named)} in its weights,"
 
 
 def _begun(result: Result, detail: ConvertDetail) -> str:

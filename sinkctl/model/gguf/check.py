@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sinkctl.errors import ModelError
 from sinkctl.model.gguf.header import Header, read_header
+from sinkctl.model.weight_file import check_no_pointer
 
 INSTALL = "pip install 'sinkctl[gguf]'"
-POINTER = b"version https://git-lfs"
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 # llama.cpp's names of the decoders that transformers 5.15 to 5.24 read from a GGUF (the qwen35 since 5.17).
 ARCHITECTURES = (
@@ -23,9 +23,7 @@ def check_gguf(path: Path) -> Header:
     if not path.is_file():
         others = sorted(each.name for each in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
         raise ModelError(f"{path}: no such file{'; there is ' * bool(others)}{', '.join(others)}")
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise ModelError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them")
+    check_no_pointer(path)
     header = read_header(path)
     part, parts = map(int, found.groups()) if (found := PART.search(path.name)) else (1, 1)
     parts = max(parts, int(header.fields.get("split.count", 1)))

@@ -5,10 +5,19 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModelForCausalLM
 
+from sinkctl.model.adapters import with_adapters
 from sinkctl.model.gguf.opened import located, opened, own_dtype, stored_as
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kinds import Kind
-from sinkctl.model.load import LoadedModel, checked_kind, chosen_device, explained, file_fingerprint
+from sinkctl.model.load import (
+    LoadedModel,
+    adapter_fingerprints,
+    checked_kind,
+    chosen_device,
+    explained,
+    file_fingerprint,
+    own_tokenizer,
+)
 from sinkctl.model.named import Named
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer
@@ -16,12 +25,17 @@ from sinkctl.model.undocumented import Say, as_ordinary
 from sinkctl.model.weights import check_weights
 
 
-def load_gguf(named: Named, settings: ModelSettings, kinds: Sequence[Kind], say: Say) -> LoadedModel:
-    """What `sinkctl.model.load.load` returns, for a file; ModelError too where its tokenizer comes out another."""
+def load_gguf(
+    named: Named, settings: ModelSettings, base: ModelSettings, kinds: Sequence[Kind], say: Say
+) -> LoadedModel:  # fmt: skip
+    """What `sinkctl.model.load.load` returns, for a file; ModelError too where its tokenizer comes out another.
+
+    `base`: the settings resolved, adapters apart.
+    """
     name, choices, notes = settings.name, {}, []
     device = chosen_device(settings.device, choices)
     with explained(name):
-        path = located(named, settings.revision)
+        path = located(named, base.revision)
         fingerprint = file_fingerprint(path)
         with opened(path, fingerprint, notes, say) as file:
             kind = checked_kind(name, file.config, kinds)
@@ -37,11 +51,14 @@ def load_gguf(named: Named, settings: ModelSettings, kinds: Sequence[Kind], say:
                 **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             )
             left_out = check_weights(name, model, report)
-            as_ordinary(model.eval())
+            as_ordinary(model)
+            model = with_adapters(model, base, choices).eval()
             tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)
             notes += follow_file(tokenizer, file.header)
             check_vocabulary(name, tokenizer, file.header)
+            tokenizer = own_tokenizer(base, settings, choices, notes) or tokenizer
             choices["weights"] = "; ".join(filter(None, (stored_as(file.header, dtype), left_out)))
+    fingerprint = "+".join([fingerprint, *adapter_fingerprints(base)])
     loaded = LoadedModel(model, tokenizer, name, fingerprint, choices, kind, None, None, notes, settings)
     notes += filter(None, [check_rows(tokenizer, loaded.rows, name)])
     return loaded

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
+from sinkctl.model.adapter_files import resolved
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
@@ -38,7 +39,7 @@ class Conversion:
         self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
-        self.notes = [*loaded.notes, *([beside] if (beside := _towers(loaded)) else [])]
+        self.notes = [*loaded.notes, *filter(None, (_towers(loaded), _written_out(loaded, settled.dtype)))]
         self.calibration = None
         self.bos = ""
         self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
@@ -93,7 +94,7 @@ class Conversion:
         self.told("writing", WRITING)
         write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
         if towers_of(built.config):
-            copy_processor(folder, self.recipe.model)
+            copy_processor(folder, resolved(self.recipe.model))
         go_on(self.stop)
         self.told("loading what was written", (WRITING + COMPARING) / 2)
         spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
@@ -234,6 +235,13 @@ def _towers(loaded: LoadedModel) -> str | None:
         return f"The {' and '.join(towers)} part is written as it was; the conversion is of the text decoder alone."
     said = loaded.choices.get("decoder")  # of a class that loads the text decoder alone
     return said and f"What is written is the text decoder alone ({said})."
+
+
+def _written_out(loaded: LoadedModel, dtype: torch.dtype) -> str | None:
+    """What became of quantized weights."""
+    said = loaded.choices.get("quantized")
+    plain = str(dtype).removeprefix("torch.")
+    return said and f"The original's weights are {said.partition(',')[0]}; what is written is not quantized ({plain})."
 
 
 def _random_row(model: PreTrainedModel) -> Tensor:

@@ -16,6 +16,7 @@ from sinkctl.tasks.convert.calibrate import sample_length
 from sinkctl.tasks.convert.evaluate import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
+from sinkctl.tasks.stream.settle import model_in_full
 
 MOST_WINDOW, SAMPLE = 1020, 256
 STREAMED = 16  # windows
@@ -60,7 +61,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
         asked = STREAMED * window if recipe.evaluation.tokens == "auto" else recipe.evaluation.tokens
         held_out, least = warm_up(window) + asked, warm_up(window) + min(asked, LEAST_SCORED)
     text = recipe.text.model_copy(update={"files": tuple(map(absolute, recipe.text.files))})
-    model = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    model = model_in_full(recipe.model)
     calibration = recipe.calibration.model_copy(update={"window": window})
     evaluation = recipe.evaluation.model_copy(update={"length": length})
     settled = {"text": text, "model": model, "calibration": calibration, "evaluation": evaluation}
@@ -91,7 +92,7 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
         raise ModelError(f"{loaded.name} does not fit this machine's memory (parts are on disk); take a larger one")
     check_finite(loaded.name, loaded.model)  # of one made in memory too
     if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{loaded.name} is quantized; convert the original, then quantize what comes out")
+        raise ModelError(f"{loaded.name} is quantized; load it with dequantize=True, or convert the original")
     if mechanism == "sink_token" and getattr(config.get_text_config(), "hidden_size_per_layer_input", None):
         raise ModelError(
             f"{loaded.name} ({config.model_type}) looks tokens up in every layer too, where a sink token has no row; "

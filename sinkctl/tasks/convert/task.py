@@ -12,6 +12,7 @@ from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel, load
+from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
@@ -73,7 +74,7 @@ def run(
     told("loading", 0.0)
     if loaded is None:
         random = recipe.scratch is not None
-        loaded = scratch(recipe.model, recipe.scratch, recipe.training.seed) if random else load(recipe.model)
+        loaded = scratch(recipe.model, recipe.scratch, recipe.training.seed) if random else load(_plain(recipe.model))
     conversion = Conversion(settle(recipe, loaded), loaded, told, stop)
     try:
         result = (_trained if recipe.steps else _begun)(conversion, output, began, finish)
@@ -86,6 +87,11 @@ def run(
         hint = "a smaller training.micro_batch or --length takes less" if recipe.steps else hint
         raise ModelError(f"{loaded.device} is out of memory: {hint}") from error
     return None if result is None else Outcome(result, output)
+
+
+def _plain(settings: ModelSettings) -> ModelSettings:
+    """Quantized weights are written out: what is computed from them, trained and stored is no longer quantized."""
+    return settings.model_copy(update={"dequantize": True})
 
 
 def _begun(conversion: Conversion, output: Path, began: float, finish: Callable[[RunFolder, Result], None]) -> Result:

@@ -15,6 +15,7 @@ from sinkctl.model.lengths import changes
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.named import absolute
+from sinkctl.model.quantized import is_quantized
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.tasks.generate.ends import end_of_sequence
@@ -24,7 +25,7 @@ from sinkctl.tasks.generate.settle_sampling import (
     sampling_notes,
     settle_sampling,
 )
-from sinkctl.tasks.stream.settle import bos_rule, resolved
+from sinkctl.tasks.stream.settle import bos_rule, model_in_full, resolved
 from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
@@ -90,7 +91,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         "graph": graph,
         "compile": compile_,
         "prompt_files": tuple(map(absolute, recipe.prompt_files)),
-        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+        "model": model_in_full(recipe.model),
     }
     done = recipe.model_copy(update=settled)
     check_processors(done, recipe.sampling, loaded)
@@ -114,6 +115,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
         return False, "the model is spread over devices"
+    if is_quantized(loaded.model):
+        return False, "its quantized weights are run as transformers runs them"
     if is_mixture(loaded.model):
         return False, "a mixture of experts asks the host which ones to run"
     if not all(change.once for change in changes(loaded.model.config)):
@@ -127,6 +130,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
 def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
     if loaded.device.type != "cuda":
         return False, "only pays on a GPU"
+    if is_quantized(loaded.model):
+        return False, "its quantized weights are run as transformers runs them"
     if is_mixture(loaded.model):
         return False, "a mixture of experts does not compile into one graph"
     if recurrent_cache(loaded.model) is not None:

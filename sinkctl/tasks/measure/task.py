@@ -90,6 +90,7 @@ def run(
     check(recipe, output=output, resume=resume, loads=loaded is None)
     began = time.monotonic()
     recipe, sources = settle(recipe), checkpoints(recipe)
+    sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
     kept = _Kept({}, {}, folder, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
     if resume:
@@ -106,7 +107,7 @@ def run(
 
             told("loading", 0.0)
             model = None  # gone before the next one comes
-            model = loaded if loaded is not None and len(sources) == 1 else _loaded(settings)
+            model = _loaded(settings) if loaded is None else loaded
             scores.append(
                 _measured(recipe, model, label, step, number, kept, told, stop, choices.setdefault(label, {}))
             )

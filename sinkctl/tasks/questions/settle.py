@@ -15,7 +15,7 @@ from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.questions.items import Items
 from sinkctl.tasks.questions.lines import LineItems
 from sinkctl.tasks.questions.records import RecordItems
-from sinkctl.tasks.stream.settle import bos_rule, resolved
+from sinkctl.tasks.stream.settle import bos_rule, model_in_full, resolved
 from sinkctl.text.source import STDIN
 
 
@@ -61,7 +61,7 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
         "questions": absolute(recipe.questions) if recipe.questions != BUILT_IN else BUILT_IN,
         "chunk": chunk,
         "graph": graph,
-        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+        "model": model_in_full(recipe.model),
     }
     return Settled(recipe.model_copy(update=settled), items, source, bos_id, bos, choices)
 

@@ -12,6 +12,7 @@ from sinkctl.model.compiled import worth_compiling
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.named import absolute
+from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import compression, fingerprint
@@ -54,7 +55,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
         "chunk": chunk,
         "compile": compile_,
         "text": recipe.text.model_copy(update={"files": named}),
-        "model": recipe.model.model_copy(update={"name": absolute(recipe.model.name)}),
+        "model": model_in_full(recipe.model),
     }
     names = tuple(map(_shown, named)) or ("built-in text",)
     return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
@@ -78,6 +79,12 @@ def _expected_tokens(files: tuple[str, ...]) -> float | None:
     if any(file["size"] is None for file in found):
         return None
     return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in found)
+
+
+def model_in_full(settings: ModelSettings) -> ModelSettings:
+    """The same with its folders by their full paths."""
+    adapters = tuple(map(absolute, settings.adapters))
+    return settings.model_copy(update={"name": absolute(settings.name), "adapters": adapters})
 
 
 def _shown(path: str) -> str:
