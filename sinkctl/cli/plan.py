@@ -18,7 +18,7 @@ from sinkctl.recipe.schema import (
     StreamRecipe,
 )
 from sinkctl.recipe.sizes import sizes
-from sinkctl.report.units import memory
+from sinkctl.result.numbers import memory
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun

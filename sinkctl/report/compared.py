@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from sinkctl.report.figures import figures, known, percent, share, times
 from sinkctl.report.measured import class_counts, in_order, sink_name, sink_percent
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail
+from sinkctl.result.numbers import NOTHING, figures, known, percent, share, times
 
 MOST_COLUMNS = 4  # checkpoints side by side; more of them become rows
 Read = Callable[[CheckpointScore], str]

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-from sinkctl.report.figures import error, figures, percent, place, ratio, share
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count, perplexity
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms, SinkShare
+from sinkctl.result.numbers import NOTHING, count, error, figures, percent, perplexity, place, ratio, share
 from sinkctl.result.words import quoted, ranges
 
 CLASSES = {
@@ -53,7 +52,7 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
 
 
 def _rate(score: InputScore, epsilon: float, key: int) -> str:
-    """75.7% ± 0.4, its standard error over the samples where that is known."""
+    """75.7 % ± 0.4, its standard error over the samples where that is known."""
     found = _sink_share(score, epsilon, key)
     said = percent(None if found is None else found.percent)
     return said if found is None or found.error is None else f"{said} ± {found.error:.1f}"
@@ -146,7 +145,7 @@ def class_name(name: str) -> str:
 
 
 def patch_line(patches: PatchNorms) -> str:
-    """Norms after the last block: CLS 45.1; registers 30.2, 28.1; patches: median 12.3, largest 160, 2.4% above 150."""
+    """Norms after the last block: CLS 45.1; registers 30.2, 28.1; patches: median 12.3, largest 160, 2.4 % above 9."""
     said = [] if patches.cls is None else [f"CLS {figures(patches.cls)}"]
     if patches.registers:
         said.append(f"registers {', '.join(map(figures, patches.registers))}")

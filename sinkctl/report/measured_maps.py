@@ -3,10 +3,10 @@
 import math
 
 from sinkctl.report.axis import Axis, Tick, log_axis
-from sinkctl.report.figures import known
 from sinkctl.report.heatmap import Grid, class_map, heatmap, shaded
 from sinkctl.report.measured import CLASSES, class_counts, class_name, in_order
 from sinkctl.result.measure import HeadMap, InputScore, Surface
+from sinkctl.result.numbers import known
 from sinkctl.result.words import quoted
 
 ALPHA = Axis(0, 1, [Tick(at / 4, f"{at / 4:g}") for at in range(5)])  # one scale, so that maps compare

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sinkctl.result.measure import CostLine, InputScore, LayerScore
+from sinkctl.result.numbers import count, figures, percent
 from sinkctl.result.words import quoted, ranges
 
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
@@ -54,18 +55,18 @@ def cost_of(costs: Sequence[CostLine], start: str) -> float | None:
 
 
 def _strength(main: InputScore, other: InputScore | None) -> str:
-    percent, epsilon = first_percent(main), main.sinks[0].epsilon
+    rate, epsilon = first_percent(main), main.sinks[0].epsilon
     token = quoted(main.first_tokens[0]) if main.bos is not False else "the first token"
-    if percent < NO_SINK:
-        begun = f"No sink on {token}: {_percent(percent)} of heads"
+    if rate < NO_SINK:
+        begun = f"No sink on {token}: {percent(rate)} of heads"
     else:
-        begun = f"{_percent(percent)} of heads sink on {token}"
+        begun = f"{percent(rate)} of heads sink on {token}"
     begun += f" (α > {epsilon:g}; {main.samples:,} {'sample' if main.samples == 1 else 'samples'} of {main.length:,})"
     if other is not None:
-        begun += f"; without it, {_percent(first_percent(other))} on the first token"
+        begun += f"; without it, {percent(first_percent(other))} on the first token"
     learned = [layer.learned_mass for layer in main.layers if layer.learned_mass is not None]
     if learned:
-        begun += f"; learned sinks take {100 * sum(learned) / len(learned):.1f}% of the mass"
+        begun += f"; learned sinks take {percent(100 * sum(learned) / len(learned))} of the mass"
     return begun + "."
 
 
@@ -80,7 +81,7 @@ def _where(main: InputScore) -> list[str]:
     if found is not None:
         besides = "besides, " if strong else ""
         said.append(
-            f"{besides}{_percent(found.percent)} of heads sink on {quoted(found.token)} "
+            f"{besides}{percent(found.percent)} of heads sink on {quoted(found.token)} "
             f"({found.times} of {found.occurrences} places)"
         )
     return [_sentence("; ".join(said))] if said else []
@@ -93,7 +94,8 @@ def _carriers(main: InputScore) -> list[str]:
         top = max(shown, key=lambda layer: layer.massive.top[0])
         m = top.massive
         size = (
-            f"|h| = {m.top[0]:,.4g} ({m.top[0] / m.median:,.0f}× the median) at {quoted(m.text)}, channel {m.channel}"
+            f"|h| = {figures(m.top[0])} ({count(round(m.top[0] / m.median))}× the median) at {quoted(m.text)}, "
+            f"channel {m.channel}"
         )
         if main.massive_layers:
             said.append(f"Massive activations in layers {ranges(main.massive_layers)}: {size}")
@@ -126,8 +128,8 @@ def _priced(cost: float) -> str:
     if abs(cost) < NOTHING:
         return "costs nothing"
     if cost < 0:
-        return f"lowers perplexity by {-100 * cost:.1f}%"
-    return f"costs {100 * cost:.1f}% of perplexity" if cost < 1 else f"multiplies perplexity by {1 + cost:,.1f}"
+        return f"lowers perplexity by {percent(-100 * cost)}"
+    return f"costs {percent(100 * cost)} of perplexity" if cost < 1 else f"multiplies perplexity by {figures(1 + cost)}"
 
 
 def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> list[str]:
@@ -147,16 +149,16 @@ def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequen
 
 def _of_decoder(main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> str:
     """What to do with the first tokens: by what they cost, and not by their rate, where that was measured."""
-    streamed, percent = cost_of(costs, "0+"), first_percent(main)
+    streamed, rate = cost_of(costs, "0+"), first_percent(main)
     if streamed is None:
-        return "what evicting the first tokens costs was not measured" if percent < NO_SINK else (
+        return "what evicting the first tokens costs was not measured" if rate < NO_SINK else (
             "keep the first tokens in the cache (sinkctl stream -p 4+W), until a measured cost says otherwise"
         )  # fmt: skip
-    if streamed <= FREE and percent < NO_SINK:
+    if streamed <= FREE and rate < NO_SINK:
         return "a plain window is safe: nothing leans on the first tokens"
     if streamed <= FREE:
         return "heads park attention there, yet the model does without it: evicting the first tokens is cheap"
-    if other is not None and percent - first_percent(other) > WEAK_SINK:
+    if other is not None and rate - first_percent(other) > WEAK_SINK:
         return "put BOS in front of every text, and keep it in the cache: sinkctl stream -p 4+W"
     if other is None and main.bos:
         return "keep BOS in the cache: sinkctl stream -p 4+W; --bos both tells whether another first token would do"
@@ -177,15 +179,11 @@ def _of_vision(main: InputScore) -> str | None:
     if not main.patches.outlier_percent:
         return f"no outlier patches (norms above {main.patches.threshold:g})"
     kept = "although it has registers" if main.patches.registers else "registers would hold what they do"
-    return f"{main.patches.outlier_percent:.1f}% of the patches are outliers, {kept}"
+    return f"{percent(main.patches.outlier_percent)} of the patches are outliers, {kept}"
 
 
 def _massive(main: InputScore) -> list[LayerScore]:
     return [layer for layer in main.layers if layer.number in main.massive_layers]
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f}%" if value >= 1 or value == 0 else f"{value:.2f}%"
 
 
 def _sentence(words: str) -> str:
