@@ -171,7 +171,7 @@ class CostSettings(Settings):
     """What the sink buys: things taken away, and what that costs."""
 
     run: bool | Literal["auto"] = Field("auto", description="auto: for decoders with a next-token loss.")
-    samples: int = Field(16, ge=1, description="Samples of natural text,")
+    samples: int = Field(8, ge=1, description="Samples of natural text,")
     length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
         "auto", description="tokens each; auto: 256, or the model's context if shorter."
     )
@@ -179,7 +179,7 @@ class CostSettings(Settings):
         "auto", description="Window W of the streams 4+W and 0+(W+4); auto: half the context, at most 1020."
     )
     tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Tokens streamed; auto: 16 windows."
+        "auto", description="Tokens streamed; auto: 5 windows, of which the first fills the cache."
     )
 
 
@@ -211,6 +211,11 @@ class MeasureRecipe(Settings):
         ("attention", "activations"), min_length=1, description="What is measured of every layer."
     )
     cost: CostSettings = CostSettings()
+    budget: str | None = Field(
+        None,
+        pattern=r"^(\d+\.?\d*|\.\d+)[smh]$",
+        description="Time it may take, such as 60s or 5m: sizes are chosen by a timed probe; none: as they say.",
+    )
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Samples a forward pass takes.")
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 

@@ -93,6 +93,14 @@ def change(value: Number) -> str:
     return f"{points:+,.1f} %" if abs(points) >= 1 else f"{points:+.2f} %"
 
 
+def points(value: Number) -> str:
+    """A share as percentage points beside what is in percent, such as a standard error: 12, 3.4, 0.12."""
+    if not known(value):
+        return NOTHING
+    digits = 0 if 100 * value >= 9.95 else 1 if 100 * value >= 0.995 else 2
+    return f"{100 * value:,.{digits}f}"
+
+
 def share(value: Number) -> str:
     """A part of 1: 0.931."""
     return f"{value:.3f}" if known(value) else NOTHING

@@ -111,7 +111,10 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
             if run.sink_rate < WEAK_SINK
             else "Sink found"
         )
-        said.append(f"{found}: {share} (64-token samples of this text).")
+        said.append(
+            f"{found}: {share} (samples of 64 tokens from the text's beginning; "
+            "sinkctl measure spreads 100 over all of it, so its rate may differ)."
+        )
     kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
     bare = next((p for p in policies if p.kind in ("window", "sink_window") and not p.settings["sinks"]), None)
     if kept and bare and kept.common_tokens >= ENOUGH:
