@@ -77,7 +77,7 @@ def test_columns_that_say_nothing_are_left_out():
 
 def test_what_was_taken_away_is_compared_with_its_own_baseline():
     table = cost_table(checkpoint())
-    assert column(table, "ratio") == ["1.872 (+87.2 %)", "1,750×"]
+    assert column(table, "cost") == ["+87.2 % ± 3.4", "1,750×"]
     assert column(table, "KL, nats") == ["0.113", "–"]
     assert column(table, "how") == ["no query sees them", "the largest element"]
 
@@ -151,7 +151,7 @@ def test_no_token_becomes_a_tag_an_attribute_or_a_script():
 
 def test_the_page_shows_every_number_of_every_input():
     page = html(measure_result(checkpoint("demo", inputs=[input_score(patches=patches())])), {})
-    for said in ("73.6 %", "0.25 %", "3,026", "77.2", "0.0625", "33,510", "0.830", "1.872 (+87.2 %)", "0.456", "7/40",
+    for said in ("73.6 %", "0.25 %", "3,026", "77.2", "0.0625", "33,510", "0.830", "+87.2 % ± 3.4", "0.456", "7/40",
                  "CLS 45.1", "layer 0 head 0: 0.93 0.00 0.10", "layer 2 head 1: 0.25 – 0.10", "token 17",
                  "sink-dominated: more than half"):  # fmt: skip
         assert said in page, said

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import math
+
 import pytest
 
 from sinkctl.result import numbers
@@ -43,3 +45,16 @@ def test_perplexity_keeps_about_four_digits(value, shown):
 )
 def test_durations_carry_over_to_the_next_unit(seconds, shown):
     assert numbers.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (numbers.percent(75.62), "75.6 %"), (numbers.percent(0.253), "0.25 %"), (numbers.percent(0), "0.0 %"),
+        (numbers.percent(math.nan), "–"), (numbers.change(1.541), "+154.1 %"), (numbers.change(-0.0042), "-0.42 %"),
+        (numbers.change(-1e-9), "+0.00 %"), (numbers.points(0.0341), "3.4"), (numbers.points(0.118), "12"),
+        (numbers.points(0.00123), "0.12"), (numbers.points(None), "–"),
+    ],
+)  # fmt: skip
+def test_percentages_have_a_space_a_sign_and_an_error_in_points(said, shown):
+    assert said == shown

@@ -11,9 +11,10 @@ from sinkctl.model.kinds import WORDS
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import CostLine, InputScore, MixingLine
-from sinkctl.tasks.measure.ablations import SHORTEST, Ablations
+from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.streamed import streamed
+from sinkctl.tasks.measure.variants import SHORTEST
 from sinkctl.tasks.measure.verdict import elsewhere, main_input
 
 LENGTH = 256
