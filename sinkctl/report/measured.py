@@ -106,7 +106,7 @@ def cost_table(checkpoint: CheckpointScore) -> ScoreTable:
     rows = [
         [
             line.name,
-            _cost(line),
+            cost_said(line),
             perplexity(line.perplexity),
             perplexity(line.baseline),
             figures(line.kl),
@@ -129,7 +129,7 @@ def cost_table(checkpoint: CheckpointScore) -> ScoreTable:
     return without_empty(ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 6})))
 
 
-def _cost(line: CostLine) -> str:
+def cost_said(line: CostLine) -> str:
     """+154.0 % ± 9.1; from ten times on 1,750×."""
     said, ratio = difference(line.perplexity, line.baseline), quotient(line.perplexity, line.baseline)
     return said if line.error is None or ratio is None or ratio >= 10 else f"{said} ± {points(line.error)}"

@@ -137,12 +137,6 @@ def times(value: Number, base: Number) -> str:
     return NOTHING if ratio is None else f"{figures(ratio)}×" if ratio >= 10 else f"{ratio:.3f}×"
 
 
-def ratio(value: Number, base: Number) -> str:
-    """1.017 (+1.7 %); from ten times on 1,750×."""
-    ratio = quotient(value, base)
-    return f"{ratio:.3f} ({change(ratio - 1)})" if ratio is not None and ratio < 10 else times(value, base)
-
-
 def difference(value: Number, base: Number) -> str:
     """+1.7 %, below one percent +0.25 %; from ten times on 1,750×."""
     ratio = quotient(value, base)

@@ -99,7 +99,7 @@ def test_few_checkpoints_are_columns_and_many_are_rows():
     assert named(two, "Sink₁ natural, BOS") == ["73.6 %", "73.6 %"]
     assert named(two, "drain at the strongest sink") == ["2.06", "2.06"]
     assert named(two, "sink-dominated heads") == ["88.9 %", "88.9 %"]
-    assert named(two, "perplexity, first 4 masked") == ["1.872×", "1.872×"]
+    assert named(two, "cost, first 4 masked") == ["+87.2 % ± 3.4", "+87.2 % ± 3.4"]
     assert [row[0] for row in five.rows] == list("abcde")
     assert five.columns[0] == "checkpoint"
     assert sorted(five.columns[1:]) == sorted(row[0] for row in two.rows)
@@ -109,7 +109,7 @@ def test_an_input_or_ablation_that_one_checkpoint_lacks_is_a_dash():
     bare = checkpoint("two", inputs=[input_score()], costs=[])
     table = compare_table(measure_detail(checkpoint("one"), bare))
     assert named(table, "Sink₁ random, no BOS") == ["73.6 %", "–"]
-    assert named(table, "perplexity, first 4 masked") == ["1.872×", "–"]
+    assert named(table, "cost, first 4 masked") == ["+87.2 % ± 3.4", "–"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

@@ -82,6 +82,9 @@ def test_a_stopped_run_leaves_a_partial_report_and_goes_on(demo, short, tmp_path
     whole = run(recipe, demo, output=tmp_path / "kept", resume=True, progress=told.append).result
     assert whole.complete
     assert len(whole.measure.checkpoints[0].inputs) == 2
-    assert [now.found for now in told if now.found] == [tuple(whole.verdict[:2])]
+    said = [now.found for now in told if now.found]
+    assert said[-1] == tuple(whole.verdict[:2])
+    assert said[0][0].startswith("natural, BOS: ")
+    assert len(said) == 4  # one input before the stop, both after, and all together
     assert all(a.share <= b.share for a, b in zip(told[:3], told[1:3], strict=False))
     assert told[2].seconds_left > 0

@@ -15,8 +15,8 @@ from sinkctl.result.store import RunFolder
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
 from sinkctl.tasks.measure.inputs import InputSet, inputs
 from sinkctl.tasks.measure.pace import STREAMED, Pace, probed, said, within, work
-from sinkctl.tasks.measure.run import InputRun
-from sinkctl.tasks.measure.verdict import verdict
+from sinkctl.tasks.measure.run import InputRun, check_fits
+from sinkctl.tasks.measure.verdict import rate_line, verdict
 from sinkctl.tasks.stream.outcome import model_report
 
 
@@ -70,8 +70,8 @@ class Measuring:
         shown = self._sized(seconds)
         for each in shown:
             self._input(each)
-        first = verdict(self.loaded.kind, self.inputs, [])[:2]
-        self.told(Progress("costs", self.pace.share, self.pace.seconds_left, tuple(first)))
+        known = tuple(verdict(self.loaded.kind, self.inputs, []))[:2]
+        self.told(Progress("costs", self.pace.share, self.pace.seconds_left, known))
         name = f"{self.number}/costs"
         if name not in self.kept.parts:
             self._cost(name)
@@ -89,6 +89,8 @@ class Measuring:
         known = self.kept.parts.get(name)
         if known is not None and known["fingerprint"] != self.loaded.fingerprint:
             raise ResumeError(f"{self.loaded.name}: the checkpoint changed since the run was started; start a new run")
+        if shown[0].samples[0].dim() == 1:
+            check_fits(self.loaded, max(map(len, shown[0].samples)), self.recipe)
         speed = probed(self.loaded, shown)
         if known is None:
             sized, choice = self.recipe, {}
@@ -129,6 +131,7 @@ class Measuring:
         self.inputs.append(InputScore.model_validate(part["score"]))
         self.notes += part["notes"]
         self.choices |= part["choices"]
+        self.told(Progress(each.name, self.pace.share, self.pace.seconds_left, rate_line(self.inputs[-1])))
 
     def _cost(self, name: str) -> None:
         def told(what: str, tokens: int) -> None:

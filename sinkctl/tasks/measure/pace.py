@@ -63,17 +63,20 @@ def work(recipe: MeasureRecipe, loaded: LoadedModel, shown: int) -> tuple[float,
 
 
 def probed(loaded: LoadedModel, shown: Sequence[InputSet]) -> float | None:
-    """Seconds a token of a plain forward pass; None for images."""
+    """Seconds a token of a plain forward pass; None for images, and where it fails."""
     ids = [sample for sample in shown[0].samples if sample.dim() == 1]
     if not ids:
         return None
-    length = min(map(len, ids))
+    length = min(PROBE, *map(len, ids))
     rows = [sample[:length] for sample in ids[: max(1, PROBE // length)]]
     samples = laid_out(rows, loaded.device)
     seconds = []
     for _ in range(2):  # the first one warms up
         began = time.monotonic()
-        run(loaded.model, samples)
+        try:
+            run(loaded.model, samples)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # measuring it says what is wrong
+            return None
         if loaded.device.type == "cuda":
             torch.cuda.synchronize(loaded.device)
         seconds.append(time.monotonic() - began)

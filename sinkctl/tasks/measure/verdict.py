@@ -53,6 +53,15 @@ def first_percent(score: InputScore) -> float | None:
     return score.sinks[0].percent
 
 
+def rate_line(score: InputScore) -> tuple[str, ...]:
+    """natural, BOS: 75.6 % ± 0.4 of heads sink on the first token; nothing where attention was not measured."""
+    if score.heads is None or first_percent(score) is None:
+        return ()
+    error = score.sinks[0].error
+    sure = "" if error is None else f" ± {error:.1f}"
+    return (f"{score.name}: {percent(first_percent(score))}{sure} of heads sink on the first token",)
+
+
 def line_of(costs: Sequence[CostLine], start: str, whom: str | None = None) -> CostLine | None:
     """The first line whose name starts so, hidden from `whom`, that scored enough tokens."""
     named = [line for line in costs if line.name.startswith(start) and line.tokens >= ENOUGH]
