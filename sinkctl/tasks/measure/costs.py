@@ -19,7 +19,7 @@ from sinkctl.tasks.measure.verdict import elsewhere, main_input
 
 LENGTH = 256
 STREAMING = "streaming without sinks"
-OTHERS = 2  # sinks besides the first token that are hidden, one at a time
+OTHERS = 1  # sinks besides the first token that are hidden, one at a time
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sinkctl.result.numbers import count, duration
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.streamed import SINKS, tokens_of, window_of
 
-PROBE = 256  # tokens
+PROBE = 128  # tokens
 # What a token costs beside one of a plain forward pass without head, roughly: measured in full; of an ablation's
 # sample, over all of its lines; streamed, head and long past included.
 INPUT, ABLATED, STREAMED = 2.5, 9.0, 2.0

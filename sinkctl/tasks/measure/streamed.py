@@ -20,7 +20,8 @@ from sinkctl.tasks.stream.settle import Settled, settle
 from sinkctl.text import TokenStream
 from sinkctl.text.special import check_ids
 
-SINKS, WINDOW, WINDOWS = 4, 1020, 5  # of the published stream; and what is streamed where nothing is said
+SINKS, WINDOW = 4, 1020  # of the published stream
+WINDOWS, LEAST = 4, 1024  # streamed where nothing is said; but so many through a full cache
 BLOCKS = 4  # clusters of a window that its standard error counts
 NAME = f"0+W instead of {SINKS}+W"
 
@@ -34,7 +35,10 @@ def window_of(recipe: MeasureRecipe, context: int | None) -> int:
 
 def tokens_of(recipe: MeasureRecipe, context: int | None) -> int:
     """How many are streamed, the filling of the cache counted."""
-    return WINDOWS * window_of(recipe, context) if recipe.cost.tokens == "auto" else recipe.cost.tokens
+    if recipe.cost.tokens != "auto":
+        return recipe.cost.tokens
+    window = window_of(recipe, context)
+    return max(WINDOWS * window, SINKS + window + LEAST)
 
 
 def streamed(
