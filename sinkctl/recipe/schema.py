@@ -211,7 +211,9 @@ class MeasureRecipe(Settings):
         ("attention", "activations"), min_length=1, description="What is measured of every layer."
     )
     cost: CostSettings = CostSettings()
-    budget: str | None = Field(None, pattern=r"^\d+(\.\d+)?[smh]$", description="60s, 5m: sizes are chosen to fit it.")
+    budget: str | None = Field(
+        None, pattern=r"^\d+(\.\d+)?[smh]$", description="A time such as 60s or 5m that sizes are chosen to fit."
+    )
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Samples a forward pass takes.")
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
