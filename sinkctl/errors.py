@@ -61,6 +61,8 @@ class UnforeseenError(SinkctlError):
 
 
 class Interrupted(SinkctlError):
-    """Stopped by the user; the message says what was kept."""
+    """Stopped by the user; the message says what was kept, and `result` is what was found, where that is something."""
+
+    result: object = None
 
     exit_code = 130

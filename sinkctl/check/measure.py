@@ -15,7 +15,8 @@ from sinkctl.text.source import STDIN
 METRICS = (
     "sink_rate", "alpha_max", "tail_mass", "entropy", "learned_mass", "massive_max", "massive_ratio", "value_drain",
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
-    "cost.first_key", "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
+    "cost.first_key", "cost.first_key_scored", "cost.other_sink", "cost.other_sink_scored",
+    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
 )  # fmt: skip
 INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}

@@ -16,6 +16,7 @@ FIELDS = {
         "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
         "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
         "only": "parts", "cost": "cost.run", "batch": "batch",
+        "budget": "budget",
     }
 }  # fmt: skip
 
@@ -55,6 +56,9 @@ def measure(
         bool | None, option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
     ] = None,
     batch: Annotated[str | None, option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
+    budget: Annotated[
+        str | None, option(_MEASURE, "Time it may take, such as 60s or 5m: sizes are chosen by it.", metavar="TIME")
+    ] = None,
     revision: Annotated[
         list[str] | None,
         typer.Option(help="Branch, tag or commit of a Hub id; several are compared.", rich_help_panel="Model"),
@@ -105,7 +109,7 @@ def measure(
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
         "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "only": only or None,
-        "cost": cost, "batch": number(batch), "fail-on": fail_on or None,
+        "cost": cost, "batch": number(batch), "budget": budget, "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],

@@ -8,6 +8,7 @@ from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
+from sinkctl.errors import Interrupted
 
 
 def run_measure(
@@ -29,8 +30,13 @@ def run_measure(
     from sinkctl.api.checkpoints import measure
 
     stopping = Stopping()
-    with parts_shown(words) as progress, stopping:
-        outcome = measure(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    try:
+        with parts_shown(words, found=not as_json) as progress, stopping:
+            outcome = measure(recipe, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    except Interrupted as stopped:
+        if stopped.result is not None:
+            show(stopped.result, words, as_json=as_json, output=output, kept="result.json, report.html, so far")
+        raise
     if plots is not None:
         from sinkctl.report.plots import write_plots
 

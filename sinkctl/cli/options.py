@@ -95,8 +95,8 @@ FailOnSinks = Annotated[
         "--fail-on",
         metavar="METRIC<=NUMBER",
         help="Exit 1 where this fails (also >=): sink_rate (in %), natural_no_bos.sink_rate, alpha_max, massive_max, "
-        "kurtosis_max, value_drain, cost.first_key, cost.no_sinks, balance_error, …; of one of several checkpoints: "
-        "sink_rate@LABEL. May repeat.",
+        "kurtosis_max, value_drain, cost.first_key_scored, cost.no_sinks, balance_error, …; of one of several "
+        "checkpoints: sink_rate@LABEL. May repeat.",
     ),
 ]
 FailOnConverted = Annotated[

@@ -18,7 +18,7 @@ from sinkctl.recipe.schema import (
     StreamRecipe,
 )
 from sinkctl.recipe.sizes import sizes
-from sinkctl.report.units import memory
+from sinkctl.result.numbers import memory
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
@@ -93,6 +93,8 @@ def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
     shown = recipe.input
     words.print(f"{', '.join(shown.kinds)}, BOS {shown.bos}: {shown.samples:,} samples of {shown.length:,} tokens each")
     words.print(f"{' and '.join(recipe.parts)}; costs: {recipe.cost.run}")
+    if recipe.budget is not None:
+        words.print(f"within {recipe.budget}: fewer samples and tokens, chosen by a timed probe when it runs")
 
 
 def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -> None:

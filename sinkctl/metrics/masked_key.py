@@ -1,7 +1,9 @@
-"""Keys hidden from all later queries, and what that does to a prediction.
+"""Keys hidden from later queries, and what that does to a prediction.
 
 N samples, T queries, S keys, V vocabulary.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,22 +13,26 @@ from sinkctl.metrics.next_token import Seen
 LIKELIEST = 5
 
 
-def hide(keys: range) -> Seen:
-    """Hide these keys from every query but the one at the same place, which may have no other: for `next_token`."""
-    assert keys.step == 1
+def hide(keys: Iterable[int], first: int = 0) -> Seen:
+    """Hide these keys from the queries from `first` on, for `next_token`; a key stays seen at its own place.
+
+    With `first` 0 they are hidden from every later query, so that what they did may form elsewhere; with a later
+    `first`, from queries that come when it has formed, and whose past was made with these keys.
+    """
+    hidden = torch.tensor(list(keys), dtype=torch.long)
 
     def seen(query_T1: Tensor, key_S: Tensor) -> Tensor:
-        return (key_S < keys.start) | (key_S >= keys.stop) | (key_S == query_T1)
+        return ~torch.isin(key_S, hidden.to(key_S.device)) | (key_S == query_T1) | (query_T1 < first)
 
     return seen
 
 
-def hide_nearest(count: int) -> Seen:
-    """Hide from every query the `count` keys right before it."""
+def hide_nearest(count: int, first: int = 0) -> Seen:
+    """Hide from every query from `first` on the `count` keys right before it."""
 
     def seen(query_T1: Tensor, key_S: Tensor) -> Tensor:
         distance_TS = query_T1 - key_S
-        return (distance_TS <= 0) | (distance_TS > count)
+        return (distance_TS <= 0) | (distance_TS > count) | (query_T1 < first)
 
     return seen
 

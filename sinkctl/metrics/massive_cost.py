@@ -49,11 +49,10 @@ class Activations:
 
 
 @contextmanager
-def watched(model: PreTrainedModel, size: float, ratio: float) -> Iterator[list[Activations]]:
+def watched(model: PreTrainedModel, size: float, ratio: float, blocks: Sequence[Activations]) -> Iterator[None]:
     """Inside, every block adds what it shows to its `Activations`; massive: |h| > size and |h| ≥ ratio · median."""
-    blocks = [Activations() for _ in blocks_of(model)]
     with after_blocks(model, lambda layer, h_NTC: blocks[layer].add(h_NTC, size, ratio)):
-        yield blocks
+        yield
 
 
 def chosen(blocks: Sequence[Activations]) -> Elements | None:

@@ -1,18 +1,20 @@
 """A decoder's predictions, with exact attention from which keys can be hidden.
 
-N samples of one length, T tokens, V vocabulary.
+N samples of one length, T tokens, S keys, V vocabulary.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible
+from sinkctl.metrics.masked_attention import attends_plainly, masked_attention
 from sinkctl.metrics.observe import Attending, run
 from sinkctl.metrics.samples import Samples
 from sinkctl.model.attention import attached, sink_of
@@ -20,6 +22,7 @@ from sinkctl.model.handler import AttentionCall
 from sinkctl.model.head import last_logits, token_nll
 
 Seen = Callable[[Tensor, Tensor], Tensor]  # (query places [T, 1], key places [S]) → bool [T, S]
+Told = Callable[[AttentionCall, AttentionSums, Visible], None]  # every layer's attention, in the order of the calls
 
 
 class NoInterface(ModelError):
@@ -29,32 +32,44 @@ class NoInterface(ModelError):
 class NextToken(NamedTuple):
     """What a decoder predicted."""
 
-    nll_NT: Tensor  # of tokens 1 … T−1, nats: [N, T−1]
+    nll_NT: Tensor  # of the tokens after `first`, nats: [N, T − 1 − first]
     last_NV: Tensor  # logits after the last token
     attentions: int  # softmax attentions that keys were hidden from
 
 
 @dataclass
-class _Counting(Attending):
+class _Hiding(Attending):
+    """Sums are made only for who is told of them."""
+
+    told: Told | None = None
     attentions: int = 0
 
     def attend(self, call: AttentionCall) -> Tensor:
         if getattr(sink_of(call.module), "kind", None) == "score_bias":
             raise NoInterface("score_bias acts on the first key a query sees, so a hidden one would pass it on")
-        return super().attend(call)
+        if self.told is not None or not attends_plainly(call):
+            return super().attend(call)
+        self.attentions += 1
+        place_T = torch.arange(call.q_BHTD.shape[2], device=call.q_BHTD.device)
+        seen_TS = self._pattern(call).mask(place_T[:, None], place_T)
+        return masked_attention(call, call.k_BGTD, call.v_BGTE, seen_TS)
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         self.attentions += 1
+        if self.told is not None:
+            self.told(call, sums, pattern)
 
 
-def decoded(model: PreTrainedModel, samples: Samples, also: Seen | None = None) -> tuple[ModelOutput, int]:
+def decoded(
+    model: PreTrainedModel, samples: Samples, also: Seen | None = None, told: Told | None = None
+) -> tuple[ModelOutput, int]:
     """(the decoder's output, softmax attentions that asked); exact attention to the keys that `also` says are seen.
 
-    Without `also` the model runs as it is. Raises NoInterface where no layer asks for attention.
+    Without `also` and `told` the model runs as it is. Raises NoInterface where no layer asks for attention.
     """
-    if also is None:
+    if also is None and told is None:
         return run(model, samples), 0
-    handler = _Counting(samples, also)
+    handler = _Hiding(samples, also, told=told)
     with attached(model, handler):
         output = run(model, samples)
     if not handler.attentions:
@@ -64,11 +79,18 @@ def decoded(model: PreTrainedModel, samples: Samples, also: Seen | None = None) 
     return output, handler.attentions
 
 
-def next_token(model: PreTrainedModel, samples: Samples, also: Seen | None = None) -> NextToken:
-    """NLL of every next token, and the logits after the last one; `also` and errors as in `decoded`."""
+def next_token(
+    model: PreTrainedModel, samples: Samples, also: Seen | None = None, first: int = 0, told: Told | None = None
+) -> NextToken:
+    """NLL of every next token after `first`, and the logits after the last one; the rest as in `decoded`."""
     assert samples.segment_BL is None, "samples of one length"
-    ids_NT = samples.inputs["input_ids"]
-    output, attentions = decoded(model, samples, also)
+    output, attentions = decoded(model, samples, also, told)
+    output.last_hidden_state = output.last_hidden_state[:, first:]
+    return predicted(model, output, samples.inputs["input_ids"][:, first:], attentions)
+
+
+def predicted(model: PreTrainedModel, output: ModelOutput, ids_NT: Tensor, attentions: int) -> NextToken:
+    """What the decoder's output over these tokens says of all but the first of them, and of what follows."""
     last_NV = last_logits(model, output, ids_NT)
     output.last_hidden_state = output.last_hidden_state[:, :-1]
     return NextToken(token_nll(model, output, ids_NT[:, :-1], ids_NT[:, 1:]), last_NV, attentions)

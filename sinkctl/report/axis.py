@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sinkctl.report import units
+from sinkctl.result import numbers
 
 
 class Tick(NamedTuple):
@@ -30,14 +30,14 @@ def position_axis(end: int, most: int) -> Axis:
     """Token positions from 0, with at most about `most` ticks."""
     high = max(1, end)
     step = max(1.0, _round_step(high / most))
-    return Axis(0, high, [Tick(at, units.short_count(at)) for at in _multiples(0, high, step)])
+    return Axis(0, high, [Tick(at, numbers.short_count(at)) for at in _multiples(0, high, step)])
 
 
 def memory_axis(most_bytes: int, most: int) -> Axis:
     """Bytes from 0: a flat line then looks flat."""
     high = max(1, most_bytes) * 1.08
     step = 2.0 ** math.ceil(math.log2(high / most))
-    return Axis(0, high, [Tick(at, units.memory(at)) for at in _multiples(0, high, step)])
+    return Axis(0, high, [Tick(at, numbers.memory(at)) for at in _multiples(0, high, step)])
 
 
 def perplexity_axis(nlls: Iterable[float], most: int) -> Axis:

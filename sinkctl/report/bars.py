@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sinkctl.report.axis import number_axis
-from sinkctl.report.figures import known
 from sinkctl.report.parts import escaped
 from sinkctl.report.printable import shorten, visible
 from sinkctl.report.svg import COLOURS, LETTER, WIDTH, head
-from sinkctl.report.units import perplexity
+from sinkctl.result.numbers import known, perplexity
 
 LABEL_CELLS, VALUE_ROOM, ROW, BAR, TOP, BOTTOM = 40, 80, 30, 18, 8, 48
 

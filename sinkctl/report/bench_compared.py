@@ -1,9 +1,9 @@
 """Saved benchmarks side by side."""
 
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, quantity
 from sinkctl.result.bench import Machine, Row
 from sinkctl.result.bench_words import points, worse
+from sinkctl.result.numbers import NOTHING, quantity
 from sinkctl.result.schema import Result
 
 NOISE = " ~"

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from sinkctl.report.measured import without_empty
 from sinkctl.report.quality import quality_table, retrieval_table
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count, memory, quantity, rate
 from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
+from sinkctl.result.numbers import NOTHING, count, memory, quantity, rate
 
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
 MEMORY = "added memory"  # the head over what a call takes

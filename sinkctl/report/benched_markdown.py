@@ -6,7 +6,7 @@ from sinkctl.report.benched import facts, tables
 from sinkctl.report.markdown import escaped, fenced, table
 from sinkctl.report.printable import as_yaml
 from sinkctl.report.summary import ScoreTable, model_line, unfinished
-from sinkctl.report.units import count, duration
+from sinkctl.result.numbers import count, duration
 from sinkctl.result.schema import Result
 
 LIMIT = 1_000_000  # bytes; GitHub takes 1 MiB a step and shows none of a longer one

@@ -2,9 +2,9 @@
 
 from sinkctl.report.bars import Bar
 from sinkctl.report.benched import metric_words
-from sinkctl.report.figures import known
 from sinkctl.report.linepicture import LinePicture, points, with_points
 from sinkctl.result.bench import OURS, Row
+from sinkctl.result.numbers import known
 
 LOG_X, LOG_Y = 8, 50  # ratios from which an axis is logarithmic
 SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))

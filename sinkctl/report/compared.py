@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from sinkctl.report.figures import figures, known, percent, share, times
-from sinkctl.report.measured import class_counts, in_order, sink_name, sink_percent
+from sinkctl.report.measured import class_counts, cost_said, in_order, sink_name, sink_percent
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail
+from sinkctl.result.numbers import NOTHING, figures, known, percent, share
 
 MOST_COLUMNS = 4  # checkpoints side by side; more of them become rows
 Read = Callable[[CheckpointScore], str]
@@ -22,7 +21,7 @@ def compare_table(detail: MeasureDetail, most: int = MOST_COLUMNS) -> ScoreTable
         table[0][0] = "checkpoint"
     epsilon = f"Sink₁: heads whose α₁ exceeds {detail.epsilons[0]:g}"
     names = list(dict.fromkeys(checkpoint.inputs[0].name for checkpoint in detail.checkpoints if checkpoint.inputs))
-    rest = f"; all but Sink₁ and perplexity: {' or '.join(names)}" if len(_inputs(detail)) > 1 else ""
+    rest = f"; all but Sink₁ and costs: {' or '.join(names)}" if len(_inputs(detail)) > 1 else ""
     return ScoreTable(table[0], table[1:], set(), [epsilon + rest])
 
 
@@ -38,7 +37,7 @@ def _metrics(detail: MeasureDetail) -> list[tuple[str, Read]]:
     classes = in_order({name for c in detail.checkpoints for score in c.inputs[:1] for name in class_counts(score)})
     metrics += [(f"{name} heads", _of_first(lambda score, name=name: _class(score, name))) for name in classes]
     costs = {line.name: None for checkpoint in detail.checkpoints for line in checkpoint.costs}
-    return metrics + [(f"perplexity, {name}", _cost(name)) for name in costs]
+    return metrics + [(f"cost, {name}", _cost(name)) for name in costs]
 
 
 def _inputs(detail: MeasureDetail) -> list[str]:
@@ -60,7 +59,7 @@ def _of_first(say: Callable[[InputScore], str]) -> Read:
 def _cost(name: str) -> Read:
     def read(checkpoint: CheckpointScore) -> str:
         line = next((line for line in checkpoint.costs if line.name == name), None)
-        return NOTHING if line is None else times(line.perplexity, line.baseline)
+        return NOTHING if line is None else cost_said(line)
 
     return read
 

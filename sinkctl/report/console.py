@@ -24,7 +24,7 @@ from sinkctl.report.summary import (
     speed_line,
     unfinished,
 )
-from sinkctl.report.units import count
+from sinkctl.result.numbers import count
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from sinkctl.report.figures import difference, error, figures, known, percent, share, times
 from sinkctl.report.measured import columns_of, sink_name, spread, without_empty
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count, memory, perplexity, short_count
 from sinkctl.result.convert import (
     CONTROL,
     CONVERTED,
@@ -14,6 +12,20 @@ from sinkctl.result.convert import (
     CheckpointLine,
     ConvertDetail,
     StreamedLine,
+)
+from sinkctl.result.numbers import (
+    NOTHING,
+    count,
+    difference,
+    error,
+    figures,
+    known,
+    memory,
+    percent,
+    perplexity,
+    share,
+    short_count,
+    times,
 )
 
 TEXTS_OWN = "the text's first token"  # kept where nothing stands in front

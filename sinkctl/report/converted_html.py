@@ -13,8 +13,8 @@ from sinkctl.report.converted import (
 )
 from sinkctl.report.parts import escaped, figure, score_rows, section, table
 from sinkctl.report.trained_html import trained
-from sinkctl.report.units import count, memory
 from sinkctl.result.convert import CONTROL, ORIGINAL, START, ConvertDetail, StreamedLine
+from sinkctl.result.numbers import count, memory
 
 BAR_COLOURS = {ORIGINAL: 0, CONTROL: 2}
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sinkctl.report import units
+from sinkctl.result import numbers
 from sinkctl.result.stream import CurvePoint, PolicyScore
 
 SMOOTH_ABOVE = 150
@@ -53,7 +53,7 @@ def captions(policies: list[PolicyScore]) -> list[str]:
     said = []
     if points:
         widest = max(point.end - point.first for point in points)
-        said.append(f"Measured over stretches of up to {units.count(widest)} {'token' if widest == 1 else 'tokens'}.")
+        said.append(f"Measured over stretches of up to {numbers.count(widest)} {'token' if widest == 1 else 'tokens'}.")
     span = max((line.span for line in drawn), default=1)
     if span > 1:
         said.append(f"Lines: moving mean of the NLL over {span} neighbouring points; faint: the points as measured.")
@@ -63,7 +63,7 @@ def captions(policies: list[PolicyScore]) -> list[str]:
     missing = sum(math.isnan(point.nll) for point in points)
     if missing:
         points_are = (
-            "1 point without a number is" if missing == 1 else f"{units.count(missing)} points without a number are"
+            "1 point without a number is" if missing == 1 else f"{numbers.count(missing)} points without a number are"
         )
         said.append(f"{points_are} left out.")
     return said

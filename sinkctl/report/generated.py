@@ -1,7 +1,7 @@
 """Generated text in a report: what each prompt became."""
 
-from sinkctl.report.units import count, memory
 from sinkctl.result.generate import GenerateDetail, GeneratedRow
+from sinkctl.result.numbers import count, memory
 
 
 def cache_line(detail: GenerateDetail) -> str:

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sinkctl.report.benched import interval, share_words
-from sinkctl.report.figures import known
-from sinkctl.report.units import NOTHING
 from sinkctl.result.bench import OURS, BenchDetail, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times
+from sinkctl.result.numbers import NOTHING, known
 from sinkctl.result.schema import Result
 
 

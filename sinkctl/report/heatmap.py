@@ -10,8 +10,8 @@ from html import escape
 
 from sinkctl.report import svg
 from sinkctl.report.axis import Axis
-from sinkctl.report.figures import known
 from sinkctl.report.printable import shorten, visible
+from sinkctl.result.numbers import known
 
 # Perceptually uniform, monotone in lightness, and told apart by colour-blind readers ("mako" of seaborn 0.13);
 # zero is near the paper: the order turns round in the dark.

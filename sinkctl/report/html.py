@@ -5,7 +5,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sinkctl.report import units
 from sinkctl.report.benched import facts as benched_facts
 from sinkctl.report.benched_html import benched
 from sinkctl.report.converted_html import converted, converted_facts
@@ -17,6 +16,7 @@ from sinkctl.report.picture import memory_svg, svg
 from sinkctl.report.printable import as_yaml
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.summary import measurement_row, model_line, score_table, speed_line, unfinished
+from sinkctl.result import numbers
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
@@ -115,7 +115,7 @@ def _questions(questions: QuestionsDetail) -> list[str]:
 
 def _passage(passage: Passage) -> str:
     place = f"{passage.file}:{passage.line}"
-    offset = f"byte {units.count(passage.byte)}, {passage.nll:.2f} nats over {units.count(passage.tokens)} tokens"
+    offset = f"byte {numbers.count(passage.byte)}, {passage.nll:.2f} nats over {numbers.count(passage.tokens)} tokens"
     return (
         f'<li><strong>{escaped(place)}</strong> <span class="quiet">{escaped(offset)}</span>'
         f"<code>{escaped(passage.text)}</code></li>"
@@ -127,16 +127,18 @@ def _how(result: Result) -> list[str]:
     if result.stream is not None:
         stream = result.stream
         facts = [
-            ["text", f"{units.count(stream.tokens)} tokens"],
+            ["text", f"{numbers.count(stream.tokens)} tokens"],
             ["BOS", stream.bos],
-            ["forward pass", f"{units.count(stream.chunk)} tokens"],
+            ["forward pass", f"{numbers.count(stream.chunk)} tokens"],
         ]
         if stream.sink_rate is not None:
-            facts.append(["sink rate", f"{stream.sink_rate:.1%} of heads give the first token more than 0.3"])
+            facts.append(
+                ["sink rate", f"{numbers.percent(100 * stream.sink_rate)} of heads give the first token more than 0.3"]
+            )
     if result.generate is not None:
         facts = [["BOS", result.generate.bos]]
     if result.questions is not None:
-        facts = [["BOS", result.questions.bos], ["forward pass", f"{units.count(result.questions.chunk)} tokens"]]
+        facts = [["BOS", result.questions.bos], ["forward pass", f"{numbers.count(result.questions.chunk)} tokens"]]
     if result.measure is not None:
         facts = measured_facts(result.measure)
     if result.convert is not None:
@@ -160,4 +162,4 @@ def _flat(data: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            yield [f"{prefix}{name}", units.memory(value) if str(name).endswith("_bytes") else str(value)]
+            yield [f"{prefix}{name}", numbers.memory(value) if str(name).endswith("_bytes") else str(value)]

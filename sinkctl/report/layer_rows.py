@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sinkctl.report.figures import figures, percent, place, quotient, share
 from sinkctl.report.measured import COUNTED, class_line, input_line, massive_line, without_empty
 from sinkctl.report.printable import shorten, visible
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count
 from sinkctl.result.measure import InputScore, LayerScore
+from sinkctl.result.numbers import NOTHING, count, figures, percent, place, quotient, share
 from sinkctl.result.words import quoted
 
 KIND, TOKEN = "attention", "its token"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sinkctl.report import svg
 from sinkctl.report.axis import Axis, Tick, log_axis, number_axis
 from sinkctl.report.curves import Dot, Line
-from sinkctl.report.figures import known
+from sinkctl.result.numbers import known
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 560, 270

@@ -2,10 +2,31 @@
 
 from collections.abc import Iterable
 
-from sinkctl.report.figures import error, figures, percent, place, ratio, share
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count, perplexity
-from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail, PatchNorms, SinkShare
+from sinkctl.result.measure import (
+    LATER,
+    SCORED,
+    CheckpointScore,
+    CostLine,
+    InputScore,
+    MeasureDetail,
+    PatchNorms,
+    SinkShare,
+    TakenOver,
+)
+from sinkctl.result.numbers import (
+    NOTHING,
+    count,
+    difference,
+    error,
+    figures,
+    percent,
+    perplexity,
+    place,
+    points,
+    quotient,
+    share,
+)
 from sinkctl.result.words import quoted, ranges
 
 CLASSES = {
@@ -53,7 +74,7 @@ def rate_table(detail: MeasureDetail) -> ScoreTable:
 
 
 def _rate(score: InputScore, epsilon: float, key: int) -> str:
-    """75.7% ± 0.4, its standard error over the samples where that is known."""
+    """75.7 % ± 0.4, its standard error over the samples where that is known."""
     found = _sink_share(score, epsilon, key)
     said = percent(None if found is None else found.percent)
     return said if found is None or found.error is None else f"{said} ± {found.error:.1f}"
@@ -81,11 +102,11 @@ def found_table(score: InputScore, most: int | None = None) -> ScoreTable:
 
 def cost_table(checkpoint: CheckpointScore) -> ScoreTable:
     """What was taken away, and what that did to perplexity and to the last token's distribution."""
-    columns = ["taken away", "ratio", "perplexity", "baseline", "KL, nats", "top-5 kept", "how"]
+    columns = ["taken away", "cost", "perplexity", "baseline", "KL, nats", "top-5 kept", "how"]
     rows = [
         [
             line.name,
-            ratio(line.perplexity, line.baseline),
+            cost_said(line),
             perplexity(line.perplexity),
             perplexity(line.baseline),
             figures(line.kl),
@@ -94,7 +115,34 @@ def cost_table(checkpoint: CheckpointScore) -> ScoreTable:
         ]
         for line in checkpoint.costs
     ]
-    return without_empty(ScoreTable(columns, rows, set(), [], frozenset({0, 6})))
+    legend = []
+    if any(line.error is not None for line in checkpoint.costs):
+        legend.append(
+            "cost: rise of perplexity; ±: standard error, over samples (of a stream: quarters of its window)."
+        )
+    if any(line.hidden_from for line in checkpoint.costs):
+        legend.append(
+            f"Hidden from {LATER}, a key leaves another one time to take its place; from {SCORED} (second halves) it "
+            "is missing once it is needed. Where nothing is said: from the scored."
+        )
+    legend += [taken_over_line(line.taken_over) for line in checkpoint.costs if line.taken_over is not None]
+    return without_empty(ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 6})))
+
+
+def cost_said(line: CostLine) -> str:
+    """+154.0 % ± 9.1; from ten times on 1,750×."""
+    said, ratio = difference(line.perplexity, line.baseline), quotient(line.perplexity, line.baseline)
+    return said if line.error is None or ratio is None or ratio >= 10 else f"{said} ± {points(line.error)}"
+
+
+def taken_over_line(found: TakenOver) -> str:
+    """Which key heads sink on when the first is hidden from the beginning."""
+    where = "" if found.layer is None else f"; from layer {found.layer} on, half of those that sank on the first"
+    token = "" if found.token is None else f" {quoted(found.token)}"
+    return (
+        f"With the first key hidden from {LATER}, token {place(found.place + 1)}{token} gains most: "
+        f"{percent(found.percent)} of heads sink on it, {percent(found.before)} before{where}."
+    )
 
 
 def mixing_lines(checkpoint: CheckpointScore) -> list[str]:
@@ -146,7 +194,7 @@ def class_name(name: str) -> str:
 
 
 def patch_line(patches: PatchNorms) -> str:
-    """Norms after the last block: CLS 45.1; registers 30.2, 28.1; patches: median 12.3, largest 160, 2.4% above 150."""
+    """Norms after the last block: CLS 45.1; registers 30.2, 28.1; patches: median 12.3, largest 160, 2.4 % above 9."""
     said = [] if patches.cls is None else [f"CLS {figures(patches.cls)}"]
     if patches.registers:
         said.append(f"registers {', '.join(map(figures, patches.registers))}")

@@ -28,8 +28,8 @@ from sinkctl.report.measured_pictures import (
 )
 from sinkctl.report.parts import escaped, figure, listed, score_rows, section
 from sinkctl.report.summary import model_line
-from sinkctl.report.units import count
 from sinkctl.result.measure import CheckpointScore, HeadMap, InputScore, MeasureDetail
+from sinkctl.result.numbers import count
 
 MOST_HOVERS = 30_000  # cells of a page that say their numbers: each takes about 100 bytes
 

@@ -3,10 +3,10 @@
 import math
 
 from sinkctl.report.axis import Axis, Tick, log_axis
-from sinkctl.report.figures import known
 from sinkctl.report.heatmap import Grid, class_map, heatmap, shaded
 from sinkctl.report.measured import CLASSES, class_counts, class_name, in_order
 from sinkctl.result.measure import HeadMap, InputScore, Surface
+from sinkctl.result.numbers import figures, known
 from sinkctl.result.words import quoted
 
 ALPHA = Axis(0, 1, [Tick(at / 4, f"{at / 4:g}") for at in range(5)])  # one scale, so that maps compare
@@ -128,7 +128,7 @@ def _row_words(token: str, channels: list[int], row: list[float | None]) -> str:
     return (
         f"{token}: –"
         if largest is None
-        else f"{token}: largest {largest:.4g}, from channel {channels[row.index(largest)]}"
+        else f"{token}: largest {figures(largest)}, from channel {channels[row.index(largest)]}"
     )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from sinkctl.report.figures import figures, known
 from sinkctl.report.linepicture import LinePicture, points, with_points
 from sinkctl.report.measured import sink_name, sink_percent, spread
 from sinkctl.report.printable import shorten
 from sinkctl.result.measure import CheckpointScore, InputScore, LayerScore, MeasureDetail, PatchNorms
+from sinkctl.result.numbers import figures, known
 from sinkctl.result.words import quoted
 
 Read = Callable[[LayerScore], float | None]

@@ -17,8 +17,8 @@ from sinkctl.report.converted import (
 from sinkctl.report.markdown import code, escaped, fenced, table
 from sinkctl.report.printable import as_yaml, visible
 from sinkctl.report.trained import has_control, steps_words, text_words, trained_words, training_facts
-from sinkctl.report.units import count, short_count
 from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, ConvertDetail, Training
+from sinkctl.result.numbers import count, short_count
 from sinkctl.result.schema import Result
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)

@@ -1,9 +1,9 @@
 """Perplexity against position, and memory against tokens, as SVG."""
 
-from sinkctl.report import units
 from sinkctl.report.axis import Tick, memory_axis, perplexity_axis, position_axis
 from sinkctl.report.curves import Dot, Line, captions, contexts, last_position, lines
 from sinkctl.report.svg import draw
+from sinkctl.result import numbers
 from sinkctl.result.stream import MemorySample, PolicyScore
 
 
@@ -12,7 +12,7 @@ def svg(policies: list[PolicyScore], name: str = "perplexity") -> str:
     drawn = lines(policies)
     nlls = [dot.y for line in drawn for dot in (*line.dots, *line.measured)]
     scores = "; ".join(
-        f"{policy.label}: perplexity {units.perplexity(policy.perplexity)} over {units.count(policy.tokens)} tokens"
+        f"{policy.label}: perplexity {numbers.perplexity(policy.perplexity)} over {numbers.count(policy.tokens)} tokens"
         for policy in policies
     )
     return draw(
@@ -40,7 +40,7 @@ def memory_svg(samples: list[MemorySample], name: str = "memory") -> str:
         memory_axis(max(highest.values()), most=4),
         name=name,
         titles=("Memory against tokens", "tokens read", ""),
-        description="; ".join(f"{kind}: at most {units.memory(most)}" for kind, most in highest.items()),
+        description="; ".join(f"{kind}: at most {numbers.memory(most)}" for kind, most in highest.items()),
         guides=[],
         height=210,
     )

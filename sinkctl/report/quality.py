@@ -5,12 +5,11 @@ from collections.abc import Iterable
 
 from sinkctl.report.axis import number_axis, perplexity_axis
 from sinkctl.report.curves import HIGHEST, Dot, Line
-from sinkctl.report.figures import known, percent
 from sinkctl.report.questions import GONE, PARTLY
 from sinkctl.report.summary import BEYOND, ScoreTable
 from sinkctl.report.svg import draw
-from sinkctl.report.units import NOTHING, count, perplexity
 from sinkctl.result.bench import BenchDetail, Row
+from sinkctl.result.numbers import NOTHING, count, known, percent, perplexity
 
 DENSE, RECOMPUTE = "dense", "recompute"
 HEIGHT = 320

@@ -1,7 +1,7 @@
 """Scores of questions as text: policies against groups of questions, marked where the answer had left the cache."""
 
 from sinkctl.report.summary import ScoreTable
-from sinkctl.report.units import NOTHING, count
+from sinkctl.result.numbers import NOTHING, count, percent
 from sinkctl.result.questions import GroupScore, Mistake, PolicyAnswers, QuestionsDetail
 
 GONE, PARTLY = " †", " (†)"
@@ -50,7 +50,7 @@ def _heading(score: GroupScore) -> str:
 
 def _share(score: GroupScore | PolicyAnswers) -> str:
     mark = {"no": GONE, "partly": PARTLY}.get(getattr(score, "inside", ""), "")
-    return f"{score.exact / score.asked:.1%}{mark}" if score.asked else NOTHING
+    return f"{percent(100 * score.exact / score.asked)}{mark}" if score.asked else NOTHING
 
 
 def _legend(detail: QuestionsDetail, single: bool) -> list[str]:

@@ -4,7 +4,7 @@ import math
 import textwrap
 from typing import NamedTuple
 
-from sinkctl.report import units
+from sinkctl.result import numbers
 from sinkctl.result.schema import Measurement, ModelReport, Result
 from sinkctl.result.stream import PolicyScore
 
@@ -37,15 +37,15 @@ def score_table(policies: list[PolicyScore]) -> ScoreTable:
     if common:
         columns.insert(2, "on common tokens")
         for row, policy in zip(rows, policies, strict=True):
-            row.insert(2, units.perplexity(policy.common_perplexity))
+            row.insert(2, numbers.perplexity(policy.common_perplexity))
         shared = max(policy.common_tokens for policy in policies)
-        legend.append(f"common tokens: the {units.count(shared)} that every policy scored")
+        legend.append(f"common tokens: the {numbers.count(shared)} that every policy scored")
     best = {(row, 2 if common else 1) for row in _lowest(policies, common)}
     if best:
         legend.insert(0, "* lowest perplexity")
     beyond = sorted({policy.extrapolates_from for policy in policies if policy.extrapolates_from is not None})
     if beyond:
-        places = ("position " if len(beyond) == 1 else "positions ") + ", ".join(map(units.count, beyond))
+        places = ("position " if len(beyond) == 1 else "positions ") + ", ".join(map(numbers.count, beyond))
         legend.append(f"† beyond the model's context from {places} on")
     return ScoreTable(columns, rows, best, legend)
 
@@ -53,7 +53,7 @@ def score_table(policies: list[PolicyScore]) -> ScoreTable:
 def model_line(model: ModelReport) -> str:
     """demo: llama, 5.51M parameters, float32 on cpu, context 512."""
     context = f"context {model.context}" if model.context is not None else "no context length named"
-    size = units.short_count(model.parameters)
+    size = numbers.short_count(model.parameters)
     return f"{model.name}: {model.model_type}, {size} parameters, {model.dtype} on {model.device}, {context}"
 
 
@@ -73,17 +73,17 @@ def speed_line(result: Result) -> str:
     for name, words in shown:
         measurement = result.measurement(name)
         if measurement is not None and measurement.samples:
-            said.append(words.format(units.quantity(measurement.value, measurement.unit)))
-    return " · ".join([*said, units.duration(result.seconds)])
+            said.append(words.format(numbers.quantity(measurement.value, measurement.unit)))
+    return " · ".join([*said, numbers.duration(result.seconds)])
 
 
 def measurement_row(measurement: Measurement) -> list[str]:
     """Name, median, range over the samples, direction."""
     samples = measurement.samples
-    value = units.quantity(measurement.value, measurement.unit) if samples else units.NOTHING
+    value = numbers.quantity(measurement.value, measurement.unit) if samples else numbers.NOTHING
     spread = ""
     if len(samples) > 1:
-        low, high = (units.quantity(of(samples), measurement.unit) for of in (min, max))
+        low, high = (numbers.quantity(of(samples), measurement.unit) for of in (min, max))
         spread = f"{low} to {high} ({len(samples)} samples)"
     better = "" if measurement.better == "neither" else f"{measurement.better} is better"
     return [measurement.name, value, spread, better]
@@ -96,9 +96,9 @@ def unfinished(result: Result) -> list[str]:
 
 def _score_row(policy: PolicyScore) -> list[str]:
     beyond = BEYOND if policy.extrapolates_from is not None else ""
-    cache = "all" if policy.cache_tokens is None else units.count(policy.cache_tokens)
-    score, memory = units.perplexity(policy.perplexity), units.memory(policy.cache_bytes)
-    return [policy.label + beyond, score, units.count(policy.tokens), cache, memory]
+    cache = "all" if policy.cache_tokens is None else numbers.count(policy.cache_tokens)
+    score, memory = numbers.perplexity(policy.perplexity), numbers.memory(policy.cache_bytes)
+    return [policy.label + beyond, score, numbers.count(policy.tokens), cache, memory]
 
 
 def _lowest(policies: list[PolicyScore], common: bool) -> list[int]:

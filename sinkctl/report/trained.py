@@ -6,8 +6,8 @@ from collections.abc import Callable
 from sinkctl.report.curves import Line, lines
 from sinkctl.report.linepicture import LinePicture, points, with_points
 from sinkctl.report.measured import sink_name
-from sinkctl.report.units import count, duration, quantity, short_count
 from sinkctl.result.convert import CONTROL, CONVERTED, Probe, Training, TrainingCurve
+from sinkctl.result.numbers import count, duration, quantity, short_count
 from sinkctl.result.stream import CurvePoint, PolicyScore
 
 STEP = "training step"

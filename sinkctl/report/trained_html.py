@@ -4,13 +4,12 @@ import math
 
 from sinkctl.report.axis import number_axis
 from sinkctl.report.curves import HIGHEST, MOST_POINTS, Line
-from sinkctl.report.figures import figures
 from sinkctl.report.linepicture import line_svg
 from sinkctl.report.parts import figure, section, table
 from sinkctl.report.svg import draw
 from sinkctl.report.trained import STEP, loss_lines, probe_pictures, training_facts
-from sinkctl.report.units import count
 from sinkctl.result.convert import Training
+from sinkctl.result.numbers import count, figures
 
 TITLE = "Training loss"
 CLIPPED = math.log(HIGHEST)

@@ -1,8 +1,13 @@
 """The part of a result that only `measure` has. Layers, heads, keys and dimensions are counted from 0."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from sinkctl.result.record import ModelReport, Record
+
+# Whom keys are hidden from.
+LATER, SCORED = "every later query", "the scored queries"
 
 
 class SinkShare(Record):
@@ -142,6 +147,18 @@ class InputScore(Record):
     seconds: float
 
 
+class TakenOver(Record):
+    """The key that heads sink on once the first is hidden from every later query."""
+
+    token: str | None = Field(description="Its text, where at least half of the samples agree;")
+    place: float = Field(description="median index in its sample,")
+    percent: float = Field(description="of heads that sink on it then,")
+    before: float = Field(description="and while the first key is seen.")
+    layer: int | None = Field(
+        description="The first where at least half of the heads that sank on the first key sink on it."
+    )
+
+
 class CostLine(Record):
     """One thing taken away, and what it cost."""
 
@@ -150,6 +167,11 @@ class CostLine(Record):
     tokens: int = Field(0, description="Tokens scored.")
     perplexity: float | None = None
     baseline: float | None = Field(None, description="Perplexity with nothing taken away, on the same tokens.")
+    error: float | None = Field(None, description="Standard error of perplexity / baseline.")
+    hidden_from: Literal["every later query", "the scored queries"] | None = Field(
+        None, description="Of hidden keys: the second differs where a sink forms elsewhere without them."
+    )
+    taken_over: TakenOver | None = None
     kl: float | None = Field(None, description="KL of the last token's distribution, nats.")
     top5: float | None = Field(None, description="Share of the five likeliest tokens that stay, last token.")
 

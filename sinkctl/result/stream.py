@@ -68,4 +68,6 @@ class StreamDetail(Record):
     marks: list[FileMark] = Field(description="Where every file starts, and some places between.")
     passages: list[Passage]
     memory: list[MemorySample]
-    sink_rate: float | None = Field(description="Share of heads with mean attention above 0.3 to the first token.")
+    sink_rate: float | None = Field(
+        description="Share of heads with mean attention above 0.3 to the first token, samples of the text's beginning."
+    )

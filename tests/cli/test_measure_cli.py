@@ -86,3 +86,28 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, arguments, code, words)
     assert found == code
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_prints_and_keeps_what_was_measured_and_the_run_goes_on(sinkctl, tmp_path, monkeypatch):
+    kept, asked = tmp_path / "kept", iter([False, False, True])
+    with monkeypatch.context() as pressed:
+        pressed.setattr("sinkctl.cli.stopping.Stopping.asked", lambda _: next(asked))
+        code, out, err = sinkctl("measure", *QUICK, "--batch", "2", "-o", kept)
+    assert code == 130
+    assert "Incomplete" in out
+    assert "natural, BOS" in out
+    assert "natural, no BOS" not in out
+    assert "so far: natural, BOS" in err
+    assert f"--resume {kept}" in " ".join(err.split())
+    assert json.loads((kept / "result.json").read_text())["complete"] is False
+    assert "Incomplete" in (kept / "report.html").read_text()
+    code, out, _ = sinkctl("measure", "--resume", kept)
+    assert code == 0
+    assert "natural, no BOS" in out
+    assert json.loads((kept / "result.json").read_text())["complete"] is True
+
+
+def test_a_budget_that_is_no_time_is_refused_by_its_flag(sinkctl):
+    code, _, err = sinkctl("measure", "--budget", "soon")
+    assert code == 2
+    assert "--budget" in err

@@ -17,6 +17,9 @@ HIDDEN = {
     "the first key": (hide(range(1)), lambda t, k: k == t or k != 0),
     "keys 7 to 10": (hide(range(7, 11)), lambda t, k: k == t or not 7 <= k < 11),
     "the nearest 3": (hide_nearest(3), lambda t, k: k == t or t - k > 3),
+    "keys 3, 7 and 15": (hide((3, 7, 15)), lambda t, k: k == t or k not in (3, 7, 15)),
+    "the first key from query 12 on": (hide((0,), 12), lambda t, k: t < 12 or k != 0),
+    "the nearest 3 from query 12 on": (hide_nearest(3, 12), lambda t, k: t < 12 or k == t or t - k > 3),
 }
 
 
@@ -36,6 +39,10 @@ def test_hidden_keys_equal_the_stock_model_with_minus_infinity_there(family, wha
     torch.testing.assert_close(found.nll_NT, stock_NT, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.last_NV, logits_NTV[:, -1], rtol=0, atol=1e-9)
     assert found.attentions == 2
+    told = []
+    summed = next_token(model, laid_out(list(ids_NT), model.device), also, 10, lambda *layer: told.append(layer))
+    torch.testing.assert_close(summed.nll_NT, stock_NT[:, 10:], rtol=0, atol=1e-9)
+    assert len(told) == 2
 
 
 def test_a_model_that_never_asks_for_attention_cannot_have_keys_hidden():

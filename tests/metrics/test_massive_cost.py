@@ -44,7 +44,8 @@ def test_a_massive_activation_is_watched_where_it_was_planted():
         model.get_input_embeddings().weight[7, 11] = 1e5
     ids_NT = torch.randint(8, 64, (4, 10), generator=torch.Generator().manual_seed(0))
     ids_NT[:2, 3] = 7
-    with watched(model, SIZE, RATIO) as blocks:
+    blocks = [Activations() for _ in range(model.config.num_hidden_layers)]
+    with watched(model, SIZE, RATIO, blocks):
         next_token(model, laid_out(list(ids_NT), model.device))
     assert chosen(blocks) == Elements(0, [(3, 11)], massive=True)
 

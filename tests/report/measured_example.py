@@ -79,7 +79,7 @@ def checkpoint(label: str = "demo", step: int | None = None, **changes) -> Check
         "verdict": [f"{label}: the first token is a sink."], "notes": ["One layer has no attention map."],
         "inputs": [input_score(), input_score("random, no BOS", bos=False, surface=None, found=[], alpha_max=NAN)],
         "costs": [CostLine(name="first 4 masked", what="no query sees them", perplexity=9.36, baseline=5.0,
-                           kl=0.113, top5=0.6),
+                           error=0.034, kl=0.113, top5=0.6),
                   CostLine(name="massive set to 0", what="the largest element", perplexity=8977.0, baseline=5.13)],
         "mixing": [MixingLine(name="with BOS", change=[0.5, 0.05, 0.0125]), MixingLine(name="no BOS", change=[])],
     }  # fmt: skip

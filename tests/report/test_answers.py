@@ -49,7 +49,7 @@ def test_groups_are_columns_marked_where_the_answer_had_left_the_cache():
     first = scored("4+252", ("5", 10, 9, "yes"), ("20", 10, 1, "partly"), ("100", 20, 0, "no"))
     table = answer_table(asked_result(first).questions)
     assert table.columns == ["policy", "exact match", "5", "20 (23)", "100 (47)"]
-    assert table.rows == [["4+252", "25.0%", "90.0%", "10.0% (†)", "0.0% †"]]
+    assert table.rows == [["4+252", "25.0 %", "90.0 %", "10.0 % (†)", "0.0 % †"]]
     assert any("had left the cache" in line for line in table.legend)
 
 
@@ -57,13 +57,13 @@ def test_many_groups_become_rows_as_in_the_paper():
     groups = [(str(back), 10, 10 - back, "yes") for back in range(8)]
     table = answer_table(asked_result(scored("4+252", *groups), scored("dense", *groups)).questions)
     assert table.columns == ["back", "4+252", "dense"]
-    assert table.rows[0] == ["all", "65.0%", "65.0%"]
-    assert table.rows[-1] == ["7 (164)", "30.0%", "30.0%"]
+    assert table.rows[0] == ["all", "65.0 %", "65.0 %"]
+    assert table.rows[-1] == ["7 (164)", "30.0 %", "30.0 %"]
 
 
 def test_questions_without_a_group_have_one_score():
     table = answer_table(asked_result(scored("4+252", ("", 8, 2, "unknown"))).questions)
-    assert (table.columns, table.rows, table.legend) == (["policy", "exact match"], [["4+252", "25.0%"]], [])
+    assert (table.columns, table.rows, table.legend) == (["policy", "exact match"], [["4+252", "25.0 %"]], [])
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -73,7 +73,7 @@ def test_the_terminal_shows_the_scores_and_what_went_wrong(width, encoding):
     report = asked_result(scored(HOSTILE, ("near", 4, 3, "yes"), ("far", 4, 0, "no"), mistakes=[wrong] * 9))
     shown = printed(report, width, encoding)
     assert max(map(cell_len, shown.splitlines())) <= width
-    for said in ("12,345 tokens", "37.5%", "0.0%", "asked.jsonl:7", "4.2 questions/s"):
+    for said in ("12,345 tokens", "37.5 %", "0.0 %", "asked.jsonl:7", "4.2 questions/s"):
         assert said in shown
     assert shown.count("asked.jsonl:7") == 3
     assert "\x1b" not in shown
@@ -83,7 +83,7 @@ def test_the_page_shows_the_scores_and_no_text_becomes_a_tag():
     wrong = Mistake(place=HOSTILE, question=HOSTILE, expected=[HOSTILE], given=HOSTILE, tokens_back=None)
     groups = [(HOSTILE, 4, 3, "yes"), ("far", 4, 0, "no")]
     page = html(asked_result(scored(HOSTILE, *groups, mistakes=[wrong])), {})
-    for said in ("12,345 tokens", "37.5%", "0.0% †", "4.2 questions/s", "had left the cache"):
+    for said in ("12,345 tokens", "37.5 %", "0.0 % †", "4.2 questions/s", "had left the cache"):
         assert said in page
     assert "<script>" not in page
     assert "\x1b" not in page

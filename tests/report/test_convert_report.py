@@ -112,7 +112,7 @@ def trained(model: str = "demo", **changes) -> Result:
 
 def converted(model: str = "demo", **changes) -> Result:
     """A whole result; `changes` are those of its detail."""
-    found = result(task="convert", convert=detail(**changes), measurements=[], verdict=["Good: 95.0% made good."])
+    found = result(task="convert", convert=detail(**changes), measurements=[], verdict=["Good: 95.0 % made good."])
     return found.model_copy(update={"model": found.model.model_copy(update={"name": model})})
 
 
@@ -227,13 +227,13 @@ def test_the_card_says_how_it_is_streamed_and_the_limits():
 
 def test_keys_that_vary_are_not_called_constant():
     card = model_card(converted(calibration=calibration(key_spread=0.31)), "out")
-    assert "vary by 31.0%" in card
+    assert "vary by 31.0 %" in card
     assert "same in every sample" not in card
 
 
 def test_streams_are_compared_with_the_best_of_the_original():
     table = stream_table(detail())
-    assert [row[-1] for row in table.rows] == ["+0.00%", "+50.0%", "+2.5%"]
+    assert [row[-1] for row in table.rows] == ["+0.00 %", "+50.0 %", "+2.5 %"]
 
 
 def test_what_could_not_be_streamed_is_a_dash_without_a_bar():
@@ -263,7 +263,7 @@ def test_no_foreign_word_becomes_a_tag_or_an_attribute():
 
 def test_the_page_shows_every_number():
     page = html(converted(), {})
-    for said in ("20.50", "+2.5%", "0.0741", "76.5%", "0.875", "0.385", "42.1", "224×", "-1.25", "13.8", "0.0125",
+    for said in ("20.50", "+2.5 %", "0.0741", "76.5 %", "0.875", "0.385", "42.1", "224×", "-1.25", "13.8", "0.0125",
                  "8 MiB", "6,180", "granite_swa"):  # fmt: skip
         assert said in page, said
 
@@ -272,7 +272,7 @@ def test_the_page_shows_every_number():
 def test_a_terminal_of_any_width_shows_what_the_converted_checkpoint_does(width):
     shown = printed(converted(), width)
     assert max(map(cell_len, shown.splitlines())) <= width
-    for said in ("20.50", "18.25", "Good: 95.0% made good.", "12.3 s"):
+    for said in ("20.50", "18.25", "Good: 95.0 % made good.", "12.3 s"):
         assert said in shown, said
 
 
@@ -330,7 +330,7 @@ def test_a_card_of_a_model_from_scratch_names_no_base_model_and_no_original():
     assert "original" not in card.split("## Recipe")[0].replace("The text", "")
     table = stream_table(report.convert)
     assert table.columns[-1] == "to the best control"
-    assert table.rows[2][-1] == "-1.6%"  # 18 / 18.3
+    assert table.rows[2][-1] == "-1.6 %"  # 18 / 18.3
     assert "start 0+256" not in html(report, {}), "its bar would leave the others no room"
 
 

@@ -9,7 +9,6 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_html import Page
 
-from sinkctl.report import figures
 from sinkctl.report.compared import compare_table
 from sinkctl.report.console import render
 from sinkctl.report.html import html
@@ -18,6 +17,7 @@ from sinkctl.report.linepicture import y_ranges
 from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
 from sinkctl.report.measured_pictures import all_pictures, emergence, input_pictures
 from sinkctl.report.summary import ScoreTable
+from sinkctl.result import numbers
 from sinkctl.result.measure import SinkShare
 from sinkctl.result.schema import Result
 from sinkctl.result.words import ranges
@@ -44,13 +44,13 @@ def named(table: ScoreTable, name: str) -> list[str]:
      (3.2, "3.20"), (99.99, "100"), (999.7, "1,000"), (33510.0, "33,510"), (778240.0, "778,240"), (4.71e6, "4.71e6")],
 )  # fmt: skip
 def test_numbers_keep_three_figures(value, shown):
-    assert figures.figures(value) == shown
+    assert numbers.figures(value) == shown
 
 
 def test_rates_are_percent_and_small_ones_keep_two_digits():
     table = rate_table(measure_detail(checkpoint("demo")))
     assert table.columns[:5] == ["input", "Sink₁ ε=0.3", "Sink₂ ε=0.3", "Sink₃ ε=0.3", "Sink₁ ε=0.5"]
-    assert table.rows[0] == ["natural, BOS", "73.6%", "0.25%", "–", "53.5%", "0.920", "2e-7", "100 × 64"]
+    assert table.rows[0] == ["natural, BOS", "73.6 %", "0.25 %", "–", "53.5 %", "0.920", "2e-7", "100 × 64"]
     assert column(table, "largest α₁") == ["0.920", "–"]
     assert [row[:2] for row in rate_table(measure_detail()).rows[1:3]] == [
         ["one", "random, no BOS"],
@@ -62,7 +62,7 @@ def test_a_layer_without_attention_has_dashes_and_says_why():
     table = layer_table(input_score())
     assert column(table, "layer") == ["0", "1", "2"]
     assert column(table, "attention")[1] == "linear attention: no softmax map"
-    assert column(table, "sink heads") == ["50.0%", "–", "52.0%"]
+    assert column(table, "sink heads") == ["50.0 %", "–", "52.0 %"]
     assert column(table, "‖h₁‖ /rest") == ["100", "–", "100"]
     assert column(table, "‖k₁‖ /rest") == ["0.250", "–", "0.250"]
     assert column(table, "top-1 |h|") == ["3,024", "–", "3,026"]
@@ -77,28 +77,29 @@ def test_columns_that_say_nothing_are_left_out():
 
 def test_what_was_taken_away_is_compared_with_its_own_baseline():
     table = cost_table(checkpoint())
-    assert column(table, "ratio") == ["1.872 (+87.2%)", "1,750×"]
+    assert column(table, "cost") == ["+87.2 % ± 3.4", "1,750×"]
     assert column(table, "KL, nats") == ["0.113", "–"]
     assert column(table, "how") == ["no query sees them", "the largest element"]
 
 
 def test_found_tokens_experts_classes_and_patches_are_said_with_their_numbers():
     score = input_score()
-    assert found_table(score).rows[1] == ["“.”", "12.5%", "0.456", "7/40", "17.5", "2.1"]
+    assert found_table(score).rows[1] == ["“.”", "12.5 %", "0.456", "7/40", "17.5", "2.1"]
     assert found_table(score, 5).legend == ["and 1 more"]
-    assert expert_table(score).rows == [["2", "5", "100.0%", "12.5%"]]
+    assert expert_table(score).rows == [["2", "5", "100.0 %", "12.5 %"]]
     assert class_line(score) == "24 sink-dominated, 1 local, 1 diffuse, 1 retrieval-like"
-    assert patch_line(patches()).endswith("CLS 45.1; registers 30.2; patches: median 42.0, largest 287, 2.4% above 150")
+    said = "CLS 45.1; registers 30.2; patches: median 42.0, largest 287, 2.4 % above 150"
+    assert patch_line(patches()).endswith(said)
     assert ranges([7, 1, 2, 3]) == "1–3, 7"
 
 
 def test_few_checkpoints_are_columns_and_many_are_rows():
     two, five = compare_table(measure_detail()), compare_table(measure_detail(*map(checkpoint, "abcde")))
     assert two.columns == ["", "one", "two"]
-    assert named(two, "Sink₁ natural, BOS") == ["73.6%", "73.6%"]
+    assert named(two, "Sink₁ natural, BOS") == ["73.6 %", "73.6 %"]
     assert named(two, "drain at the strongest sink") == ["2.06", "2.06"]
-    assert named(two, "sink-dominated heads") == ["88.9%", "88.9%"]
-    assert named(two, "perplexity, first 4 masked") == ["1.872×", "1.872×"]
+    assert named(two, "sink-dominated heads") == ["88.9 %", "88.9 %"]
+    assert named(two, "cost, first 4 masked") == ["+87.2 % ± 3.4", "+87.2 % ± 3.4"]
     assert [row[0] for row in five.rows] == list("abcde")
     assert five.columns[0] == "checkpoint"
     assert sorted(five.columns[1:]) == sorted(row[0] for row in two.rows)
@@ -107,8 +108,8 @@ def test_few_checkpoints_are_columns_and_many_are_rows():
 def test_an_input_or_ablation_that_one_checkpoint_lacks_is_a_dash():
     bare = checkpoint("two", inputs=[input_score()], costs=[])
     table = compare_table(measure_detail(checkpoint("one"), bare))
-    assert named(table, "Sink₁ random, no BOS") == ["73.6%", "–"]
-    assert named(table, "perplexity, first 4 masked") == ["1.872×", "–"]
+    assert named(table, "Sink₁ random, no BOS") == ["73.6 %", "–"]
+    assert named(table, "cost, first 4 masked") == ["+87.2 % ± 3.4", "–"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -121,8 +122,8 @@ def test_the_terminal_shows_whole_rows_at_any_width(width, encoding, checkpoints
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "nan" not in shown.lower()
-    assert "73.6%" in shown
-    assert ("50.0%" in shown) == (checkpoints == 1)
+    assert "73.6 %" in shown
+    assert ("50.0 %" in shown) == (checkpoints == 1)
     layers = [line for line in shown.splitlines() if re.match(r" +[012] .* softmax|.* linear a", line)]
     assert len(layers) == (3 if checkpoints == 1 else 0)
 
@@ -150,7 +151,7 @@ def test_no_token_becomes_a_tag_an_attribute_or_a_script():
 
 def test_the_page_shows_every_number_of_every_input():
     page = html(measure_result(checkpoint("demo", inputs=[input_score(patches=patches())])), {})
-    for said in ("73.6%", "0.25%", "3,026", "77.2", "0.0625", "33,510", "0.830", "1.872 (+87.2%)", "0.456", "7/40",
+    for said in ("73.6 %", "0.25 %", "3,026", "77.2", "0.0625", "33,510", "0.830", "+87.2 % ± 3.4", "0.456", "7/40",
                  "CLS 45.1", "layer 0 head 0: 0.93 0.00 0.10", "layer 2 head 1: 0.25 – 0.10", "token 17",
                  "sink-dominated: more than half"):  # fmt: skip
         assert said in page, said

@@ -65,34 +65,34 @@ def beside(converted: float, control: float, start: float = 32.0, **changes) -> 
 
 def test_a_trained_conversion_says_what_it_was_what_it_is_and_what_the_original_was():
     assert verdict_of(detail())[0] == (
-        "sink_logit, trained for 100 steps: perplexity 25 without kept tokens (0+256) over 4,096 held-out tokens; 32 "
-        "before training; the original 30 with its first token kept, 40 without."
+        "sink_logit, trained for 100 steps: perplexity 25.00 without kept tokens (0+256) over 4,096 held-out tokens; "
+        "32.00 before training; the original 30.00 with its first token kept, 40.00 without."
     )
     scratch = detail(
         from_scratch=True, mechanism="none", streams=streams(start=(None, None, 4000.0), converted=(None, None, 25.0))
     )
     assert verdict_of(scratch)[0] == (
-        "no mechanism, trained for 100 steps from random weights: perplexity 25 without kept tokens (0+256) over 4,096 "
-        "held-out tokens."
+        "no mechanism, trained for 100 steps from random weights: perplexity 25.00 without kept tokens (0+256) over "
+        "4,096 held-out tokens."
     )
 
 
 @pytest.mark.parametrize("control", [25.0, 25.12, 24.88])  # 25 / 1.005 = 24.876, 25 / 0.995 = 25.126
 def test_a_control_that_does_as_well_takes_the_credit(control):
-    assert f"does as well ({control:g} at 0+256): the training, not the mechanism, made the difference." in (
+    assert f"does as well ({control:.2f} at 0+256): the training, not the mechanism, made the difference." in (
         beside(25.0, control)
     )
-    assert "does as well (25 at 0+256): training alone gets there too." in beside(25.0, 25.0, start=25.0)
+    assert "does as well (25.00 at 0+256): training alone gets there too." in beside(25.0, 25.0, start=25.0)
     said = beside(25.0, 25.0, from_scratch=True)
-    assert "does as well (25 at 0+256): the mechanism makes no difference to perplexity." in said
+    assert "does as well (25.00 at 0+256): the mechanism makes no difference to perplexity." in said
 
 
 def test_a_control_that_does_better_or_worse_says_by_how_much():
     assert (
-        "The control, trained just so without the mechanism, does worse (25 at 0+256): perplexity is 2.0% lower with "
-        "the mechanism."
+        "The control, trained just so without the mechanism, does worse (25.00 at 0+256): perplexity is 2.0 % lower "
+        "with the mechanism."
     ) in beside(24.5, 25.0)
-    assert "does better (25 at 0+256): the mechanism costs 2.0%." in beside(25.5, 25.0)
+    assert "does better (25.00 at 0+256): the mechanism costs 2.0 %." in beside(25.5, 25.0)
     for control, said in ((25.13, "does worse"), (24.87, "does better")):  # just beyond half a percent
         assert said in beside(25.0, control)
 
@@ -100,10 +100,12 @@ def test_a_control_that_does_better_or_worse_says_by_how_much():
 def test_a_control_without_anything_to_train_is_not_said_to_be_trained():
     said = beside(25.0, 25.0, training=training(trained="new"))
     assert (
-        "The control, which has nothing to train without the mechanism, does as well (25 at 0+256): the mechanism "
+        "The control, which has nothing to train without the mechanism, does as well (25.00 at 0+256): the mechanism "
         "makes no difference to perplexity."
     ) in said
-    assert "does worse (40 at 0+256): perplexity is 37.5% lower" in beside(25.0, 40.0, training=training(trained="new"))
+    assert "does worse (40.00 at 0+256): perplexity is 37.5 % lower" in beside(
+        25.0, 40.0, training=training(trained="new")
+    )
 
 
 def test_without_a_control_nothing_is_proven():
@@ -123,7 +125,7 @@ def test_where_nothing_streams_samples_are_compared_and_where_nothing_is_measure
         "sink_logit, trained for 100 steps: training loss 4 in the first steps, 3 in the last; the control ended at "
         "3.1."
     )
-    assert "does worse (20 on samples): perplexity is 10.0% lower with the mechanism." in said[1]
+    assert "does worse (20.00 on samples): perplexity is 10.0 % lower with the mechanism." in said[1]
     unmeasured = verdict_of(detail(streams=[], checkpoints=[]))
     assert unmeasured[1:] == [
         "Nothing was measured on held-out text, so the mechanism is not compared with the control."
@@ -134,11 +136,12 @@ def test_where_nothing_streams_samples_are_compared_and_where_nothing_is_measure
 
 def test_training_that_harms_or_breaks_down_is_said_to():
     assert (
-        "Training made it worse: perplexity is 4.0% above 25, the start's at 0+256, although its loss fell from 4 to 3."
+        "Training made it worse: perplexity is 4.0 % above 25.00, the start's at 0+256, although its loss fell from 4 "
+        "to 3."
     ) in beside(26.0, 30.0, start=25.0)
     rising = training(curves=[TrainingCurve(checkpoint="converted", loss=FALLING[::-1], objective=[], gradient=[],
                                             seconds=1.0)])  # fmt: skip
-    assert "above 25, the start's at 0+256." in beside(26.0, 30.0, start=25.0, training=rising)
+    assert "above 25.00, the start's at 0+256." in beside(26.0, 30.0, start=25.0, training=rising)
     assert "made it worse" not in beside(25.1, 30.0, start=25.0)
     lost = [3.0, math.nan, math.nan]
     curves = [TrainingCurve(checkpoint=c, loss=x, objective=x, gradient=x, seconds=1.0)
@@ -160,7 +163,7 @@ def test_kept_tokens_buy_nothing_more_where_a_window_alone_does_as_well():
         assert "Kept tokens buy it nothing more (4+252: 24.95): it streams without them by design." in said
         assert not any("by design" in line for line in verdict_of(detail(streams=lines, mechanism="none")))
     better = streams(original=ORIGINAL, converted=(None, 24.0, 25.0))
-    assert "Tokens kept in front still buy it 4.0% (4+252: 24)." in verdict_of(detail(streams=better))
+    assert "Tokens kept in front still buy it 4.0 % (4+252: 24.00)." in verdict_of(detail(streams=better))
 
 
 @pytest.mark.parametrize(
@@ -168,18 +171,18 @@ def test_kept_tokens_buy_nothing_more_where_a_window_alone_does_as_well():
     [
         (
             (25.0, 24.95, 30.0),
-            "is to be kept in a stream: without it perplexity is 30; more kept tokens buy it nothing",
+            "is to be kept in a stream: without it perplexity is 30.00; more kept tokens buy it nothing",
         ),
-        ((25.0, 24.0, 30.0), "without it perplexity is 30; more kept tokens buy it 4.0% (4+252: 24)."),
-        ((25.0, None, 25.1), "need not be kept in a stream: without it perplexity is 25.1."),
+        ((25.0, 24.0, 30.0), "without it perplexity is 30.00; more kept tokens buy it 4.0 % (4+252: 24.00)."),
+        ((25.0, None, 25.1), "need not be kept in a stream: without it perplexity is 25.10."),
         ((25.0, None, None), "is to be kept in a stream (1+W)."),
     ],
 )
 def test_a_token_in_front_is_kept_where_that_matters(perplexities, said):
     lines = streams("sink token", converted=perplexities, control=(26.0, 26.0, 30.0))
     verdict = verdict_of(detail(mechanism="sink_token", streams=lines))
-    assert "perplexity 25 with its sink token (1+255)" in verdict[0]
-    assert "does worse (26 at 1+255): perplexity is 3.8% lower" in verdict[1]
+    assert "perplexity 25.00 with its sink token (1+255)" in verdict[0]
+    assert "does worse (26.00 at 1+255): perplexity is 3.8 % lower" in verdict[1]
     assert verdict[2].startswith("Its sink token ")
     assert said in verdict[2]
 
@@ -190,26 +193,26 @@ def test_sinks_and_samples_name_the_control_and_the_verdict_is_six_sentences_at_
     worse = streams(original=ORIGINAL, start=(None, 24.0, 24.0), converted=CONVERTED, control=CONTROL)
     said = verdict_of(detail(streams=worse, checkpoints=lines))
     assert said[-2:] == [
-        "Heads that sink on the first token: 76.5 % before, 0.0 % after (0.1 % of the original too, once nothing "
-        "stands in front), 0.2 % in the control.",
-        "On samples: perplexity 22 (+10.0% beside 20), 0.07 nats a token from the original; the control 21.5, 0.05 "
-        "nats.",
+        "Heads that sink on the first token: 76.5 % before, 0.0 % after (0.06 % of the original too, once nothing "
+        "stands in front), 0.20 % in the control.",
+        "On samples: perplexity 22.00 (+10.0 % beside 20.00), 0.07 nats a token from the original; the control 21.50, "
+        "0.05 nats.",
     ]
     assert len(said) == 6
     scratch = samples(start=(4000.0, None, 0.0), converted=(22.0, None, 40.0), control=(21.5, None, 41.0))
     said = verdict_of(detail(from_scratch=True, streams=streams(converted=CONVERTED), checkpoints=scratch))
     assert said[-2:] == [
         "Heads that sink on the first token: 0.0 % before, 40.0 % after, 41.0 % in the control.",
-        "On samples: perplexity 22; the control 21.5.",
+        "On samples: perplexity 22.00; the control 21.50.",
     ]
 
 
 def test_without_training_the_verdict_is_of_the_start_and_four_kept_tokens_change_nothing():
     plain = streams(original=ORIGINAL, converted=(None, None, 31.0))
     assert verdict_of(detail(streams=plain, training=None)) == [
-        "sink_logit: perplexity 31 without kept tokens (0+256), streamed over 4,096 held-out tokens; the original 30 "
-        "with its first token kept, 40 without.",
-        "That makes good 90.0% of what the first token's absence costs.",
+        "sink_logit: perplexity 31.00 without kept tokens (0+256), streamed over 4,096 held-out tokens; the original "
+        "30.00 with its first token kept, 40.00 without.",
+        "That makes good 90.0 % of what the first token's absence costs.",
     ]
     assert verdict_of(detail(streams=streams(converted=(None, None, 31.0)), training=None)) == []
 

@@ -7,18 +7,21 @@ from families import REFUSED, tiny
 from sinkctl.errors import Interrupted
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
+from sinkctl.result.measure import LATER, SCORED
 from sinkctl.tasks.measure.costs import Costs, costs
 
 SMALL = CostSettings(samples=8, length=128, window=60, tokens=1500)
 NAMES = [
-    "BOS left out", "first key hidden", "first 4 keys hidden", "4 middle keys hidden", "4 nearest keys hidden",
+    "BOS left out", f"first key hidden from {LATER}", f"first key hidden from {SCORED}", "first 4 keys hidden",
+    "4 middle keys hidden", "4 nearest keys hidden",
     "largest activations zeroed", "0+W instead of 4+W",
 ]  # fmt: skip
 
 
-def measured(loaded: LoadedModel, cost: CostSettings = SMALL, **settings) -> Costs:
-    said = []
-    return costs(MeasureRecipe(cost=cost, input=InputSettings(**settings)), loaded, said.append, lambda: False)
+def measured(loaded: LoadedModel, cost: CostSettings = SMALL, shown=(), **settings) -> Costs:
+    found, recipe = Costs(), MeasureRecipe(cost=cost, input=InputSettings(**settings))
+    costs(recipe, loaded, shown, lambda what, _: None, lambda: False, found)
+    return found
 
 
 def ratios(found: Costs) -> dict[str, float]:
@@ -41,13 +44,13 @@ def test_the_built_in_models_sink_is_worth_much(of_demo):
     ratio = ratios(of_demo)
     assert list(ratio) == NAMES
     assert ratio["BOS left out"] > 1.15
-    assert ratio["first key hidden"] - 1 > 2 * (ratio["4 middle keys hidden"] - 1)
+    assert ratio[NAMES[2]] - 1 > 2 * (ratio["4 middle keys hidden"] - 1)
     assert ratio["first 4 keys hidden"] > 1.15
     assert ratio["largest activations zeroed"] > 2
     assert ratio["0+W instead of 4+W"] > 1.1
     hidden = {line.name: line for line in of_demo.lines}
-    assert hidden["first key hidden"].kl > 5 * hidden["4 middle keys hidden"].kl
-    assert hidden["first key hidden"].top5 < hidden["4 middle keys hidden"].top5
+    assert hidden[NAMES[2]].kl > 5 * hidden["4 middle keys hidden"].kl
+    assert hidden[NAMES[2]].top5 < hidden["4 middle keys hidden"].top5
 
 
 def test_bos_is_the_same_in_every_sample_so_its_mean_changes_nothing(of_demo):
@@ -72,6 +75,7 @@ def test_a_model_without_a_sink_loses_next_to_nothing(of_stories):
 def test_all_lines_score_the_same_tokens(of_demo):
     of_samples = [line for line in of_demo.lines if line.kl is not None]
     assert len({line.baseline for line in of_samples}) == 1
+    assert all(0 < line.error < line.perplexity / line.baseline for line in of_samples)
     assert all("504 next tokens" in line.what for line in of_samples)  # 8 samples of 63
 
 
@@ -93,5 +97,5 @@ def test_what_cannot_be_measured_is_left_out_or_noted(demo):
 def test_a_stop_between_two_steps_ends_it(demo):
     said = []
     with pytest.raises(Interrupted):
-        costs(MeasureRecipe(cost=SMALL), demo, said.append, lambda: len(said) > 1)
-    assert said == ["nothing taken away", "BOS left out"]
+        costs(MeasureRecipe(cost=SMALL), demo, [], lambda what, _: said.append(what), lambda: len(said) > 1, Costs())
+    assert said == ["nothing taken away", NAMES[1]]

@@ -258,7 +258,7 @@ def test_a_planted_outlier_patch_is_counted_named_and_found_as_a_sink(model_type
     assert found.layers[1].massive.channel == 5
     said = " ".join(outcome.result.verdict)
     assert any(token in said for token in sinks)
-    assert "6.2% of the patches are outliers" in said
+    assert "6.2 % of the patches are outliers" in said
 
 
 def test_activations_beyond_a_dtype_are_said_and_leave_no_patch_norms(tmp_path):

@@ -175,8 +175,8 @@ def test_a_model_that_can_answer_is_right_inside_its_cache_and_wrong_outside(tmp
     assert [g.tokens_back for g in kept.groups[:2]] == [2, 12]
     assert {answer.given for answer in outcome.answers if answer.inside == "no"} == {"none"}
     assert outcome.result.verdict[0] == (
-        "4+8 answers 100.0% of the 22 questions whose answer is still in its cache"
-        " and 0.0% of the 11 questions whose answer has left it."
+        "4+8 answers 100.0 % of the 22 questions whose answer is still in its cache"
+        " and 0.0 % of the 11 questions whose answer has left it."
     )
     assert outcome.result.measurement("4+8.exact_match").value == pytest.approx(2 / 3)
 

@@ -13,6 +13,7 @@ from sinkctl.result.convert import (
     StreamedLine,
     Training,
 )
+from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement
 
 NOTHING = 0.005  # a share of perplexity that is no difference
@@ -126,20 +127,22 @@ def _streams(detail: ConvertDetail) -> list[str]:
     if None in (before, without, after):
         return []
     said = (
-        f"{detail.mechanism}: perplexity {after:.4g} {_kept_words(now)} ({now.policy}), streamed over "
-        f"{detail.held_out:,} held-out tokens; the original {before:.4g} with its first token kept, {without:.4g} "
-        "without."
+        f"{detail.mechanism}: perplexity {perplexity(after)} {_kept_words(now)} ({now.policy}), streamed over "
+        f"{detail.held_out:,} held-out tokens; the original {perplexity(before)} with its first token kept, "
+        f"{perplexity(without)} without."
     )
     if now.first != "nothing":
         worse = after / before - 1
-        ruined = f", and perplexity is {worse:.0%} above the original's: it needs training" if worse > GAP else ""
+        ruined = (
+            f", and perplexity is {percent(100 * worse)} above the original's: it needs training" if worse > GAP else ""
+        )
         return [said, f"A token stays in front of every text, and is to be kept in a stream (1+W){ruined}."]
     closed = gap_closed(detail.streams)
     if closed is None:
         return [said, "The original hardly loses without its first token, so there was little to replace."]
     if closed <= 0:
         return [said, "That is no better than taking the first token away with nothing in its place."]
-    made_good = f"{closed:.1%} of" if closed < 1 else "all of"
+    made_good = f"{percent(100 * closed)} of" if closed < 1 else "all of"
     return [said, f"That makes good {made_good} what the first token's absence costs."]
 
 
@@ -155,12 +158,12 @@ def _trained(detail: ConvertDetail, training: Training) -> list[str]:
         also = "" if control is None else f"; the control ended at {control:.4g}"
         known = first is not None and last is not None
         return [f"{said}training loss {first:.4g} in the first steps, {last:.4g} in the last{also}."] if known else []
-    said += f"perplexity {after:.4g} {_kept_words(now)} ({now.policy}) over {detail.held_out:,} held-out tokens"
+    said += f"perplexity {perplexity(after)} {_kept_words(now)} ({now.policy}) over {detail.held_out:,} held-out tokens"
     start = _perplexity(meant(detail.streams, START))
-    said += "" if start is None or detail.from_scratch else f"; {start:.4g} before training"
+    said += "" if start is None or detail.from_scratch else f"; {perplexity(start)} before training"
     kept, bare, _ = (_perplexity(line) for line in _compared(detail.streams))
-    said += "" if kept is None else f"; the original {kept:.4g} with its first token kept"
-    said += "" if kept is None or bare is None else f", {bare:.4g} without"
+    said += "" if kept is None else f"; the original {perplexity(kept)} with its first token kept"
+    said += "" if kept is None or bare is None else f", {perplexity(bare)} without"
     return [f"{said}."]
 
 
@@ -180,7 +183,8 @@ def _harm(detail: ConvertDetail, training: Training) -> list[str]:
     first, last = losses(training, CONVERTED)
     fell = "" if None in (first, last) or last >= first else f", although its loss fell from {first:.4g} to {last:.4g}"
     return [
-        f"Training made it worse: perplexity is {now / start - 1:.1%} above {start:.4g}, the start's {where}{fell}."
+        f"Training made it worse: perplexity is {percent(100 * (now / start - 1))} above {perplexity(start)}, the "
+        f"start's {where}{fell}."
     ]
 
 
@@ -200,11 +204,11 @@ def _control(detail: ConvertDetail, training: Training) -> list[str]:
 
 def _control_words(detail: ConvertDetail, now: float, control: float, where: str, untrained: bool) -> str:
     how = "which has nothing to train without the mechanism" if untrained else "trained just so without the mechanism"
-    apart, at = now / control - 1, f"{control:.4g} {where}"
+    apart, at = now / control - 1, f"{perplexity(control)} {where}"
     if apart > NOTHING:
-        return f"The control, {how}, does better ({at}): the mechanism costs {apart:.1%}."
+        return f"The control, {how}, does better ({at}): the mechanism costs {percent(100 * apart)}."
     if apart < -NOTHING:
-        return f"The control, {how}, does worse ({at}): perplexity is {-apart:.1%} lower with the mechanism."
+        return f"The control, {how}, does worse ({at}): perplexity is {percent(-100 * apart)} lower with the mechanism."
     start = _pair(detail, START)
     if untrained or detail.from_scratch:
         meaning = "the mechanism makes no difference to perplexity"
@@ -231,12 +235,12 @@ def _kept_tokens(detail: ConvertDetail) -> list[str]:
     saved = _saved(detail.streams, CONVERTED)
     if now is None or _perplexity(now) is None:
         return []
-    at = "" if saved is None else f"({more.policy}: {more.perplexity:.4g})"
+    at = "" if saved is None else f"({more.policy}: {perplexity(more.perplexity)})"
     if now.first == "nothing":
         if saved is None:
             return []
         if saved > NOTHING:
-            return [f"Tokens kept in front still buy it {saved:.1%} {at}."]
+            return [f"Tokens kept in front still buy it {percent(100 * saved)} {at}."]
         theirs, design = _saved(detail.streams, CONTROL), detail.mechanism != "none"
         if theirs is not None and theirs <= NOTHING:
             return [f"Kept tokens buy it nothing more {at}, nor the control."]
@@ -245,10 +249,10 @@ def _kept_tokens(detail: ConvertDetail) -> list[str]:
     if bare is None:
         return [f"Its {now.first} is to be kept in a stream (1+W)."]
     needed = "is to be" if bare > now.perplexity * (1 + NOTHING) else "need not be"
-    said = f"Its {now.first} {needed} kept in a stream: without it perplexity is {bare:.4g}"
+    said = f"Its {now.first} {needed} kept in a stream: without it perplexity is {perplexity(bare)}"
     if saved is None:
         return [f"{said}."]
-    return [f"{said}; more kept tokens buy it {f'{saved:.1%}' if saved > NOTHING else 'nothing'} {at}."]
+    return [f"{said}; more kept tokens buy it {percent(100 * saved) if saved > NOTHING else 'nothing'} {at}."]
 
 
 def _saved(streams: Sequence[StreamedLine], checkpoint: str) -> float | None:
@@ -265,11 +269,11 @@ def _sinks(detail: ConvertDetail) -> list[str]:
         return []
     taken = after.mechanism_mass
     also = "" if taken is None else f"; the mechanism takes {taken:.3f} of attention"
-    rates = f"{before.sink_percent:.1f} % before, {after.sink_percent:.1f} % after"
+    rates = f"{percent(before.sink_percent)} before, {percent(after.sink_percent)} after"
     bare = originals[1].sink_percent if len(originals) > 1 and after.first == "nothing" else None
-    rates += "" if bare is None else f" ({bare:.1f} % of the original too, once nothing stands in front)"
+    rates += "" if bare is None else f" ({percent(bare)} of the original too, once nothing stands in front)"
     if control is not None and control.sink_percent is not None:
-        rates += f", {control.sink_percent:.1f} % in the control"
+        rates += f", {percent(control.sink_percent)} in the control"
     return [f"Heads that sink on the first token: {rates}{also}."]
 
 
@@ -278,12 +282,12 @@ def _difference(detail: ConvertDetail) -> list[str]:
     now, then, theirs = _perplexity(after), _perplexity(before), _perplexity(control)
     if now is None or (before is not None and (then is None or after.kl is None)) or (before is None and not theirs):
         return []
-    said = f"On samples: perplexity {now:.4g}"
+    said = f"On samples: perplexity {perplexity(now)}"
     if then is not None:
-        change = now / then - 1
-        same = "the same" if abs(change) < NOTHING else f"{change:+.1%}"
-        said += f" ({same} beside {then:.4g}), {after.kl:.2g} nats a token from the original"
+        apart = now / then - 1
+        same = "the same" if abs(apart) < NOTHING else change(apart)
+        said += f" ({same} beside {perplexity(then)}), {after.kl:.2g} nats a token from the original"
     if theirs is not None:
         away = f", {control.kl:.2g} nats" if then is not None and control.kl is not None else ""
-        said += f"; the control {theirs:.4g}{away}"
+        said += f"; the control {perplexity(theirs)}{away}"
     return [f"{said}."]

@@ -1,5 +1,6 @@
 """Measure checkpoints: where their attention sinks are, how strong, what carries them, what they cost."""
 
-from sinkctl.tasks.measure.task import Outcome, Progress, run
+from sinkctl.tasks.measure.checkpoint import Progress
+from sinkctl.tasks.measure.task import Outcome, run
 
 __all__ = ["Outcome", "Progress", "run"]

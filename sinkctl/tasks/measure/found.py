@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# A key that fewer queries than this come after, or than a quarter of its sample, is not called a sink: the mean over
-# so few queries says little, and that of the last key is its attention to itself.
-FOLLOWED, SHARE = 16, 4
+from sinkctl.metrics.alpha import followed
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,7 @@ class Finder:
 
     def add(self, layer: int, alpha_NHT: Tensor, real_NT: Tensor, causal: bool) -> None:
         """One layer of the batch."""
-        length_N1 = real_NT.sum(-1, keepdim=True)
-        counted_NT = real_NT
-        if causal:
-            after_NT = length_N1 - torch.arange(real_NT.shape[1], device=real_NT.device)
-            counted_NT = real_NT & (after_NT >= (length_N1 // SHARE).clamp(min=FOLLOWED))
+        counted_NT = followed(real_NT) if causal else real_NT
         alpha_NHT = alpha_NHT.nan_to_num(0.0).masked_fill(~counted_NT[:, None], 0.0)
         heads_NT = (alpha_NHT > self.epsilon).sum(1).cpu()
         alpha_NT, head_NT = (x.cpu() for x in alpha_NHT.max(1))

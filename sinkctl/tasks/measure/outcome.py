@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from sinkctl import __version__
 from sinkctl.metrics.head_class import THRESHOLDS
 from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.result.measure import CheckpointScore, InputScore, LayerScore, MeasureDetail
+from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, LayerScore, MeasureDetail
 from sinkctl.result.schema import Measurement, Result
 from sinkctl.tasks.measure.verdict import cost_of, first_percent, main_input
 
 
 def result_of(
-    recipe: MeasureRecipe, scores: Sequence[CheckpointScore], choices: dict[str, str], seconds: float
+    recipe: MeasureRecipe,
+    scores: Sequence[CheckpointScore],
+    choices: dict[str, str],
+    seconds: float,
+    complete: bool = True,
 ) -> Result:
     """Everything the run found; its model is the first one measured."""
     measurements = [m for score in scores for m in _measurements(score, f"@{score.label}" if len(scores) > 1 else "")]
@@ -23,7 +27,7 @@ def result_of(
         model=scores[0].model,
         choices=choices,
         seconds=seconds,
-        complete=True,
+        complete=complete,
         measurements=measurements,
         verdict=_verdict(scores),
         notes=_notes(scores),
@@ -84,15 +88,20 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
     if main.patches is not None:
         add("outlier_patches", main.patches.outlier_percent, "% of patches", "lower")
     for name, start in (
-        ("first_key", "first key hidden"),
         ("no_sinks", "0+"),
         ("massive_zeroed", "massive activations zeroed"),
         ("largest_zeroed", "largest activations zeroed"),
         ("no_bos", "BOS left out"),
     ):
-        cost = cost_of(score.costs, start)
-        add(f"cost.{name}", None if cost is None else 100 * cost, "% of perplexity")
+        add(f"cost.{name}", _hundredfold(cost_of(score.costs, start)), "% of perplexity")
+    for name, start in (("first_key", "first key"), ("other_sink", "“")):
+        for ending, whom in (("", LATER), ("_scored", SCORED)):
+            add(f"cost.{name}{ending}", _hundredfold(cost_of(score.costs, start, whom)), "% of perplexity")
     return found
+
+
+def _hundredfold(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _slug(score: InputScore) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sinkctl.result.measure import CostLine, InputScore, LayerScore
+from sinkctl.result.measure import LATER, SCORED, CostLine, FoundSink, InputScore, LayerScore, TakenOver
+from sinkctl.result.numbers import count, figures, percent, points
 from sinkctl.result.words import quoted, ranges
 
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
@@ -41,31 +42,53 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
     ]  # fmt: skip
 
 
+def elsewhere(main: InputScore) -> list[FoundSink]:
+    """Tokens besides the first that are sinks often enough to be worth a word, the most telling first."""
+    often = [sink for sink in main.found if 20 * sink.times >= main.samples and sink.times > 1]
+    return [sink for sink in often if sink.percent * sink.times >= ELSEWHERE * sink.occurrences]
+
+
 def first_percent(score: InputScore) -> float | None:
     """Sink_1 at the first ε."""
     return score.sinks[0].percent
 
 
-def cost_of(costs: Sequence[CostLine], start: str) -> float | None:
-    """By how much perplexity rises, a share, in the first line whose name starts so."""
+def rate_line(score: InputScore) -> tuple[str, ...]:
+    """natural, BOS: 75.6 % ± 0.4 of heads sink on the first token; nothing where attention was not measured."""
+    if score.heads is None or first_percent(score) is None:
+        return ()
+    error = score.sinks[0].error
+    sure = "" if error is None else f" ± {error:.1f}"
+    return (f"{score.name}: {percent(first_percent(score))}{sure} of heads sink on the first token",)
+
+
+def line_of(costs: Sequence[CostLine], start: str, whom: str | None = None) -> CostLine | None:
+    """The first line whose name starts so, hidden from `whom`, that scored enough tokens."""
     named = [line for line in costs if line.name.startswith(start) and line.tokens >= ENOUGH]
-    line = next((line for line in named if line.perplexity and line.baseline), None)
+    named = [line for line in named if whom in (None, line.hidden_from)]
+    return next((line for line in named if line.perplexity and line.baseline), None)
+
+
+def cost_of(costs: Sequence[CostLine], start: str, whom: str | None = None) -> float | None:
+    """By how much perplexity rises in that line, a share."""
+    line = line_of(costs, start, whom)
     return None if line is None else line.perplexity / line.baseline - 1
 
 
 def _strength(main: InputScore, other: InputScore | None) -> str:
-    percent, epsilon = first_percent(main), main.sinks[0].epsilon
+    rate, epsilon = first_percent(main), main.sinks[0].epsilon
     token = quoted(main.first_tokens[0]) if main.bos is not False else "the first token"
-    if percent < NO_SINK:
-        begun = f"No sink on {token}: {_percent(percent)} of heads"
+    if rate < NO_SINK:
+        begun = f"No sink on {token}: {percent(rate)} of heads"
     else:
-        begun = f"{_percent(percent)} of heads sink on {token}"
-    begun += f" (α > {epsilon:g}; {main.samples:,} {'sample' if main.samples == 1 else 'samples'} of {main.length:,})"
+        begun = f"{percent(rate)} of heads sink on {token}"
+    begun += f" (α > {epsilon:g}; {main.samples:,} {'sample' if main.samples == 1 else 'samples'} of {main.length:,}"
+    begun += ", spread over the text)" if main.kind == "natural" and main.samples > 1 else ")"
     if other is not None:
-        begun += f"; without it, {_percent(first_percent(other))} on the first token"
+        begun += f"; without it, {percent(first_percent(other))} on the first token"
     learned = [layer.learned_mass for layer in main.layers if layer.learned_mass is not None]
     if learned:
-        begun += f"; learned sinks take {100 * sum(learned) / len(learned):.1f}% of the mass"
+        begun += f"; learned sinks take {percent(100 * sum(learned) / len(learned))} of the mass"
     return begun + "."
 
 
@@ -75,12 +98,10 @@ def _where(main: InputScore) -> list[str]:
     said = []
     if strong:
         said.append(f"Layers where at least half of the heads do: {ranges(strong)} of {len(main.layers)}")
-    often = [sink for sink in main.found if 20 * sink.times >= main.samples and sink.times > 1]
-    found = next((sink for sink in often if sink.percent * sink.times >= ELSEWHERE * sink.occurrences), None)
-    if found is not None:
+    for found in elsewhere(main)[:1]:
         besides = "besides, " if strong else ""
         said.append(
-            f"{besides}{_percent(found.percent)} of heads sink on {quoted(found.token)} "
+            f"{besides}{percent(found.percent)} of heads sink on {quoted(found.token)} "
             f"({found.times} of {found.occurrences} places)"
         )
     return [_sentence("; ".join(said))] if said else []
@@ -93,7 +114,8 @@ def _carriers(main: InputScore) -> list[str]:
         top = max(shown, key=lambda layer: layer.massive.top[0])
         m = top.massive
         size = (
-            f"|h| = {m.top[0]:,.4g} ({m.top[0] / m.median:,.0f}× the median) at {quoted(m.text)}, channel {m.channel}"
+            f"|h| = {figures(m.top[0])} ({count(round(m.top[0] / m.median))}× the median) at {quoted(m.text)}, "
+            f"channel {m.channel}"
         )
         if main.massive_layers:
             said.append(f"Massive activations in layers {ranges(main.massive_layers)}: {size}")
@@ -109,25 +131,57 @@ def _carriers(main: InputScore) -> list[str]:
 
 
 def _cost(costs: Sequence[CostLine]) -> list[str]:
-    said = [
-        f"{words} {_priced(cost)}"
+    lines = [
+        (words, line_of(costs, start))
         for start, words in (
-            ("first key hidden", "Hiding the first key"),
             ("0+", "streaming without the first tokens"),
             ("massive activations zeroed", "zeroing the massive activations"),
             ("largest activations zeroed", "zeroing the largest activations"),
         )
-        if (cost := cost_of(costs, start)) is not None
     ]
-    return [_sentence(", ".join(said))] if said else []
+    other = line_of(costs, "“", SCORED)
+    if other is not None:
+        lines.insert(0, (f"hiding {other.name.partition(' hidden')[0]} where heads sink on it", other))
+    said = [f"{words} {_priced(line)}" for words, line in lines if line is not None]
+    later, scored = (line_of(costs, "first key", whom) for whom in (LATER, SCORED))
+    if later is None or scored is None:
+        return [_sentence(", ".join(said))] if said else []
+    if not _apart(later, scored):
+        return [_sentence(", ".join([f"hiding the first key {_priced(scored)}", *said]))]
+    first = (
+        f"hiding the first key {_priced(scored)} once the sink has formed; hidden from every later query it "
+        f"{_priced(later)}"
+    )
+    return [_sentence(first + _instead(later.taken_over)), *([_sentence(", ".join(said))] if said else [])]
 
 
-def _priced(cost: float) -> str:
+def _apart(one: CostLine, other: CostLine) -> bool:
+    """Whether two costs differ, by more than both of their standard errors allow for."""
+    costs = [line.perplexity / line.baseline for line in (one, other)]
+    errors = [line.error or 0.0 for line in (one, other)]
+    return abs(costs[0] - costs[1]) > max(FREE, 2 * sum(error**2 for error in errors) ** 0.5)
+
+
+def _instead(found: TakenOver | None) -> str:
+    """, as token 2, “ the”, takes over: 60.1 % of heads sink on it then (0.0 % before), from layer 11 on."""
+    if found is None or found.percent < NO_SINK:
+        return ""
+    token = f"token {figures(found.place + 1).removesuffix('.00').removesuffix('.0')}"
+    said = f", as {token}{'' if found.token is None else f', {quoted(found.token)},'} takes over: "
+    said += f"{percent(found.percent)} of heads sink on it then ({percent(found.before)} before)"
+    return said + ("" if found.layer is None else f", from layer {found.layer} on")
+
+
+def _priced(line: CostLine) -> str:
+    cost, error = line.perplexity / line.baseline - 1, line.error
+    sure = "" if error is None else f" ± {points(error)}"
     if abs(cost) < NOTHING:
         return "costs nothing"
     if cost < 0:
-        return f"lowers perplexity by {-100 * cost:.1f}%"
-    return f"costs {100 * cost:.1f}% of perplexity" if cost < 1 else f"multiplies perplexity by {1 + cost:,.1f}"
+        return f"lowers perplexity by {percent(-100 * cost)}{sure}"
+    return f"costs {percent(100 * cost)}{sure} of perplexity" if cost < 9 else (
+        f"multiplies perplexity by {figures(1 + cost)}"
+    )  # fmt: skip
 
 
 def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> list[str]:
@@ -146,17 +200,28 @@ def _advice(kind: str, main: InputScore, other: InputScore | None, costs: Sequen
 
 
 def _of_decoder(main: InputScore, other: InputScore | None, costs: Sequence[CostLine]) -> str:
-    """What to do with the first tokens: by what they cost, and not by their rate, where that was measured."""
-    streamed, percent = cost_of(costs, "0+"), first_percent(main)
+    """What to do with the first tokens: by what they cost, and not by their rate, where that was measured.
+
+    That is what a stream loses without them, and what hiding the first key costs once the sink has formed: hidden
+    from the beginning, another token may take over, which one evicted later leaves no time for.
+    """
+    streamed, formed, rate = cost_of(costs, "0+"), cost_of(costs, "first key", SCORED), first_percent(main)
+    if streamed is None and formed is not None and formed > FREE:
+        return "keep the first tokens in the cache, and in full precision: what comes later leans on them"
     if streamed is None:
-        return "what evicting the first tokens costs was not measured" if percent < NO_SINK else (
+        return "what evicting the first tokens costs was not measured" if rate < NO_SINK else (
             "keep the first tokens in the cache (sinkctl stream -p 4+W), until a measured cost says otherwise"
         )  # fmt: skip
-    if streamed <= FREE and percent < NO_SINK:
+    if streamed <= FREE and formed is not None and formed > FREE:
+        return (
+            "a stream does without the first tokens, yet later tokens lean on them: evict them only as a window does, "
+            "and keep them in full precision"
+        )
+    if streamed <= FREE and rate < NO_SINK:
         return "a plain window is safe: nothing leans on the first tokens"
     if streamed <= FREE:
         return "heads park attention there, yet the model does without it: evicting the first tokens is cheap"
-    if other is not None and percent - first_percent(other) > WEAK_SINK:
+    if other is not None and rate - first_percent(other) > WEAK_SINK:
         return "put BOS in front of every text, and keep it in the cache: sinkctl stream -p 4+W"
     if other is None and main.bos:
         return "keep BOS in the cache: sinkctl stream -p 4+W; --bos both tells whether another first token would do"
@@ -177,15 +242,11 @@ def _of_vision(main: InputScore) -> str | None:
     if not main.patches.outlier_percent:
         return f"no outlier patches (norms above {main.patches.threshold:g})"
     kept = "although it has registers" if main.patches.registers else "registers would hold what they do"
-    return f"{main.patches.outlier_percent:.1f}% of the patches are outliers, {kept}"
+    return f"{percent(main.patches.outlier_percent)} of the patches are outliers, {kept}"
 
 
 def _massive(main: InputScore) -> list[LayerScore]:
     return [layer for layer in main.layers if layer.number in main.massive_layers]
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f}%" if value >= 1 or value == 0 else f"{value:.2f}%"
 
 
 def _sentence(words: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded, Recompute
 from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.result.numbers import percent
 from sinkctl.result.questions import GroupScore, Mistake, PolicyAnswers, QuestionsDetail
 from sinkctl.result.schema import Measurement, Result
 from sinkctl.tasks.questions.asking import Answer, QuestionsRun
@@ -109,10 +110,10 @@ def _measurements(run: QuestionsRun, policies: list[PolicyAnswers]) -> list[Meas
 
 def _verdict(policy: PolicyAnswers) -> str:
     if not policy.inside_asked and not policy.outside_asked:
-        return f"{policy.label} answers {policy.exact / policy.asked:.1%} of {_counted(policy.asked)}."
+        return f"{policy.label} answers {percent(100 * policy.exact / policy.asked)} of {_counted(policy.asked)}."
     left = "has left it" if policy.inside_asked else "has left its cache"
     parts = [
-        f"{exact / asked:.1%} of the {_counted(asked)} whose answer {where}"
+        f"{percent(100 * exact / asked)} of the {_counted(asked)} whose answer {where}"
         for exact, asked, where in (
             (policy.inside_exact, policy.inside_asked, "is still in its cache"),
             (policy.outside_exact, policy.outside_asked, left),

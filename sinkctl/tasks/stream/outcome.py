@@ -3,6 +3,7 @@
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded, Recompute
 from sinkctl.model.load import LoadedModel
+from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement, ModelReport, Result
 from sinkctl.result.stream import FileMark, Passage, PolicyScore, StreamDetail
 from sinkctl.tasks.stream.scoring import StreamRun
@@ -102,7 +103,7 @@ def _measurements(run: StreamRun, policies: list[PolicyScore]) -> list[Measureme
 def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
     said = []
     if run.sink_rate is not None:
-        share = f"{run.sink_rate:.1%} of heads give the first token more than 0.3 of their attention"
+        share = f"{percent(100 * run.sink_rate)} of heads give the first token more than 0.3 of their attention"
         found = (
             "No sink found"
             if run.sink_rate < NO_SINK
@@ -110,23 +111,27 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
             if run.sink_rate < WEAK_SINK
             else "Sink found"
         )
-        said.append(f"{found}: {share} (64-token samples of this text).")
+        said.append(
+            f"{found}: {share} (samples of 64 tokens from the text's beginning; "
+            "sinkctl measure spreads 100 over all of it, so its rate may differ)."
+        )
     kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
     bare = next((p for p in policies if p.kind in ("window", "sink_window") and not p.settings["sinks"]), None)
     if kept and bare and kept.common_tokens >= ENOUGH:
         cost = bare.common_perplexity / kept.common_perplexity - 1
         numbers = (
-            f"{kept.common_perplexity:.4g} with ({kept.label}), {bare.common_perplexity:.4g} without ({bare.label})"
+            f"{perplexity(kept.common_perplexity)} with ({kept.label}), "
+            f"{perplexity(bare.common_perplexity)} without ({bare.label})"
         )
         if cost > 0.01:
-            said.append(f"Dropping the first tokens costs {cost:.1%} of perplexity: {numbers}.")
+            said.append(f"Dropping the first tokens costs {percent(100 * cost)} of perplexity: {numbers}.")
         else:
-            said.append(f"Dropping the first tokens costs nothing ({cost:+.1%}): {numbers}.")
+            said.append(f"Dropping the first tokens costs nothing ({change(cost)}): {numbers}.")
     reference = next((p for p in policies if p.kind == "recompute"), None)
     if kept and reference and kept.common_tokens >= ENOUGH:
         gap = kept.common_perplexity / reference.common_perplexity - 1
         tokens = f"on the {kept.common_tokens:,} tokens both scored"
-        said.append(f"{kept.label} is within {abs(gap):.1%} of {reference.label}, {tokens}.")
+        said.append(f"{kept.label} is within {percent(100 * abs(gap))} of {reference.label}, {tokens}.")
     return said
 
 
