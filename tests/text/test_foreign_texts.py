@@ -28,21 +28,21 @@ def tarred(mode: str) -> bytes:
     return held.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.pdf", b"%PDF-1.7\n1 0 obj", "is a PDF, not text; pdftotext .*a.pdf"),
-        ("a.docx", zipped("word/document.xml"), "is a Word document, not text; pandoc"),
-        ("a.zip", zipped("a.txt"), "is a zip archive, not text; unzip"),
-        ("a.tar.gz", tarred("w:gz"), "is a tar archive, not text; tar -xf"),
-        ("a.tar", tarred("w"), "is a tar archive"),
-        ("a.parquet", b"PAR1\x15\x04\x15\x00\xff", "is a Parquet file.*read_parquet"),
-        ("a.txt", b"\x89PNG\r\n\x1a\n\0", "is a PNG image"),
-        ("book", gzip.compress(b"words"), "name it .*book.gz"),
-        ("book.txt", lzma.compress(b"words"), "name it .*book.txt.xz"),
-        ("m.gguf", b"GGUF\x03\0\0\0", "is a GGUF model, not text; --model takes it"),
-    ],
-)
+KINDS = [
+    ("a.pdf", b"%PDF-1.7\n1 0 obj", "is a PDF, not text; pdftotext .*a.pdf"),
+    ("a.docx", zipped("word/document.xml"), "is a Word document, not text; pandoc"),
+    ("a.zip", zipped("a.txt"), "is a zip archive, not text; unzip"),
+    ("a.tar.gz", tarred("w:gz"), "is a tar archive, not text; tar -xf"),
+    ("a.tar", tarred("w"), "is a tar archive"),
+    ("a.parquet", b"PAR1\x15\x04\x15\x00\xff", "is a Parquet file.*read_parquet"),
+    ("a.txt", b"\x89PNG\r\n\x1a\n\0", "is a PNG image"),
+    ("book", gzip.compress(b"words"), "name it .*book.gz"),
+    ("book.txt", lzma.compress(b"words"), "name it .*book.txt.xz"),
+    ("m.gguf", b"GGUF\x03\0\0\0", "is a GGUF model, not text; --model takes it"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), KINDS, ids=[f"{name}-{said[:8]}" for name, _, said in KINDS])
 @pytest.mark.parametrize("errors", ["strict", "replace"])
 def test_it_is_named(tmp_path, name, content, said, errors):
     path = tmp_path / name
