@@ -110,6 +110,19 @@ def test_bitsandbytes_8_bit(tmp_path):
     assert any("Activations are rounded too (bitsandbytes 8 bit (LLM.int8))" in note for note in loaded.notes)
 
 
+def test_bitsandbytes_8_bit_with_outliers_is_not_taken_for_a_recurrent_model(tmp_path):
+    """LLM.int8 keeps a channel in 16 bits for all tokens of a block where any of them is an outlier in it."""
+    pytest.importorskip("bitsandbytes")
+    model = forms.plain(tmp_path)
+    with torch.no_grad():
+        table_VC = model.get_input_embeddings().weight
+        ids = torch.arange(len(table_VC))
+        table_VC[ids, ids % table_VC.shape[1]] += 180 * table_VC.abs().mean()
+    model.save_pretrained(tmp_path)
+    forms.bitsandbytes(tmp_path, 8, model)
+    assert len(load(ModelSettings(name=str(tmp_path), device="cpu")).layers(40)) == 2
+
+
 @pytest.mark.parametrize("kind", ["Int8WeightOnlyConfig", "Float8WeightOnlyConfig"])
 def test_torchao(kind, tmp_path):
     pytest.importorskip("torchao")
