@@ -1,10 +1,10 @@
 """What a thing taken away costs, and how sure that is: paired differences of losses, token by token.
 
-Losses of neighbouring tokens are alike, so tokens are no independent draws: the standard error is that of the means
-of clusters, samples of a text or, in a stream, blocks of a quarter of its window (batch means; whole windows would be
-too few to tell). With d̄ the mean of K
-clusters' means and s their standard deviation, SE(d̄) = s/√K, and to first order (the delta method) the ratio of
-perplexities exp(d̄) has the error exp(d̄)·SE(d̄). With few clusters it is itself rough: by 1/√(2(K−1)), a quarter at 9.
+Losses of neighbouring tokens are alike, so tokens are no independent draws: the standard error is that of the means of
+clusters, samples of a text or, in a stream, blocks of a quarter of its window (batch means; whole windows would be too
+few to tell). With d̄ the mean of K clusters' means and s their standard deviation, SE(d̄) = s/√K, and to first order (the
+delta method) the ratio of perplexities exp(d̄) has the error exp(d̄)·SE(d̄). With few clusters it is itself rough: by
+1/√(2(K−1)), a quarter at 9.
 """
 
 import math
