@@ -14,7 +14,7 @@ from sinkctl.errors import Interrupted, ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS
-from sinkctl.sinks.storage import own_code
+from sinkctl.sinks.storage import granite_swa, own_code
 from sinkctl.sinks.tokenizer import without_bos
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
@@ -50,6 +50,36 @@ def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_w
     settled = 40  # deeper layers hold no more of what came before the cache was full
     assert (ours[settled - 1 :] - kept[settled:]).abs().max() < 1e-5
     assert (bare[settled - 1 :] - kept[settled:]).abs().max() > 1e-2
+
+
+SLOW = dict(rope_theta=1e30)  # but for the first pair of a head, nothing turns
+
+
+@pytest.mark.parametrize("kind", ["sink_logit", "softmax1"])
+@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2"])
+def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases_of_a_stock_class(family, kind, tmp_path):
+    model_type, settings = STREAMED[family]
+    rope = {"rope_type": "default", **settings.get("rope_parameters", {}), **SLOW}
+    model, window = tiny(model_type, {**settings, "rope_parameters": rope}, dtype=torch.float64), 7
+    width = model.config.hidden_size // model.config.num_attention_heads
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if ".q_proj." in name:  # no query sees the pair that turns
+                x.unflatten(0, (-1, 2, width // 2))[:, :, 0] = 0
+    original = LoadedModel(model, None, family, "in memory")
+    ids_T = torch.randint(3, 64, (120,), generator=torch.Generator().manual_seed(1))
+    ids_T[0] = 1
+    samples = [torch.cat([ids_T[:1], ids_T[start:][: sample_length(window) - 1]]) for start in (1, 20)]
+    record = calibrate(original, samples, window, folded=True)
+    starts = starts_of(SINKS[kind](), original, record, window)
+    assert max(float(start["logit"].abs().max()) for start in starts) < 1e-4, "the biases hold all of it"
+    granite_swa.build(model, starts).save_pretrained(tmp_path)
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    kept = nll(original, SinkWindow(sinks=1, window=window), ids_T)
+    ours = nll(LoadedModel(converted, None, family, "in memory"), SinkWindow(sinks=0, window=window), ids_T[1:])
+    bare = nll(original, SinkWindow(sinks=0, window=window), ids_T[1:])
+    assert (ours[39:] - kept[40:]).abs().max() < 1e-4
+    assert (bare[39:] - kept[40:]).abs().max() > 1e-2
 
 
 def test_calibration_is_the_published_rule_with_one_sink(demo, book):
