@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import Interrupted, ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.positions import Rotation
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS
 from sinkctl.sinks.storage import granite_swa, own_code
 from sinkctl.sinks.tokenizer import without_bos
 from sinkctl.tasks.convert import run
-from sinkctl.tasks.convert.calibrate import calibrate, sample_length
+from sinkctl.tasks.convert.calibrate import calibrate, sample_length, slow_part
 from sinkctl.tasks.convert.start import starts_of
 from sinkctl.tasks.stream.scorers import scorer_for
 
@@ -82,6 +83,19 @@ def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases_of_a_stock_c
     assert (bare[39:] - kept[40:]).abs().max() > 1e-2
 
 
+def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():
+    key_GD = torch.arange(1.0, 9.0)[None]
+    halves = Rotation("half", 0, torch.tensor([1.0, 0.02, 0.0]).double())
+    pairs = Rotation("interleaved", 2, torch.tensor([1.0, 0.02, 0.0]).double())
+    angle = torch.tensor(-0.02 * 5)
+    second, fifth = 2 * angle.cos() - 5 * angle.sin(), 5 * angle.cos() + 2 * angle.sin()
+    slow_D = torch.tensor([0.0, second, 3.0, 0.0, fifth, 6.0, 7.0, 8.0])
+    assert torch.allclose(slow_part(key_GD, halves, reach=5, read=49)[0], slow_D, atol=1e-6)
+    none_D = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0])
+    assert torch.allclose(slow_part(key_GD, pairs, reach=5, read=51)[0], none_D, atol=1e-6)
+    assert torch.equal(slow_part(key_GD, None, reach=5, read=51), key_GD)
+
+
 def test_calibration_is_the_published_rule_with_one_sink(demo, book):
     ids_T = torch.tensor(demo.tokenizer(book[:8000]).input_ids)[: sample_length(40)]
     (first, *_) = calibrate(demo, [ids_T], 40)
@@ -104,10 +118,15 @@ def test_calibration_is_the_published_rule_with_one_sink(demo, book):
 
 @pytest.mark.parametrize(
     ("kind", "model_type", "closes"),
-    [("sink_logit", "granite_swa", 0.8), ("kv_bias", "sink_llama", 0.97), ("value_bias", "llama", None)],
+    [
+        ("sink_logit", "granite_swa", 0.97),
+        ("softmax1", "granite_swa", 0.8),
+        ("kv_bias", "sink_llama", 0.97),
+        ("value_bias", "llama", None),
+    ],
 )
 def test_the_built_in_model_streams_without_kept_tokens_by_design(demo, tmp_path, kind, model_type, closes):
-    out = convert(tmp_path / "out", kind, demo)
+    out = convert(tmp_path / "out", kind, demo, sink={"start": "match"})
     detail = out.result.convert
     assert detail.model_type == model_type
     assert max(detail.calibration.key_spread, detail.calibration.value_spread) < 1e-5, "it sees itself alone"

@@ -150,6 +150,11 @@ class Conversion:
                     f"none keeps a first token; take --window {max(f.window for f in facts)} or less, or --start zero"
                 )
         starts = starts_of(self.sink, self.loaded, seen, window)
+        if self.folds:
+            self.choices["biases"] = (
+                "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
+                "value: a stock class has biases for both"
+            )
         if seen:
             self.calibration = calibration_of(
                 self.loaded, seen, starts, window, len(samples), sum(len(ids) for ids in samples)
