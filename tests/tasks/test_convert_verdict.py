@@ -223,9 +223,10 @@ def test_a_start_that_is_worse_than_nothing_says_so_and_what_is_not():
         return verdict_of(detail(mechanism=mechanism, streams=lines, training=None))[1]
 
     assert said("value_bias", 41.0) == (
-        "That is no better than nothing in the first token's place: do not use it untrained; --start zero leaves the "
+        "That is worse than nothing in the first token's place: do not use it untrained; --start zero leaves the "
         "model as it was, and --steps trains it."
     )
+    assert said("none", 40.0) == "That is no better than taking the first token away with nothing in its place."
     assert said("sigmoid", 4e9) == (
         "This start destroys the model: do not use it untrained; --start zero --set sink.mix=0 leaves the model as it "
         "was, and --steps trains it."

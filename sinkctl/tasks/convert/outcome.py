@@ -15,15 +15,10 @@ from sinkctl.result.convert import (
 )
 from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement
+from sinkctl.tasks.convert.untrained import worse_than_nothing
 
 NOTHING = 0.005  # a share of perplexity that is no difference
 GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
-RUIN = 4  # times the perplexity without anything in the first token's place
-# Settings with which a model computes what it did.
-HARMLESS = {
-    "sink_logit": "--start exact", "gate": "--start exact", "value_bias": "--start zero",
-    **dict.fromkeys(("sigmoid", "elu", "softpick", "clipped_softmax"), "--start zero --set sink.mix=0"),
-}  # fmt: skip
 PART = 20  # one step in so many, 5 %, stands for the beginning or the end of training
 TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 
@@ -146,18 +141,12 @@ def _streams(detail: ConvertDetail) -> list[str]:
     closed = gap_closed(detail.streams)
     if closed is None:
         return [said, "The original hardly loses without its first token, so there was little to replace."]
+    if closed <= 0 and after <= without * (1 + NOTHING):
+        return [said, "That is no better than taking the first token away with nothing in its place."]
     if closed <= 0:
-        return [said, _worse_than_nothing(detail.mechanism, after, without)]
+        return [said, worse_than_nothing(detail.mechanism, after, without)]
     made_good = f"{percent(100 * closed)} of" if closed < 1 else "all of"
     return [said, f"That makes good {made_good} what the first token's absence costs."]
-
-
-def _worse_than_nothing(mechanism: str, after: float, without: float) -> str:
-    """What an untrained start is not to be used for, and the setting that leaves the model as it was."""
-    destroyed = after > RUIN * without
-    said = "This start destroys the model" if destroyed else "That is no better than nothing in the first token's place"
-    harmless = f"; {HARMLESS[mechanism]} leaves the model as it was" if mechanism in HARMLESS else ""
-    return f"{said}: do not use it untrained{harmless}, and --steps trains it."
 
 
 def _trained(detail: ConvertDetail, training: Training) -> list[str]:
