@@ -23,7 +23,8 @@ from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, START, f
 
 ROWS = (
     ("sink_logit", {}), ("sink_logit", {"start": "zero", "bos": "drop"}), ("softmax1", {}), ("key_bias", {}),
-    ("kv_bias", {}), ("value_bias", {}), ("gate", {"start": "match"}), ("gate", {"start": "exact", "bos": "drop"}),
+    ("kv_bias", {}), ("value_bias", {"start": "match"}), ("gate", {"start": "match"}),
+    ("gate", {"start": "exact", "bos": "drop"}),
     ("softpick", {}), ("clipped_softmax", {}), ("sigmoid", {}), ("elu", {}), ("sink_token", {}),
     ("sink_token", {"start": "mean"}),
 )  # fmt: skip

@@ -34,8 +34,8 @@ from sinkctl.tasks.convert.outcome import fed, meant, streamed
 PARTS = ("rates", "streams", "free", "tuned")
 MECHANISMS = (
     ("kv_bias", {}), ("key_bias", {}), ("sink_logit", {}), ("sink_logit", {"bias": False}), ("softpick", {}),
-    ("clipped_softmax", {}), ("sink_token", {}), ("gate", {"start": "match"}), ("softmax1", {}), ("value_bias", {}),
-    ("sigmoid", {}), ("elu", {}),
+    ("clipped_softmax", {}), ("sink_token", {}), ("gate", {"start": "match"}), ("softmax1", {}),
+    ("value_bias", {"start": "match"}), ("sigmoid", {}), ("elu", {}),
 )  # fmt: skip
 TUNED = (("sink_logit", {}), ("sink_token", {}), ("gate", {}))
 KEPT = (0, 1, 2, 4, 8)

@@ -28,6 +28,10 @@ GATES = {
     for place in ("output", "value", "input")
     for form in ("headwise", "elementwise")
 }
+GATES["output_headwise_constant"] = {
+    **GATES["output_headwise"],
+    "parameters": [*GATES["output_headwise"]["parameters"], "bias"],
+}
 # Mean and spread of the parameters: logits and scores near a log-sum-exp, a gamma that clips many weights but not all.
 DRAWN = dict(logit=(2, 1), key=(0, 1), value=(0, 1), offset=(-1, 0.5), first=(2, 1), bias=(0, 1))
 

@@ -18,6 +18,19 @@ class ScoreRows(NamedTuple):
     v_GSE: Tensor
 
 
+class Folded(NamedTuple):
+    """The same queries before keys that lack k*, of a softmax with one more outcome.
+
+    softmax over [q·(k − k*), s] is softmax over [q·k, s + q·k*]: a constant on the keys makes the logit s depend on the
+    query, as a key of its own would. A constant before the rotation is turned with its key, so k* has only the pairs
+    that turn by less than a radian over all the model reads. Σ p (v − v*) + v* is Σ p v + (1 − Σ p) v*, whatever p.
+    """
+
+    key_GD: Tensor  # k*: of the first token's key, what lies in slow pairs
+    lse_HN: Tensor
+    out_HNE: Tensor
+
+
 @dataclass(frozen=True)
 class FirstToken:
     """One layer under the published rule with one sink, the first token; float32, over queries with a full cache.
@@ -34,6 +47,7 @@ class FirstToken:
     out_HNE: Tensor  # attention over the other keys alone
     x_NC: Tensor | None = None  # what the layer's projections take
     rows: list[ScoreRows] = field(default_factory=list)
+    folded: Folded | None = None
 
     @property
     def mass_HN(self) -> Tensor:
@@ -54,6 +68,13 @@ class FirstToken:
 def constant_part(seen: FirstToken, kept_HN: Tensor, added_HNE: Tensor | float = 0.0) -> Tensor:
     """The constant that, added to kept·out + added, comes nearest to the layer's output as it was: [H, E]."""
     return (seen.written_HNE() - kept_HN[..., None] * seen.out_HNE - added_HNE).mean(1)
+
+
+def folded_start(seen: FirstToken, kept_HN: Tensor) -> dict[str, Tensor]:
+    """What keys and values lose, `key` [G, D] and `value` [G, E], and the constant `bias` [H, E] that outputs gain."""
+    out_HNE = seen.folded.out_HNE - seen.values_HE[:, None]
+    bias_HE = (seen.written_HNE() - kept_HN[..., None] * out_HNE).mean(1)
+    return {"key": seen.folded.key_GD, "value": seen.value_GE, "bias": bias_HE}
 
 
 def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 36) -> Tensor:

@@ -215,7 +215,7 @@ def _of_sink_key(key: SinkKey, sums: AttentionSums) -> Tensor:
 
 def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], channels: int) -> AttentionView:
     call, sums, sink = shown["call"], shown["sums"], sink_of(shown["call"].module)
-    if sink is not None:  # its constant part is attention's output too, and no gate
+    if sink is not None and sink.attends:  # its constant part is attention's output too, and no gate
         sums = sums._replace(out_BHTE=sink.added(sums.out_BHTE.transpose(1, 2)).transpose(1, 2))
     weight, kept = shown.get("weight"), shown.get("kept")
     if weight is not None and weight.shape[0] != channels:
@@ -235,6 +235,7 @@ def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], 
         weighed_by=_weighed_by(call),
         projection_CHE=weight,
         kept_NHTE=None if kept is None else apart(kept, 2),
+        constant_HE=None if sink is None or sink.attends else sink.bias,
     )
 
 

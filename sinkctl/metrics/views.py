@@ -45,6 +45,7 @@ class AttentionView:
     weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # (scores, seen) → weights, in place of softmax
     weighed_by: str | None = None  # its name
     kept_NHTE: Tensor | None = None  # what entered the output projection: after a gate or norm, where there is one
+    constant_HE: Tensor | None = None  # of that, what a designed sink adds behind its gate
 
     @property
     def length_N(self) -> Tensor:

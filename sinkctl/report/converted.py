@@ -64,7 +64,10 @@ def mechanism_words(detail: ConvertDetail) -> str:
     if (mix := settings.get("mix", 1.0)) != 1:
         words += f"; {mix:g} of that is mixed with {1 - mix:g} of the softmax"
     layers = [] if detail.calibration is None else detail.calibration.layers
-    if detail.mechanism != "value_bias" and any("bias" in layer.begun for layer in layers):
+    begun = {name for layer in layers for name in layer.begun}
+    if detail.mechanism in ("sink_logit", "softmax1") and "key" in begun:
+        words += ", and biases on keys, values and outputs hold more of the first token"
+    elif detail.mechanism != "value_bias" and "bias" in begun:
         words += ", and a constant is added to what each head gives"
     return words
 

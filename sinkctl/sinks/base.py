@@ -54,6 +54,11 @@ class Sink(BaseModel):
         """Whether it needs what the projections take."""
         return False
 
+    @property
+    def folds(self) -> bool:
+        """Whether biases on keys and values serve the start, where the class it is stored in has them."""
+        return False
+
     def begin(self, shape: LayerShape, seen: "FirstToken | None") -> "Start":
         """The parameters a layer begins with, float32; `seen` where `measured`."""
         raise NotImplementedError

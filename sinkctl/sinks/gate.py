@@ -22,6 +22,7 @@ class Gate(Sink):
         description="exact: W = 0 and the next (input: the three next) projections doubled, so nothing changes; match: "
         "the output gate nearest to what the softmax kept beside the first token, which goes.",
     )
+    bias: bool = Field(True, description="match: add the first token's mean contribution to the gated output.")
 
     @model_validator(mode="after")
     def _match_is_for_outputs(self) -> "Gate":
@@ -36,6 +37,8 @@ class Gate(Sink):
     def begin(self, shape: LayerShape, seen):
         import torch
 
+        from sinkctl.metrics.first_token import constant_part
+
         blocks, size = {
             "output": (shape.heads, shape.value_width), "value": (shape.kv_heads, shape.value_width),
             "input": (1, shape.hidden),
@@ -44,7 +47,11 @@ class Gate(Sink):
         if self.start == "exact":
             return {"gate.weight": torch.zeros(blocks * size, shape.hidden)}
         weight_HC, bias_H = _regressed(seen.x_NC, (seen.lse_HN - seen.score_HN).T)
-        return {"gate.weight": weight_HC.repeat_interleave(size, 0), "gate.bias": bias_H.repeat_interleave(size, 0)}
+        gate = {"gate.weight": weight_HC.repeat_interleave(size, 0), "gate.bias": bias_H.repeat_interleave(size, 0)}
+        if not self.bias:
+            return gate
+        gate_HN = torch.sigmoid(seen.x_NC @ weight_HC.T + bias_H).T
+        return gate | {"bias": constant_part(seen, gate_HN)}
 
     def stored(self) -> dict[str, Any]:
         return {"kind": self.kind, "place": self.place, "form": self.form}

@@ -12,15 +12,24 @@ class Softmax1(Sink):
 
     kind: Literal["softmax1"] = "softmax1"
     start: Literal["match", "zero"] = Field(
-        "match", description="match: the first token goes, its mean contribution stays as a bias; zero: nothing else."
+        "match",
+        description="match: the first token goes, its mean contribution stays as a bias; in a stock class and "
+        "untrained, what of its key hardly turns, and its value, are also taken from all keys and values; zero: "
+        "nothing else.",
     )
+
+    @property
+    def folds(self) -> bool:
+        return self.start == "match"
 
     def begin(self, shape: LayerShape, seen):
         import torch
 
-        from sinkctl.metrics.first_token import constant_part
+        from sinkctl.metrics.first_token import constant_part, folded_start
 
         logit = {"logit": torch.zeros(shape.heads)}
         if self.start == "zero":
             return logit
+        if seen.folded is not None:
+            return logit | folded_start(seen, torch.sigmoid(seen.folded.lse_HN))
         return logit | {"bias": constant_part(seen, torch.sigmoid(seen.lse_HN))}

@@ -12,7 +12,9 @@ class ValueBias(Sink):
 
     kind: Literal["value_bias"] = "value_bias"
     start: Literal["match", "zero"] = Field(
-        "match", description="match: what the outputs lack on average without the first token; zero: v* = 0."
+        "zero",
+        description="zero: v* = 0; match: what the outputs lack on average without the first token, which goes (on a "
+        "real checkpoint worse than nothing in its place).",
     )
 
     def begin(self, shape: LayerShape, seen):

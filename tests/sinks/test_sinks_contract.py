@@ -4,11 +4,13 @@ from typing import get_args
 
 import pytest
 import torch
+from designed import GATES, designed
 from pydantic import TypeAdapter
 
 from sinkctl.metrics.first_token import FirstToken, ScoreRows
 from sinkctl.sinks import SINKS, AnySink, LayerShape
 from sinkctl.sinks.code.sink_attention import AttentionSink
+from sinkctl.sinks.code.sink_model import attention_layers, output_of
 
 SHAPE = LayerShape(heads=4, kv_heads=2, width=8, value_width=8, hidden=24)
 N, S = 40, 16
@@ -113,6 +115,24 @@ def test_a_matched_gate_keeps_what_the_softmax_kept_where_inputs_tell():
     start = SINKS["gate"](start="match").begin(SHAPE, told)
     gate_HN = torch.sigmoid(told.x_NC @ start["gate.weight"].T + start["gate.bias"]).T
     assert torch.allclose(gate_HN, 1 - told.mass_HN, atol=0.02)
+
+
+@torch.no_grad()
+def test_a_matched_gate_leaves_no_constant_error_and_its_constant_is_not_gated():
+    record = seen()
+    start = SINKS["gate"](start="match").begin(SHAPE, record)
+    gate_HN = torch.sigmoid(record.x_NC @ start["gate.weight"].T + start["gate.bias"]).T
+    out_HNE = gate_HN[..., None] * record.out_HNE + start["bias"][:, None]
+    assert torch.allclose(out_HNE.mean(1), record.written_HNE().mean(1), atol=1e-5)
+    assert set(start) - set(SINKS["gate"](start="match", bias=False).begin(SHAPE, record)) == {"bias"}
+    shown, model = [], designed("llama", GATES["output_headwise_constant"])
+    first = attention_layers(model)[0]
+    output_of(first).register_forward_hook(lambda module, inputs, out: shown.append(inputs[0]))
+    model(torch.tensor([[5, 9, 3]]))
+    bias_HE = first.sink.bias.clone()
+    first.sink.bias.zero_()
+    model(torch.tensor([[5, 9, 3]]))
+    assert torch.allclose(shown[0] - shown[1], bias_HE.flatten(), atol=1e-5)
 
 
 def test_a_gate_that_begins_with_a_match_is_one_of_outputs():

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import Interrupted, ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.positions import Rotation
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS
-from sinkctl.sinks.storage import own_code
+from sinkctl.sinks.storage import granite_swa, own_code
 from sinkctl.sinks.tokenizer import without_bos
 from sinkctl.tasks.convert import run
-from sinkctl.tasks.convert.calibrate import calibrate, sample_length
+from sinkctl.tasks.convert.calibrate import calibrate, sample_length, slow_part
 from sinkctl.tasks.convert.start import starts_of
 from sinkctl.tasks.stream.scorers import scorer_for
 
@@ -52,6 +53,49 @@ def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_w
     assert (bare[settled - 1 :] - kept[settled:]).abs().max() > 1e-2
 
 
+SLOW = dict(rope_theta=1e30)  # but for the first pair of a head, nothing turns
+
+
+@pytest.mark.parametrize("kind", ["sink_logit", "softmax1"])
+@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2"])
+def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases_of_a_stock_class(family, kind, tmp_path):
+    model_type, settings = STREAMED[family]
+    rope = {"rope_type": "default", **settings.get("rope_parameters", {}), **SLOW}
+    model, window = tiny(model_type, {**settings, "rope_parameters": rope}, dtype=torch.float64), 7
+    width = model.config.hidden_size // model.config.num_attention_heads
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if ".q_proj." in name:  # no query sees the pair that turns
+                x.unflatten(0, (-1, 2, width // 2))[:, :, 0] = 0
+    original = LoadedModel(model, None, family, "in memory")
+    ids_T = torch.randint(3, 64, (120,), generator=torch.Generator().manual_seed(1))
+    ids_T[0] = 1
+    samples = [torch.cat([ids_T[:1], ids_T[start:][: sample_length(window) - 1]]) for start in (1, 20)]
+    record = calibrate(original, samples, window, folded=True)
+    starts = starts_of(SINKS[kind](), original, record, window)
+    assert max(float(start["logit"].abs().max()) for start in starts) < 1e-4, "the biases hold all of it"
+    granite_swa.build(model, starts).save_pretrained(tmp_path)
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    kept = nll(original, SinkWindow(sinks=1, window=window), ids_T)
+    ours = nll(LoadedModel(converted, None, family, "in memory"), SinkWindow(sinks=0, window=window), ids_T[1:])
+    bare = nll(original, SinkWindow(sinks=0, window=window), ids_T[1:])
+    assert (ours[39:] - kept[40:]).abs().max() < 1e-4
+    assert (bare[39:] - kept[40:]).abs().max() > 1e-2
+
+
+def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():
+    key_GD = torch.arange(1.0, 9.0)[None]
+    halves = Rotation("half", 0, torch.tensor([1.0, 0.02, 0.0]).double())
+    pairs = Rotation("interleaved", 2, torch.tensor([1.0, 0.02, 0.0]).double())
+    angle = torch.tensor(-0.02 * 5)
+    second, fifth = 2 * angle.cos() - 5 * angle.sin(), 5 * angle.cos() + 2 * angle.sin()
+    slow_D = torch.tensor([0.0, second, 3.0, 0.0, fifth, 6.0, 7.0, 8.0])
+    assert torch.allclose(slow_part(key_GD, halves, reach=5, read=49)[0], slow_D, atol=1e-6)
+    none_D = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0])
+    assert torch.allclose(slow_part(key_GD, pairs, reach=5, read=51)[0], none_D, atol=1e-6)
+    assert torch.equal(slow_part(key_GD, None, reach=5, read=51), key_GD)
+
+
 def test_calibration_is_the_published_rule_with_one_sink(demo, book):
     ids_T = torch.tensor(demo.tokenizer(book[:8000]).input_ids)[: sample_length(40)]
     (first, *_) = calibrate(demo, [ids_T], 40)
@@ -74,10 +118,15 @@ def test_calibration_is_the_published_rule_with_one_sink(demo, book):
 
 @pytest.mark.parametrize(
     ("kind", "model_type", "closes"),
-    [("sink_logit", "granite_swa", 0.8), ("kv_bias", "sink_llama", 0.97), ("value_bias", "llama", None)],
+    [
+        ("sink_logit", "granite_swa", 0.97),
+        ("softmax1", "granite_swa", 0.8),
+        ("kv_bias", "sink_llama", 0.97),
+        ("value_bias", "llama", None),
+    ],
 )
 def test_the_built_in_model_streams_without_kept_tokens_by_design(demo, tmp_path, kind, model_type, closes):
-    out = convert(tmp_path / "out", kind, demo)
+    out = convert(tmp_path / "out", kind, demo, sink={"start": "match"})
     detail = out.result.convert
     assert detail.model_type == model_type
     assert max(detail.calibration.key_spread, detail.calibration.value_spread) < 1e-5, "it sees itself alone"

@@ -217,6 +217,22 @@ def test_without_training_the_verdict_is_of_the_start_and_four_kept_tokens_chang
     assert verdict_of(detail(streams=streams(converted=(None, None, 31.0)), training=None)) == []
 
 
+def test_a_start_that_is_worse_than_nothing_says_so_and_what_is_not():
+    def said(mechanism: str, perplexity: float) -> str:
+        lines = streams(original=ORIGINAL, converted=(None, None, perplexity))
+        return verdict_of(detail(mechanism=mechanism, streams=lines, training=None))[1]
+
+    assert said("value_bias", 41.0) == (
+        "That is worse than nothing in the first token's place: do not use it untrained; --start zero leaves the "
+        "model as it was, and --steps trains it."
+    )
+    assert said("none", 40.0) == "That is no better than taking the first token away with nothing in its place."
+    assert said("sigmoid", 4e9) == (
+        "This start destroys the model: do not use it untrained; --start zero --set sink.mix=0 leaves the model as it "
+        "was, and --steps trains it."
+    )
+
+
 def test_every_number_has_a_name():
     lines = samples(original=(20.0, None, 76.5), converted=(22.0, 0.07, 0.0), control=(21.5, 0.05, 0.2))
     lines = [line.model_copy(update={"kurtosis": 10.0 * place}) for place, line in enumerate(lines, 1)]

@@ -98,8 +98,11 @@ class AttentionSink(nn.Module):
         return mixed_BHTS.masked_fill(~seen, 0.0)
 
     def added(self, out_BTHE: Tensor) -> Tensor:
-        """A layer's output with its constant part."""
-        return out_BTHE if self.bias is None else out_BTHE + self.bias.to(out_BTHE.dtype)
+        """A layer's output with its constant part; heads apart or, behind a gate, side by side."""
+        if self.bias is None:
+            return out_BTHE
+        bias = self.bias.to(out_BTHE.dtype)
+        return out_BTHE + (bias if out_BTHE.dim() == 4 else bias.flatten())
 
 
 def _softpick(score_BHTS: Tensor, seen: Tensor) -> Tensor:

@@ -93,11 +93,11 @@ class _Wire:
         return (args, kwargs | {"hidden_states": gated}) if "hidden_states" in kwargs else ((gated, *args[1:]), kwargs)
 
     def gate_output(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        """out ⊙ σ(W x) before the output projection, x the layer's input (arXiv 2505.06708, G1)."""
+        """out ⊙ σ(W x), and a constant, before the output projection, x the layer's input (arXiv 2505.06708, G1)."""
         if module is not self.projection:
             return None
         shown, self.shown = self.shown, None
-        return (self._times(inputs[0], shown),)
+        return (self.attention.sink.added(self._times(inputs[0], shown)),)
 
     def gate_value(self, module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor | None:
         """v ⊙ σ(W x), x the layer's input (the same, G2)."""

@@ -1,18 +1,20 @@
 """Sink logits of Llama-like models, stored as `granite_swa`: a stock class, in transformers, vLLM and llama.cpp.
 
 Its attention is Llama's times σ(lse − s), which is a softmax with one more outcome of logit s and value 0; `bias` goes
-into the output projection's (`biased.py`). With s = −1e4 and no bias, logits are bit-identical to those of the
-source's eager attention; sdpa, which granite_swa lacks, rounds otherwise. Inexact: in half precision log-sum-exp and s
-are rounded before they are subtracted. Rows of padding tokens differ, which no other token sees.
+into the output projection's (`biased.py`), what keys and values lose into the biases of theirs. With s = −1e4 and no
+bias, logits are bit-identical to those of the source's eager attention; sdpa, which granite_swa lacks, rounds
+otherwise. Inexact: in half precision log-sum-exp and s are rounded before they are subtracted. Rows of padding tokens
+differ, which no other token sees.
 llama.cpp loads the class only with a sliding layer. Where the source has none, the first is called one, with a window
 that no text fills (`masks.FAR`): it sees all of the past, here as everywhere.
-H query heads, E value width.
+H query heads, G key/value heads, D key width, E value width.
 """
 
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sinkctl.model.masks import FAR
@@ -51,18 +53,37 @@ def lacks(config: PreTrainedConfig) -> str | None:
 
 
 def build(model: PreTrainedModel, starts: Sequence[dict[str, Tensor]]) -> PreTrainedModel:
-    """The model to save: `logit` [H] of each start as its layer's sinks, `bias` [H, E], if any, behind the heads."""
+    """The model to save: `logit` [H] of each start as its layer's sinks, `bias` [H, E], if any, behind the heads.
+
+    `key` [G, D] and `value` [G, E], if any, are taken from every key, before its rotation, and from every value.
+    """
     weights, biased = model.state_dict(), False
     for (name, projection), start in zip(output_projections(model), starts, strict=True):
-        assert {"logit"} <= set(start) <= {"logit", "bias"}, start.keys()
+        assert {"logit"} <= set(start) <= {"logit", "bias", "key", "value"}, start.keys()
         assert math.isfinite(start["logit"].sum()), "a sink that takes nothing has logit -1e4"
         attention = name.rpartition(".")[0]
         weights[f"{attention}.sinks"] = start["logit"].to(projection.weight, copy=True)
         query_biased = model.get_submodule(f"{attention}.q_proj").bias is not None
-        biased |= query_biased or "bias" in start
+        biased |= query_biased or set(start) != {"logit"}
         if "bias" in start:
             weights[f"{name}.bias"] = folded(projection, start["bias"])
+        if "key" in start:
+            lost = {"k_proj": start["key"] / _lengthened(model), "v_proj": start["value"]}
+            weights |= {
+                f"{attention}.{n}.bias": _less(model.get_submodule(f"{attention}.{n}"), x) for n, x in lost.items()
+            }
     return filled(_target(model.config, biased), model, weights)
+
+
+def _lengthened(model: PreTrainedModel) -> float:
+    """By how much rotary embedding makes keys longer (YaRN)."""
+    return next((m.attention_scaling for m in model.modules() if hasattr(m, "attention_scaling")), 1.0)
+
+
+def _less(projection: nn.Linear, lost_GD: Tensor) -> Tensor:
+    """The bias of a projection that gives so much less than it did."""
+    lost = lost_GD.flatten().to(projection.weight.device, torch.promote_types(projection.weight.dtype, torch.float32))
+    return (-lost if projection.bias is None else projection.bias - lost).detach().to(projection.weight.dtype)
 
 
 def _target(config: PreTrainedConfig, biased: bool) -> PreTrainedConfig:

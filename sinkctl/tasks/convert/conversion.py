@@ -117,6 +117,11 @@ class Conversion:
         return written, self.judge.found.ordered()
 
     @property
+    def folds(self) -> bool:
+        """Whether biases on keys and values serve the start: trained is the mechanism's own code, which has none."""
+        return self.sink.folds and not self.form.own_code and not self.recipe.steps
+
+    @property
     def named(self) -> str | None:
         """What the converted tokenizer puts in front, where it is no BOS token."""
         return "sink token" if self.sink.kind == "sink_token" else None
@@ -134,6 +139,7 @@ class Conversion:
             samples = self._samples()
             seen = calibrate(
                 self.loaded, samples, window, whole_rows=self.sink.whole_rows, hidden=self.sink.hidden,
+                folded=self.folds,
                 progress=lambda share: self.told("calibrating", CALIBRATING + (TRAINING - CALIBRATING) * share),
                 stop=self.stop,
             )  # fmt: skip
@@ -144,6 +150,11 @@ class Conversion:
                     f"none keeps a first token; take --window {max(f.window for f in facts)} or less, or --start zero"
                 )
         starts = starts_of(self.sink, self.loaded, seen, window)
+        if self.folds:
+            self.choices["biases"] = (
+                "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
+                "value: a stock class has biases for both"
+            )
         if seen:
             self.calibration = calibration_of(
                 self.loaded, seen, starts, window, len(samples), sum(len(ids) for ids in samples)

@@ -15,6 +15,7 @@ from sinkctl.result.convert import (
 )
 from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement
+from sinkctl.tasks.convert.untrained import worse_than_nothing
 
 NOTHING = 0.005  # a share of perplexity that is no difference
 GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
@@ -140,8 +141,10 @@ def _streams(detail: ConvertDetail) -> list[str]:
     closed = gap_closed(detail.streams)
     if closed is None:
         return [said, "The original hardly loses without its first token, so there was little to replace."]
-    if closed <= 0:
+    if closed <= 0 and after <= without * (1 + NOTHING):
         return [said, "That is no better than taking the first token away with nothing in its place."]
+    if closed <= 0:
+        return [said, worse_than_nothing(detail.mechanism, after, without)]
     made_good = f"{percent(100 * closed)} of" if closed < 1 else "all of"
     return [said, f"That makes good {made_good} what the first token's absence costs."]
 
