@@ -12,15 +12,13 @@ import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from places import DATA
 
 if TYPE_CHECKING:
     from sinkctl.model.load import LoadedModel
-
-DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ class Command:
     """`sinkctl …` in a process of its own; what it says is kept, its stdout only where no other file is given."""
 
     def __init__(self, *words, stdin=None, stdout=None, before: Callable[[], None] | None = None, **environment: str):
-        """`before`, a module's function, is called there first; `environment` is added to this process's."""
+        """`before`, a function of this module, is called there first; `environment` is added to this process's."""
         self._said = (TemporaryFile(), TemporaryFile())  # noqa: SIM115 (they go with this)
         with open(os.devnull, "rb") as nothing:
             files = (stdin or nothing, stdout or self._said[0], self._said[1])
@@ -72,6 +72,13 @@ def _run(words: list[str], handles: list[Connection], environment: dict[str, str
     if before is not None:
         before()
     main()
+
+
+def saving_often() -> None:
+    """A checkpoint after every block, so that kills fall on every stage of writing one."""
+    from sinkctl.tasks.stream import task
+
+    task.SAVE_SECONDS, task.SAVE_SHARE = 0, 1e9
 
 
 def piped(line: str) -> list[tuple[int, str]]:

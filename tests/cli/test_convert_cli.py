@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import DATA
+from places import DATA
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sinkctl as package

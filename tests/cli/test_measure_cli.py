@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import DATA
+from places import DATA
 
 QUICK = ("--samples", "4", "--no-cost")
 

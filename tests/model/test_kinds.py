@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from conftest import DATA
+from places import DATA
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, BertLMHeadModel, PreTrainedTokenizerFast

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import DATA
 from families import STREAMED, tiny
+from places import DATA
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,

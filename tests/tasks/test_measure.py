@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from carrier import carrier, planted, zero_weights
-from conftest import DATA
 from families import HYBRID, STREAMED, tiny
+from places import DATA
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError, UsageError
 from sinkctl.model.load import LoadedModel

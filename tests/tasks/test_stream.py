@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import DATA
 from families import REFUSED, tiny
-from processes import Command
+from places import DATA
+from processes import Command, saving_often
 from torch.nn.functional import cross_entropy
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError, TextError, UsageError
@@ -19,7 +19,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.shorthand import policy
 from sinkctl.result.store import RunFolder
-from sinkctl.tasks.stream import StreamRun, run, task
+from sinkctl.tasks.stream import StreamRun, run
 
 
 def recipe(files=(), policies=("4+60",), **settings):
@@ -187,11 +187,6 @@ def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path):
             assert whole["stream"][key] == cut["stream"][key]
         assert np.load(at / "nll.npy").shape == (3, len(outcome.nll["4+60"]))
         assert not (at / "state").exists()
-
-
-def saving_often() -> None:
-    """A checkpoint after every block, so that kills fall on every stage of writing one."""
-    task.SAVE_SECONDS, task.SAVE_SHARE = 0, 1e9
 
 
 def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(tmp_path, book):
