@@ -174,7 +174,9 @@ def _engines(detail: ConvertDetail) -> list[str]:
         "the file loads with `--override-kv` for `granite_swa.attention.key_length`, "
         "`granite_swa.attention.value_length` and `granite_swa.rope.dimension_count`, each `=int:` that width. vLLM "
         "has the class (read in 0.32, not run); `--disable-hybrid-kv-cache-manager` keeps its KV cache in one group. "
-        "A `sliding_window` of 1,048,576 is there for llama.cpp, which wants one sliding layer: no text fills it.",
+        "A `sliding_window` of 1,048,576 is there for llama.cpp, which wants one sliding layer: no text fills it. "
+        'transformers quantizes the caches of full attention alone (`cache_implementation="quantized"`); for that, '
+        '`from_pretrained(…, layer_types=["full_attention"] * LAYERS)` calls the first layer what it is.',
         "",
     ]
 

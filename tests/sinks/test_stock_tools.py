@@ -6,8 +6,7 @@ import pytest
 import torch
 from designed import designed
 from families import tiny
-from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, QuantizedCache, TorchAoConfig
 
 from sinkctl.sinks.storage import granite_swa
 
@@ -19,7 +18,7 @@ OWN = {
     "gate": dict(kind="gate", place="output", form="headwise", parameters=["gate.weight"]),
     "gate_value": dict(kind="gate", place="value", form="headwise", parameters=["gate.weight"]),
 }
-SMALL = {"hidden_size": HEADS * WIDTH, "intermediate_size": 96}
+SMALL = {"hidden_size": HEADS * WIDTH, "intermediate_size": 128}
 by_form = pytest.mark.parametrize("form", ["granite_swa", *OWN])
 
 
@@ -80,17 +79,55 @@ def test_lora_is_trained_loaded_and_merged(form, tmp_path):
 
 
 @by_form
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes 8", "bitsandbytes 4"])
 @torch.no_grad()
-def test_weights_of_8_bits_err_as_much_as_those_of_the_stock_class(form):
-    """Linear layers alone are quantized; sinks are not."""
-    torchao = pytest.importorskip("torchao.quantization")
-    plain, error = tiny("llama", SMALL, torch.float32), {}
-    for name, model in {"stock": plain, form: converted(form)}.items():
-        exact, quantized = model(IDS).logits, copy.deepcopy(model)
-        torchao.quantize_(quantized, torchao.Int8WeightOnlyConfig(), filter_fn=_outside_of_sinks)
+def test_quantized_weights_err_as_much_as_those_of_the_stock_class(form, package, tmp_path):
+    """Projections alone are quantized; sinks are not."""
+    quantization = pytest.importorskip("torchao.quantization" if package == "torchao" else "bitsandbytes")
+    if package == "torchao":
+        asked = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    else:
+        four = package.endswith("4")
+        asked = BitsAndBytesConfig(load_in_8bit=not four, load_in_4bit=four, bnb_4bit_compute_dtype=torch.float32)
+    error = {}
+    for name, model in {"stock": tiny("llama", SMALL, torch.float32), form: converted(form)}.items():
+        model.save_pretrained(tmp_path / name)
+        quantized = AutoModelForCausalLM.from_pretrained(
+            tmp_path / name, quantization_config=asked, attn_implementation="eager", dtype=torch.float32
+        )
+        packed = [name for name, x in quantized.named_parameters() if type(x) is not torch.nn.Parameter]
+        assert len(packed) == 14, "7 projections of 2 layers"
+        assert not any(".sink." in name for name in packed)
+        exact = model(IDS).logits
         error[name] = float((quantized(IDS).logits - exact).norm() / exact.norm())
     assert 0 < error[form] < 3 * error["stock"], error
 
 
-def _outside_of_sinks(module: nn.Module, name: str) -> bool:
-    return isinstance(module, nn.Linear) and ".sink." not in name
+@by_form
+@torch.no_grad()
+def test_torch_compile_takes_a_forward_pass_as_one_graph(form):
+    model = converted(form)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(IDS, use_cache=False).logits, model(IDS, use_cache=False).logits)
+
+
+@by_form
+@torch.no_grad()
+def test_a_quantized_cache_errs_as_much_as_that_of_the_stock_class(form, tmp_path):
+    """transformers takes full attention alone; the card of a granite_swa folder says how to call its first layer so."""
+    pytest.importorskip("hqq")
+    error = {}
+    for name, model in {"stock": tiny("llama", SMALL, torch.float32), form: converted(form)}.items():
+        if name == "granite_swa":
+            model.save_pretrained(tmp_path)
+            model = AutoModelForCausalLM.from_pretrained(tmp_path, layer_types=["full_attention"] * 2)
+        cache = QuantizedCache(
+            "hqq", model.config, nbits=4, residual_length=4, q_group_size=16, axis_key=1, axis_value=1
+        )
+        exact = model(IDS).logits[:, -1]
+        model(IDS[:, :16], past_key_values=cache)
+        for t in range(16, IDS.shape[1]):
+            last = model(IDS[:, t : t + 1], past_key_values=cache).logits[:, -1]
+        error[name] = float((last - exact).norm() / exact.norm())
+    assert 0 < error[form] < 3 * error["stock"], error

@@ -21,7 +21,7 @@ class SinkModel:
 
     # In bfloat16 a sink would lose its small updates; the second is what quantizers leave alone.
     _keep_in_fp32_modules_strict = ["sink"]
-    _keep_in_fp32_modules = ["sink"]
+    _keep_in_fp32_modules = ["sink", r".*\.sink"]  # the second for quantizers, which match from a name's beginning
 
     def __init__(self, config):
         if config.sink["kind"] != "gate":  # so that transformers refuses what would not see the sink
@@ -125,6 +125,6 @@ class _Wire:
     def _times(self, x: Tensor, shown: Tensor) -> Tensor:
         """x ⊙ σ(W shown), in as many equal parts as there are scores; as precisely as the gate is held."""
         gate = self.attention.sink.gate
-        score = gate(shown.to(gate.weight.dtype))
+        score = gate(shown.to(gate.weight.dtype) if gate.weight.is_floating_point() else shown)
         parts = x.unflatten(-1, (score.shape[-1], -1))
         return (parts * score.sigmoid().to(x.dtype)[..., None]).flatten(-2)
