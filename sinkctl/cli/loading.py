@@ -1,5 +1,6 @@
 """Loading a model, with a word on the terminal while it takes."""
 
+import logging
 from contextlib import nullcontext
 
 from rich.console import Console
@@ -21,8 +22,13 @@ def loaded_model(settings, words: Console):
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' warnings and bars off the terminal: what matters of them is in our own words."""
-    from transformers.utils import logging
+    """Keep transformers' warnings and bars off the terminal: what matters of them is in our own words.
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers imports torchao wherever it is installed, which says at each import what it was not built for.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.set_verbosity_error()
+    of_transformers.disable_progress_bar()

@@ -3,13 +3,11 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from gguf_files import STORIES, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import sinkctl as package
 from sinkctl.errors import ModelError
 from sinkctl.model import files
 from sinkctl.model.gguf import check
@@ -20,7 +18,6 @@ from sinkctl.model.load import load
 from sinkctl.model.named import absolute, resolve
 from sinkctl.model.settings import ModelSettings
 
-REAL = os.environ.get("SINKCTL_REAL")
 TEXT = "Once upon a time there was a little dog named Tim."
 
 
@@ -192,19 +189,3 @@ def test_what_is_kept_is_seen_cleared_and_not_needed(sinkctl, exact, cache, monk
     assert any(note.startswith("Nothing is kept for the next time") for note in load(str(exact)).notes)
     monkeypatch.setenv("SINKCTL_CACHE", "off")
     assert not any(note.startswith("Nothing is kept") for note in load(str(exact)).notes)
-
-
-@pytest.mark.real
-def test_smollm2_is_scored_as_transformers_scores_it(book, tmp_path):
-    path = Path(REAL) / "smollm2.gguf"
-    (tmp_path / "text.txt").write_text(book[:12_000])
-    loaded = load(str(path))
-    stock = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    ids = loaded.tokenizer(book[:12_000], return_tensors="pt").input_ids[:, :2000]
-    with torch.no_grad():
-        chances = torch.log_softmax(stock(ids).logits[0, :-1].double(), -1)
-    nll = -chances.gather(1, ids[0, 1:, None])[:, 0].numpy()
-    own = package.stream(tmp_path / "text.txt", model=loaded, policies="dense", limit=2000).nll["dense"]
-    assert len(own) == len(nll) == 1999
-    assert np.abs(own - nll).mean() < 2e-4
-    assert abs(own.mean(dtype=np.float64) - nll.mean()) < 2e-4
