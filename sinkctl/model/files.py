@@ -43,7 +43,7 @@ def check_checkpoint(settings: ModelSettings) -> None:
             f"--revision {settings.revision}: is of a Hub id (organisation/name), which {settings.name} is not"
         )
     if not named.local:
-        check_hub_id(settings.name, named)
+        check_hub_id(settings.name, named, settings.revision)
     elif named.form == "gguf":
         check_gguf(named.path)
     elif named.form == "folder":

@@ -6,13 +6,13 @@ import threading
 from pathlib import Path
 
 from sinkctl.errors import ModelError
-from sinkctl.model.named import Named
+from sinkctl.model.named import CONFIG, Named
 
-WAIT = 3.0  # seconds for the Hub's first answer, where HF_HUB_ETAG_TIMEOUT says nothing else
+WAIT = 3.0  # seconds for the Hub's answer, where HF_HUB_ETAG_TIMEOUT says nothing else
 
 
-def check_hub_id(name: str, named: Named) -> None:
-    """ModelError for what is no Hub id, and for one that is neither in the Hub's cache nor in reach."""
+def check_hub_id(name: str, named: Named, revision: str | None = None) -> None:
+    """ModelError for what is no Hub id, and for one that is neither in the Hub's cache nor to be had."""
     from huggingface_hub import constants
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -28,11 +28,9 @@ def check_hub_id(name: str, named: Named) -> None:
             f"{name}: no such folder here, not in the Hub's cache, and HF_HUB_OFFLINE keeps from asking the Hub"
             f"{meant(name)}"
         )
-    if not _answers(constants.ENDPOINT, float(os.environ.get("HF_HUB_ETAG_TIMEOUT", WAIT))):
-        raise ModelError(
-            f"{name}: no such folder here, and the Hugging Face Hub ({constants.ENDPOINT}) cannot be reached"
-            f"{meant(name)}"
-        )
+    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", WAIT))
+    if (why := _refused(named.source, named.file or CONFIG, revision, seconds)) is not None:
+        raise ModelError(f"{name}: no such folder here, and {why}{meant(name)}")
 
 
 def meant(name: str) -> str:
@@ -48,20 +46,43 @@ def meant(name: str) -> str:
     return f"; did you mean {front}{close[0]}?"
 
 
-def _answers(endpoint: str, seconds: float) -> bool:
-    """Whether anything comes back, an error page too; a thread, as a name server may keep one waiting for longer."""
-    answered: list[bool] = []
+def _refused(repository: str, file: str, revision: str | None, seconds: float) -> str | None:
+    """Why the Hub does not give a file; None where it does, or has the repository without it: loading tells the rest.
 
-    def ask() -> None:
-        from huggingface_hub import get_session
+    A thread, as a name server may keep one waiting for longer.
+    """
+    from huggingface_hub import constants
 
-        try:
-            get_session().head(endpoint, timeout=seconds)
-        except Exception:  # of whichever library huggingface_hub asks by
-            return
-        answered.append(True)
-
-    thread = threading.Thread(target=ask, daemon=True)
+    found = [f"the Hugging Face Hub ({constants.ENDPOINT}) cannot be reached"]
+    thread = threading.Thread(target=lambda: found.append(_answer(repository, file, revision, seconds)), daemon=True)
     thread.start()
     thread.join(seconds)
-    return bool(answered)
+    return found[-1]
+
+
+def _answer(repository: str, file: str, revision: str | None, seconds: float) -> str | None:
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    hub = f"the Hugging Face Hub ({constants.ENDPOINT})"
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=seconds)
+    except EntryNotFoundError:
+        return None
+    except GatedRepoError:
+        return f"{hub} gives it to those who accept its terms on its page: `hf auth login`, or HF_TOKEN, says who asks"
+    except RepositoryNotFoundError:
+        return f"{hub} has no such model, or a private one: `hf auth login`, or HF_TOKEN, says who asks"
+    except RevisionNotFoundError:
+        return f"{hub} has no --revision {revision} of it"
+    except HfHubHTTPError as error:
+        return f"{hub} answers with HTTP status {error.response.status_code}"
+    except Exception:  # of whichever library huggingface_hub asks by
+        return f"{hub} cannot be reached"
+    return None

@@ -13,25 +13,41 @@ from sinkctl.model.load import load
 from sinkctl.model.settings import ModelSettings
 
 
-class Nothing(BaseHTTPRequestHandler):
-    """A Hub that has nothing, and answers."""
+class Hub(BaseHTTPRequestHandler):
+    """A Hub that has nothing, and says why by a model's name, as the Hub does."""
 
     def do_HEAD(self) -> None:
+        code = self.path.split("/")[2]
         self.send_response(404)
+        if code != "Plain":
+            self.send_header("X-Error-Code", code)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def test_a_hub_out_of_reach_is_told_and_one_that_answers_is_asked(monkeypatch, tmp_path):
+def test_a_hub_is_asked_before_anything_is_loaded(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = HTTPServer(("127.0.0.1", 0), Nothing)
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + template)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    check_checkpoint(ModelSettings(name="nobody/nothing"))  # reached: what it has, loading tells
+    check_checkpoint(ModelSettings(name="nobody/EntryNotFound"))  # it is there: what it has, loading tells
+    refused = {
+        "RepoNotFound": "has no such model, or a private one: `hf auth login`, or HF_TOKEN, says who asks",
+        "GatedRepo": "gives it to those who accept its terms on its page: `hf auth login`, or HF_TOKEN, says who asks",
+        "RevisionNotFound": "has no --revision v9 of it",
+        "Plain": "answers with HTTP status 404",
+    }
+    for code, words in refused.items():
+        with pytest.raises(ModelError) as found:
+            check_checkpoint(ModelSettings(name=f"nobody/{code}", revision="v9"))
+        said = f"nobody/{code}: no such folder here, and the Hugging Face Hub ({constants.ENDPOINT}) {words}"
+        assert str(found.value) == said
     server.shutdown()
     server.server_close()
     with pytest.raises(ModelError, match=r"nobody/nothing: .* \(http://127.* cannot be reached$"):
