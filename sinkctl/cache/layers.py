@@ -2,16 +2,26 @@
 
 from collections.abc import Sequence
 
-from sinkctl.cache.policies import Policy
+from sinkctl.cache.policies import Keep, PerLayer, Policy
+from sinkctl.errors import UsageError
 from sinkctl.model.probe import LayerFacts
+
+
+def kept_by(policy: Policy, layers: Sequence[LayerFacts]) -> list[Keep]:
+    """What each layer keeps; UsageError where the policy names one that is none of them."""
+    numbers = [facts.number for facts in layers]
+    if isinstance(policy, PerLayer) and (unknown := sorted(set(policy.whole) - set(numbers))):
+        raise UsageError(
+            f"--policy {policy.label}: layer {unknown[0]} is none with attention; the model's are {ranges(numbers)}"
+        )
+    return [policy.keep(facts.window, facts.number) for facts in layers]
 
 
 def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequence[int] = ()) -> list[str]:
     """One line a kind of layer, with the layers' numbers; `recurrent` are those of recurrent layers."""
     kinds: dict[str, list[int]] = {}
-    for facts in layers:
-        keep = policy.keep(facts.window)
-        kept = "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
+    for facts, keep in zip(layers, kept_by(policy, layers), strict=True):
+        kept = policy.said(keep)
         if facts.window is not None and keep == (0, facts.window):
             kept = f"stays as trained, the last {facts.window} tokens"
         turned = "ALiBi" if facts.alibi else "not rotated"
@@ -26,10 +36,10 @@ def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequenc
         kinds.setdefault(f"{kept}; {turned}{extra}", []).append(facts.number)
     if recurrent:
         kinds["recurrent state carried between blocks"] = recurrent
-    return [f"layers {_ranges(indices)}: {kind}" for kind, indices in kinds.items()]
+    return [f"layers {ranges(indices)}: {kind}" for kind, indices in kinds.items()]
 
 
-def _ranges(indices: Sequence[int]) -> str:
+def ranges(indices: Sequence[int]) -> str:
     """0, 1, 2, 5 → '0-2, 5'."""
     runs: list[list[int]] = []
     for index in indices:

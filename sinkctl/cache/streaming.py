@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from sinkctl.cache.growth import Growth
+from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Bounded, SinkWindow
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError, UsageError
@@ -77,7 +78,7 @@ class StreamingCache(RecurrentCache):
         if self._under_way:
             raise ModelError("a forward pass of this cache did not finish; cache.reset() starts anew")
         if self._ring is None:
-            self._ring = RingCache(facts, [self.policy.keep(f.window) for f in facts], rows)
+            self._ring = RingCache(facts, kept_by(self.policy, facts), rows)
             self._growth = Growth(self._ring, self._lengths)
         if len(self._ring.seen) != rows:
             raise ModelError(f"the cache holds {len(self._ring.seen)} rows, not {rows}; cache.reset() starts anew")

@@ -33,8 +33,9 @@ def rules(recipe: QuestionsRecipe) -> None:
     check_names(thresholds, measured(labels))
     if recipe.questions not in (BUILT_IN, STDIN) and not is_records(recipe.questions):
         raise UsageError(f"--questions {recipe.questions}: no .jsonl file; give one, or `lines` for the built-in set")
-    if recipe.questions == STDIN and any(policy.kind == "dense" for policy in recipe.policies):
-        raise UsageError("--policy dense has to know how long the text is, and standard input is read only once")
+    growing = next((policy.kind for policy in recipe.policies if policy.grows), None)
+    if recipe.questions == STDIN and growing is not None:
+        raise UsageError(f"--policy {growing} has to know how long the text is, and standard input is read only once")
 
 
 def measured(labels: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Policies as the command line and Python calls write them: `4+252`, `dense`, `recompute:4+252`."""
+"""Policies as the command line and Python calls write them: `4+252`, `dense`, `heavy_hitter:4+252`."""
 
 import re
 from typing import Any, get_args
@@ -11,8 +11,10 @@ KINDS = [member.model_fields["kind"].default for member in get_args(get_args(Any
 
 
 def policy(text: str) -> dict[str, Any]:
-    """`KIND`, `S+W` (sinks and window; 0+W is the bare window) or `recompute:S+W`, as recipe data."""
+    """`KIND`, `S+W` (sinks and window; 0+W is the bare window), `recompute:S+W`, `layers:S+W:0,8`, as recipe data."""
     kind, colon, size = text.partition(":")
+    if kind == "layers":
+        return _per_layer(text, size)
     if not colon and "+" in text:
         kind, size = "", text
     match = re.fullmatch(r"(\d+)\+(\d+|auto)", size) if size else None
@@ -20,6 +22,16 @@ def policy(text: str) -> dict[str, Any]:
         raise UsageError(f"--policy {text}: write S+W, such as 4+252, or a kind{suggest(kind, KINDS)}")
     if not match:
         return {"kind": kind}
-    sinks, window = int(match[1]), match[2] if match[2] == "auto" else int(match[2])
-    kind = kind or ("sink_window" if sinks else "window")
-    return {"kind": kind, "sinks": sinks, "window": window}
+    found = _sizes(match)
+    return {"kind": kind or ("sink_window" if found["sinks"] else "window"), **found}
+
+
+def _per_layer(text: str, size: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(\d+)\+(\d+|auto):(\d+(?:,\d+)*)", size)
+    if not match:
+        raise UsageError(f"--policy {text}: say which layers stay whole, such as layers:4+252:0,15")
+    return {"kind": "layers", "whole": [int(number) for number in match[3].split(",")], **_sizes(match)}
+
+
+def _sizes(match: re.Match) -> dict[str, Any]:
+    return {"sinks": int(match[1]), "window": match[2] if match[2] == "auto" else int(match[2])}

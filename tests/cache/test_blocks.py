@@ -9,7 +9,9 @@ from families import HYBRID, STREAMED, in_float64, tiny
 from reference import stock_cache, token_by_token_nll
 from torch.nn.functional import cross_entropy
 
-from sinkctl.cache.policies import Dense, SinkWindow, SlidingWindow
+from sinkctl.cache.layers import kept_by
+from sinkctl.cache.policies import Dense, Keep, PerLayer, SinkWindow, SlidingWindow
+from sinkctl.errors import UsageError
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import Handler
 from sinkctl.model.load import LoadedModel
@@ -74,6 +76,19 @@ def test_dense_blocks_equal_the_stock_model(family):
         logits = model(input_ids=ids[None, :-1]).logits[0]
     expected = cross_entropy(logits, ids[1:], reduction="none")
     np.testing.assert_allclose(stream(wrap(model), Dense(), ids, 11), expected, rtol=0, atol=2e-5)
+
+
+def test_whole_layers_among_others_equal_token_by_token():
+    loaded, ids, policy = wrap(tiny(*FAMILIES["llama"])), text(), PerLayer(whole=(1,), sinks=2, window=7)
+    facts = loaded.layers(127)
+    assert kept_by(policy, facts) == [Keep(2, 7), Keep(0, None)]
+    expected = token_by_token_nll(loaded.model, facts, kept_by(policy, facts), ids)
+    scorer = BlockScorer(loaded, policy)
+    found = [scorer.step(ids[start : start + 16], ids[start + 1 : start + 17]) for start in range(0, TOKENS, 16)]
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=1e-10)
+    assert sorted(x.shape[2] for name, x in scorer.state()[1].items() if name.endswith(".k")) == [7, TOKENS]
+    with pytest.raises(UsageError, match=r"whole: layer 5 is none with attention; the model's are 0-1$"):
+        kept_by(PerLayer(whole=(0, 5), window=7), facts)
 
 
 class _StockRotations(Handler):

@@ -86,6 +86,8 @@ def test_policies_are_written_as_in_the_papers():
     assert policy("0+256") == {"kind": "window", "sinks": 0, "window": 256}
     assert policy("recompute:4+auto") == {"kind": "recompute", "sinks": 4, "window": "auto"}
     assert policy("dense") == {"kind": "dense"}
-    for wrong in ("4-252", "densse", "dense:4+2", "4+", "window:x"):
+    assert policy("heavy_hitter:0+64") == {"kind": "heavy_hitter", "sinks": 0, "window": 64}
+    assert policy("layers:4+60:0,8") == {"kind": "layers", "sinks": 4, "window": 60, "whole": [0, 8]}
+    for wrong in ("4-252", "densse", "dense:4+2", "4+", "window:x", "layers", "layers:4+60", "layers:4+60:a"):
         with pytest.raises(UsageError, match="--policy"):
             policy(wrong)

@@ -6,10 +6,27 @@ from pydantic import Field
 
 from sinkctl.cache.policies.base import Bounded, Keep, Policy
 from sinkctl.cache.policies.dense import Dense
+from sinkctl.cache.policies.evicting import Evicting, HeavyHitter, RandomKept
+from sinkctl.cache.policies.layers import PerLayer
 from sinkctl.cache.policies.recompute import Recompute
 from sinkctl.cache.policies.sink_window import SinkWindow
 from sinkctl.cache.policies.window import SlidingWindow
 
-AnyPolicy = Annotated[SinkWindow | SlidingWindow | Dense | Recompute, Field(discriminator="kind")]
+AnyPolicy = Annotated[
+    SinkWindow | SlidingWindow | Dense | Recompute | HeavyHitter | RandomKept | PerLayer, Field(discriminator="kind")
+]
 
-__all__ = ["AnyPolicy", "Bounded", "Dense", "Keep", "Policy", "Recompute", "SinkWindow", "SlidingWindow"]
+__all__ = [
+    "AnyPolicy",
+    "Bounded",
+    "Dense",
+    "Evicting",
+    "HeavyHitter",
+    "Keep",
+    "PerLayer",
+    "Policy",
+    "RandomKept",
+    "Recompute",
+    "SinkWindow",
+    "SlidingWindow",
+]

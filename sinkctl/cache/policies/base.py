@@ -28,13 +28,22 @@ class Policy(BaseModel):
         """What tables and pictures call it."""
         return self.kind
 
+    @property
+    def grows(self) -> bool:
+        """Whether memory grows with the text."""
+        return False
+
+    def said(self, keep: Keep) -> str:
+        """What a layer that keeps so much does, in words."""
+        return "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
+
     def resolve(self, context: int | None) -> tuple["Policy", str]:
         """Settle every `auto` for a model trained on `context` tokens; returns (policy, reason)."""
         return self, "as given"
 
 
 class Bounded(Policy):
-    """A policy whose cache never holds more than `sinks + window` tokens."""
+    """A policy whose cache never holds more than `sinks + window` tokens, and its slack."""
 
     sinks: int = 0
     window: Window = "auto"
@@ -46,7 +55,12 @@ class Bounded(Policy):
     @property
     def reach(self) -> int:
         """The largest position in the cache: that of the query, once the cache is full."""
-        return self.sinks + self.window
+        return self.sinks + self.window + self.slack
+
+    @property
+    def slack(self) -> int:
+        """Tokens that the cache may hold besides, until they are evicted."""
+        return 0
 
     def resolve(self, context: int | None) -> tuple["Bounded", str]:
         """`auto`: W = context − S − 1, so that no position lies outside what the model was trained on."""
@@ -54,14 +68,15 @@ class Bounded(Policy):
             return self, "as given"
         if context is None:
             return self.model_copy(update={"window": 1024}), "the model names no context length; 1024 as published"
-        window = context - self.sinks - 1
+        window = context - self.sinks - self.slack - 1
         if window < 1:
             raise UsageError(f"{self.sinks} sinks leave no window in the model's context of {context}; give --window")
-        reason = f"context {context} − {self.sinks} sinks − the query itself"
+        waiting = f" − {self.slack} not evicted yet" if self.slack else ""
+        reason = f"context {context} − {self.sinks} sinks{waiting} − the query itself"
         return self.model_copy(update={"window": window}), reason
 
-    def keep(self, own_window: int | None) -> Keep:
-        """What a layer trained with `own_window` past keys (None: all) keeps.
+    def keep(self, own_window: int | None, layer: int = 0) -> Keep:
+        """What a layer trained with `own_window` past keys (None: all) keeps, whichever it is.
 
         A layer that the policy shortens gets the sinks; one trained on less stays as it was trained.
         """

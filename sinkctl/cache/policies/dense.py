@@ -13,6 +13,10 @@ class Dense(Policy):
 
     kind: Literal["dense"] = "dense"
 
-    def keep(self, own_window: int | None) -> Keep:
+    @property
+    def grows(self) -> bool:
+        return True
+
+    def keep(self, own_window: int | None, layer: int = 0) -> Keep:
         """Every layer as it was trained."""
         return Keep(0, own_window)

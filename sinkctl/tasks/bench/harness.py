@@ -153,7 +153,7 @@ class SinkctlLM(TemplateLM):
     def _decoder(self, sampling: SamplingSettings, capacity: int) -> tuple:
         graph, _ = can_capture(self.loaded, self.policy)
         settings = GenerateRecipe(sampling=sampling, graph=graph, compile=False)
-        dense = capacity if self.policy.kind == "dense" else None
+        dense = capacity if self.policy.grows else None
         decoder = decoder_for(self.loaded, self.policy, settings, 1, dense, self.loaded.uses_bos)
         return decoder, decoder.state()
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sinkctl.cache.policies import Keep, SinkWindow
+from sinkctl.cache.layers import kept_by
+from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import Interrupted
 from sinkctl.metrics.first_token import FirstToken, Folded, ScoreRows
 from sinkctl.model.attention import attached, hidden_states
@@ -54,7 +55,7 @@ class _Calibrating(Handler):
         policy = SinkWindow(sinks=1, window=window)
         facts = loaded.layers(policy.reach)
         self._index = {id(layer.module): index for index, layer in enumerate(facts)}
-        self._keeps: list[Keep] = [policy.keep(layer.window) for layer in facts]
+        self._keeps = kept_by(policy, facts)
         self._rotations: list[Rotation | None] = [layer.rotation for layer in facts]
         self.kept = [_Kept() for _ in facts]
         self._whole_rows = whole_rows

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.growth import Growth
-from sinkctl.cache.layers import layer_lines
-from sinkctl.cache.policies import Bounded, Policy
+from sinkctl.cache.layers import kept_by, layer_lines
+from sinkctl.cache.policies import Bounded, Evicting, Policy
 from sinkctl.cache.ring import RingCache
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
@@ -31,7 +32,7 @@ WARM_UPS = 3
 
 
 class Decoder:
-    """B streams of a model under one cache policy (`sink_window`, `window` or `dense`), each continued by itself."""
+    """B streams of a model under one cache policy that keeps keys and values, each continued by itself."""
 
     def __init__(
         self,
@@ -52,7 +53,10 @@ class Decoder:
         model, device = loaded.model, loaded.device
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
         facts = self._lengths.last.layers
-        self.cache = RingCache(facts, [policy.keep(f.window) for f in facts], rows, capacity)
+        if isinstance(policy, Evicting):
+            self.cache = EvictingCache(facts, policy, rows)
+        else:
+            self.cache = RingCache(facts, kept_by(policy, facts), rows, capacity)
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)

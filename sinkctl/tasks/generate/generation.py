@@ -67,7 +67,7 @@ class GenerateRun:
         self.longest = max(map(len, self.settled.prompts))
         self.decoder = decoder_for(
             loaded, self.recipe.policy, self.recipe, self.rows,
-            capacity=self.longest + self.limit if self.recipe.policy.kind == "dense" else None,
+            capacity=self.longest + self.limit if self.recipe.policy.grows else None,
             bos=self.settled.begins_with_bos,
         )  # fmt: skip
         self.fed = 0  # tokens of the longest prompt that are in
@@ -133,7 +133,7 @@ class GenerateRun:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
-        free = {"fail_on"} if self.recipe.policy.kind == "dense" else {"fail_on", "tokens"}  # dense is made to size
+        free = {"fail_on"} if self.recipe.policy.grows else {"fail_on", "tokens"}  # dense is made to size
         prompts = hashlib.sha256(b"|".join(prompt.numpy().tobytes() for prompt in self.settled.prompts))
         return {
             "version": __version__,

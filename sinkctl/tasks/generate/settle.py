@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkctl.cache.policies import Policy
+from sinkctl.cache.policies import Evicting, Policy
 from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
@@ -111,6 +111,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "no CUDA device"
     if policy.kind == "recompute":
         return False, "recomputation has no step to capture"
+    if isinstance(policy, Evicting):
+        return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
     if recurrent_cache(loaded.model) is not None:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:

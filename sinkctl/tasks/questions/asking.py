@@ -54,7 +54,7 @@ class QuestionsRun:
         self.settled, self.loaded = settle(recipe, loaded), loaded
         self.recipe, self.choices = self.settled.recipe, dict(self.settled.choices)
         self._tokenizer, self._eos_ids = loaded.tokenizer, end_of_sequence(loaded)
-        capacity = self._longest() if any(policy.kind == "dense" for policy in self.recipe.policies) else None
+        capacity = self._longest() if any(policy.grows for policy in self.recipe.policies) else None
         self.lanes = {policy.label: Lane(loaded, self.settled, policy, capacity) for policy in self.recipe.policies}
         self.special = SpecialTokens(loaded.tokenizer, loaded.rows, self.settled.bos_id)
         self._recall = Recall(self.settled.items.reach + 1)

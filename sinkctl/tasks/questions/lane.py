@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from sinkctl.cache.policies import Keep, Policy, Recompute
+from sinkctl.cache.layers import kept_by
+from sinkctl.cache.policies import Evicting, Keep, Policy, Recompute
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
@@ -64,19 +65,23 @@ class Lane:
             self._pending = []
 
 
-def inside(keep: Keep, first: int, end: int, asked: int) -> Inside:
-    """Whether tokens `first … end−1` are among those that the query at `asked` sees."""
+def inside(keep: Keep | None, first: int, end: int, asked: int) -> Inside:
+    """Whether tokens `first … end−1` are among those that the query at `asked` sees; None: nobody knows."""
+    if keep is None:
+        return "unknown"
     if keep.window is None:
         return "yes"
     seen = max(0, min(end, keep.sinks) - first) + max(0, end - max(first, keep.sinks, asked - keep.window))
     return "yes" if seen == end - first else "partly" if seen else "no"
 
 
-def _most_kept(loaded: LoadedModel, policy: Policy, bos: bool) -> Keep:
-    """The most that any layer keeps."""
+def _most_kept(loaded: LoadedModel, policy: Policy, bos: bool) -> Keep | None:
+    """The most that any layer keeps; None where heads choose."""
+    if isinstance(policy, Evicting):
+        return None
     if isinstance(policy, Recompute):
         return Keep(0, policy.reach - bos)
     facts = loaded.layers(getattr(policy, "reach", None) or (loaded.context or 4096) - 1)
-    keeps = [policy.keep(each.window) for each in facts]
+    keeps = kept_by(policy, facts)
     windows = [keep.window for keep in keeps]
     return Keep(max(keep.sinks for keep in keeps), None if None in windows else max(windows))

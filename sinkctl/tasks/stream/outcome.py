@@ -127,11 +127,26 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
             said.append(f"Dropping the first tokens costs {percent(100 * cost)} of perplexity: {numbers}.")
         else:
             said.append(f"Dropping the first tokens costs nothing ({change(cost)}): {numbers}.")
+    said += _chosen(policies)
     reference = next((p for p in policies if p.kind == "recompute"), None)
     if kept and reference and kept.common_tokens >= ENOUGH:
         gap = kept.common_perplexity / reference.common_perplexity - 1
         tokens = f"on the {kept.common_tokens:,} tokens both scored"
         said.append(f"{kept.label} is within {percent(100 * abs(gap))} of {reference.label}, {tokens}.")
+    return said
+
+
+def _chosen(policies: list[PolicyScore]) -> list[str]:
+    """Of each policy that chooses by attention: whether chance does as well with as much kept."""
+    said, chance = [], {p.cache_tokens: p for p in policies if p.kind == "random"}
+    for score in (p for p in policies if p.kind == "heavy_hitter"):
+        other = chance.get(score.cache_tokens)
+        if other is None or score.common_tokens < ENOUGH:
+            continue
+        gain = other.common_perplexity / score.common_perplexity - 1
+        what = f"better than chance by {percent(100 * gain)}" if gain > 0.01 else "no better than chance"
+        numbers = f"{perplexity(score.common_perplexity)}, and {perplexity(other.common_perplexity)} of {other.label}"
+        said.append(f"{score.label} chooses {what}: {numbers}.")
     return said
 
 
@@ -142,9 +157,9 @@ def _notes(run: StreamRun) -> list[str]:
         policy = scorer.policy
         if isinstance(policy, Bounded) and context is not None and policy.reach + 1 > context:
             notes.append(f"{label} reaches position {policy.reach}, past the model's context of {context}.")
-        if policy.kind == "dense" and context is not None and run.scored > context:
+        if policy.grows and context is not None and run.scored > context:
             stops = run.totals[label].tokens < run.scored
-            notes.append(f"dense {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
+            notes.append(f"{label} {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
         if isinstance(policy, Recompute) and policy.every > 1:
             notes.append(f"{label} scored one token in {policy.every}.")
         notes += scorer.notes

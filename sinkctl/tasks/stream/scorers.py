@@ -13,8 +13,9 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from sinkctl.cache.blocks import BlockCache
-from sinkctl.cache.layers import layer_lines
-from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
+from sinkctl.cache.evicting import EvictingCache
+from sinkctl.cache.layers import kept_by, layer_lines
+from sinkctl.cache.policies import Bounded, Dense, Evicting, Policy, Recompute
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
@@ -78,7 +79,7 @@ class Scorer:
 
 
 class BlockScorer(Scorer):
-    """`sink_window`, `window` and `dense`: the cache rule in blocks, through the stock model with raw keys."""
+    """Every policy that keeps keys and values: its rule in blocks, through the stock model with raw keys."""
 
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
         """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
@@ -95,7 +96,10 @@ class BlockScorer(Scorer):
     def _begin(self, stage: Stage) -> None:
         """An empty cache."""
         self._stage = stage
-        self._cache = BlockCache(stage.layers, [self.policy.keep(facts.window) for facts in stage.layers])
+        if isinstance(self.policy, Evicting):
+            self._cache = EvictingCache(stage.layers, self.policy)
+        else:
+            self._cache = BlockCache(stage.layers, kept_by(self.policy, stage.layers))
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()

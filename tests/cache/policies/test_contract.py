@@ -5,26 +5,40 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter
 
-from sinkctl.cache.policies import AnyPolicy, Bounded, Dense, Keep, Recompute, SinkWindow, SlidingWindow
+from sinkctl.cache.policies import (
+    AnyPolicy,
+    Bounded,
+    Dense,
+    HeavyHitter,
+    Keep,
+    PerLayer,
+    RandomKept,
+    Recompute,
+    SinkWindow,
+    SlidingWindow,
+)
 from sinkctl.errors import UsageError
 from sinkctl.recipe.shorthand import policy
 
 MEMBERS = get_args(get_args(AnyPolicy)[0])
+LEAST = {PerLayer: {"whole": (0,)}}
 
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_policy_settles_survives_json_and_has_a_shorthand(member):
-    settled, reason = member().resolve(512)
+    least = LEAST.get(member, {})
+    settled, reason = member(**least).resolve(512)
     assert reason
     assert "auto" not in settled.model_dump().values()
     assert TypeAdapter(AnyPolicy).validate_json(settled.model_dump_json()) == settled
-    assert TypeAdapter(AnyPolicy).validate_python(policy(settled.kind)) == member()
+    if member is not PerLayer:  # which has to be told its layers
+        assert TypeAdapter(AnyPolicy).validate_python(policy(settled.kind)) == member()
     if isinstance(settled, Bounded):
         assert settled.reach == 511  # the query stands at the last position the model was trained on
         assert settled.label in (
             settled.kind,
             f"{settled.sinks}+{settled.window}",
-            f"recompute {settled.sinks}+{settled.window}",
+            f"{settled.kind} {settled.sinks}+{settled.window}",
         )
 
 
@@ -44,3 +58,26 @@ def test_layers_with_a_window_of_their_own_keep_the_smaller_one():
 def test_sinks_that_fill_the_context_leave_no_window():
     with pytest.raises(UsageError, match="leave no window"):
         Recompute(sinks=511).resolve(512)
+
+
+def test_labels_tell_policies_of_one_size_apart():
+    asked = [{}, {"recent": 9}, {"recent": 10}, {"every": 4}, {"recent": 3, "every": 2}]
+    labels = [HeavyHitter(window=20, **settings).label for settings in asked]
+    assert labels == [
+        "heavy_hitter 4+20",
+        "heavy_hitter 4+20, recent 9",
+        "heavy_hitter 4+20",
+        "heavy_hitter 4+20, every 4",
+        "heavy_hitter 4+20, recent 3, every 2",
+    ]
+    assert RandomKept(window=20, seed=3).label == "random 4+20, seed 3"
+    assert RandomKept(window=20, every=5).reach == 28
+    with pytest.raises(ValueError, match="recent: 21 are more than the window of 20"):
+        HeavyHitter(window=20, recent=21)
+
+
+def test_whole_layers_keep_what_they_were_trained_on_and_others_a_window():
+    found = PerLayer(whole=(2,), window=12)
+    assert (found.keep(None, 2), found.keep(9, 2)) == (Keep(0, None), Keep(0, 9))
+    assert (found.keep(None, 1), found.keep(9, 1)) == (Keep(4, 12), Keep(0, 9))
+    assert found.label == "4+12, layers 2 whole"

@@ -43,7 +43,7 @@ class Published(Handler):
         if recurrent_cache(loaded.model) is not None or not all(map(_plain, facts)):
             raise ModelError(f"{loaded.name}: the published recipe has plain softmax alone; leave out peer 'published'")
         self._model, self._policy, self.seen = loaded.model, policy, 0
-        self._layers = {id(f.module): _Layer(policy.keep(f.window), f.rotation) for f in facts}
+        self._layers = {id(f.module): _Layer(policy.keep(f.window, f.number), f.rotation) for f in facts}
         self._tables: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._attachment = Attachment(loaded.model, self)
 

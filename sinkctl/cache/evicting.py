@@ -1,0 +1,210 @@
+"""The KV cache of policies that choose what to evict, by attention got or by chance, each key/value head its own.
+
+Keys are carried un-rotated, in the order of the stream. A query meets them at their distance in the cache: the key at
+rank r of n kept ones stands at position r, the queries after them at n, n+1, … After every `every` tokens, counted
+from the stream's beginning, each head drops what is too much, so nothing depends on how a text is cut into blocks.
+
+Shapes: B rows, H query heads, G key/value heads, T tokens, N kept ones, S = N + T, D and E widths.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.layers import kept_by
+from sinkctl.cache.policies import Evicting, HeavyHitter, Keep
+from sinkctl.errors import ModelError
+from sinkctl.kernels.stream_attention.reference import per_query_head, scores
+from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.probe import LayerFacts
+
+NAME, WHY = "plain torch", "what each key receives decides what is evicted"
+
+
+@dataclass
+class _Held:
+    """What one layer holds of one row."""
+
+    k: Tensor  # [1, G, N, D], un-rotated
+    v: Tensor  # [1, G, N, E]
+    got: Tensor  # [1, G, N]: attention received, summed over queries and the group's query heads
+
+
+class EvictingCache(Handler):
+    """Holds `rows` streams under an evicting policy, and answers the attention layers of an attached model."""
+
+    def __init__(self, layers: Sequence[LayerFacts], policy: Evicting, rows: int = 1):
+        """Layers trained on a shorter window than the policy's keep that, as they were trained."""
+        self.policy, self.seen = policy, [0] * rows
+        for facts in layers:
+            if facts.weighed:
+                raise ModelError(f"{policy.kind} goes by softmax weights, and {facts.sink} has none; take sink_window")
+        self._facts = list(layers)
+        self._keeps = kept_by(policy, layers)
+        self._index = {id(facts.module): index for index, facts in enumerate(layers)}
+        self.rotations = [[facts.rotation for facts in layers]] * rows  # by row, by layer
+        self._real: list[list[int]] | None = None  # of the next block, each row's tokens; None: all of them
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
+        self.restart()
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """Names of the attention implementations in use, each with its reason."""
+        return {NAME: WHY}
+
+    block_implementations = implementations
+
+    def expect(self, real_BT: Tensor | None) -> None:
+        """Say which tokens of the next block are padding, which must never be kept or seen."""
+        self._real = None
+        if real_BT is not None and not bool(real_BT.all()):
+            self._real = [row.nonzero()[:, 0].tolist() for row in real_BT.cpu()]
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Attention of one layer over what it holds and the new tokens, which it takes in."""
+        index, (B, H, T, _) = self._index[id(call.module)], call.q_BHTD.shape
+        out_BHTE = call.q_BHTD.new_zeros(B, H, T, call.v_BGTE.shape[-1])
+        for row in range(B):
+            places = list(range(T)) if self._real is None else self._real[row]
+            own = call.rows(slice(row, row + 1))
+            for first, end in self._pieces(self.seen[row], len(places)):
+                columns = torch.tensor(places[first:end], device=call.q_BHTD.device)
+                out_BHTE[row, :, columns] = self._piece(index, row, own.columns(columns), self.seen[row] + end)[0]
+        return out_BHTE
+
+    def advance(self, tokens: int) -> None:
+        """Count the tokens that every layer has attended."""
+        self.seen = [
+            seen + (tokens if self._real is None else len(self._real[row])) for row, seen in enumerate(self.seen)
+        ]
+        self._real = None
+
+    def select(self, rows: Tensor) -> None:
+        """Make row i continue what was row rows[i]."""
+        chosen = rows.tolist()
+        self._held = [[held[row] for row in chosen] for held in self._held]
+        self.rotations = [self.rotations[row] for row in chosen]
+        self.seen = [self.seen[row] for row in chosen]
+
+    def restart(self) -> None:
+        """Forget all that was seen."""
+        rows = len(self.seen)
+        self.seen = [0] * rows
+        self._held = [[_empty(facts)] * rows for facts in self._facts]
+
+    def state(self) -> dict[str, Tensor]:
+        """What continues the streams, with `seen`: by layer, row and part."""
+        return {
+            f"{index}.{row}.{name}": tensor
+            for index, held in enumerate(self._held)
+            for row, own in enumerate(held)
+            for name, tensor in vars(own).items()
+        }
+
+    def restore(self, state: dict[str, Tensor], seen: int | Sequence[int]) -> None:
+        """Continue from `state`."""
+        self.seen = [seen] if isinstance(seen, int) else list(seen)
+        self._held = [
+            [
+                _Held(*(state[f"{index}.{row}.{name}"].to(facts.device) for name in ("k", "v", "got")))
+                for row in range(len(self.seen))
+            ]
+            for index, facts in enumerate(self._facts)
+        ]
+
+    def bytes_held(self) -> int:
+        """Size of keys, values, and what decides about them."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+
+    def _pieces(self, seen: int, tokens: int) -> Iterator[tuple[int, int]]:
+        """Cuts of the next tokens, each ending where something is evicted, or with them."""
+        first = 0
+        while first < tokens:
+            end = min(tokens, first + self.policy.every - (seen + first) % self.policy.every)
+            yield first, end
+            first = end
+
+    def _piece(self, index: int, row: int, call: AttentionCall, seen: int) -> Tensor:
+        """Attention of tokens between which nothing is evicted; `seen` counts the stream with them."""
+        held, keep = self._held[index][row], self._keeps[index]
+        k, v = torch.cat([held.k, call.k_BGTD], dim=2), torch.cat([held.v, call.v_BGTE], dim=2)
+        T, S = call.q_BHTD.shape[2], k.shape[2]
+        rotation = self.rotations[row][index]
+        table = self._table(rotation, S, k)
+        q = rotate(call.q_BHTD, rotation, table and tuple(x[S - T :] for x in table))
+        a_BHTS = _weights(call, q, rotate(k, rotation, table), None if self._shortened(index) else keep.window)
+        out_BHTE = a_BHTS[..., :S] @ per_query_head(v, q).to(a_BHTS.dtype)
+        if call.sink_key is not None and call.sink_key.v_GE is not None:
+            out_BHTE += a_BHTS[..., S:] * per_query_head(call.sink_key.v_GE[None, :, None], q).to(a_BHTS.dtype)
+        got_BGS = a_BHTS[..., :S].sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
+        got_BGS[..., : S - T] += held.got
+        self._held[index][row] = self._kept(_Held(k, v, got_BGS), index, seen)
+        return out_BHTE.to(call.q_BHTD.dtype)
+
+    def _shortened(self, index: int) -> bool:
+        """Whether the policy cuts this layer, and not its own window."""
+        return self._keeps[index] != Keep(0, self._facts[index].window)
+
+    def _kept(self, held: _Held, index: int, seen: int) -> _Held:
+        """After the eviction that is due once `seen` tokens went by, if one is."""
+        S, keep = held.k.shape[2], self._keeps[index]
+        surplus = S - keep.sinks - keep.window
+        if surplus <= 0 or seen % self.policy.every:
+            return held
+        if not self._shortened(index):
+            return _Held(*(x[:, :, surplus:] for x in vars(held).values()))
+        middle = slice(keep.sinks, S - self.policy.last)
+        rank_BGM = self._worth(held.got[:, :, middle], index, seen)
+        chosen_BGM = rank_BGM.topk(rank_BGM.shape[-1] - surplus, dim=-1).indices.sort(dim=-1).values + keep.sinks
+        ends = (torch.arange(first, end, device=chosen_BGM.device).expand(*chosen_BGM.shape[:2], -1)
+                for first, end in ((0, keep.sinks), (middle.stop, S)))  # fmt: skip
+        first_BGM, last_BGM = ends
+        place_BGN = torch.cat([first_BGM, chosen_BGM, last_BGM], dim=-1)
+        k, v = (x.gather(2, place_BGN[..., None].expand(-1, -1, -1, x.shape[-1])) for x in (held.k, held.v))
+        return _Held(k, v, held.got.gather(2, place_BGN))
+
+    def _worth(self, got_BGM: Tensor, index: int, seen: int) -> Tensor:
+        """By what the best are kept."""
+        if isinstance(self.policy, HeavyHitter):
+            return got_BGM
+        own = f"{self.policy.seed} {index} {seen}"  # of which torch takes 32 bits
+        drawn = torch.Generator().manual_seed(crc32(own.encode()))
+        return torch.rand(got_BGM.shape, generator=drawn).to(got_BGM.device)
+
+    def _table(self, rotation: Rotation | None, tokens: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines of positions 0 … `tokens`−1."""
+        if rotation is None:
+            return None
+        key = (id(rotation), like.device)
+        if key not in self._tables or len(self._tables[key][0]) < tokens:
+            # Once the cache is full this is all it takes.
+            self._tables[key] = rotation.table(range(max(tokens, self.policy.reach + 1)), like)
+        return tuple(x[:tokens] for x in self._tables[key])
+
+
+def _empty(facts: LayerFacts) -> _Held:
+    like = dict(device=facts.device, dtype=facts.dtype)
+    precise = torch.promote_types(facts.dtype, torch.float32)
+    k, v = (torch.zeros(1, facts.kv_heads, 0, width, **like) for width in (facts.width, facts.value_width))
+    return _Held(k, v, torch.zeros(1, facts.kv_heads, 0, device=facts.device, dtype=precise))
+
+
+def _weights(call: AttentionCall, q_BHTD: Tensor, k_BGSD: Tensor, window: int | None) -> Tensor:
+    """Softmax weights [B, H, T, S], and behind them that of the layer's own sink, if it has one."""
+    T, S = q_BHTD.shape[2], k_BGSD.shape[2]
+    place_S = torch.arange(S, device=q_BHTD.device)
+    distance_TS = place_S[S - T :, None] - place_S
+    seen_TS = distance_TS >= 0 if window is None else (distance_TS >= 0) & (distance_TS <= window)
+    score = scores(q_BHTD, k_BGSD, call.scale, call.softcap, call.slope_H, distance_TS)
+    score = score.masked_fill(~seen_TS, -torch.inf)
+    if call.sink_key is not None:
+        score = torch.cat([score, call.sink_key.logit_BHT[..., None].to(score.dtype)], dim=-1)
+    elif call.sink_logit_H is not None:
+        score = torch.cat(
+            [score, call.sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)], -1
+        )
+    return score.softmax(-1)
