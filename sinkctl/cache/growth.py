@@ -9,15 +9,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sinkctl.cache.evicting import EvictingCache
-from sinkctl.cache.ring import RingCache
+from sinkctl.cache.select import Ring
 from sinkctl.model.lengths import Lengths, Stage
 
 
 class Growth:
     """Turns each row of a ring by the frequencies of its length, and keeps what rows took in while these may change."""
 
-    def __init__(self, ring: RingCache | EvictingCache, lengths: Lengths):
+    def __init__(self, ring: Ring, lengths: Lengths):
         self._ring, self._lengths = ring, lengths
         self._fed: list[tuple[Tensor, Tensor]] = []
         self._stages: list[Stage] = []

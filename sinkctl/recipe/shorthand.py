@@ -5,16 +5,23 @@ from typing import Any, get_args
 
 from sinkctl.cache.policies import AnyPolicy
 from sinkctl.errors import UsageError
+from sinkctl.recipe.far_heads import far_heads
 from sinkctl.recipe.load import suggest
 
 KINDS = [member.model_fields["kind"].default for member in get_args(get_args(AnyPolicy)[0])]
 
+SHARE = 0.25  # of the heads, whole where nothing is said
+
 
 def policy(text: str) -> dict[str, Any]:
-    """`KIND`, `S+W` (sinks and window; 0+W is the bare window), `recompute:S+W`, `layers:S+W:0,8`, as recipe data."""
+    """As recipe data: `KIND`, `S+W` (sinks and window; 0+W is the bare window), `recompute:S+W`, `heavy_hitter:S+W`,
+    `layers:S+W:0,8`, `heads:S+W:RUN@0.25`.
+    """
     kind, colon, size = text.partition(":")
     if kind == "layers":
         return _per_layer(text, size)
+    if kind == "heads":
+        return _per_head(text, size)
     if not colon and "+" in text:
         kind, size = "", text
     match = re.fullmatch(r"(\d+)\+(\d+|auto)", size) if size else None
@@ -31,6 +38,16 @@ def _per_layer(text: str, size: str) -> dict[str, Any]:
     if not match:
         raise UsageError(f"--policy {text}: say which layers stay whole, such as layers:4+252:0,15")
     return {"kind": "layers", "whole": [int(number) for number in match[3].split(",")], **_sizes(match)}
+
+
+def _per_head(text: str, size: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(\d+)\+(\d+|auto):(.+?)(?:@(0?\.\d+))?", size)
+    if not match:
+        raise UsageError(
+            f"--policy {text}: name a run of `sinkctl measure -o RUN` that says which heads look far, such as "
+            f"heads:4+252:RUN@0.25, which keeps a quarter of them whole"
+        )
+    return {"kind": "heads", "whole": far_heads(match[3], float(match[4] or SHARE)), **_sizes(match)}
 
 
 def _sizes(match: re.Match) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from families import HYBRID, STREAMED, in_float64, tiny
-from reference import stock_cache, token_by_token_nll
+from reference import TokenByToken, stock_cache, token_by_token_nll
 from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Dense, Keep, PerLayer, SinkWindow, SlidingWindow
+from sinkctl.cache.policies import Dense, Keep, PerHead, PerLayer, SinkWindow, SlidingWindow
 from sinkctl.errors import UsageError
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import Handler
@@ -89,6 +89,49 @@ def test_whole_layers_among_others_equal_token_by_token():
     assert sorted(x.shape[2] for name, x in scorer.state()[1].items() if name.endswith(".k")) == [7, TOKENS]
     with pytest.raises(UsageError, match=r"whole: layer 5 is none with attention; the model's are 0-1$"):
         kept_by(PerLayer(whole=(0, 5), window=7), facts)
+
+
+class _ByHead(Handler):
+    """Whole heads and others: each token-by-token handler sees the heads of its rule alone."""
+
+    def __init__(self, facts, whole, policy):
+        self.whole, kept = whole, ([Keep(0, f.window) for f in facts], kept_by(policy, facts))
+        self.handlers = [TokenByToken(facts, keeps) for keeps in kept]
+        self.number = {f.module: f.number for f in facts}
+
+    def attend(self, call):
+        out, groups = [], call.k_BGTD.shape[1]
+        each = call.q_BHTD.shape[1] // groups
+        answers = [handler.attend(call) for handler in self.handlers]
+        for head in range(groups):
+            answer = answers[0 if (self.number[call.module], head) in self.whole else 1]
+            out.append(answer[:, head * each : head * each + each])
+        return torch.cat(out, dim=1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "bloom"])
+def test_whole_heads_among_others_equal_token_by_token(family):
+    loaded, ids = wrap(tiny(*FAMILIES[family])), text()
+    facts, whole = loaded.layers(127), ((0, 1), (1, 0))
+    policy, others = PerHead(whole=whole, sinks=2, window=7), SinkWindow(sinks=2, window=7)
+    one, expected = torch.ones(1, 1, dtype=torch.long), []
+    with attached(loaded.model, _ByHead(facts, whole, others)), torch.no_grad():
+        for token, target in zip(ids[:-1], ids[1:], strict=True):
+            logits = loaded.model(input_ids=token[None, None], position_ids=0 * one, attention_mask=one).logits
+            expected.append(-logits[0, 0].log_softmax(-1)[target])
+    for chunk in (5, 48):
+        np.testing.assert_allclose(stream(loaded, policy, ids, chunk), expected, rtol=0, atol=1e-10)
+    half = BlockScorer(loaded, policy)
+    half.step(ids[:20], ids[1:21])
+    data, tensors = half.state()
+    again = BlockScorer(loaded, policy)
+    again.restore(data, tensors)
+    np.testing.assert_allclose(again.step(ids[20:48], ids[21:49]), expected[20:48], rtol=0, atol=1e-10)
+    held = {x.shape[2] for name, x in again.state()[1].items() if name.endswith(".k")}
+    assert held == ({7, 8, TOKENS} if family == "gpt_oss" else {7, TOKENS}), "memory of the others does not grow"
+    for wrong in (((0, 9),), tuple((f.number, g) for f in facts for g in range(f.kv_heads))):
+        with pytest.raises(UsageError, match=r"head 9 of layer 0 is none|all heads are whole"):
+            BlockScorer(loaded, PerHead(whole=wrong, window=7))
 
 
 class _StockRotations(Handler):

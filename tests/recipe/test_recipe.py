@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from sinkctl.cli.build import COMMANDS
 from sinkctl.errors import RecipeError, UsageError
@@ -88,6 +90,28 @@ def test_policies_are_written_as_in_the_papers():
     assert policy("dense") == {"kind": "dense"}
     assert policy("heavy_hitter:0+64") == {"kind": "heavy_hitter", "sinks": 0, "window": 64}
     assert policy("layers:4+60:0,8") == {"kind": "layers", "sinks": 4, "window": 60, "whole": [0, 8]}
-    for wrong in ("4-252", "densse", "dense:4+2", "4+", "window:x", "layers", "layers:4+60", "layers:4+60:a"):
+    for wrong in (
+        "4-252",
+        "densse",
+        "dense:4+2",
+        "4+",
+        "window:x",
+        "layers",
+        "layers:4+60",
+        "layers:4+60:a",
+        "heads",
+        "heads:4+60:nowhere",
+    ):
         with pytest.raises(UsageError, match="--policy"):
             policy(wrong)
+
+
+def test_whole_heads_are_those_that_look_farthest(tmp_path):
+    """Three layers of four query heads in two groups, of which the second has no softmax attention."""
+    split_RH4 = np.zeros((2, 4, 4), np.float32)
+    split_RH4[..., 2] = [[0.1, 0.2, 0.5, 0.0], [0.3, 0.3, 0.1, 0.4]]
+    arrays = {"mass_split": split_RH4, "value_drain": np.ones((2, 2), np.float32), "layer_of_row": np.array([0, 2])}
+    save_file({f"0/natural, BOS/{name}": x for name, x in arrays.items()}, tmp_path / "arrays.safetensors")
+    found = policy(f"heads:4+60:{tmp_path}@0.5")
+    assert found == {"kind": "heads", "sinks": 4, "window": 60, "whole": [(0, 1), (2, 1)]}
+    assert policy(f"heads:4+60:{tmp_path}")["whole"] == [(0, 1)]

@@ -7,13 +7,15 @@ from pydantic import Field
 from sinkctl.cache.policies.base import Bounded, Keep, Policy
 from sinkctl.cache.policies.dense import Dense
 from sinkctl.cache.policies.evicting import Evicting, HeavyHitter, RandomKept
+from sinkctl.cache.policies.heads import PerHead
 from sinkctl.cache.policies.layers import PerLayer
 from sinkctl.cache.policies.recompute import Recompute
 from sinkctl.cache.policies.sink_window import SinkWindow
 from sinkctl.cache.policies.window import SlidingWindow
 
 AnyPolicy = Annotated[
-    SinkWindow | SlidingWindow | Dense | Recompute | HeavyHitter | RandomKept | PerLayer, Field(discriminator="kind")
+    SinkWindow | SlidingWindow | Dense | Recompute | HeavyHitter | RandomKept | PerLayer | PerHead,
+    Field(discriminator="kind"),
 ]
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Evicting",
     "HeavyHitter",
     "Keep",
+    "PerHead",
     "PerLayer",
     "Policy",
     "RandomKept",

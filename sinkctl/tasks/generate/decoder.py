@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.growth import Growth
-from sinkctl.cache.layers import kept_by, layer_lines
-from sinkctl.cache.policies import Bounded, Evicting, Policy
-from sinkctl.cache.ring import RingCache
+from sinkctl.cache.layers import layer_lines
+from sinkctl.cache.policies import Bounded, Policy
+from sinkctl.cache.select import ring
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
@@ -53,10 +52,7 @@ class Decoder:
         model, device = loaded.model, loaded.device
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
         facts = self._lengths.last.layers
-        if isinstance(policy, Evicting):
-            self.cache = EvictingCache(facts, policy, rows)
-        else:
-            self.cache = RingCache(facts, kept_by(policy, facts), rows, capacity)
+        self.cache = ring(facts, policy, rows, capacity)
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)

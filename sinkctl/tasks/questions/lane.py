@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, Keep, Policy, Recompute
+from sinkctl.cache.policies import Evicting, Keep, PerHead, Policy, Recompute
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
@@ -77,7 +77,7 @@ def inside(keep: Keep | None, first: int, end: int, asked: int) -> Inside:
 
 def _most_kept(loaded: LoadedModel, policy: Policy, bos: bool) -> Keep | None:
     """The most that any layer keeps; None where heads choose."""
-    if isinstance(policy, Evicting):
+    if isinstance(policy, Evicting | PerHead):
         return None
     if isinstance(policy, Recompute):
         return Keep(0, policy.reach - bos)

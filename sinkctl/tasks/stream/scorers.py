@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
-from sinkctl.cache.blocks import BlockCache
-from sinkctl.cache.evicting import EvictingCache
-from sinkctl.cache.layers import kept_by, layer_lines
-from sinkctl.cache.policies import Bounded, Dense, Evicting, Policy, Recompute
+from sinkctl.cache.layers import layer_lines
+from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
+from sinkctl.cache.select import blocks
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
@@ -96,10 +95,7 @@ class BlockScorer(Scorer):
     def _begin(self, stage: Stage) -> None:
         """An empty cache."""
         self._stage = stage
-        if isinstance(self.policy, Evicting):
-            self._cache = EvictingCache(stage.layers, self.policy)
-        else:
-            self._cache = BlockCache(stage.layers, kept_by(self.policy, stage.layers))
+        self._cache = blocks(stage.layers, self.policy)
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from sinkctl.cache.policies import (
     Dense,
     HeavyHitter,
     Keep,
+    PerHead,
     PerLayer,
     RandomKept,
     Recompute,
@@ -21,7 +22,7 @@ from sinkctl.errors import UsageError
 from sinkctl.recipe.shorthand import policy
 
 MEMBERS = get_args(get_args(AnyPolicy)[0])
-LEAST = {PerLayer: {"whole": (0,)}}
+LEAST = {PerLayer: {"whole": (0,)}, PerHead: {"whole": ((0, 1),)}}
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -31,7 +32,7 @@ def test_a_policy_settles_survives_json_and_has_a_shorthand(member):
     assert reason
     assert "auto" not in settled.model_dump().values()
     assert TypeAdapter(AnyPolicy).validate_json(settled.model_dump_json()) == settled
-    if member is not PerLayer:  # which has to be told its layers
+    if member not in LEAST:  # which have to be told their layers or heads
         assert TypeAdapter(AnyPolicy).validate_python(policy(settled.kind)) == member()
     if isinstance(settled, Bounded):
         assert settled.reach == 511  # the query stands at the last position the model was trained on
