@@ -113,8 +113,8 @@ class QualityCase(CaseSettings):
     limit: Annotated[int, Field(ge=2)] | None = Field(None, description="Tokens of text; none: all.")
     sinks: tuple[Sinks, ...] = Field((0, 1, 2, 4, 8), min_length=1)
     caches: tuple[Count, ...] = Field((256,), min_length=1, description="Tokens in the cache: sinks and window.")
-    peers: tuple[Literal["dense", "recompute"], ...] = ("dense",)
-    every: Count = Field(1, description="recompute scores one token in so many.")
+    peers: tuple[Literal["dense", "recompute", "heavy_hitter", "random"], ...] = ("dense",)
+    every: Count = Field(1, description="recompute scores one token in so many; eviction happens once in so many.")
 
 
 class RetrievalCase(CaseSettings):

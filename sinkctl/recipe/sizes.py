@@ -45,6 +45,9 @@ def sizes(case: AnyCase) -> dict[str, Size]:
     return SIZES[case.kind](case)
 
 
+PINNED = (0, 4)  # sinks of the policies that choose what to evict
+
+
 def policy_of(text: str) -> Policy:
     """A cache as a case names it, `4+252`, `dense`, `recompute:4+252`; UsageError for what is none."""
     data: dict[str, Any] = {"task": "generate", "policy": shorthand.policy(text)}
@@ -111,6 +114,10 @@ def _quality(case: QualityCase) -> dict[str, Size]:
         found["dense"] = {"cache": ALL}
     if "recompute" in case.peers:
         found |= {f"recompute-{cache}": {"cache": cache} for cache in case.caches}
+    for kind in ("heavy_hitter", "random"):
+        if kind in case.peers:
+            pairs = [(cache, pinned) for cache in case.caches for pinned in PINNED if pinned < cache]
+            found |= {f"{kind}-{p}+{cache - p}": {"policy": kind, "cache": cache, "pinned": p} for cache, p in pairs}
     return found
 
 

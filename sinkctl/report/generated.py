@@ -6,7 +6,11 @@ from sinkctl.result.numbers import count, memory
 
 def cache_line(detail: GenerateDetail) -> str:
     """4+252: a cache of 256 tokens, 1.5 MiB for 16 rows; greedy."""
-    size = "a cache that grows with the text" if detail.cache_tokens is None else f"a cache of {count(detail.cache_tokens)} tokens"
+    size = (
+        "a cache that grows with the text"
+        if detail.cache_tokens is None
+        else f"a cache of {count(detail.cache_tokens)} tokens"
+    )
     rows = f" for {len(detail.rows)} rows" if len(detail.rows) > 1 else ""
     return f"{detail.policy}: {size}, {memory(detail.cache_bytes)}{rows}; {detail.sampling}"
 

@@ -11,13 +11,13 @@ from sinkctl.report.svg import draw
 from sinkctl.result.bench import BenchDetail, Row
 from sinkctl.result.numbers import NOTHING, count, known, percent, perplexity
 
-DENSE, RECOMPUTE = "dense", "recompute"
+DENSE, RECOMPUTE, CHOSEN = "dense", "recompute", ("heavy_hitter", "random")
 HEIGHT = 320
 Key = tuple[str, int | str]  # the case, and sinks or a peer
 
 
 def quality_table(detail: BenchDetail) -> ScoreTable | None:
-    """A row a number of sinks (`dense` and `recompute` have their own), a column a cache size; None without rows."""
+    """A row a number of sinks (peers have their own), a column a cache size; None without rows."""
     rows = _scored(detail)
     if not rows:
         return None
@@ -51,7 +51,7 @@ def quality_svg(detail: BenchDetail) -> str | None:
     several, lines = len({row.case for row in rows}) > 1, {}
     for row in rows:
         level = "sinks" not in row.size
-        name = row.way if row.way == DENSE else f"{f'{RECOMPUTE} ' if level else 'cache of '}{row.size.get('cache')}"
+        name = row.way if row.way == DENSE else f"{f'{_kept(row)} ' if level else 'cache of '}{row.size.get('cache')}"
         height = math.log(min(row.value, HIGHEST))
         dots = [Dot(x, height) for x in ((sinks[0], sinks[-1]) if level else (row.size["sinks"],))]
         lines.setdefault(f"{row.case}: {name}" if several else name, []).extend(dots)
@@ -93,7 +93,7 @@ def retrieval_table(detail: BenchDetail) -> ScoreTable | None:
 
 def _scored(detail: BenchDetail) -> list[Row]:
     rows = [row for row in detail.rows if row.metric == "perplexity"]
-    return [row for row in rows if "sinks" in row.size or row.way in (DENSE, RECOMPUTE)]
+    return [row for row in rows if "sinks" in row.size or row.way in (DENSE, RECOMPUTE, *CHOSEN)]
 
 
 def _caches(rows: Iterable[Row]) -> list[int]:
@@ -104,7 +104,7 @@ def _cells(rows: list[Row], caches: list[int]) -> dict[Key, list[Row | None]]:
     """By case and sinks or peer, the rows by cache size; `dense`, which has none, stands in every column."""
     cells: dict[Key, list[Row | None]] = {}
     for row in rows:
-        line = cells.setdefault((row.case, row.size.get("sinks", row.way)), [None] * len(caches))
+        line = cells.setdefault((row.case, _kept(row)), [None] * len(caches))
         for x, cache in enumerate(caches):
             if row.way == DENSE or row.size.get("cache") == cache:
                 line[x] = row
@@ -112,9 +112,15 @@ def _cells(rows: list[Row], caches: list[int]) -> dict[Key, list[Row | None]]:
     return dict(sorted(cells.items(), key=lambda item: (order[item[0][0]], *_order(item[0][1]))))
 
 
-def _order(kept: int | str) -> tuple[bool, int]:
+def _kept(row: Row) -> int | str:
+    """Sinks, or a peer."""
+    peer = f"{row.way}, {row.size['pinned']} sinks" if "pinned" in row.size else row.way
+    return row.size.get("sinks", peer)
+
+
+def _order(kept: int | str) -> tuple[bool, int | str]:
     """Sinks by number, then peers."""
-    return (True, (DENSE, RECOMPUTE).index(kept)) if isinstance(kept, str) else (False, kept)
+    return (isinstance(kept, str), kept)
 
 
 def _lowest(cells: dict[Key, list[Row | None]], column: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
-from sinkctl.cache.policies import Dense, Policy, Recompute, SinkWindow, SlidingWindow
+from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute, SinkWindow, SlidingWindow
 from sinkctl.errors import ModelError, TextError
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
@@ -54,6 +54,9 @@ def _policy(case: QualityCase, size: Size, context: int | None) -> Policy:
     """What a size stands for; recomputation re-encodes no more than the model's context."""
     if size["cache"] == ALL:
         return Dense()
+    if "pinned" in size:
+        chosen = {"heavy_hitter": HeavyHitter, "random": RandomKept}[size["policy"]]
+        return chosen(sinks=size["pinned"], window=size["cache"] - size["pinned"], every=case.every)
     if "sinks" not in size:
         longest = size["cache"] if context is None else min(size["cache"], context - 1)
         return Recompute(sinks=0, window=longest, every=case.every)
