@@ -6,10 +6,11 @@ without it (the same bytes of every tensor), which is gone after loading, and th
 """
 
 import hashlib
+import json
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ VOCABULARY = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "to
 QUICK = ("qwen35", "qwen35moe", "lfm2")  # read by another reader of transformers, which needs the vocabulary's length
 COPY = "weights.gguf"
 ROOM = 256 << 20  # for a tokenizer, beside the copy
-MADE = "1"  # of how the kept tokenizers are made
+MADE = "2"  # of how the kept tokenizers are made
+DIGESTS = "digests.json"  # beside the files of a kept tokenizer: name → sha256
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -52,7 +54,7 @@ def opened(path: Path, fingerprint: str, notes: list[str], say: Say) -> Iterator
         weights = _copied(path, header, work)
         config = AutoConfig.from_pretrained(weights.parent, gguf_file=weights.name)
         config.vocab_size = header.fields.get(f"{header.architecture}.vocab_size", len(header.tokens))
-        tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), say)
+        tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), notes, say)
         yield Opened(path, header, config, str(weights.parent), weights.name, str(tokenizer))
 
 
@@ -101,17 +103,34 @@ def _field(key: str, number: int) -> bytes:
 
 
 def _tokenizer(
-    path: Path, header: Header, config: PreTrainedConfig, work: Path, kept: Path | None, say: Say
+    path: Path, header: Header, config: PreTrainedConfig, work: Path, kept: Path | None, notes: list[str], say: Say
 ) -> Path:  # fmt: skip
-    """A folder with the tokenizer that transformers makes of the file."""
+    """A folder with the tokenizer that transformers makes of the file; one kept that is damaged is made anew."""
     if kept is not None and kept.is_dir():
-        return kept
+        if _is_whole(kept):
+            return kept
+        notes.append(f"The tokenizer kept in {kept} was damaged; it is made anew.")
+        with suppress(OSError):  # not ours to write: the new one is not kept
+            kept.rename(work / "damaged")
     count = len(header.tokens)
     say(f"making the tokenizer of {count:,} tokens{', a minute or so' * (count > 100_000)}; it is kept for next time")
     made = work / "tokenizer"
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(made)
     config.save_pretrained(made)
+    (made / DIGESTS).write_text(json.dumps(_digests(made)), encoding="utf-8")
     return made if kept is None else keep(made, kept)
+
+
+def _is_whole(kept: Path) -> bool:
+    try:
+        return _digests(kept) == json.loads((kept / DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _kept(fingerprint: str) -> Path | None:

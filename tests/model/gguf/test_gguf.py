@@ -13,7 +13,7 @@ from sinkctl.model import files
 from sinkctl.model.gguf import check
 from sinkctl.model.gguf.header import read_header
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
-from sinkctl.model.kept import cache_size, clear_cache
+from sinkctl.model.kept import cache_folder, cache_size, clear_cache
 from sinkctl.model.load import load
 from sinkctl.model.named import absolute, resolve
 from sinkctl.model.settings import ModelSettings
@@ -174,18 +174,32 @@ def test_special_tokens_are_called_what_the_file_calls_them(exact):
 
 
 def test_what_is_kept_is_seen_cleared_and_not_needed(sinkctl, exact, cache, monkeypatch):
-    (cache / "of the user").mkdir()
     load(str(exact))
-    assert [path.name for path in cache.iterdir() if path.name.startswith("work")] == []
-    assert cache_size(cache) > 10_000
+    assert [path.name for path in cache_folder().iterdir() if path.name.startswith("work")] == []
+    assert cache_size(cache_folder()) > 10_000
     code, out, _ = sinkctl("doctor", "--clear-cache")
     assert code == 0
     assert str(cache) in out
-    assert cache_size(cache) == 0
-    assert (cache / "of the user").is_dir()
-    clear_cache(cache)  # twice is fine
+    assert cache_size(cache_folder()) == 0
+    clear_cache(cache_folder())  # twice is fine
     (cache / "a file").touch()
     monkeypatch.setenv("SINKCTL_CACHE", str(cache / "a file"))
     assert any(note.startswith("Nothing is kept for the next time") for note in load(str(exact)).notes)
     monkeypatch.setenv("SINKCTL_CACHE", "off")
     assert not any(note.startswith("Nothing is kept") for note in load(str(exact)).notes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+def test_a_damaged_kept_tokenizer_is_made_anew(exact, damage):
+    right = load(str(exact)).tokenizer(TEXT).input_ids
+    (path,) = cache_folder().glob("gguf/*/tokenizer.json")
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-100] if damage == "cut" else whole.replace(b"he", b"eh"))
+    loaded = load(str(exact))
+    assert loaded.tokenizer(TEXT).input_ids == right
+    assert [note for note in loaded.notes if "was damaged; it is made anew" in note]
+    assert path.read_bytes() == whole
+    assert not load(str(exact)).notes
