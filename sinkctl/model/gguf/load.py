@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sinkctl.model.adapters import with_adapters
-from sinkctl.model.gguf.opened import located, opened, own_dtype, stored_as
+from sinkctl.model.gguf.opened import left_aside, located, opened, own_dtype, stored_as
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kinds import Kind
 from sinkctl.model.load import (
@@ -50,7 +50,8 @@ def load_gguf(
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             )
-            left_out = check_weights(name, model, report)
+            left_out = check_weights(name, model, report, by="its header")
+            notes += left_aside(file)
             as_ordinary(model)
             model = with_adapters(model, base, choices).eval()
             tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)

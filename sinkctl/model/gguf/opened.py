@@ -19,6 +19,7 @@ import transformers
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from sinkctl.model.gguf.agrees import BLOCK
 from sinkctl.model.gguf.check import check_gguf, quantization
 from sinkctl.model.gguf.header import PLAIN, Header, aligned
 from sinkctl.model.kept import KEPT, cache_folder, keep, work_folder
@@ -44,18 +45,19 @@ class Opened:
     weights: str
     gguf_file: str
     tokenizer: str
+    left: list[str]  # tensors that transformers took no notice of, once it has loaded
 
 
 @contextmanager
 def opened(path: Path, fingerprint: str, notes: list[str], say: Say) -> Iterator[Opened]:
     """The file, ready to load inside the `with`; ModelError where it is not one that transformers reads."""
     header = check_gguf(path)
-    with work_folder(path.stat().st_size + ROOM, notes) as work, gguf_told(say):
+    with work_folder(path.stat().st_size + ROOM, notes) as work, gguf_told(say) as left:
         weights = _copied(path, header, work)
         config = AutoConfig.from_pretrained(weights.parent, gguf_file=weights.name)
         config.vocab_size = header.fields.get(f"{header.architecture}.vocab_size", len(header.tokens))
         tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), notes, say)
-        yield Opened(path, header, config, str(weights.parent), weights.name, str(tokenizer))
+        yield Opened(path, header, config, str(weights.parent), weights.name, str(tokenizer), left)
 
 
 def located(named: Named, revision: str | None) -> Path:
@@ -77,6 +79,19 @@ def own_dtype(header: Header) -> tuple[torch.dtype, str]:
     if kind in FLOATS:
         return FLOATS[kind], "as the file is stored"
     return torch.bfloat16, f"{kind} blocks have no dtype of their own; float32 keeps every bit of them"
+
+
+def left_aside(file: Opened) -> list[str]:
+    """A note on tensors that the loaded model is without: of other names than its class has in llama.cpp."""
+    kinds = list(dict.fromkeys(BLOCK.sub("blk.*.", name) for name in file.left))
+    if not kinds:
+        return []
+    shown = ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} kinds more" if len(kinds) > 3 else "")
+    rope = "; its rotary frequencies are not scaled" * ("rope_freqs.weight" in kinds)
+    return [
+        f"transformers {transformers.__version__} leaves {len(file.left)} of the file's {len(file.header.tensors)} "
+        f"tensors aside ({shown}), and the model is without them{rope}."
+    ]
 
 
 def _copied(path: Path, header: Header, work: Path) -> Path:

@@ -1,17 +1,20 @@
 """A GGUF file is the model it was made of: its weights, its tokenizer, its texts; what it is not is refused."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from gguf_files import STORIES, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinkctl.errors import ModelError
 from sinkctl.model import files
 from sinkctl.model.gguf import check
-from sinkctl.model.gguf.header import read_header
+from sinkctl.model.gguf.agrees import check_agrees
+from sinkctl.model.gguf.header import Header, TensorInfo, read_header
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kept import cache_folder, cache_size, clear_cache
 from sinkctl.model.load import load
@@ -121,6 +124,64 @@ def test_what_is_no_whole_gguf_is_refused_before_torch(exact, tmp_path, monkeypa
     monkeypatch.setattr(check, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'sinkctl\[gguf\]'"):
         files.check_checkpoint(ModelSettings(name=str(exact)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"sizes": {"block_count": 3}},
+            r"there are 3 blocks \(llama.block_count\), and it holds weights of blk.3 and 1 more; the",
+        ),
+        (
+            {"sizes": {"block_count": 7}},
+            "by its header there are 7 blocks .* no weights of blk.5 and 1 more; the file",
+        ),
+        ({"sizes": {"head_count": 7}}, "embedding_length, 64, is not divisible by llama.attention.head_count, 7"),
+        ({"sizes": {"head_count": 0}}, "head_count is 0"),
+        ({"sizes": {"head_count_kv": 3}}, "head_count, 8, is not divisible by llama.attention.head_count_kv, 3"),
+        ({"sizes": {"embedding_length": 128}}, "embedding_length is 128, and the embedding's rows are of 64"),
+        ({"sizes": {"vocab_size": 500}}, "vocabulary is of 500 tokens, and the embedding has 512 rows"),
+        ({"bos_token_id": 512}, "bos_token_id is 512, and its vocabulary has 512 tokens; .* download it again"),
+        ({"eos_token_id": 2**32 - 1}, "eos_token_id is 4,294,967,295, and"),
+        ({"unk_token_id": 600}, "unknown_token_id is 600, and"),
+        ({"pad_token_id": 600}, "padding_token_id is 600, and"),
+    ],
+)
+def test_a_header_that_disagrees_with_itself_is_refused_before_torch(changed, said, tmp_path):
+    path = write_gguf(tmp_path / "stories.gguf", **changed)
+    with pytest.raises(ModelError, match=said):
+        files.check_checkpoint(ModelSettings(name=str(path)))
+
+
+def test_blocks_that_predict_further_tokens_may_be_there_or_not(tmp_path):
+    """Those of `nextn_predict_layers` are counted, and stand behind the others."""
+    names = [f"blk.{number}.attn_norm.weight" for number in range(5)]
+    infos = [TensorInfo(name, (64,), 0, 0) for name in names] + [TensorInfo("token_embd.weight", (64, 0), 0, 0)]
+    fields = {"general.architecture": "qwen35", "qwen35.block_count": 5, "qwen35.embedding_length": 64}
+    whole = Header(tmp_path, 3, fields | {"qwen35.nextn_predict_layers": 1}, {}, infos, (0, 0))
+    without = replace(whole, tensors=infos[:4] + infos[5:])
+    check_agrees(tmp_path, whole)
+    check_agrees(tmp_path, without)
+    with pytest.raises(ModelError, match="no weights of blk.4;"):
+        check_agrees(tmp_path, replace(without, fields=fields))
+
+
+def test_what_only_loading_tells_is_said_of_the_header(tmp_path):
+    path = write_gguf(tmp_path / "stories.gguf", sizes={"feed_forward_length": 100})
+    with pytest.raises(ModelError, match=r"down_proj.weight is 64×172 in the file and 64×100 by its header .*again"):
+        load(str(path))
+
+
+def test_tensors_that_transformers_leaves_aside_are_named(tmp_path):
+    aside = {"rope_freqs.weight": np.ones(4, np.float32)} | {
+        f"blk.{number}.attn_q.bias": np.ones(64, np.float32) for number in range(5)
+    }
+    loaded = load(str(write_gguf(tmp_path / "stories.gguf", more=aside)))
+    assert loaded.notes == [
+        f"transformers {transformers.__version__} leaves 6 of the file's 53 tensors aside (rope_freqs.weight, "
+        "blk.*.attn_q.bias), and the model is without them; its rotary frequencies are not scaled."
+    ]
 
 
 def test_another_tokenizer_than_the_files_is_refused(exact, tmp_path):
