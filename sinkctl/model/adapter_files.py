@@ -35,8 +35,13 @@ VIRTUAL = {
 def resolved(settings: ModelSettings) -> ModelSettings:
     """The same by its base: an adapter named as the model becomes the first over the base that its config names.
 
-    ModelError where that base is not here, or the folder is a checkpoint and an adapter at once.
+    ModelError where that base is not here, or the folder is a checkpoint and an adapter at once; UsageError for names
+    that are empty, which as paths would be the folder one is in.
     """
+    if not all((settings.name, *settings.adapters)):
+        raise UsageError(
+            f"model.{'adapters' if settings.name else 'name'}: is empty; name a folder, a file or a Hub id"
+        )
     passed: list[str] = []
     while (folder := _adapter_at(settings.name)) is not None:
         if str(folder) in passed:

@@ -163,7 +163,7 @@ def test_blocks_that_predict_further_tokens_may_be_there_or_not(tmp_path):
     without = replace(whole, tensors=infos[:4] + infos[5:])
     check_agrees(tmp_path, whole)
     check_agrees(tmp_path, without)
-    with pytest.raises(ModelError, match="no weights of blk.4;"):
+    with pytest.raises(ModelError, match=r"no weights of blk\.4;"):
         check_agrees(tmp_path, replace(without, fields=fields))
 
 
