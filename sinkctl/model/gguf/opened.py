@@ -49,11 +49,14 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path, fingerprint: str, notes: list[str], say: Say) -> Iterator[Opened]:
-    """The file, ready to load inside the `with`; ModelError where it is not one that transformers reads."""
+def opened(path: Path, fingerprint: str, notes: list[str], say: Say, data: bool = True) -> Iterator[Opened]:
+    """The file, ready to load inside the `with`; ModelError where it is not one that transformers reads.
+
+    Without `data` every weight is 0: for its config and tokenizer alone.
+    """
     header = check_gguf(path)
-    with work_folder(path.stat().st_size + ROOM, notes) as work, gguf_told(say) as left:
-        weights = _copied(path, header, work)
+    with work_folder(path.stat().st_size * data + ROOM, notes) as work, gguf_told(say) as left:
+        weights = _copied(path, header, work, data)
         config = AutoConfig.from_pretrained(weights.parent, gguf_file=weights.name)
         config.vocab_size = header.fields.get(f"{header.architecture}.vocab_size", len(header.tokens))
         tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), notes, say)
@@ -94,9 +97,10 @@ def left_aside(file: Opened) -> list[str]:
     ]
 
 
-def _copied(path: Path, header: Header, work: Path) -> Path:
+def _copied(path: Path, header: Header, work: Path, data: bool) -> Path:
     """The file without its vocabulary, in `work`; the file itself where that has no room, or need not be."""
-    if header.architecture in QUICK or shutil.disk_usage(work).free < path.stat().st_size + ROOM:
+    size = path.stat().st_size
+    if header.architecture in QUICK or shutil.disk_usage(work).free < size * data + ROOM:
         return path
     with path.open("rb") as file, (work / COPY).open("wb") as copy:
         kept = [span for key, span in header.spans.items() if key not in VOCABULARY]
@@ -107,8 +111,11 @@ def _copied(path: Path, header: Header, work: Path) -> Path:
             file.seek(start)
             copy.write(file.read(end - start))
         copy.write(b"\0" * (aligned(copy.tell(), header.alignment) - copy.tell()))
-        file.seek(header.data)
-        shutil.copyfileobj(file, copy, 16 << 20)
+        if data:
+            file.seek(header.data)
+            shutil.copyfileobj(file, copy, 16 << 20)
+        else:
+            copy.truncate(copy.tell() + size - header.data)
     return work / COPY
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,11 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("SINKCTL_CACHE", str(folder))
     return folder
+
+
+def load_whole(load, settings, weights, **options):
+    """With weights, whatever is asked."""
+    return load(settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,18 @@ def test_the_command_line_streams_and_converts_it(sinkctl, quantized, tmp_path, 
     assert code == 0, err
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert torch.equal(again.get_input_embeddings().weight, load(".").model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("task", [["--policy", "4+100"], ["--generate", "9"], ["--questions", "lines"], ["convert"]])
+def test_a_plan_is_the_same_and_dequantizes_nothing(sinkctl, quantized, task, monkeypatch):
+    words = [*(["stream"] if task != ["convert"] else []), *task, "-m", quantized, "--dry-run"]
+    read = AutoModelForCausalLM.from_pretrained
+    monkeypatch.delattr(AutoModelForCausalLM, "from_pretrained")
+    code, plan, said = sinkctl(*words)
+    assert code == 0, said
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", read)
+    monkeypatch.setattr("sinkctl.model.load.load", partial(load_whole, load))
+    assert sinkctl(*words) == (0, plan, said)
 
 
 def test_a_folder_of_one_is_it_and_of_several_one_is_named(exact, tmp_path):
