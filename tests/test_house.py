@@ -9,9 +9,10 @@ ROOT = Path(__file__).parent.parent / "sinkctl"
 # Folder → the folders of ours it may import; recipe → check → load → run → result → report.
 MAY_IMPORT = {
     "errors": set(),
+    "formats": set(),
     "kernels": set(),
-    "model": {"errors", "kernels"},
-    "text": {"errors"},
+    "model": {"errors", "formats", "kernels"},
+    "text": {"errors", "formats"},
     "cache": {"errors", "kernels", "model"},
     "metrics": {"errors", "kernels", "model"},
     "sinks": {"errors", "kernels", "model", "metrics"},

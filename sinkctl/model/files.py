@@ -14,7 +14,7 @@ from sinkctl.model.adapter_files import check_adapters, resolved
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
 from sinkctl.model.gguf.check import check_gguf
 from sinkctl.model.gguf.header import read_header
-from sinkctl.model.hub import check_hub_id, meant
+from sinkctl.model.hub import check_hub_id, kind_asked, meant
 from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
 from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
@@ -78,7 +78,7 @@ def _check_folder(settings: ModelSettings) -> None:
     if folder.is_file() and (what := foreign_file(folder)) is not None:
         raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
+        what = "is a file" if folder.exists() else f"no such {kind_asked(name)}"
         instead = meant(name) or "; give a checkpoint folder or a Hub id (organisation/name)"
         raise ModelError(f"{name}: {what}{instead}")
     if len(several := gguf_files(folder)) > 1:
@@ -87,7 +87,11 @@ def _check_folder(settings: ModelSettings) -> None:
     if not (folder / CONFIG).exists():
         if (what := foreign_folder(folder)) is not None and not _inside(folder):
             raise ModelError(f"{folder} {what}")
-        raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
+        instead = _inside(folder) or f"; name the folder that holds {CONFIG} and weights"
+        what = (
+            f"no {CONFIG}, so this is not a Transformers checkpoint" if any(folder.iterdir()) else "is an empty folder"
+        )
+        raise ModelError(f"{folder}: {what}{instead}")
     config = _read_config(folder / CONFIG)
     if (what := foreign_config(folder / CONFIG)) is not None:
         raise ModelError(f"{folder} {what}")
@@ -103,7 +107,7 @@ def _check_folder(settings: ModelSettings) -> None:
         raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
     if (what := foreign_weights(folder)) is not None:
         raise ModelError(f"{folder} {what}")
-    raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}")
+    raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}; download them too")
 
 
 def _inside(folder: Path) -> str:
