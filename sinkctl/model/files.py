@@ -11,6 +11,7 @@ from typing import Any
 
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.adapter_files import check_adapters, resolved
+from sinkctl.model.adapter_shapes import check_shapes
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
 from sinkctl.model.gguf.check import check_gguf
 from sinkctl.model.gguf.header import read_header
@@ -18,10 +19,9 @@ from sinkctl.model.hub import check_hub_id, kind_asked, meant
 from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
 from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
-from sinkctl.model.weight_file import check_weight_file
+from sinkctl.model.weight_file import INDEX, check_weight_file, weight_files
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_model(settings: ModelSettings) -> None:
@@ -48,6 +48,8 @@ def check_checkpoint(settings: ModelSettings) -> None:
         check_gguf(named.path)
     elif named.form == "folder":
         _check_folder(settings)
+    if settings.adapters:
+        check_shapes(settings, named)
 
 
 def has_chat_template(name: str) -> bool:
@@ -143,22 +145,7 @@ def _without_cuda() -> str | None:
 
 def check_files(folder: Path) -> None:
     """Raise ModelError for a weight file of `folder` that is missing, cut short, or a Git LFS pointer."""
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         if not path.exists():
             raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
         check_weight_file(path)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers will read: the one, or those of the index."""
-    if (folder / WHOLE).exists():
-        return [folder / WHOLE]
-    if not (folder / INDEX).exists():
-        if shards := sorted(folder.glob("*-of-*.safetensors")):
-            raise ModelError(f"{folder / INDEX} is missing, which says what is in {shards[0].name}; download it again")
-        return []
-    try:
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(named))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / INDEX} is damaged; download it again") from error

@@ -156,7 +156,7 @@ def load(
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
-        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices).eval()
+        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices, notes).eval()
         tokenizer = None
         if kind != "vision":
             tokenizer = own_tokenizer(base, settings, choices, notes)

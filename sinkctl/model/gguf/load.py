@@ -47,7 +47,7 @@ def load_gguf(
             model, left_out = (
                 _model(name, file, dtype, device, notes) if weights else (_drawn(file, dtype, device), None)
             )
-            model = with_adapters(model, base, choices).eval()
+            model = with_adapters(model, base, choices, notes).eval()
             tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)
             notes += follow_file(tokenizer, file.header)
             check_vocabulary(name, tokenizer, file.header)
