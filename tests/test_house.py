@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "sinks": {"errors", "kernels", "model", "metrics"},
     "recipe": {"errors", "cache", "model", "sinks"},
     "result": {"errors"},
-    "check": {"errors", "cache", "model", "text", "recipe", "result"},
+    "check": {"errors", "cache", "model", "sinks", "text", "recipe", "result"},
     "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result", "check"},
     "report": {"errors", "result"},
     "api": {"errors", "cache", "check", "model", "recipe", "tasks", "result", "report"},

@@ -64,6 +64,18 @@ def has_chat_template(name: str) -> bool:
     return "chat_template" in said.read_text(encoding="utf-8")
 
 
+def decoder_type(name: str) -> str | None:
+    """The model type of a decoder of text alone, as config.json or a GGUF header says; None where they do not."""
+    named = resolve(name)
+    if not named.local:
+        return None
+    if named.form == "gguf":
+        return read_header(named.path).architecture
+    config = _read_config(named.path / CONFIG)
+    decodes = any(str(each).endswith("ForCausalLM") for each in config.get("architectures") or [])
+    return config.get("model_type") if decodes and not {"text_config", "sink"} & set(config) else None
+
+
 def check_device(asked: str) -> None:
     """ModelError for an accelerator that torch cannot drive here: built without it, or no driver."""
     why = None
