@@ -43,6 +43,7 @@ def rules(recipe: GenerateRecipe) -> None:
         if given or recipe.bos != "auto":
             name = (given or ["bos"])[0]
             raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
+    recipe.policy.check()
     check_names([parse(text) for text in recipe.fail_on], MEASURED)
     _check_config(recipe.sampling.config)
     if recipe.system is not None and not recipe.chat:

@@ -4,9 +4,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.errors import UsageError
 
 Window = Annotated[int, Field(ge=1)] | Literal["auto"]
+PRECISION = "Of keys and values that are not recent; null: as the model computes them."
 WINDOW = "Recent tokens kept, the query itself not counted; auto fills the model's context."
 
 
@@ -22,11 +24,20 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
+    precision: Precision | None = Field(None, description=PRECISION)
 
     @property
     def label(self) -> str:
         """What tables and pictures call it."""
+        return self.size if self.precision is None else f"{self.size}, {self.precision.label}"
+
+    @property
+    def size(self) -> str:
+        """What it is called at full precision."""
         return self.kind
+
+    def check(self) -> None:
+        """UsageError for what does not go together."""
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:
         """Settle every `auto` for a model trained on `context` tokens; returns (policy, reason)."""
@@ -40,7 +51,7 @@ class Bounded(Policy):
     window: Window = "auto"
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         return f"{self.sinks}+{self.window}"
 
     @property
@@ -51,14 +62,31 @@ class Bounded(Policy):
     def resolve(self, context: int | None) -> tuple["Bounded", str]:
         """`auto`: W = context − S − 1, so that no position lies outside what the model was trained on."""
         if self.window != "auto":
+            self.check()
             return self, "as given"
         if context is None:
-            return self.model_copy(update={"window": 1024}), "the model names no context length; 1024 as published"
+            settled, _ = self.model_copy(update={"window": 1024}).resolve(None)
+            return settled, "the model names no context length; 1024 as published"
         window = context - self.sinks - 1
         if window < 1:
             raise UsageError(f"{self.sinks} sinks leave no window in the model's context of {context}; give --window")
-        reason = f"context {context} − {self.sinks} sinks − the query itself"
-        return self.model_copy(update={"window": window}), reason
+        settled, _ = self.model_copy(update={"window": window}).resolve(context)
+        return settled, f"context {context} − {self.sinks} sinks − the query itself"
+
+    def check(self) -> None:
+        """UsageError for a precision that the window, where it is known, leaves no room for."""
+        if self.precision is None or self.window == "auto":
+            return
+        recent, together, kept = self.precision.recent, self.precision.together, self.precision.kept
+        if self.window < self.precision.least_window:
+            what = f"group of {together} tokens" if together > 1 else "token"
+            least = self.window - together
+            instead = f"at most {least}" if least >= 0 else f"a window of {together} and more"
+            raise UsageError(
+                f"--kv-recent {recent}: a window of {self.window} holds no {what} past those; give {instead}"
+            )
+        if kept > self.reach:
+            raise UsageError(f"--kv-keep first:{kept}: {self.size} holds {self.reach} tokens; give at most so many")
 
     def keep(self, own_window: int | None) -> Keep:
         """What a layer trained with `own_window` past keys (None: all) keeps.

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from sinkctl.cache.growth import Growth
 from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Bounded, Policy
-from sinkctl.cache.ring import RingCache
+from sinkctl.cache.select import ring
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
@@ -52,7 +52,7 @@ class Decoder:
         model, device = loaded.model, loaded.device
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
         facts = self._lengths.last.layers
-        self.cache = RingCache(facts, [policy.keep(f.window) for f in facts], rows, capacity)
+        self.cache = ring(facts, policy, rows, capacity)
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)

@@ -90,7 +90,7 @@ def _notes(run: GenerateRun) -> list[str]:
     if context is not None and isinstance(policy, Bounded) and policy.reach + 1 > context:
         notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")
     if context is not None and policy.kind == "dense" and run.longest + run.steps > context:
-        notes.append(f"dense extrapolates past the model's context of {context}.")
+        notes.append(f"{policy.label} extrapolates past the model's context of {context}.")
     return notes + run.decoder.notes
 
 

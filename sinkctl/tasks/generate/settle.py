@@ -111,6 +111,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "no CUDA device"
     if policy.kind == "recompute":
         return False, "recomputation has no step to capture"
+    if policy.precision is not None:
+        return False, "rounded keys and values are dequantized, and go through as blocks do"
     if recurrent_cache(loaded.model) is not None:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
-from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
+from sinkctl.cache.select import blocks
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
@@ -95,7 +95,7 @@ class BlockScorer(Scorer):
     def _begin(self, stage: Stage) -> None:
         """An empty cache."""
         self._stage = stage
-        self._cache = BlockCache(stage.layers, [self.policy.keep(facts.window) for facts in stage.layers])
+        self._cache = blocks(stage.layers, self.policy)
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()
@@ -151,7 +151,7 @@ class BlockScorer(Scorer):
 
     @property
     def bytes_a_token(self) -> int:
-        """Bytes of keys and values one kept token takes."""
+        """Bytes of keys and values one kept token takes at full precision."""
         width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts)
         return width * torch.empty(0, dtype=self.loaded.dtype).element_size()
 
@@ -274,6 +274,8 @@ def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool, compile_size: int
     try:
         return BlockScorer(loaded, policy, compile_size)
     except LearnedPositions as error:
+        if policy.precision is not None:
+            raise ModelError(f"{error}; its keys and values cannot be rounded, so leave --kv out") from error
         if isinstance(policy, Dense):
             return LearnedDenseScorer(loaded, policy)
         raise ModelError(f"{error}; use --policy dense (up to its context) or --policy recompute") from error
