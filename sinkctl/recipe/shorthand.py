@@ -14,7 +14,7 @@ KINDS = [member.model_fields["kind"].default for member in get_args(get_args(Any
 def bits(text: str) -> int | str | None:
     """`4bit`, `fp8`, … as recipe data; `full`: None."""
     if text != "full" and text not in FORMATS:
-        raise UsageError(f"--kv {text}: no such precision{suggest(text, ['full', *FORMATS])}")
+        raise UsageError(f"--kv {text}: no such precision; one of full, {', '.join(FORMATS)}")
     return FORMATS.get(text)
 
 

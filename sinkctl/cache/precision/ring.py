@@ -103,13 +103,6 @@ def _always(k: Tensor, v: Tensor, met_at: int) -> Form:
 
 def _check_widths(precision: Precision, facts: LayerFacts) -> None:
     """UsageError for a layer that cannot be cut into groups."""
-    cut = {"values": facts.value_width} | ({"keys": facts.width} if precision.keys == "token" else {})
-    for what, width in cut.items():
-        if width % precision.group:
-            fits = [group for group in range(8, width + 1, 8) if width % group == 0]
-            instead = f"precision.group={fits[-1]} does" if fits else "no group of a multiple of 8 does"
-            raise UsageError(
-                f"--kv: groups of {precision.group} channels do not divide {what} of {width} ({facts.name}); {instead}"
-            )
-    if facts.width % 8:
-        raise UsageError(f"--kv: keys of {facts.width} channels ({facts.name}) cannot be packed; leave --kv out")
+    for what, width in (("values", facts.value_width), ("keys", facts.width)):
+        if (problem := precision.misfit(what, width)) is not None:
+            raise UsageError(f"{problem} ({facts.name})")

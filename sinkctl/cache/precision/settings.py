@@ -63,6 +63,16 @@ class Precision(BaseModel):
         """Past tokens that a layer must keep for any to be rounded; one that keeps fewer stays in full."""
         return self.recent + self.together
 
+    def misfit(self, what: Literal["keys", "values"], width: int) -> str | None:
+        """Why heads of so many channels cannot be rounded so; None: they can."""
+        if what == "keys" and self.keys == "channel":  # in bytes, all the same
+            return f"--kv: keys of {width} channels do not fill bytes; leave it out" if width % 8 else None
+        if width % self.group == 0:
+            return None
+        fit = max((group for group in range(8, width + 1, 8) if width % group == 0), default=None)
+        instead = "leave it out" if fit is None else f"set precision.group to {fit}"
+        return f"--kv: groups of {self.group} channels do not divide {what} of {width}; {instead}"
+
     def rounded(self, seen: int, together: int = 1) -> int:
         """How many of the first tokens are rounded for the query that has seen so many before itself."""
         return max(0, seen - self.recent) // together * together
