@@ -67,13 +67,13 @@ def empty(facts: LayerFacts, precision: Precision, rows: int, sinks: int, window
 
 def grown(store: Store, precision: Precision, tokens: int) -> Store:
     """The same with room for so many tokens, where no group ever makes room for another."""
-    wanted = [groups(tokens, precision.together)] * 3 + [tokens] * 3
-    names = Store._fields[2:8]
+    old = tokens - precision.recent
     longer = {}
-    for name, slots in zip(names, wanted, strict=True):
-        x = getattr(store, name)
-        if slots > x.shape[2]:
-            longer[name] = torch.cat([x, x.new_zeros(*x.shape[:2], slots - x.shape[2], *x.shape[3:])], dim=2)
+    for names, slots in ((Store._fields[2:5], groups(old, precision.together)), (Store._fields[5:8], old)):
+        for name in names:
+            x = getattr(store, name)
+            if slots > x.shape[2]:
+                longer[name] = torch.cat([x, x.new_zeros(*x.shape[:2], slots - x.shape[2], *x.shape[3:])], dim=2)
     return store._replace(**longer)
 
 
