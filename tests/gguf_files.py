@@ -18,13 +18,20 @@ NAMES = {
 HEADS = {"attn_q": 8, "attn_k": 4}
 
 
-def write_gguf(path: Path, blocks: str | None = None, arch: str = "llama", **changed: Any) -> Path:
-    """float32, or matrices whose rows divide by 32 quantized to `blocks`; `changed`: fields of the tokenizer."""
+def write_gguf(
+    path: Path, blocks: str | None = None, arch: str = "llama", sizes: dict[str, int] | None = None,
+    more: dict[str, np.ndarray] | None = None, **changed: Any,
+) -> Path:  # fmt: skip
+    """float32, or matrices whose rows divide by 32 quantized to `blocks`.
+
+    `sizes` and `changed`: fields of the model and of the tokenizer that are others, `more`: tensors that are no part.
+    """
     writer = GGUFWriter(path, arch)
-    for name, value in dict(
+    own = dict(
         context_length=512, embedding_length=64, block_count=5, feed_forward_length=172, head_count=8, head_count_kv=4,
         layer_norm_rms_eps=1e-5, rope_dimension_count=8, rope_freq_base=10000.0, vocab_size=512,
-    ).items():  # fmt: skip
+    )  # fmt: skip
+    for name, value in (own | (sizes or {})).items():
         getattr(writer, f"add_{name}")(value)
     writer.add_name("stories260K")
     vocabulary = Tokenizer.from_file(str(STORIES / "tokenizer.json")).get_vocab()
@@ -47,6 +54,8 @@ def write_gguf(path: Path, blocks: str | None = None, arch: str = "llama", **cha
             writer.add_tensor(own, quantize(weight, kind), raw_dtype=kind)
         else:
             writer.add_tensor(own, np.ascontiguousarray(weight))
+    for name, values in (more or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -79,10 +79,12 @@ def stock_cache(model) -> dict:
     return dict(use_cache=True, past_key_values=cache) if recurrent else dict(use_cache=False)
 
 
-def token_by_token_nll(model, layers: list[LayerFacts], keeps: list[Keep], ids_T: Tensor) -> Tensor:
+def token_by_token_nll(
+    model, layers: list[LayerFacts], keeps: list[Keep], ids_T: Tensor, handler: Handler | None = None
+) -> Tensor:
     """NLL of tokens 1 … T−1, through the stock model one token at a time; head and loss by the stock class."""
     losses, carried = [], stock_cache(model)
-    with attached(model, TokenByToken(layers, keeps)), torch.no_grad():
+    with attached(model, handler or TokenByToken(layers, keeps)), torch.no_grad():
         for token, target in zip(ids_T[:-1], ids_T[1:], strict=True):
             one = torch.ones(1, 1, dtype=torch.long)
             logits = model(input_ids=token[None, None], position_ids=0 * one, attention_mask=one, **carried).logits

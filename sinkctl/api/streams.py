@@ -26,7 +26,7 @@ def stream(
     text: str | Path | Sequence[str | Path] | StreamRecipe = (),
     *,
     model: Model = "demo",
-    policies: str | Sequence[str] | None = None,
+    policies: str | Sequence[str | dict] | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -36,9 +36,9 @@ def stream(
     """Per-token losses of a text under one or more cache policies.
 
     `text` is a file, several, or a whole recipe; `policies` are kinds or sizes (`4+252`, `dense`; default
-    `sink_window`); `settings` are the recipe's other fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`,
-    `errors`). With `output`, a run folder is kept there (and continued with `resume`). Returns the Result and, by
-    policy, NLL in nats a token, float32. Raises SinkctlError.
+    `sink_window`), or as a recipe has them, with `precision`; `settings` are the recipe's other fields (`chunk`,
+    `limit`, …, and those of `text`: `bos`, `field`, `errors`). With `output`, a run folder is kept there (and continued
+    with `resume`). Returns the Result and, by policy, NLL in nats a token, float32. Raises SinkctlError.
     """
     recipe = _recipe(text, policies, settings, model)
     loaded = _checked(recipe, model, output=output, resume=resume)
@@ -58,7 +58,7 @@ def generate(
     prompts: str | Sequence[str] | GenerateRecipe = (),
     *,
     model: Model = "demo",
-    policy: str | None = None,
+    policy: str | dict | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Tokens, GenerateRun], None] | None = None,
@@ -105,7 +105,7 @@ def stream_blocks(
     text: str | Path | Sequence[str | Path] | StreamRecipe = (),
     *,
     model: Model = "demo",
-    policies: str | Sequence[str] | None = None,
+    policies: str | Sequence[str | dict] | None = None,
     **settings: Any,
 ) -> Iterator[ScoredBlock]:
     """The same, live: yields the losses, ids and places of each block as it is scored."""
@@ -117,7 +117,7 @@ def ask(
     questions: str | Path | QuestionsRecipe = "lines",
     *,
     model: Model = "demo",
-    policies: str | Sequence[str] | None = None,
+    policies: str | Sequence[str | dict] | None = None,
     output: str | Path | None = None,
     progress: Callable[[Asking], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,

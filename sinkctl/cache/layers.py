@@ -24,6 +24,9 @@ def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequenc
         kept = policy.said(keep)
         if facts.window is not None and keep == (0, facts.window):
             kept = f"stays as trained, the last {facts.window} tokens"
+        if policy.precision is not None:
+            rounded = keep.window is None or keep.window >= policy.precision.least_window
+            kept += f", {policy.precision.label}" if rounded else ", in full: too few to be rounded"
         turned = "ALiBi" if facts.alibi else "not rotated"
         if facts.rotation is not None:
             turned = (

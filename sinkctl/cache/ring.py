@@ -10,6 +10,7 @@ Shapes: B rows, H query heads, G key/value heads, T tokens of a block, R = W+1 s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +29,11 @@ Rotations = list[Rotation | None]
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Held:
+    """What is held of one layer: where, and by which rule."""
+
     keep: Keep
-    ring: Ring
+    ring: NamedTuple  # of tensors, rows first: a `Ring`, or what another cache keeps
 
     @property
     def origin(self) -> int:
@@ -44,31 +47,35 @@ class RingCache(Handler):
     def __init__(self, layers: list[LayerFacts], keeps: list[Keep], rows: int, capacity: int | None = None):
         """A layer that keeps everything gets `capacity` slots: as many tokens as its streams will ever hold."""
         self.seen = [0] * rows
-        self._layers = []
-        for facts, keep in zip(layers, keeps, strict=True):
-            if keep.window is None:
-                assert capacity is not None
-                keep = Keep(keep.sinks, capacity - 1)
-            sizes = [(n, width) for n in (keep.window + 1, keep.sinks) for width in (facts.width, facts.value_width)]
-            with torch.inference_mode(False):  # what is made inside it cannot be written to outside
-                like = dict(dtype=facts.dtype, device=facts.device)
-                ring = Ring(*(torch.zeros(rows, facts.kv_heads, *size, **like) for size in sizes))
-            self._layers.append(_Layer(keep, ring))
+        with torch.inference_mode(False):  # what is made inside it cannot be written to outside
+            self._layers = [self._made(*each, rows, capacity) for each in zip(layers, keeps, strict=True)]
         self.rotations: list[Rotations] = [[facts.rotation for facts in layers]] * rows  # by row, by layer
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._blocks = [implementation(facts) for facts in layers]
-        self._steps = [
-            block if facts.in_blocks else decode_attention.select(layer.ring, facts.value_width)
-            for facts, layer, block in zip(layers, self._layers, self._blocks, strict=True)
+        self._in_blocks = [
+            facts.in_blocks or not isinstance(layer.ring, Ring)
+            for facts, layer in zip(layers, self._layers, strict=True)
         ]
-        self._in_blocks = [facts.in_blocks for facts in layers]
+        self._steps = [
+            block if in_blocks else decode_attention.select(layer.ring, facts.value_width)
+            for facts, layer, block, in_blocks in zip(layers, self._layers, self._blocks, self._in_blocks, strict=True)
+        ]
         self._capacity = capacity if any(keep.window is None for keep in keeps) else None
         # Where each row stands, on every device, so that a step can be replayed without the host.
-        devices = {layer.ring.k_BGRD.device for layer in self._layers}
+        devices = {facts.device for facts in layers}
         self._t_B = {device: torch.zeros(rows, dtype=torch.int64, device=device) for device in devices}
         self._real: list[list[int]] | None = None  # of the next block, each row's tokens; None: all of them
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
         self._turns: dict[tuple, Turn] = {}
+
+    def _made(self, facts: LayerFacts, keep: Keep, rows: int, capacity: int | None) -> "Held":
+        """An empty ring."""
+        if keep.window is None:
+            assert capacity is not None
+            keep = Keep(keep.sinks, capacity - 1)
+        sizes = [(n, width) for n in (keep.window + 1, keep.sinks) for width in (facts.width, facts.value_width)]
+        like = dict(dtype=facts.dtype, device=facts.device)
+        return Held(keep, Ring(*(torch.zeros(rows, facts.kv_heads, *size, **like) for size in sizes)))
 
     @property
     def implementations(self) -> dict[str, str]:
@@ -248,7 +255,7 @@ class RingCache(Handler):
         self._take(layer, rows, seen, k, call.v_BGTE)
         return out
 
-    def _past(self, layer: _Layer, rows: slice | Tensor, seen: int, whole: bool) -> tuple[Tensor, Tensor]:
+    def _past(self, layer: Held, rows: slice | Tensor, seen: int, whole: bool) -> tuple[Tensor, Tensor]:
         """Keys and values of the last W tokens in order; the sinks too, where they are ordinary tokens still."""
         sinks, window = layer.keep
         ring = layer.ring
@@ -260,7 +267,7 @@ class RingCache(Handler):
         first = (ring.sink_k_BGSD[rows][:, :, :seen], ring.sink_v_BGSE[rows][:, :, :seen])
         return tuple(torch.cat(pair, dim=2) for pair in zip(first, past, strict=True))
 
-    def _take(self, layer: _Layer, rows: slice | Tensor, seen: int, k: Tensor, v: Tensor) -> None:
+    def _take(self, layer: Held, rows: slice | Tensor, seen: int, k: Tensor, v: Tensor) -> None:
         """Put a block's tokens where they belong."""
         sinks, window = layer.keep
         ring, tokens = layer.ring, k.shape[2]

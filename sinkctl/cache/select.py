@@ -1,32 +1,50 @@
-"""Which cache holds a policy's keys and values."""
+"""Which cache holds a policy's keys and values: whole or evicted, at full precision or rounded."""
 
 from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
 
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Evicting, PerHead, Policy
+from sinkctl.cache.precision.ring import RoundedRing
 from sinkctl.cache.ring import RingCache
 from sinkctl.cache.split import SplitCache
 from sinkctl.model.probe import LayerFacts
 
 Ring = RingCache | EvictingCache | SplitCache
-Blocks = BlockCache | EvictingCache | SplitCache
+Blocks = "BlockCache | RoundedBlocks | EvictingCache | SplitCache"
 
 
 def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int | None = None) -> Ring:
     """For `rows` streams that go on a token at a time; one that keeps everything needs the `capacity` in tokens."""
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy, rows)
-    if isinstance(policy, PerHead):
-        return SplitCache(layers, policy, lambda part, keeps: RingCache(part, keeps, rows, capacity))
-    return RingCache(layers, kept_by(policy, layers), rows, capacity)
+    if policy.precision is None:
+        made = partial(RingCache, rows=rows, capacity=capacity)
+    else:
+        made = partial(RoundedRing, precision=policy.precision, rows=rows, capacity=capacity)
+    return SplitCache(layers, policy, made) if isinstance(policy, PerHead) else made(layers, kept_by(policy, layers))
 
 
 def blocks(layers: Sequence[LayerFacts], policy: Policy) -> Blocks:
     """For one stream that comes in blocks."""
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy)
-    if isinstance(policy, PerHead):
-        return SplitCache(layers, policy, BlockCache)
-    return BlockCache(layers, kept_by(policy, layers))
+    made = BlockCache if policy.precision is None else partial(RoundedBlocks, precision=policy.precision)
+    return SplitCache(layers, policy, made) if isinstance(policy, PerHead) else made(layers, kept_by(policy, layers))
+
+
+class RoundedBlocks(RoundedRing):
+    """A rounded ring of one stream, as a `BlockCache` is used."""
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """Names of the attention implementations in use, each with its reason."""
+        return self.block_implementations
+
+    def restore(self, state: dict[str, Tensor], seen: int) -> None:
+        """Continue from `state`, `seen` tokens into a stream."""
+        super().restore(state, [seen])

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from sinkctl.cache.growth import Growth
-from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Bounded, SinkWindow
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.cache.ring import RingCache
+from sinkctl.cache.select import ring
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import attached, decoder_of
 from sinkctl.model.handler import AttentionCall, Handler, handling
@@ -78,7 +79,7 @@ class StreamingCache(RecurrentCache):
         if self._under_way:
             raise ModelError("a forward pass of this cache did not finish; cache.reset() starts anew")
         if self._ring is None:
-            self._ring = RingCache(facts, kept_by(self.policy, facts), rows)
+            self._ring = ring(facts, self.policy, rows)
             self._growth = Growth(self._ring, self._lengths)
         if len(self._ring.seen) != rows:
             raise ModelError(f"the cache holds {len(self._ring.seen)} rows, not {rows}; cache.reset() starts anew")
@@ -118,20 +119,26 @@ class _Attention(Handler):
 
 @contextmanager
 def streaming(
-    model: PreTrainedModel | LoadedModel, sinks: int = 4, window: int | str = "auto"
+    model: PreTrainedModel | LoadedModel,
+    sinks: int = 4,
+    window: int | str = "auto",
+    precision: Precision | dict | None = None,
 ) -> Iterator[StreamingCache]:
     """Inside `with`, `model.generate(..., past_key_values=cache)` keeps the first `sinks` and the last `window` tokens.
 
     The query itself is not counted; "auto" fills the model's context. Positions are positions in the cache, prompts of
-    any length go in exactly as token by token, and rows padded on the left have sinks of their own. On leaving, the
-    model is as it was. Raises UsageError or ModelError.
+    any length go in exactly as token by token, and rows padded on the left have sinks of their own. `precision` rounds
+    keys and values that are not recent: {"bits": 4}, and what else a recipe says of it. On leaving, the model is as it
+    was. Raises UsageError or ModelError.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, None, model.config.model_type, "in memory")
     try:
-        policy, _ = SinkWindow(sinks=sinks, window=window).resolve(loaded.context)
+        policy, _ = SinkWindow(sinks=sinks, window=window, precision=precision).resolve(loaded.context)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise UsageError(f"streaming: {problem['loc'][0]}: {problem['msg']} (given: {problem['input']!r})") from error
+        raise UsageError(
+            f"streaming: {'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem['input']!r})"
+        ) from error
     cache = StreamingCache(loaded.model, Lengths(loaded, policy.reach + 1), policy)
     decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [

@@ -6,6 +6,7 @@ Every command and every Python call asks here first; a task's `settle` asks its 
 from importlib import import_module
 from pathlib import Path
 
+from sinkctl.check.precision import check_heads
 from sinkctl.errors import UsageError
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
@@ -42,6 +43,8 @@ def _check_models(recipe: Recipe) -> None:
         check_device(recipe.model.device)
     else:
         check_model(recipe.model)
+        if recipe.task in ("stream", "generate", "questions"):
+            check_heads([recipe.policy] if recipe.task == "generate" else recipe.policies, recipe.model)
 
 
 def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:

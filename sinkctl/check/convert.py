@@ -5,9 +5,12 @@ from pathlib import Path
 
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
+from sinkctl.model.adapter_files import resolved
+from sinkctl.model.files import decoder_type
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
+from sinkctl.sinks.storable import unstorable_for
 from sinkctl.text.source import check
 
 METRICS = (
@@ -23,6 +26,8 @@ OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 def check_inputs(recipe: ConvertRecipe) -> None:
     """Raises UsageError, ModelError or TextError."""
     rules(recipe)
+    if recipe.scratch is None:
+        _check_storable(recipe)
     check_texts(recipe.text.files, recipe.text.field, recipe.text.errors)
     files = recipe.training.text.files if recipe.steps else ()
     if files:
@@ -51,6 +56,14 @@ def rules(recipe: ConvertRecipe) -> None:
     check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))
     if recipe.steps:
         training_rules(recipe)
+
+
+def _check_storable(recipe: ConvertRecipe) -> None:
+    name = resolved(recipe.model).name
+    kind = decoder_type(name)
+    why = None if kind is None else unstorable_for(recipe.sink, kind)
+    if why is not None:
+        raise ModelError(f"{name} ({kind}) cannot be given {recipe.sink.kind}: {why}; --to sink_token needs neither")
 
 
 def training_rules(recipe: ConvertRecipe) -> None:

@@ -28,7 +28,9 @@ def rules(recipe: StreamRecipe) -> None:
 
 
 def different(policies: Sequence[Policy]) -> list[str]:
-    """The policies' labels; UsageError where two are the same."""
+    """The policies' labels; UsageError where two are the same, or one leaves no room for its precision."""
+    for policy in policies:
+        policy.check()
     labels = [policy.label for policy in policies]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:

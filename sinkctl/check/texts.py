@@ -1,5 +1,8 @@
 """Texts by their first bytes."""
 
+import os
+import stat
+import sys
 from collections.abc import Sequence
 
 from sinkctl.errors import TextError, UsageError
@@ -24,6 +27,17 @@ def check_texts(files: Sequence[str], field: str | None = None, errors: Errors =
         raise TextError(f"{', '.join(files)}: no text in it; check the file")
 
 
+def _is_nothing(name: str) -> bool:
+    """Whether a pipe, as far as it can be told without reading, ends before it begins: /dev/null, an empty file."""
+    try:
+        state = os.fstat(sys.stdin.fileno()) if name == STDIN else os.stat(name)
+        null = os.stat(os.devnull)
+    except (OSError, ValueError, AttributeError):  # no standard input, or one of Python's own
+        return False
+    nothing = stat.S_ISCHR(state.st_mode) and state.st_rdev and os.path.samestat(state, null)
+    return bool(nothing or (stat.S_ISREG(state.st_mode) and state.st_size == 0))
+
+
 def check_field(field: str | None, files: Sequence[str], what: str = "texts") -> None:
     """UsageError for a field without a file of records."""
     if field is not None and not any(name == STDIN or is_records(name) for name in files):
@@ -32,7 +46,7 @@ def check_field(field: str | None, files: Sequence[str], what: str = "texts") ->
 
 def _holds_text(name: str, field: str, errors: Errors) -> bool:
     if is_pipe(name):
-        return True
+        return not _is_nothing(name)
     source = Source(name)
     try:
         head = source.read(HEAD)
@@ -40,6 +54,11 @@ def _holds_text(name: str, field: str, errors: Errors) -> bool:
         source.close()
     if (what := foreign(name, head)) is not None:
         raise TextError(f"{name}: {what}")
+    if errors == "strict" and b"\0" in head:  # UTF-8 for a character that nobody writes
+        raise TextError(
+            f"{name}: byte {head.index(0)} is zero, as in no text; take such bytes out (tr -d '\\000'), "
+            "or pass --errors replace, which leaves them in"
+        )
     decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
     whole = len(head) < HEAD
     return bool(decoder.feed(head, final=whole).text) or not whole

@@ -9,13 +9,14 @@ import typer
 from sinkctl import __version__
 from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
 from sinkctl.cli.guarded import ended, guarded
-from sinkctl.errors import Interrupted
+from sinkctl.errors import Interrupted, UsageError
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a --fail-on threshold failed, and nothing else; 2 a wrong flag, argument or recipe; "
     "3 model, text, baseline or machine, or a threshold on what could not be measured; 70 a fault of sinkctl; "
     "130 interrupted."
 )
+MAY_BE_EMPTY = ("--prompt", "--system")
 app = typer.Typer(
     name="sinkctl",
     help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are; "
@@ -48,6 +49,17 @@ def _root(
     """Global options."""
 
 
+def check_none_empty(words: list[str]) -> None:
+    """UsageError for an empty word, which is what a shell makes of a variable that is not set."""
+    for before, word in zip(["sinkctl", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        flag = before if not word else flag if equals and not value and flag.startswith("--") else None
+        if flag is not None and flag not in MAY_BE_EMPTY:
+            raise UsageError(
+                f"{flag}: what follows is empty (a shell variable that is not set?); say what, or leave it out"
+            )
+
+
 def _interrupt(*_) -> None:
     raise Interrupted("stopped")
 
@@ -57,6 +69,7 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
+        check_none_empty(sys.argv[1:])
         app()
     except Exception as error:  # before or after a command: a signal, say
         sys.exit(ended(error))

@@ -17,7 +17,7 @@ def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
     from rich.console import Console
 
     words = Console(stderr=True, quiet=quiet)
-    loaded = loaded_model(recipe.model, words)
+    loaded = loaded_model(recipe.model, words, weights=not dry_run)
     if dry_run:
         from sinkctl.cli.plan import show_chat
 

@@ -21,7 +21,7 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
     if dry_run:
         from sinkctl.cli.plan import show_conversion
 
-        show_conversion(recipe, _original(recipe, words), as_json)
+        show_conversion(recipe, _planned(recipe, words), as_json)
         return
     quiet_transformers()
     from sinkctl.api.checkpoints import convert
@@ -46,10 +46,10 @@ def _leave() -> None:
         PartialState().destroy_process_group()
 
 
-def _original(recipe, words: Console):
-    """What the recipe begins with, loaded or of random weights."""
+def _planned(recipe, words: Console):
+    """What the recipe begins with, loaded as far as a plan needs it, or of random weights."""
     if recipe.scratch is None:
-        return loaded_model(recipe.model, words)
+        return loaded_model(recipe.model, words, weights=False)
     quiet_transformers()
     from sinkctl.tasks.convert.scratch import scratch
 

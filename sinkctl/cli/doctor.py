@@ -21,7 +21,9 @@ def doctor(
     if clear:
         if folder is not None:
             clear_cache(folder)
-        print(f"{folder or 'no cache'}: {size / 2**20:,.0f} MiB removed")
+        left = 0 if folder is None else cache_size(folder)
+        in_use = f"; {left / 2**20:,.0f} MiB are in use by a run" if left else ""
+        print(f"{folder or 'no cache'}: {(size - left) / 2**20:,.0f} MiB removed{in_use}")
         return
     from sinkctl.kernels.doctor import kernels_here
     from sinkctl.result.environment import environment

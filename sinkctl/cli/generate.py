@@ -22,7 +22,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
             "--json shows a finished run, and endless text has no end; give --generate a number, or -o DIR"
         )
     words = Console(stderr=True, quiet=quiet)
-    loaded = loaded_model(recipe.model, words)
+    loaded = loaded_model(recipe.model, words, weights=not dry_run)
     if dry_run:
         from sinkctl.cli.plan import show_generation
 

@@ -6,14 +6,14 @@ from contextlib import nullcontext
 from rich.console import Console
 
 
-def loaded_model(settings, words: Console):
-    """The `LoadedModel` of a recipe's model settings."""
+def loaded_model(settings, words: Console, weights: bool = True):
+    """The `LoadedModel` of a recipe's model settings; without `weights` as far as a plan needs it."""
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext() as status:
         quiet_transformers()
         from sinkctl.model.load import load
         from sinkctl.result.versions import outside
 
-        loaded = load(settings, say=lambda text: status and status.update(f"loading: {text}"))
+        loaded = load(settings, say=lambda text: status and status.update(f"loading: {text}"), weights=weights)
     for line in outside():
         words.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     for note in loaded.notes:  # in a quiet run too: another tokenizer than expected is no progress

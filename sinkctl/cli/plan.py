@@ -38,8 +38,8 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     for label, scorer in run.scorers.items():
         held = getattr(scorer, "bytes_a_token", None)
         size = getattr(scorer.policy, "reach", None)
-        if held and size:
-            words.print(f"{label}: cache of {size} tokens, {memory(held * size)}")
+        if held and size:  # a rounded cache has its size from the start
+            words.print(f"{label}: cache of {size} tokens, {memory(scorer.cache_bytes or held * size)}")
         for line in [*scorer.layers, *(f"{what}: {choice}" for what, choice in scorer.choices.items())]:
             words.print(f"{label}: {line}")
 

@@ -16,7 +16,7 @@ def run_questions(
 ) -> None:
     """Run a `questions` recipe; the report goes to standard output."""
     words = Console(stderr=True, quiet=quiet)
-    loaded = loaded_model(recipe.model, words)
+    loaded = loaded_model(recipe.model, words, weights=not dry_run)
     if dry_run:
         from sinkctl.cli.plan import show_questions
 

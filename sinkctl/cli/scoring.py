@@ -14,7 +14,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     from sinkctl.cli.progress import shown
 
     words = Console(stderr=True, quiet=quiet)
-    loaded = loaded_model(recipe.model, words)
+    loaded = loaded_model(recipe.model, words, weights=not dry_run)
     if dry_run:
         from sinkctl.cli.plan import show_plan
 

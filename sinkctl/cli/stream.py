@@ -39,6 +39,17 @@ def stream(
             "-p",
         ),
     ] = None,
+    kv: Annotated[
+        list[str] | None,
+        option(
+            _CACHE, "Round keys and values that are not recent: 8bit, fp8, 4bit, 3bit, 2bit; full. May repeat.", "--kv"
+        ),
+    ] = None,
+    kv_keep: Annotated[
+        list[str] | None,
+        option(_CACHE, "Tokens that --kv leaves in full: first:N, or none (default). May repeat.", "--kv-keep"),
+    ] = None,
+    kv_recent: Annotated[int | None, option(_CACHE, "Last tokens that --kv leaves in full (default 128).")] = None,
     chunk: Annotated[str | None, option(_CACHE, "Tokens a forward pass; the result does not depend on it.")] = None,
     limit: Annotated[int | None, option(_TEXT, "Stop after this many tokens of text.")] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
@@ -127,7 +138,7 @@ def stream(
     }  # fmt: skip
     built = stream_recipe(
         flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
-        assignments=set_ or [],
+        kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, assignments=set_ or [],
     )  # fmt: skip
     from sinkctl.check import check
 

@@ -23,6 +23,8 @@ FIELDS = {
     },
     "questions": _COMMON | {"questions": "questions", "bos": "bos", "limit": "limit"},
 }  # fmt: skip
+# Policies without keys and values at rest: --kv leaves them as they are.
+NEVER_ROUNDED = ("recompute", "heavy_hitter", "random")
 # Flags that say which task is meant.
 TELLING = {
     "generate": ("generate", "prompt", "prompt-file", "chat", "system", "template-arg"),
@@ -31,16 +33,26 @@ TELLING = {
 
 
 def stream_recipe(
-    flags: dict[str, Any], *, policies: Sequence[str], sinks: int | None, window: str | None, **options: Any
-):
+    flags: dict[str, Any], *, policies: Sequence[str], sinks: int | None, window: str | None, kv: Sequence[str],
+    kv_keep: Sequence[str], kv_recent: int | None, **options: Any,
+):  # fmt: skip
     """The validated recipe; `options` as `build` takes them."""
+
+    def complete(data: dict[str, Any]) -> None:
+        _size(data, policies, sinks, window)
+        _precision(data, kv, kv_keep, kv_recent)
+
+    given = {
+        ("sinks",): ("--sinks", sinks), ("window",): ("--window", window), ("precision", "bits"): ("--kv", kv),
+        ("precision", "keep"): ("--kv-keep", kv_keep), ("precision", "recent"): ("--kv-recent", kv_recent),
+    }  # fmt: skip
     return build(
-        flags, FIELDS, _task(flags), misplaced=_misplaced, complete=lambda data: _size(data, policies, sinks, window),
+        flags, FIELDS, _task(flags), misplaced=_misplaced, complete=complete,
         named={
-            (*place, name): f"--{name}"
-            for name, value in (("sinks", sinks), ("window", window))
+            (*place, *keys): flag
+            for keys, (flag, value) in given.items()
             for place in (("policies", "*"), ("policy",))
-            if value is not None
+            if value not in (None, [])
         },
         **options,
     )  # fmt: skip
@@ -96,3 +108,31 @@ def _size(data: dict[str, Any], policies: Sequence[str], sinks: int | None, wind
             raise UsageError(f"--{flag} {value}: none of the policies has {flag}")
         for each in having if value is not None else ():
             each[flag] = value
+
+
+def _precision(data: dict[str, Any], kv: Sequence[str], keep: Sequence[str], recent: int | None) -> None:
+    """--kv, --kv-keep and --kv-recent into the recipe: every policy with a cache, at every precision."""
+    from sinkctl.recipe.shorthand import bits
+
+    own = {"recent": recent} if recent is not None else {}
+    given = [f"--kv {each}" for each in kv] + [f"--kv-keep {each}" for each in keep]
+    given += [] if recent is None else [f"--kv-recent {recent}"]
+    if not given:
+        return
+    rounded = [each for each in map(bits, kv) if each is not None]
+    if not rounded and (keep or own):
+        raise UsageError(f"{given[-1]}: nothing is rounded; give --kv 4bit, or another precision")
+    ways = [None] * ("full" in kv)
+    ways += [{"bits": each, **own, **kept} for each in rounded for kept in ([{"keep": k} for k in keep] or [{}])]
+    single = data["task"] == "generate"
+    if single and len(ways) > 1:
+        raise UsageError(f"{given[1]}: text is generated at one precision; give one")
+    policies = [data["policy"]] if single else data["policies"]
+    if all(each.get("kind") in NEVER_ROUNDED for each in policies if isinstance(each, dict)):
+        raise UsageError(f"{given[0]}: {policies[0]['kind']} keeps nothing that could be rounded; leave it out")
+    found = [
+        each if each.get("kind") in NEVER_ROUNDED else {**each, "precision": way}
+        for each in policies
+        for way in (ways[:1] if each.get("kind") in NEVER_ROUNDED else ways)
+    ]
+    data["policy" if single else "policies"] = found[0] if single else found

@@ -35,8 +35,13 @@ VIRTUAL = {
 def resolved(settings: ModelSettings) -> ModelSettings:
     """The same by its base: an adapter named as the model becomes the first over the base that its config names.
 
-    ModelError where that base is not here, or the folder is a checkpoint and an adapter at once.
+    ModelError where that base is not here, or the folder is a checkpoint and an adapter at once; UsageError for names
+    that are empty, which as paths would be the folder one is in.
     """
+    if not all((settings.name, *settings.adapters)):
+        raise UsageError(
+            f"model.{'adapters' if settings.name else 'name'}: is empty; name a folder, a file or a Hub id"
+        )
     passed: list[str] = []
     while (folder := _adapter_at(settings.name)) is not None:
         if str(folder) in passed:
@@ -53,8 +58,12 @@ def resolved(settings: ModelSettings) -> ModelSettings:
 def check_adapters(settings: ModelSettings) -> None:
     """Raise ModelError for an adapter that is not there, not whole, of no use to a stream, or has no peft to load it.
 
-    `settings` are `resolved`.
+    UsageError for one that is named twice (the model's name may be its first). `settings` are `resolved`.
     """
+    folders = [folder_of(name).resolve() for name in settings.adapters]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--adapter {twice}: is named twice, and would change the weights twice; leave one out")
     for name in settings.adapters:
         folder = folder_of(name)
         kind = str(read_config(folder).get("peft_type"))
@@ -92,6 +101,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(said, dict) or "peft_type" not in said:
         raise ModelError(f"{folder / CONFIG}: says no peft_type; get the adapter again")
     return said
+
+
+def other_base(name: str, folder: Path) -> str | None:
+    """What an adapter was trained over, as it says, where that is called otherwise than the model it changes here."""
+    trained = read_config(folder).get("base_model_name_or_path")
+    return trained if trained and Path(trained).name != Path(name).name else None
+
+
+def over(name: str, folder: Path) -> str:
+    """The model that an adapter is to change, and that which it was trained over."""
+    trained = other_base(name, folder)
+    return name if trained is None else f"{name}, as it is of {trained}"
 
 
 def tokenizer_folder(settings: ModelSettings) -> Path | None:

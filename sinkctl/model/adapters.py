@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
-from sinkctl.model.adapter_files import folder_of, read_config
+from sinkctl.model.adapter_files import folder_of, other_base, over, read_config
 from sinkctl.model.quantized import is_quantized
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.weights import check_finite
@@ -19,8 +19,12 @@ NAME = "default"  # of an adapter, in peft
 SAVED = ".modules_to_save."
 
 
-def with_adapters(model: PreTrainedModel, settings: ModelSettings, choices: dict[str, str]) -> PreTrainedModel:
-    """The model with each of the adapters in it, one after the other; `choices` are told. `settings` are `resolved`.
+def with_adapters(
+    model: PreTrainedModel, settings: ModelSettings, choices: dict[str, str], notes: list[str]
+) -> PreTrainedModel:
+    """The model with each of the adapters in it, one after the other; `choices` and `notes` are told.
+
+    `settings` are `resolved`.
 
     Over quantized weights an adapter stays beside them, in layers of peft's: merged, they would be rounded again.
     Raises ModelError for an adapter of another model, where peft itself only warns.
@@ -38,9 +42,14 @@ def with_adapters(model: PreTrainedModel, settings: ModelSettings, choices: dict
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
             # Of a state dict that does not fit, the first line says so and the second what.
             text = ": ".join(line.strip(" \t:") for line in str(error).splitlines()[:2])
-            raise ModelError(f"{folder}: does not fit {_over(settings.name, folder)} ({text[:200]})") from error
+            raise ModelError(f"{folder}: does not fit {over(settings.name, folder)} ({text[:200]})") from error
         check_finite(f"{settings.name} with {folder}", model)
         said.append(_words(name, read_config(folder), rows))
+        if (trained := other_base(settings.name, folder)) is not None:
+            notes.append(
+                f"{name} was trained over {trained}, as its adapter_config.json says; here it changes {settings.name}, "
+                "whose matrices are of the same sizes."
+            )
     where = f"merged into the weights in {str(model.dtype).removeprefix('torch.')}"
     where = where if merged else "kept beside the quantized weights, which merging would round again"
     choices["adapter"] = f"{'; then '.join(said)}: {where}"
@@ -66,7 +75,7 @@ def _applied(model: PreTrainedModel, folder: Path, base: str, merges: bool) -> t
         if keys:
             more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
             key = keys[0].removeprefix("base_model.model.").replace(f".{NAME}", "")
-            raise ModelError(f"{folder}: does not fit {_over(base, folder)}: {where} {key}{more}")
+            raise ModelError(f"{folder}: does not fit {over(base, folder)}: {where} {key}{more}")
     if not merges:
         return adapted.get_base_model().eval(), None
     if not hasattr(adapted.base_model, "merge_and_unload"):
@@ -125,11 +134,6 @@ def _plain(model: PreTrainedModel, dtypes: dict[str, torch.dtype]) -> PreTrained
         for config in (model.config, model.config.get_text_config()):
             config.tie_word_embeddings = False
     return model.eval()
-
-
-def _over(base: str, folder: Path) -> str:
-    trained = read_config(folder).get("base_model_name_or_path")
-    return f"{base}" + (f", as it is of {trained}" if trained and Path(trained).name != Path(base).name else "")
 
 
 def _words(name: str, config: dict[str, Any], rows: int | None) -> str:

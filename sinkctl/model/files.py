@@ -11,17 +11,17 @@ from typing import Any
 
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.adapter_files import check_adapters, resolved
+from sinkctl.model.adapter_shapes import check_shapes
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
 from sinkctl.model.gguf.check import check_gguf
 from sinkctl.model.gguf.header import read_header
-from sinkctl.model.hub import check_hub_id, meant
+from sinkctl.model.hub import check_hub_id, kind_asked, meant
 from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
 from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
-from sinkctl.model.weight_file import check_weight_file
+from sinkctl.model.weight_file import INDEX, check_weight_file, weight_files
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def check_model(settings: ModelSettings) -> None:
@@ -48,6 +48,8 @@ def check_checkpoint(settings: ModelSettings) -> None:
         check_gguf(named.path)
     elif named.form == "folder":
         _check_folder(settings)
+    if settings.adapters:
+        check_shapes(settings, named)
 
 
 def has_chat_template(name: str) -> bool:
@@ -60,6 +62,18 @@ def has_chat_template(name: str) -> bool:
     if not said.is_file() or any(folder.glob("*chat_template*")) or (folder / "tekken.json").exists():
         return True
     return "chat_template" in said.read_text(encoding="utf-8")
+
+
+def decoder_type(name: str) -> str | None:
+    """The model type of a decoder of text alone, as config.json or a GGUF header says; None where they do not."""
+    named = resolve(name)
+    if not named.local:
+        return None
+    if named.form == "gguf":
+        return read_header(named.path).architecture
+    config = _read_config(named.path / CONFIG)
+    decodes = any(str(each).endswith("ForCausalLM") for each in config.get("architectures") or [])
+    return config.get("model_type") if decodes and not {"text_config", "sink"} & set(config) else None
 
 
 def check_device(asked: str) -> None:
@@ -78,7 +92,7 @@ def _check_folder(settings: ModelSettings) -> None:
     if folder.is_file() and (what := foreign_file(folder)) is not None:
         raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
+        what = "is a file" if folder.exists() else f"no such {kind_asked(name)}"
         instead = meant(name) or "; give a checkpoint folder or a Hub id (organisation/name)"
         raise ModelError(f"{name}: {what}{instead}")
     if len(several := gguf_files(folder)) > 1:
@@ -87,7 +101,11 @@ def _check_folder(settings: ModelSettings) -> None:
     if not (folder / CONFIG).exists():
         if (what := foreign_folder(folder)) is not None and not _inside(folder):
             raise ModelError(f"{folder} {what}")
-        raise ModelError(f"{folder}: no {CONFIG}, so this is not a Transformers checkpoint{_inside(folder)}")
+        instead = _inside(folder) or f"; name the folder that holds {CONFIG} and weights"
+        what = (
+            f"no {CONFIG}, so this is not a Transformers checkpoint" if any(folder.iterdir()) else "is an empty folder"
+        )
+        raise ModelError(f"{folder}: {what}{instead}")
     config = _read_config(folder / CONFIG)
     if (what := foreign_config(folder / CONFIG)) is not None:
         raise ModelError(f"{folder} {what}")
@@ -103,7 +121,7 @@ def _check_folder(settings: ModelSettings) -> None:
         raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
     if (what := foreign_weights(folder)) is not None:
         raise ModelError(f"{folder} {what}")
-    raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}")
+    raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}; download them too")
 
 
 def _inside(folder: Path) -> str:
@@ -139,22 +157,7 @@ def _without_cuda() -> str | None:
 
 def check_files(folder: Path) -> None:
     """Raise ModelError for a weight file of `folder` that is missing, cut short, or a Git LFS pointer."""
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         if not path.exists():
             raise ModelError(f"{path} is missing, and {INDEX} names it; download the checkpoint again")
         check_weight_file(path)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers will read: the one, or those of the index."""
-    if (folder / WHOLE).exists():
-        return [folder / WHOLE]
-    if not (folder / INDEX).exists():
-        if shards := sorted(folder.glob("*-of-*.safetensors")):
-            raise ModelError(f"{folder / INDEX} is missing, which says what is in {shards[0].name}; download it again")
-        return []
-    try:
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(named))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / INDEX} is damaged; download it again") from error

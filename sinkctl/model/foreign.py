@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sinkctl.formats import NEAR, WORDS, format_of
+
 FOLDER = "give the folder that holds it with its config.json and tokenizer"
+CHECKPOINT = "--model takes a checkpoint"
 SUFFIXES = {
     ".safetensors": f"is weights alone; {FOLDER}",
     ".onnx": "is an ONNX graph; give the Transformers checkpoint that it was exported from",
@@ -21,18 +24,28 @@ SUFFIXES = {
     ".ggml": "is a GGML file, which GGUF replaced; convert it with llama.cpp's convert_llama_ggml_to_gguf.py",
     ".nemo": "is a NeMo archive; NeMo's export to Hugging Face makes a checkpoint folder of it",
     ".yaml": "is YAML: --recipe takes a recipe",
-    ".txt": "is a text; --model takes a checkpoint, and texts are named without a flag",
+    ".txt": f"is a text; {CHECKPOINT}, and texts are named without a flag",
 }
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+PICKLE = f"is pickled weights alone; {FOLDER} (and --allow-pickle)"
 LLAMA2C = struct.pack("<I", 0x616B3432)
-BEGIN = {
-    b"GGUF": "is a GGUF without its suffix; link or rename it to NAME.gguf",
-    b"%PDF-": "is a PDF; --model takes a checkpoint",
-    b"PAR1": "is a Parquet file; --model takes a checkpoint",
-    b"\x1f\x8b": "is an archive; unpack it (tar -xf) and give the folder",
-    b"\xfd7zXZ": "is an archive; unpack it (tar -xf) and give the folder",
-    b"\x28\xb5\x2f\xfd": "is an archive; unpack it (tar -xf) and give the folder",
-    b"PK\x03\x04": "is an archive; unzip it and give the folder",
+# By first bytes; of another format a model's folder is asked for.
+INSTEAD = {
+    "gguf": "is a GGUF without its suffix; link or rename it to NAME.gguf",
+    "ggml": SUFFIXES[".ggml"],
+    "safetensors": SUFFIXES[".safetensors"],
+    "torch": PICKLE,
+    "pickle": PICKLE,
+    "hdf5": SUFFIXES[".h5"],
+    "keras": SUFFIXES[".keras"],
+    "npz": SUFFIXES[".npz"],
+    "pointer": "is a Git LFS pointer, not weights; `git lfs pull` in its folder fetches them",
+}
+# What may hold a model; its suffix says more.
+CONTAINERS = dict.fromkeys(("tar", "gzip", "bzip2", "xz", "zstd"), "unpack it (tar -xf) and give the folder") | {
+    "zip": "unzip it and give the folder",
+    "7z": "unpack it (7z x) and give the folder",
+    "rar": "unpack it (unrar x) and give the folder",
 }
 # In a folder without config.json: a file that tells, what it means.
 TELLING = {
@@ -40,10 +53,15 @@ TELLING = {
     "modules.json": "is a sentence-transformers model; give its folder with the config.json of the transformer",
     "params.json": "is Meta's own format; transformers' convert_llama_weights_to_hf.py makes a checkpoint of it",
     "saved_model.pb": "is a TensorFlow SavedModel; give a checkpoint with safetensors",
+    "*.h5": "has Keras or TensorFlow weights and no config.json; give a checkpoint with safetensors",
+    "*.keras": "has a Keras model; give a checkpoint with safetensors",
     "*.nemo": "is a NeMo model; NeMo's export to Hugging Face makes a checkpoint of it",
     "*.onnx": "is an ONNX model; give the Transformers checkpoint that it was exported from",
     "onnx/*.onnx": "is an ONNX model; give the Transformers checkpoint that it was exported from",
-    "*.safetensors": "has weights and no config.json; take that of the model it was trained from",
+    **dict.fromkeys(
+        ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.npz", "*.msgpack"),
+        "has weights and no config.json; take that of the model it was trained from",
+    ),
     "tokenizer.json": "has only a tokenizer; the model's config.json and weights belong beside it",
     "tokenizer.model": "has only a tokenizer; the model's config.json and weights belong beside it",
     "tokenizer_config.json": "has only a tokenizer; the model's config.json and weights belong beside it",
@@ -54,6 +72,7 @@ WEIGHTS = {
                    "transformers 4 converts: from_pretrained(FOLDER, from_tf=True).save_pretrained(NEW)",
     "flax_model.msgpack": "has Flax weights (flax_model.msgpack), which transformers 5 does not read; "
                           "transformers 4 converts: from_pretrained(FOLDER, from_flax=True).save_pretrained(NEW)",
+    "*.h5": "has Keras or TensorFlow weights (.h5); give a checkpoint with safetensors",
     "*.npz": "has MLX weights (.npz); mlx_lm.convert writes safetensors",
     "*.onnx": "has an ONNX graph and no weights; give the checkpoint that it was exported from",
     "onnx/*.onnx": "has an ONNX graph and no weights; give the checkpoint that it was exported from",
@@ -72,13 +91,19 @@ CONFIGS: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
 def foreign_file(path: Path) -> str | None:
     """What a file that is given as a model is, and what to do; None where nothing says so."""
     with path.open("rb") as file:
-        head = file.read(32)
-    if path.suffix.lower() in PICKLED:
-        if head.startswith(LLAMA2C) or _is_llama2c(head, path.stat().st_size):
-            return "is a llama2.c checkpoint; its export.py --version -1 makes a folder for transformers of the .pt"
-        return f"is pickled weights alone; {FOLDER} (and --allow-pickle)"
-    by_name = SUFFIXES.get(path.suffix.lower())
-    return by_name or next((said for begin, said in BEGIN.items() if head.startswith(begin)), None)
+        head = file.read(NEAR)
+    if not head:
+        return "is empty; download it again, or name a checkpoint folder"
+    found, suffix = format_of(head), path.suffix.lower()
+    if found is not None and found not in CONTAINERS:
+        return INSTEAD.get(found, f"is {WORDS[found]}; {CHECKPOINT}")
+    if suffix in PICKLED:
+        llama2c = head.startswith(LLAMA2C) or _is_llama2c(head, path.stat().st_size)
+        script = "its export.py --version -1 makes a folder for transformers of the .pt"
+        return f"is a llama2.c checkpoint; {script}" if llama2c else PICKLE
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    return None if found is None else f"is {WORDS[found]}; {CONTAINERS[found]}"
 
 
 def foreign_folder(folder: Path) -> str | None:

@@ -2,13 +2,20 @@
 
 import difflib
 import os
+import re
 import threading
 from pathlib import Path
 
 from sinkctl.errors import ModelError
-from sinkctl.model.named import CONFIG, Named
+from sinkctl.model.named import CONFIG, GGUF, WITHIN, Named, is_gguf
 
 WAIT = 3.0  # seconds for the Hub's answer, where HF_HUB_ETAG_TIMEOUT says nothing else
+# A page of the Hub, of a repository or of a GGUF file in it.
+PAGE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)(?P<id>[\w.-]+/[\w.-]+)"
+    r"(?:/(?:blob|resolve)/[^/]+/(?P<file>[^?#]+\.gguf))?",
+    re.IGNORECASE,
+)
 
 
 def check_hub_id(name: str, named: Named, revision: str | None = None) -> None:
@@ -19,31 +26,49 @@ def check_hub_id(name: str, named: Named, revision: str | None = None) -> None:
     try:
         validate_repo_id(named.source)
     except HFValidationError as error:
-        raise ModelError(f"{name}: no such folder here, and no Hub id (organisation/name){meant(name)}") from error
+        raise ModelError(
+            f"{name}: no such {kind_asked(name)} here, and no Hub id (organisation/name){meant(name)}"
+        ) from error
     kept = Path(constants.HF_HUB_CACHE) / f"models--{named.source.replace('/', '--')}"
     if kept.is_dir():
         return
     if constants.HF_HUB_OFFLINE:
-        raise ModelError(
-            f"{name}: no such folder here, not in the Hub's cache, and HF_HUB_OFFLINE keeps from asking the Hub"
-            f"{meant(name)}"
-        )
-    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", WAIT))
-    if (why := _refused(named.source, named.file or CONFIG, revision, seconds)) is not None:
-        raise ModelError(f"{name}: no such folder here, and {why}{meant(name)}")
+        why = "not in the Hub's cache, and HF_HUB_OFFLINE keeps from asking the Hub"
+    else:
+        seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", WAIT))
+        refused = _refused(named.source, named.file or CONFIG, revision, seconds)
+        why = refused and f"and {refused}"
+    if why is not None:
+        raise ModelError(f"{name}: no such {kind_asked(name)} here, {why}{meant(name)}")
 
 
 def meant(name: str) -> str:
-    """`; did you mean …?` where demo or a folder beside is called nearly so; else nothing."""
+    """`; did you mean …?` of what is not there, where it is an address of the Hub's pages, or demo, a folder or a GGUF
+    file beside is called nearly so; else nothing.
+    """
+    if (page := PAGE.match(name)) is not None:
+        file = page["file"]
+        return f"; did you mean {page['id']}{WITHIN}{file}?" if file else f"; did you mean {page['id']}?"
+    if "://" in name:
+        return ", but an address; download the checkpoint, and give its folder"
     path = Path(name)
+    if name.startswith("~") and path.expanduser().exists():
+        return f"; did you mean {path.expanduser()}?"
+    if path.name == "demo":
+        return "; did you mean demo?"
     parent = path.parent
-    beside = [each.name for each in parent.iterdir() if each.is_dir()] if parent.is_dir() else []
+    beside = [each.name for each in parent.iterdir() if each.is_dir() or is_gguf(each)] if parent.is_dir() else []
     known = beside + ["demo"] * (name == path.name)
     close = difflib.get_close_matches(path.name, known, n=1)
     if not close:
         return ""
     front = name[: len(name.rstrip("/")) - len(path.name)]
     return f"; did you mean {front}{close[0]}?"
+
+
+def kind_asked(name: str) -> str:
+    """What it would have been, by its name."""
+    return "file" if name.lower().endswith(GGUF) else "folder"
 
 
 def _refused(repository: str, file: str, revision: str | None, seconds: float) -> str | None:

@@ -108,12 +108,14 @@ class LoadedModel:
 
 
 def load(
-    settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",), say: Say = lambda text: None
+    settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",), say: Say = lambda text: None,
+    weights: bool = True,
 ) -> LoadedModel:  # fmt: skip
     """Load a model of one of `kinds` and its tokenizer or image processor.
 
     Decoders come with their language-modelling head, the others without head or pooler. `say` is told what takes
-    time. ModelError says what is missing and what to do.
+    time. Without `weights`, those of a GGUF file, which take the most of it, are random: for a plan. ModelError says
+    what is missing and what to do.
     """
     settings = ModelSettings(name=settings) if isinstance(settings, str) else settings
     check_checkpoint(settings)
@@ -122,7 +124,7 @@ def load(
     if named.form == "gguf":
         from sinkctl.model.gguf.load import load_gguf
 
-        return load_gguf(named, settings, base, kinds, say)
+        return load_gguf(named, settings, base, kinds, say, weights)
     source = named.source
     choices: dict[str, str] = {}
     notes: list[str] = []
@@ -154,7 +156,7 @@ def load(
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
-        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices).eval()
+        model = with_adapters(as_asked(model, settings, storage.form, choices, notes), base, choices, notes).eval()
         tokenizer = None
         if kind != "vision":
             tokenizer = own_tokenizer(base, settings, choices, notes)

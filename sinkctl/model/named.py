@@ -30,7 +30,7 @@ def resolve(name: str) -> Named:
     if name == "demo":
         return Named("demo", str(DEMO))
     path = Path(name)
-    if path.is_file() and path.suffix.lower() == GGUF:
+    if is_gguf(path):
         return Named("gguf", str(path.parent), path.name)
     if path.is_dir() and len(only := gguf_files(path)) == 1:
         return Named("gguf", name, only[0].name)
@@ -44,7 +44,11 @@ def gguf_files(folder: Path) -> list[Path]:
     """Those of a folder that is no Transformers checkpoint."""
     if (folder / CONFIG).exists():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == GGUF)
+    return sorted(path for path in folder.iterdir() if is_gguf(path))
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == GGUF and path.is_file()
 
 
 def absolute(name: str) -> str:

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -86,21 +87,60 @@ def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> N
     tokenizer._should_update_post_processor = False
 
 
+class _Asked(dict):
+    """Names of a GGUF file's tensors → those of a model; counts how often it is asked for one that it has."""
+
+    times = 0
+
+    def __contains__(self, name: object) -> bool:
+        found = super().__contains__(name)
+        self.times += found
+        return found
+
+    def __getitem__(self, name: str) -> str:
+        self.times += 1
+        return super().__getitem__(name)
+
+    def items(self) -> Any:  # by which stacked experts are looked for
+        self.times += 1
+        return super().items()
+
+
 @contextmanager
-def gguf_told(say: Say) -> Iterator[None]:
-    """Inside, `say` is told how far a GGUF file is dequantized, in place of a bar that nothing else turns off."""
-    bar = modeling_gguf_pytorch_utils.tqdm
+def gguf_told(say: Say) -> Iterator[list[str]]:
+    """Inside, `say` is told how far a GGUF file is dequantized, in place of a bar that nothing else turns off.
+
+    Yields a list, to which is added each tensor that transformers takes no notice of. Names are mapped once: it makes
+    the same table of hundreds of names anew for every module of the model.
+    """
+    import gguf as names  # an extra
+
+    here = modeling_gguf_pytorch_utils
+    before = here.tqdm, here.get_gguf_hf_weights_map, names.get_tensor_name_map
+    left, asked = [], _Asked()
 
     def told(tensors: list[Any], **_: Any) -> Iterator[Any]:
         for number, tensor in enumerate(tensors):
             say(f"dequantizing tensor {number + 1} of {len(tensors)}")
+            times = asked.times
             yield tensor
+            if asked.times == times:
+                left.append(tensor.name)
 
-    modeling_gguf_pytorch_utils.tqdm = told
+    def mapped(*arguments: Any, qual_name: str = "", **keywords: Any) -> dict[str, str]:
+        nonlocal asked
+        found = before[1](*arguments, qual_name=qual_name, **keywords)
+        if qual_name:  # of a part of the model
+            return found
+        asked = _Asked(found)
+        return asked
+
+    here.tqdm, here.get_gguf_hf_weights_map = told, mapped
+    names.get_tensor_name_map = cache(names.get_tensor_name_map)
     try:
-        yield
+        yield left
     finally:
-        modeling_gguf_pytorch_utils.tqdm = bar
+        here.tqdm, here.get_gguf_hf_weights_map, names.get_tensor_name_map = before
 
 
 def as_ordinary(model: PreTrainedModel) -> None:
@@ -186,6 +226,8 @@ TAKEN = (
           lambda: "llama" in CONFIG_MAPPING_NAMES and "llama" in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     Taken("AutoImageProcessor, where no torchvision is", "5.15.0", "5.24.0",
           lambda: callable(image_processor_class().from_pretrained)),
-    Taken("modeling_gguf_pytorch_utils.tqdm", "5.15.0", "5.24.0", lambda: callable(modeling_gguf_pytorch_utils.tqdm)),
+    Taken("modeling_gguf_pytorch_utils.tqdm, get_gguf_hf_weights_map", "5.15.0", "5.24.0",
+          lambda: callable(modeling_gguf_pytorch_utils.tqdm)
+          and callable(modeling_gguf_pytorch_utils.get_gguf_hf_weights_map)),
     Taken("get_cosine_with_min_lr_schedule_with_warmup_lr_rate", "5.15.0", "5.24.0", _schedule_takes),
 )  # fmt: skip

@@ -11,23 +11,30 @@ from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 
+WRONG = {
+    "config.json": "one of the two belongs to another checkpoint",
+    "its header": "the file is damaged or was edited: download it again",
+}
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
 
 
-def check_weights(name: str, model: PreTrainedModel, report: dict[str, Any], unused: Sequence[str] = ()) -> str | None:
+def check_weights(
+    name: str, model: PreTrainedModel, report: dict[str, Any], unused: Sequence[str] = (), by: str = "config.json"
+) -> str | None:  # fmt: skip
     """Raise ModelError for weights that do not fit the config, or are not finite; returns what was left out, if any.
 
     `report` is transformers' `output_loading_info`, of a load that ignored mismatched sizes: it fills what is missing
-    or mismatched with random numbers, and only logs it. Modules named in `unused` may miss theirs.
+    or mismatched with random numbers, and only logs it. Modules named in `unused` may miss theirs. `by` says what the
+    model is made: config.json, or the header of a GGUF.
     """
     differing = sorted(each for each in report["mismatched_keys"] if not _within(each[0], unused))
     if differing:
         key, found, expected = differing[0]
         raise ModelError(
-            f"{name}: {key} is {_shape(found)} in the file and {_shape(expected)} by config.json{_more(differing)}; "
-            "one of the two belongs to another checkpoint"
+            f"{name}: {key} is {_shape(found)} in the file and {_shape(expected)} by {by}{_more(differing)}; "
+            f"{WRONG[by]}"
         )
-    _check_missing(name, model, sorted(key for key in map(str, report["missing_keys"]) if not _within(key, unused)))
+    _check_missing(name, model, sorted(key for key in map(str, report["missing_keys"]) if not _within(key, unused)), by)
     left = sorted(map(str, report["unexpected_keys"]))
     _check_depth(name, model, left)
     check_finite(name, model)
@@ -45,7 +52,7 @@ def _outermost(key: str, modules: set[str]) -> str:
     return next((key[:end] for end in ends if key[:end] not in modules), key)
 
 
-def _check_missing(name: str, model: PreTrainedModel, keys: list[str]) -> None:
+def _check_missing(name: str, model: PreTrainedModel, keys: list[str], by: str) -> None:
     if not keys:
         return
     head = model.get_output_embeddings() if model.can_generate() else None
@@ -55,8 +62,7 @@ def _check_missing(name: str, model: PreTrainedModel, keys: list[str]) -> None:
             "(tie_word_embeddings: false); set it to true if the model was trained so, else download the weights again"
         )
     raise ModelError(
-        f"{name}: {keys[0]} is not in the weights{_more(keys)}, and config.json asks for it; one of the two belongs to "
-        "another checkpoint, or weights were lost"
+        f"{name}: {keys[0]} is not in the weights{_more(keys)}, and {by} asks for it; {WRONG[by]}, or weights were lost"
     )
 
 

@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sinkctl.errors import RecipeError
+from sinkctl.recipe.example import as_list, models_at, models_in, of_a_kind, settings_of
 from sinkctl.recipe.schema import RECIPES, Recipe
 from sinkctl.recipe.yaml12 import Keys, parse, parse_value
 
@@ -123,14 +124,20 @@ def _describe(
             kinds = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
             said = f"no such kind {problem['ctx']['tag']!r}{suggest(problem['ctx']['tag'], kinds)}"
             said += f" One of {', '.join(kinds)}" if said.endswith("?") else ""
-        case "model_attributes_type":
-            said = f"a mapping that says which `kind` (given: {problem['input']!r})"
+        case "model_attributes_type" | "union_tag_not_found":
+            example = of_a_kind(problem["input"], models_at(path, RECIPES[data["task"]]))
+            said = f"a mapping that says which `kind`, such as {example} (given: {problem['input']!r})"
+        case "model_type":
+            (model, *_) = models_at(path, RECIPES[data["task"]])
+            said = f"a mapping of settings: {settings_of(model)} (given: {problem['input']!r})"
+        case "tuple_type" | "list_type":
+            said = (
+                f"input should be a list, such as {as_list(problem['input'], models_at(path, RECIPES[data['task']]))}"
+            )
         case "value_error":
             said = str(problem["ctx"]["error"])
         case "string_pattern_mismatch" if (written := _description(path, data)) is not None:
             said = f"{written.rstrip('.')} (given: {problem['input']!r})"
-        case "union_tag_not_found":
-            said = "say which `kind`"
         case _:  # of a union every member complains: a number, or 'auto'
             messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(_inside(p["loc"], data), data) == path)
             message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
@@ -195,16 +202,10 @@ def _holders(path: Keys, data: Any) -> list[type[BaseModel]]:
                 m
                 for model in models
                 if part in model.model_fields
-                for m in _models(model.model_fields[part].annotation)
+                for m in models_in(model.model_fields[part].annotation)
             ]
     of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == data.get("kind")]
     return of_kind or models
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
 def suggest(word: str, known: Sequence[str], among: str = "one of") -> str:

@@ -1,9 +1,10 @@
-"""Policies as the command line and Python calls write them: `4+252`, `dense`, `heavy_hitter:4+252`."""
+"""Policies as the command line and Python calls write them: `4+252`, `heavy_hitter:4+252`; and precisions."""
 
 import re
 from typing import Any, get_args
 
 from sinkctl.cache.policies import AnyPolicy
+from sinkctl.cache.precision.settings import FORMATS
 from sinkctl.errors import UsageError
 from sinkctl.recipe.far_heads import far_heads
 from sinkctl.recipe.load import suggest
@@ -13,10 +14,19 @@ KINDS = [member.model_fields["kind"].default for member in get_args(get_args(Any
 SHARE = 0.25  # of the heads, whole where nothing is said
 
 
-def policy(text: str) -> dict[str, Any]:
-    """As recipe data: `KIND`, `S+W` (sinks and window; 0+W is the bare window), `recompute:S+W`, `heavy_hitter:S+W`,
-    `layers:S+W:0,8`, `heads:S+W:RUN@0.25`.
+def bits(text: str) -> int | str | None:
+    """`4bit`, `fp8`, … as recipe data; `full`: None."""
+    if text != "full" and text not in FORMATS:
+        raise UsageError(f"--kv {text}: no such precision; one of full, {', '.join(FORMATS)}")
+    return FORMATS.get(text)
+
+
+def policy(text: str | dict[str, Any]) -> dict[str, Any]:
+    """As recipe data, which is left as it is: `KIND`, `S+W` (sinks and window; 0+W is the bare window),
+    `recompute:S+W`, `heavy_hitter:S+W`, `layers:S+W:0,8`, `heads:S+W:RUN@0.25`.
     """
+    if isinstance(text, dict):
+        return text
     kind, colon, size = text.partition(":")
     if kind == "layers":
         return _per_layer(text, size)

@@ -1,33 +1,33 @@
-"""What begins as no text: other kinds of file by their first bytes, and what makes a text of them."""
+"""What is no text, by its first bytes, and what makes a text of it."""
 
-ZIPPED = {  # by a name near the start of a zip
-    b"word/": ("a Word document", "pandoc FILE -o FILE.txt"),
-    b"mimetypeapplication/epub": ("an EPUB book", "pandoc FILE -o FILE.txt"),
-    b"mimetypeapplication/vnd.oasis": ("an OpenDocument file", "pandoc FILE -o FILE.txt"),
-    b"xl/": ("an Excel workbook", "save its column of texts as CSV or JSON lines"),
-    b"ppt/": ("a PowerPoint file", "save its texts"),
-    b"archive/data.pkl": ("a PyTorch file", "--model takes the folder it is in"),
-}
-BEGIN = {  # first bytes → what it is, what to do
-    b"%PDF-": ("a PDF", "pdftotext FILE FILE.txt"),
-    b"PAR1": ("a Parquet file", 'python -c "import pandas; pandas.read_parquet(\'FILE\').to_json(\'FILE.jsonl\', '
-              'orient=\'records\', lines=True)", then --field with its column'),
-    b"ARROW1": ("an Arrow file", "write its records as JSON lines, then --field with the column"),
-    b"\x89PNG": ("a PNG image", "give a text; of images only `sinkctl measure` of a vision model has use"),
-    b"\xff\xd8\xff": ("a JPEG image", "give a text; of images only `sinkctl measure` of a vision model has use"),
-    b"GIF8": ("a GIF image", "give a text; of images only `sinkctl measure` of a vision model has use"),
-    b"\xd0\xcf\x11\xe0": ("an old Office document", "soffice --headless --convert-to txt FILE"),
-    b"SQLite format 3": ("an SQLite database", "write its texts as JSON lines, then --field with the column"),
-    b"7z\xbc\xaf": ("a 7z archive", "7z x FILE, then name the files in it"),
-    b"Rar!": ("a RAR archive", "unpack it, then name the files in it"),
-    b"\x1f\x8b": ("gzip data", "name it FILE.gz, and it is read as such"),
-    b"BZh": ("bzip2 data", "name it FILE.bz2, and it is read as such"),
-    b"\xfd7zXZ": ("xz data", "name it FILE.xz, and it is read as such"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard data", "name it FILE.zst, and it is read as such"),
-    b"GGUF": ("a GGUF model", "--model takes it"),
-    b"\x7fELF": ("a program", "give a text"),
+from sinkctl.formats import WORDS, format_of
+
+IMAGE = "give a text; of images only `sinkctl measure` of a vision model has use"
+SOUND = "give a text: what a speech recognizer writes of it, say"
+RECORDS = "write its texts as JSON lines, then --field with the column"
+MODEL = "a model goes behind --model"
+COMPRESSED = "name it FILE.{}, and it is read as such"
+TEXT_OF = {  # format → what to do
+    "pdf": "pdftotext FILE FILE.txt",
+    "word": "pandoc FILE -o FILE.txt", "epub": "pandoc FILE -o FILE.txt", "open_document": "pandoc FILE -o FILE.txt",
+    "excel": "save its column of texts as CSV or JSON lines", "powerpoint": "save its texts",
+    "old_office": "soffice --headless --convert-to txt FILE",
+    "parquet": 'python -c "import pandas; pandas.read_parquet(\'FILE\').to_json(\'FILE.jsonl\', orient=\'records\', '
+               'lines=True)", then --field with its column',
+    "arrow": RECORDS, "sqlite": RECORDS,
+    "zip": "unzip FILE, then name the files in it", "tar": "tar -xf FILE, then name the files in it",
+    "7z": "7z x FILE, then name the files in it", "rar": "unpack it, then name the files in it",
+    "gzip": COMPRESSED.format("gz"), "bzip2": COMPRESSED.format("bz2"), "xz": COMPRESSED.format("xz"),
+    "zstd": COMPRESSED.format("zst"),
+    "png": IMAGE, "jpeg": IMAGE, "gif": IMAGE, "webp": IMAGE, "tiff": IMAGE,
+    "mp3": SOUND, "wav": SOUND, "ogg": SOUND, "flac": SOUND, "mp4": SOUND, "avi": SOUND, "matroska": SOUND,
+    "gguf": "--model takes it", "ggml": MODEL, "torch": "--model takes the folder it is in",
+    "safetensors": "--model takes the folder it is in", "keras": MODEL, "hdf5": "give a text", "pickle": "give a text",
+    "npy": "give a text (--train-text of `sinkctl convert` takes token ids)", "npz": "give a text",
+    "program": "give a text", "pointer": "`git lfs pull` in its folder fetches what it stands for",
 }  # fmt: skip
-ZIP, TAR, TAR_AT, NEAR = b"PK\x03\x04", b"ustar", 257, 1 << 16
+SURELY = ("pdf", "pointer")  # though they may be UTF-8 throughout
+FEW = 64  # bytes that say nothing yet of how zeros lie
 
 
 def foreign(name: str, head: bytes) -> str | None:
@@ -35,21 +35,20 @@ def foreign(name: str, head: bytes) -> str | None:
 
     `head` are its first bytes, decompressed. What is UTF-8 without zero bytes is text, however it begins.
     """
-    found = _kind(head)
-    if found is None or (not head.startswith(b"%PDF-") and _is_text(head)):
+    found = format_of(head)
+    if found in SURELY or (found is not None and not _is_text(head)):
+        return f"is {WORDS[found]}, not text; {TEXT_OF[found].replace('FILE', name)}"
+    if (wide := _wide(head)) is not None:
+        return f"is {wide} without a byte order mark, not UTF-8; convert it first: iconv -f {wide} -t UTF-8 {name}"
+    return None
+
+
+def _wide(head: bytes) -> str | None:
+    """UTF-16 of a script whose other byte is mostly 0."""
+    even, odd = (part.count(0) / max(len(part), 1) for part in (head[::2], head[1::2]))
+    if len(head) < FEW or min(even, odd) > 0.05 or max(even, odd) < 0.4:
         return None
-    what, instead = found
-    return f"is {what}, not text; {instead.replace('FILE', name)}"
-
-
-def _kind(head: bytes) -> tuple[str, str] | None:
-    if head.startswith(ZIP):
-        inside = head[:NEAR]
-        return next((said for mark, said in ZIPPED.items() if mark in inside),
-                    ("a zip archive", "unzip FILE, then name the files in it"))  # fmt: skip
-    if head[TAR_AT : TAR_AT + len(TAR)] == TAR:
-        return "a tar archive", "tar -xf FILE, then name the files in it"
-    return next((said for begin, said in BEGIN.items() if head.startswith(begin)), None)
+    return "UTF-16LE" if odd > even else "UTF-16BE"
 
 
 def _is_text(head: bytes) -> bool:

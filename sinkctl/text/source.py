@@ -120,6 +120,8 @@ def check(files: Sequence[str | Path]) -> None:
     for name in files:
         if str(name) == STDIN:
             continue
+        if not str(name):
+            raise TextError("the name of a text is empty; name a file, or - for standard input")
         try:
             mode = Path(name).stat().st_mode
         except OSError as error:

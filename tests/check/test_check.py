@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf_files import write_gguf
+from safetensors.numpy import save_file
 
 import sinkctl as package
 from sinkctl.check import check
@@ -35,7 +38,7 @@ print(json.dumps(ended))
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch) -> Path:
-    """A folder with a text, a damaged config, no weights, an empty baseline; one stands in it."""
+    """A folder with a text, damaged and foreign checkpoints, an empty baseline; one stands in it."""
     monkeypatch.chdir(tmp_path)
     for name in ("bare", "broken", "pickled"):
         (tmp_path / name).mkdir()
@@ -45,6 +48,13 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
     (tmp_path / "finished").mkdir()
+    write_gguf(tmp_path / "seven.gguf", sizes={"block_count": 7})
+    write_gguf(tmp_path / "gemma.gguf", arch="gemma3")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    part = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight".format
+    sides = {part("A"): np.zeros((4, 64), np.float32), part("B"): np.zeros((64, 4), np.float32)}
+    save_file(sides, tmp_path / "adapter/adapter_model.safetensors")
     (tmp_path / "finished/result.json").write_text("{}")
     return tmp_path
 
@@ -55,6 +65,11 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
         (3, "stream -m bare"),
         (3, "stream --chat"),
         (2, "stream -o finished"),
+        (2, "stream -g 5 --set sampling.config.eos_token_id=null"),
+        (3, "stream -m seven.gguf"),
+        (3, "stream -m demo --adapter adapter"),
+        (3, "convert gemma.gguf --to kv_bias -o x"),
+        (3, "stream /dev/null"),
         (2, "stream --device gpu"),
         (2, "stream --fail-on perplexty<=30"),
         (3, "stream -g 5 --prompt-file empty.txt"),

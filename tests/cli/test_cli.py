@@ -119,6 +119,39 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, tmp_path, subtests):
             assert words in err
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["stream", "--model", "", "text.txt"], "--model"),
+        (["stream", "--adapter="], "--adapter"),
+        (["stream", ""], "stream"),
+        (["stream", "-o", ""], "-o"),
+        (["convert", "", "-o", "out"], "convert"),
+        (["convert", "demo", "--text", ""], "--text"),
+        (["measure", "demo", ""], "demo"),
+        (["bench", "--baseline", ""], "--baseline"),
+        (["recipe", "show", ""], "show"),
+    ],
+)
+def test_an_empty_word_is_a_usage_error(sinkctl, words, flag):
+    code, out, err = sinkctl(*words)
+    assert (code, out) == (2, "")
+    assert (
+        err
+        == f"sinkctl: {flag}: what follows is empty (a shell variable that is not set?); say what, or leave it out\n"
+    )
+
+
+def test_empty_names_are_refused_in_python_and_recipes_too(sinkctl):
+    for key in ("model.name", "model.adapters.0"):
+        data = ["--set", "model.adapters=['']"] if "adapters" in key else ["--set", "model.name=''"]
+        code, _, err = sinkctl("stream", *data)
+        assert code == 2
+        assert err == f"sinkctl: {key.removesuffix('.0')}: is empty; name a folder, a file or a Hub id\n"
+    code, _, err = sinkctl("stream", "--set", "text.files=['']")
+    assert (code, err) == (3, "sinkctl: the name of a text is empty; name a file, or - for standard input\n")
+
+
 def test_a_wrong_flag_is_a_usage_error(sinkctl):
     code, out, err = sinkctl("stream", "--windw", "3")
     assert (code, out) == (2, "")

@@ -1,12 +1,14 @@
 """Adapters: merged, a model says what stock peft says beside it; what cannot be merged is refused by name."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from gguf_files import write_gguf
 from places import DATA
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
@@ -17,6 +19,7 @@ from sinkctl.check import check
 from sinkctl.errors import Interrupted, ModelError, RecipeError, ResumeError, UsageError
 from sinkctl.model import adapter_files
 from sinkctl.model.adapter_files import check_adapters, resolved
+from sinkctl.model.files import check_checkpoint
 from sinkctl.model.load import load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.load import validate
@@ -232,23 +235,69 @@ def test_what_peft_calls_prompt_learning_is_what_is_refused(tmp_path):
 
 def test_an_adapter_of_another_model_is_an_error(copied, two, tmp_path):
     said = refused(copied, base="demo")
-    assert f"does not fit demo, as it is of {BASE} (" in said
-    assert "size mismatch" in said
+    assert f"does not fit demo, as it is of {BASE}: layers.0.self_attn.q_proj is 192×192 there, and the adapter" in said
+    assert "changes one of 64×64; name the model that it was trained on as --model" in said
     assert "Target modules" in refused(changed(copied, target_modules=["c_attn"]))
     changed(copied, target_modules=["q_proj", "v_proj"])
     held = load_file(copied / WEIGHTS)
     key = next(key for key in held if "layers.1" in key and "q_proj.lora_A" in key)
     save_file({k: x for k, x in held.items() if k != key}, copied / WEIGHTS, {"format": "pt"})
-    assert "it lacks model.layers.1.self_attn.q_proj.lora_A.weight" in refused(copied)
+    assert "it lacks layers.1.self_attn.q_proj.lora_A.weight" in refused(copied)
     other = {key.replace("layers.1.", "layers.9."): held[key].clone()}
     save_file(held | other, copied / WEIGHTS, {"format": "pt"})
-    assert "there is no place for its model.layers.9.self_attn.q_proj.lora_A.weight" in refused(copied)
+    assert "there is no place for its layers.9.self_attn.q_proj.lora_A.weight" in refused(copied)
     save_file(held | {key: torch.full_like(held[key], float("nan"))}, copied / WEIGHTS, {"format": "pt"})
     said = refused(copied)
     assert f"with {copied}" in said
     assert "NaN" in said
     activated = changed(Path(shutil.copytree(two[0], tmp_path / "activated")), alora_invocation_tokens=[1, 2])
     assert "invocation tokens" in refused(activated)
+
+
+def test_headers_tell_of_an_adapter_that_does_not_fit(copied, two, tmp_path):
+    """Over a folder and over a GGUF of the same model, whose matrices have other names."""
+    held = load_file(copied / WEIGHTS)
+    key = "base_model.model.model.layers.2.self_attn.v_proj.lora_{}.weight".format
+    wrong = {
+        "layers.2.self_attn.v_proj is 32×64 there, and the adapter changes one of 64×64": {
+            key("B"): torch.zeros(64, 4)
+        },
+        "layers.2.self_attn.v_proj.lora_A.weight is of rank 8, and its lora_B.weight of 4": {
+            key("A"): torch.zeros(8, 64)
+        },
+        "it lacks layers.2.self_attn.v_proj.lora_B.weight": {key("B"): None},
+        "there is no place for its layers.5.self_attn.q_proj.lora_A.weight": {
+            key(side).replace("layers.2", "layers.5").replace("v_proj", "q_proj"): held[key(side)].clone()
+            for side in "AB"
+        },
+        "it lacks layers.2.self_attn.v_proj.lora_A.weight": {key("A"): None, key("B"): None},
+    }
+    gguf = write_gguf(tmp_path / "stories260K.gguf")
+    for base in (BASE, str(gguf)):
+        check_checkpoint(ModelSettings(name=base, adapters=tuple(two)))
+        for said, tensors in wrong.items():
+            kept = {name: x for name, x in (held | tensors).items() if x is not None}
+            save_file(kept, copied / WEIGHTS, {"format": "pt"})
+            with pytest.raises(ModelError, match=re.escape(said)):
+                check_checkpoint(ModelSettings(name=base, adapters=(str(copied),)))
+
+
+def test_an_adapter_over_another_base_of_its_sizes_is_noted(two, tmp_path):
+    shutil.copytree(BASE, tmp_path / "another")
+    (note,) = load(ModelSettings(name=str(tmp_path / "another"), adapters=(two[0],))).notes
+    assert note == (
+        f"{two[0]} was trained over {BASE}, as its adapter_config.json says; here it changes {tmp_path / 'another'}, "
+        "whose matrices are of the same sizes."
+    )
+    assert not load(ModelSettings(name=BASE, adapters=(two[0],))).notes
+
+
+def test_an_adapter_named_twice_is_a_usage_error(two, tmp_path):
+    """As it stands, through a link, and as the model's own name."""
+    (tmp_path / "link").symlink_to(two[0])
+    for name, adapters in ((BASE, (two[0], two[0])), (BASE, (two[0], str(tmp_path / "link"))), (two[0], (two[0],))):
+        with pytest.raises(UsageError, match="is named twice, and would change the weights twice; leave one out"):
+            check_checkpoint(ModelSettings(name=name, adapters=adapters))
 
 
 def test_what_the_disk_tells_of_an_adapter(copied, tmp_path, monkeypatch):

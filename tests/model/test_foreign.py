@@ -1,13 +1,22 @@
 """What a user may take for a checkpoint is named, with what to do."""
 
+import io
 import json
 import struct
+import zipfile
 
 import pytest
 
 from sinkctl.errors import ModelError
 from sinkctl.model.files import check_checkpoint
 from sinkctl.model.settings import ModelSettings
+
+
+def zipped(name: str, content: str = "words") -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr(name, content)
+    return held.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,24 @@ from sinkctl.model.settings import ModelSettings
         ("m.zip", b"PK\x03\x04", "unzip it"),
         ("sha256-0", b"GGUF\x03\0\0\0", "GGUF without its suffix"),
         ("tf_model.h5", b"\x89HDF", "Keras or TensorFlow"),
+        ("m.bin", b"GGUF\x03\0\0\0", "GGUF without its suffix; link or rename it to NAME.gguf"),
+        ("m.pt", struct.pack("<Q", 64) + b'{"a":{}}', "is weights alone"),
+        ("model.bin", b"\x80\x02}q\0", "is pickled weights alone"),
+        ("weights", b"PK\x03\x04" + b"\0" * 26 + b"archive/data.pkl", "is pickled weights alone"),
+        ("a.docx", zipped("word/document.xml"), "is a Word document; --model takes a checkpoint"),
+        ("a.xlsx", zipped("xl/workbook.xml"), "is an Excel workbook"),
+        ("a.epub", zipped("mimetype", "application/epub+zip"), "is an EPUB book"),
+        ("a.png", b"\x89PNG\r\n", "is a PNG image"),
+        ("a.jpg", b"\xff\xd8\xff\xe0", "is a JPEG image"),
+        ("a.tar", b"a" * 257 + b"ustar", r"is a tar archive; unpack it \(tar -xf\)"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c", r"is a 7z archive; unpack it \(7z x\)"),
+        ("a.db", b"SQLite format 3\0", "is an SQLite database"),
+        ("m.nemo", b"a" * 257 + b"ustar", "is a NeMo archive"),
+        ("model", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("nothing", b"", "is empty; download it again"),
+        ("x.gguf", b"", r"x\.gguf: is empty; download it again"),
+        ("x.gguf", b"GGUF", r"x\.gguf: is cut short, 4 bytes; download it again"),
+        ("x.gguf", b"PK\x03\x04", r"is no GGUF file \(it is a zip archive\)"),
     ],
 )  # fmt: skip
 def test_a_file(tmp_path, name, content, said):
@@ -38,6 +65,12 @@ def test_a_file(tmp_path, name, content, said):
         (["tokenizer.json", "tokenizer_config.json"], None, "has only a tokenizer"),
         (["model.safetensors", "tokenizer.json"], None, r"weights and no config\.json"),
         (["model.onnx"], None, "is an ONNX model"),
+        ([], None, "is an empty folder; name the folder that holds config.json and weights"),
+        (["readme"], None, "no config.json, so this is not a Transformers checkpoint; name the folder that holds"),
+        (["model.h5"], None, r"Keras or TensorFlow weights and no config\.json"),
+        (["pytorch_model.bin"], None, r"has weights and no config\.json; take that of the model"),
+        (["model.h5"], {"model_type": "bert"}, r"has Keras or TensorFlow weights \(\.h5\)"),
+        ([], {"model_type": "bert"}, r"no weights \(\*\.safetensors\) beside config\.json; download them too"),
         (["tf_model.h5"], {"model_type": "bert"}, "from_tf=True"),
         (["flax_model.msgpack"], {"model_type": "bert"}, "from_flax=True"),
         (["weights.npz"], {"model_type": "llama"}, "MLX weights"),

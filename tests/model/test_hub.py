@@ -64,6 +64,37 @@ def test_a_near_name_is_proposed(monkeypatch, tmp_path):
         check_checkpoint(ModelSettings(name="./elsewhere"))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nosuch.gguf", "nosuch.gguf: no such file here, not in"),
+        ("org/name#x.gguf", "org/name#x.gguf: no such file here, not in"),
+        ("./nosuch.gguf", r"no such file; give a checkpoint"),
+        ("storis.gguf", r"no such file here, .*; did you mean stories.gguf\?"),
+        ("./stories", r"no such folder; did you mean \./stories.gguf\?"),
+        ("demo/", r"did you mean demo\?$"),
+        ("./demo", r"did you mean demo\?$"),
+        ("https://huggingface.co/org/name", r"no such folder; did you mean org/name\?$"),
+        ("https://huggingface.co/org/name/tree/main", r"did you mean org/name\?$"),
+        ("hf.co/org/na.me-1", r"did you mean org/na.me-1\?$"),
+        ("hf://org/name", r"did you mean org/name\?$"),
+        ("https://hf.co/org/name/blob/main/x-Q4.gguf", r"no such file; did you mean org/name#x-Q4.gguf\?$"),
+        ("https://example.com/model", "an address; download the checkpoint"),
+        ("~/model", r"did you mean .*/home/model\?$"),
+        ("dir.gguf", r"no config.json"),
+    ],
+)
+def test_what_is_not_there_is_called_what_it_is_and_what_it_may_mean_is_said(monkeypatch, tmp_path, name, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("home/model", "dir.gguf/inner.gguf"):  # folders, whatever they are called
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "dir.gguf/readme").touch()
+    (tmp_path / "stories.gguf").touch()
+    with pytest.raises(ModelError, match=said):
+        check_checkpoint(ModelSettings(name=name))
+
+
 def test_dtypes_by_their_other_names():
     names = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32", "fp64": "float64"}
     assert {name: ModelSettings(dtype=name).dtype for name in names} == names

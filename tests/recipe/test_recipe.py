@@ -16,12 +16,17 @@ from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, folder
 from sinkctl.recipe.shorthand import policy
 
+SIZED = "{kind: sink_window, sinks: 4, window: 60}"
 WRONG = [
     ("task: stream\npolicies:\n  - kind: window\n    wndow: 5\n", ":4: policies.0.wndow: no such field; did you mean"),
     ("task: stream\npolicies:\n  - kind: sink_windo\n", ":3: policies.0: no such kind 'sink_windo'; did you mean"),
-    ("task: stream\npolicies:\n  - {sinks: 4}\n", ":3: policies.0: say which `kind`"),
+    ("task: stream\npolicies:\n  - {sinks: 4}\n", ":3: policies.0: a mapping that says which `kind`, such as {kind"),
+    ("task: stream\npolicies: [4+60]\n", f":2: policies.0: a mapping that says which `kind`, such as {SIZED} ("),
+    ("task: stream\npolicies: 4+60\n", f":2: policies: input should be a list, such as [{SIZED}]"),
+    ("task: stream\ntext: {files: a.txt}\n", ":2: text.files: input should be a list, such as [a.txt]"),
+    ("task: stream\nmodel: demo\n", ":2: model: a mapping of settings: name, adapters, revision, device, dtype, … (gi"),
     ("task: stream\npolicies:\n  - {kind: sink_window, window: 0}\n", ":3: policies.0.window: input should be"),
-    ("task: convert\nsink: kv_bias\n", ":2: sink: a mapping that says which `kind` (given: 'kv_bias')"),
+    ("task: convert\nsink: kv_bias\n", ":2: sink: a mapping that says which `kind`, such as {kind: kv_bias} (gi"),
     ("task: convert\nsink: {kind: none, start: zero}\n", ":2: sink.start: no such field; none has kind, bos"),
     ("task: convert\nsink: {kind: gate, start: zero}\n", ":2: sink.start: input should be 'exact' or 'match'"),
     ("task: convert\nsink: {kind: gate, start: match, place: input}\n", ":2: sink: start match: the first token's"),

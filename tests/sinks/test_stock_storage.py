@@ -11,8 +11,11 @@ from families import DELTA, LLAMA3, SLIDING, YARN, in_float64, tiny
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
+from sinkctl.errors import ModelError
 from sinkctl.model.probe import probe
-from sinkctl.sinks.storage import biased, gated, granite_swa
+from sinkctl.sinks import SINKS
+from sinkctl.sinks.storable import unstorable_for
+from sinkctl.sinks.storage import biased, form_for, gated, granite_swa
 
 HEADS, HIDDEN, EVERYTHING = 4, 32, 10**6
 WINDOWED = dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)
@@ -375,6 +378,17 @@ def test_what_a_form_lacks_is_named(case):
     lacks, model_type, settings, reason = LACKS[case]
     small = dict(num_hidden_layers=2) if model_type != "qwen3_next" else dict(num_hidden_layers=4)
     assert lacks(AutoConfig.for_model(model_type, **small, **settings)).startswith(reason)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "phi3", "glm", "granite", "gpt_oss", "mistral"])
+def test_what_the_model_type_alone_refuses_the_config_refuses_too(model_type):
+    config = AutoConfig.for_model(model_type, num_hidden_layers=2)
+    told = [kind for kind, sink in SINKS.items() if unstorable_for(sink(), model_type) is not None]
+    for kind in told:
+        with pytest.raises(ModelError, match=f"(cannot be given {kind}|score_bias needs it kept)"):
+            form_for(SINKS[kind](), config)
+    assert ("kv_bias" in told) == (model_type != "mistral")
+    assert ("sink_logit" in told) == (model_type not in ("granite", "mistral"))
 
 
 def test_a_bias_needs_code_that_is_part_of_transformers():

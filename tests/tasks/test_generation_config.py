@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from transformers import GenerationConfig
 
 from sinkctl.errors import Interrupted, ModelError, UsageError
-from sinkctl.model import generation_config as tables
+from sinkctl.model import generation_fields as tables
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GREEDY
 from sinkctl.tasks.generate import history, run

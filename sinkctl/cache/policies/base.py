@@ -4,9 +4,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.errors import UsageError
 
 Window = Annotated[int, Field(ge=1)] | Literal["auto"]
+PRECISION = "Of keys and values that are not recent; null: as the model computes them."
 WINDOW = "Recent tokens kept, the query itself not counted; auto fills the model's context."
 
 
@@ -22,10 +24,16 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
+    precision: Precision | None = Field(None, description=PRECISION)
 
     @property
     def label(self) -> str:
         """What tables and pictures call it."""
+        return self.size if self.precision is None else f"{self.size}, {self.precision.label}"
+
+    @property
+    def size(self) -> str:
+        """What it is called at full precision."""
         return self.kind
 
     @property
@@ -36,6 +44,9 @@ class Policy(BaseModel):
     def said(self, keep: Keep) -> str:
         """What a layer that keeps so much does, in words."""
         return "keeps everything" if keep.window is None else f"keeps {keep.sinks} sinks and the last {keep.window}"
+
+    def check(self) -> None:
+        """UsageError for what does not go together."""
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:
         """Settle every `auto` for a model trained on `context` tokens; returns (policy, reason)."""
@@ -49,7 +60,7 @@ class Bounded(Policy):
     window: Window = "auto"
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         return f"{self.sinks}+{self.window}"
 
     @property
@@ -65,15 +76,32 @@ class Bounded(Policy):
     def resolve(self, context: int | None) -> tuple["Bounded", str]:
         """`auto`: W = context − S − 1, so that no position lies outside what the model was trained on."""
         if self.window != "auto":
+            self.check()
             return self, "as given"
         if context is None:
-            return self.model_copy(update={"window": 1024}), "the model names no context length; 1024 as published"
+            settled, _ = self.model_copy(update={"window": 1024}).resolve(None)
+            return settled, "the model names no context length; 1024 as published"
         window = context - self.sinks - self.slack - 1
         if window < 1:
             raise UsageError(f"{self.sinks} sinks leave no window in the model's context of {context}; give --window")
+        settled, _ = self.model_copy(update={"window": window}).resolve(context)
         waiting = f" − {self.slack} not evicted yet" if self.slack else ""
-        reason = f"context {context} − {self.sinks} sinks{waiting} − the query itself"
-        return self.model_copy(update={"window": window}), reason
+        return settled, f"context {context} − {self.sinks} sinks{waiting} − the query itself"
+
+    def check(self) -> None:
+        """UsageError for a precision that the window, where it is known, leaves no room for."""
+        if self.precision is None or self.window == "auto":
+            return
+        recent, together, kept = self.precision.recent, self.precision.together, self.precision.kept
+        if self.window < self.precision.least_window:
+            what = f"group of {together} tokens" if together > 1 else "token"
+            least = self.window - together
+            instead = f"at most {least}" if least >= 0 else f"a window of {together} and more"
+            raise UsageError(
+                f"--kv-recent {recent}: a window of {self.window} holds no {what} past those; give {instead}"
+            )
+        if kept > self.reach:
+            raise UsageError(f"--kv-keep first:{kept}: {self.size} holds {self.reach} tokens; give at most so many")
 
     def keep(self, own_window: int | None, layer: int = 0) -> Keep:
         """What a layer trained with `own_window` past keys (None: all) keeps, whichever it is.

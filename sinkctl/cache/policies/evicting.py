@@ -19,10 +19,11 @@ class Evicting(Bounded):
 
     recent: Recent = "auto"
     every: int = 1
+    precision: None = Field(None, description="Not together with eviction: a group of tokens does not stay one.")
     chosen: ClassVar[str]  # what the others are
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         settings = [f"{self.sinks}+{self.window}"]
         if self.recent not in ("auto", self._half):
             settings.append(f"recent {self.recent}")
@@ -82,5 +83,5 @@ class RandomKept(Evicting):
     chosen: ClassVar[str] = "left by chance"
 
     @property
-    def label(self) -> str:
-        return f"{super().label}, seed {self.seed}" if self.seed else super().label
+    def size(self) -> str:
+        return f"{super().size}, seed {self.seed}" if self.seed else super().size

@@ -23,7 +23,7 @@ class PerHead(Policy):
     window: Window = Field("auto", description=WINDOW)
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         return f"{self.sinks}+{self.window}, {len(self.whole)} heads whole"
 
     @property
@@ -49,4 +49,4 @@ class PerHead(Policy):
     @property
     def others(self) -> SinkWindow:
         """The rule of the heads that are not whole."""
-        return SinkWindow(sinks=self.sinks, window=self.window)
+        return SinkWindow(sinks=self.sinks, window=self.window, precision=self.precision)

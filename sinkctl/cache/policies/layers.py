@@ -21,7 +21,7 @@ class PerLayer(Policy):
     window: Window = Field("auto", description=WINDOW)
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         return f"{self.sinks}+{self.window}, layers {' '.join(map(str, self.whole))} whole"
 
     @property
@@ -39,4 +39,4 @@ class PerLayer(Policy):
 
     @property
     def _others(self) -> SinkWindow:
-        return SinkWindow(sinks=self.sinks, window=self.window)
+        return SinkWindow(sinks=self.sinks, window=self.window, precision=self.precision)

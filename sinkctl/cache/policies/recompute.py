@@ -16,8 +16,9 @@ class Recompute(Bounded):
     kind: Literal["recompute"] = "recompute"
     sinks: int = Field(4, ge=0, description="Counted into the length that is re-encoded; nothing is kept.")
     window: Window = Field("auto", description=WINDOW)
+    precision: None = Field(None, description="Nothing is kept that could be rounded.")
     every: int = Field(1, ge=1, description="Score one token in this many; the others are left out.")
 
     @property
-    def label(self) -> str:
+    def size(self) -> str:
         return f"recompute {self.sinks}+{self.window}"

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sinkctl.errors import ModelError
+from sinkctl.model.gguf.agrees import check_agrees
 from sinkctl.model.gguf.header import Header, read_header
 from sinkctl.model.weight_file import check_no_pointer
 
@@ -35,13 +36,14 @@ def check_gguf(path: Path) -> Header:
     if header.architecture not in ARCHITECTURES:
         raise ModelError(
             f"{path}: holds a model of the architecture {header.architecture or '(none said)'!r}, which transformers "
-            f"does not read from a GGUF (it reads {', '.join(ARCHITECTURES)}); give the model's own checkpoint folder"
+            "does not read from a GGUF; give the folder or Hub id of the model it was made of"
         )
     if find_spec("gguf") is None:
         raise ModelError(f"{path}: reading a GGUF takes the gguf package; {INSTALL}")
     _check_whole(path, header)
     if not header.tokens:
         raise ModelError(f"{path}: holds no vocabulary (tokenizer.ggml.tokens), so no text can be read; take another")
+    check_agrees(path, header)
     return header
 
 

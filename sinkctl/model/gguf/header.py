@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sinkctl.errors import ModelError
+from sinkctl.formats import NEAR, WORDS, format_of
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -80,9 +81,14 @@ def read_header(path: Path) -> Header:
 @lru_cache(maxsize=4)
 def _read(path: Path, size: int, changed: int) -> Header:
     with path.open("rb") as file:
-        start = file.read(8)
-        if start[:4] != MAGIC or len(start) < 8:
-            raise ModelError(f"{path}: is no GGUF file (it does not begin with GGUF); download it again")
+        head = file.read(NEAR)
+        if not head or (MAGIC.startswith(head[:4]) and len(head) < 8):
+            raise ModelError(f"{path}: is {f'cut short, {len(head)} bytes' if head else 'empty'}; download it again")
+        if head[:4] != MAGIC:
+            kind = format_of(head)
+            is_what = "it does not begin with GGUF" if kind is None else f"it is {WORDS[kind]}"
+            raise ModelError(f"{path}: is no GGUF file ({is_what}); download it again")
+        start = head[:8]
         (version,) = struct.unpack("<I", start[4:])
         if version not in VERSIONS:
             swapped = struct.unpack(">I", start[4:])[0] in VERSIONS

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoModelForCausalLM
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sinkctl.model.adapters import with_adapters
-from sinkctl.model.gguf.opened import located, opened, own_dtype, stored_as
+from sinkctl.model.gguf.opened import Opened, left_aside, located, opened, own_dtype, stored_as
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kinds import Kind
 from sinkctl.model.load import (
@@ -24,35 +26,28 @@ from sinkctl.model.tokenizer import check_rows, load_tokenizer
 from sinkctl.model.undocumented import Say, as_ordinary
 from sinkctl.model.weights import check_weights
 
+NOISE = 65_537  # a prime, so that no two rows of a matrix are alike
+
 
 def load_gguf(
-    named: Named, settings: ModelSettings, base: ModelSettings, kinds: Sequence[Kind], say: Say
+    named: Named, settings: ModelSettings, base: ModelSettings, kinds: Sequence[Kind], say: Say, weights: bool
 ) -> LoadedModel:  # fmt: skip
     """What `sinkctl.model.load.load` returns, for a file; ModelError too where its tokenizer comes out another.
 
-    `base`: the settings resolved, adapters apart.
+    `base`: the settings resolved, adapters apart. Without `weights` they are random ones of the config.
     """
     name, choices, notes = settings.name, {}, []
     device = chosen_device(settings.device, choices)
     with explained(name):
         path = located(named, base.revision)
         fingerprint = file_fingerprint(path)
-        with opened(path, fingerprint, notes, say) as file:
+        with opened(path, fingerprint, notes, say, weights) as file:
             kind = checked_kind(name, file.config, kinds)
             dtype = _dtype(settings.dtype, device, file.header, choices)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                file.weights,
-                gguf_file=file.gguf_file,
-                config=file.config,
-                dtype=dtype,
-                device_map={"": device},
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
+            model, left_out = (
+                _model(name, file, dtype, device, notes) if weights else (_drawn(file, dtype, device), None)
             )
-            left_out = check_weights(name, model, report)
-            as_ordinary(model)
-            model = with_adapters(model, base, choices).eval()
+            model = with_adapters(model, base, choices, notes).eval()
             tokenizer = load_tokenizer(file.tokenizer, settings, choices, notes)
             notes += follow_file(tokenizer, file.header)
             check_vocabulary(name, tokenizer, file.header)
@@ -62,6 +57,45 @@ def load_gguf(
     loaded = LoadedModel(model, tokenizer, name, fingerprint, choices, kind, None, None, notes, settings)
     notes += filter(None, [check_rows(tokenizer, loaded.rows, name)])
     return loaded
+
+
+def _model(
+    name: str, file: Opened, dtype: torch.dtype, device: torch.device, notes: list[str]
+) -> tuple[PreTrainedModel, str | None]:
+    """(the model, what of the file was left out or None)."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        file.weights,
+        gguf_file=file.gguf_file,
+        config=file.config,
+        dtype=dtype,
+        device_map={"": device},
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        **_experts(dtype),
+    )
+    left_out = check_weights(name, model, report, by="its header")
+    notes += left_aside(file)
+    as_ordinary(model)
+    return model, left_out
+
+
+def _drawn(file: Opened, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A model of the config whose matrices repeat the same few random numbers: drawing them all takes seconds."""
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(file.config, dtype=dtype, **_experts(dtype))
+    noise = 0.02 * torch.randn(NOISE, generator=torch.Generator().manual_seed(0))
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            values = torch.ones(weight.shape)
+            if weight.dim() > 1:
+                values = noise.repeat(-(-weight.numel() // NOISE))[: weight.numel()].view(weight.shape)
+            setattr(module, name, nn.Parameter(values.to(device, weight.dtype), requires_grad=False))
+    model.tie_weights()
+    return model.to(device)
+
+
+def _experts(dtype: torch.dtype) -> dict[str, str]:
+    return {"experts_implementation": "eager"} if dtype == torch.float64 else {}
 
 
 def _dtype(asked: str, device: torch.device, header, choices: dict[str, str]) -> torch.dtype:

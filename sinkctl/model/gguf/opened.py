@@ -6,10 +6,11 @@ without it (the same bytes of every tensor), which is gone after loading, and th
 """
 
 import hashlib
+import json
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import transformers
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from sinkctl.model.gguf.agrees import BLOCK
 from sinkctl.model.gguf.check import check_gguf, quantization
 from sinkctl.model.gguf.header import PLAIN, Header, aligned
 from sinkctl.model.kept import KEPT, cache_folder, keep, work_folder
@@ -28,7 +30,8 @@ VOCABULARY = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "to
 QUICK = ("qwen35", "qwen35moe", "lfm2")  # read by another reader of transformers, which needs the vocabulary's length
 COPY = "weights.gguf"
 ROOM = 256 << 20  # for a tokenizer, beside the copy
-MADE = "1"  # of how the kept tokenizers are made
+MADE = "2"  # of how the kept tokenizers are made
+DIGESTS = "digests.json"  # beside the files of a kept tokenizer: name → sha256
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -42,18 +45,22 @@ class Opened:
     weights: str
     gguf_file: str
     tokenizer: str
+    left: list[str]  # tensors that transformers took no notice of, once it has loaded
 
 
 @contextmanager
-def opened(path: Path, fingerprint: str, notes: list[str], say: Say) -> Iterator[Opened]:
-    """The file, ready to load inside the `with`; ModelError where it is not one that transformers reads."""
+def opened(path: Path, fingerprint: str, notes: list[str], say: Say, data: bool = True) -> Iterator[Opened]:
+    """The file, ready to load inside the `with`; ModelError where it is not one that transformers reads.
+
+    Without `data` every weight is 0: for its config and tokenizer alone.
+    """
     header = check_gguf(path)
-    with work_folder(path.stat().st_size + ROOM, notes) as work, gguf_told(say):
-        weights = _copied(path, header, work)
+    with work_folder(path.stat().st_size * data + ROOM, notes) as work, gguf_told(say) as left:
+        weights = _copied(path, header, work, data)
         config = AutoConfig.from_pretrained(weights.parent, gguf_file=weights.name)
         config.vocab_size = header.fields.get(f"{header.architecture}.vocab_size", len(header.tokens))
-        tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), say)
-        yield Opened(path, header, config, str(weights.parent), weights.name, str(tokenizer))
+        tokenizer = _tokenizer(path, header, config, work, _kept(fingerprint), notes, say)
+        yield Opened(path, header, config, str(weights.parent), weights.name, str(tokenizer), left)
 
 
 def located(named: Named, revision: str | None) -> Path:
@@ -77,9 +84,23 @@ def own_dtype(header: Header) -> tuple[torch.dtype, str]:
     return torch.bfloat16, f"{kind} blocks have no dtype of their own; float32 keeps every bit of them"
 
 
-def _copied(path: Path, header: Header, work: Path) -> Path:
+def left_aside(file: Opened) -> list[str]:
+    """A note on tensors that the loaded model is without: of other names than its class has in llama.cpp."""
+    kinds = list(dict.fromkeys(BLOCK.sub("blk.*.", name) for name in file.left))
+    if not kinds:
+        return []
+    shown = ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} kinds more" if len(kinds) > 3 else "")
+    rope = "; its rotary frequencies are not scaled" * ("rope_freqs.weight" in kinds)
+    return [
+        f"transformers {transformers.__version__} leaves {len(file.left)} of the file's {len(file.header.tensors)} "
+        f"tensors aside ({shown}), and the model is without them{rope}."
+    ]
+
+
+def _copied(path: Path, header: Header, work: Path, data: bool) -> Path:
     """The file without its vocabulary, in `work`; the file itself where that has no room, or need not be."""
-    if header.architecture in QUICK or shutil.disk_usage(work).free < path.stat().st_size + ROOM:
+    size = path.stat().st_size
+    if header.architecture in QUICK or shutil.disk_usage(work).free < size * data + ROOM:
         return path
     with path.open("rb") as file, (work / COPY).open("wb") as copy:
         kept = [span for key, span in header.spans.items() if key not in VOCABULARY]
@@ -90,8 +111,11 @@ def _copied(path: Path, header: Header, work: Path) -> Path:
             file.seek(start)
             copy.write(file.read(end - start))
         copy.write(b"\0" * (aligned(copy.tell(), header.alignment) - copy.tell()))
-        file.seek(header.data)
-        shutil.copyfileobj(file, copy, 16 << 20)
+        if data:
+            file.seek(header.data)
+            shutil.copyfileobj(file, copy, 16 << 20)
+        else:
+            copy.truncate(copy.tell() + size - header.data)
     return work / COPY
 
 
@@ -101,17 +125,34 @@ def _field(key: str, number: int) -> bytes:
 
 
 def _tokenizer(
-    path: Path, header: Header, config: PreTrainedConfig, work: Path, kept: Path | None, say: Say
+    path: Path, header: Header, config: PreTrainedConfig, work: Path, kept: Path | None, notes: list[str], say: Say
 ) -> Path:  # fmt: skip
-    """A folder with the tokenizer that transformers makes of the file."""
+    """A folder with the tokenizer that transformers makes of the file; one kept that is damaged is made anew."""
     if kept is not None and kept.is_dir():
-        return kept
+        if _is_whole(kept):
+            return kept
+        notes.append(f"The tokenizer kept in {kept} was damaged; it is made anew.")
+        with suppress(OSError):  # not ours to write: the new one is not kept
+            kept.rename(work / "damaged")
     count = len(header.tokens)
     say(f"making the tokenizer of {count:,} tokens{', a minute or so' * (count > 100_000)}; it is kept for next time")
     made = work / "tokenizer"
     AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(made)
     config.save_pretrained(made)
+    (made / DIGESTS).write_text(json.dumps(_digests(made)), encoding="utf-8")
     return made if kept is None else keep(made, kept)
+
+
+def _is_whole(kept: Path) -> bool:
+    try:
+        return _digests(kept) == json.loads((kept / DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _kept(fingerprint: str) -> Path | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sinkctl.model.masks import FAR
+from sinkctl.sinks.storable import LOGIT_SOURCES
 from sinkctl.sinks.storage.biased import (
     SLIDING,
     dense_settings,
@@ -28,7 +29,6 @@ from sinkctl.sinks.storage.biased import (
     windows,
 )
 
-SOURCES = ("llama", "mistral", "qwen2", "granite")
 QK_NORMED = ("qwen3", "qwen3_moe", "gemma3_text", "olmo2", "olmo3")
 MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
 
@@ -47,7 +47,7 @@ def lacks(config: PreTrainedConfig) -> str | None:
         "it rotates only a part of each head": rotated not in (None, 1.0),
         "it has experts": any(experts),
         f"its activation is {act}, not SiLU": act not in (None, "silu", "swish"),
-        f"{config.model_type} is not known to compute what Llama does": config.model_type not in SOURCES,
+        f"{config.model_type} is not known to compute what Llama does": config.model_type not in LOGIT_SOURCES,
     }
     return next((reason for reason, differs in differences.items() if differs), None)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from sinkctl.model.generation_config import MORE_WARPERS, PROCESSORS, WARPERS, stock_processors
+from sinkctl.model.generation_config import stock_processors
+from sinkctl.model.generation_fields import MORE_WARPERS, PROCESSORS, WARPERS
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
 from sinkctl.tasks.generate.ends import end_of_sequence

@@ -113,6 +113,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "recomputation has no step to capture"
     if isinstance(policy, Evicting):
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
+    if policy.precision is not None:
+        return False, "rounded keys and values are dequantized, and go through as blocks do"
     if recurrent_cache(loaded.model) is not None:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:

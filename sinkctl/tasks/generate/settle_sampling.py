@@ -1,22 +1,13 @@
 """How the next token is chosen: what was asked, else what the checkpoint says; and what of that is not done."""
 
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from sinkctl.errors import ModelError, SinkctlError, UsageError
-from sinkctl.model.generation_config import (
-    MORE,
-    MORE_WARPERS,
-    NOT_USED,
-    PROCESSORS,
-    WARPERS,
-    shown,
-    stated,
-    unused,
-)
+from sinkctl.model.generation_config import shown, stated, unused
+from sinkctl.model.generation_fields import MORE, MORE_WARPERS, PROCESSORS, WARPERS
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
 from sinkctl.tasks.generate.history import KEPT
@@ -28,9 +19,8 @@ OF_THE_CHECKPOINT = "the checkpoint's generation config"
 def settle_sampling(asked: SamplingSettings, loaded: LoadedModel, choices: dict[str, str]) -> SamplingSettings:
     """Every `auto` settled, and under `config` what else of the checkpoint is done.
 
-    Raises UsageError for a wrong `config`, ModelError for a wrong value of the checkpoint's.
+    Raises ModelError for a wrong value of the checkpoint's.
     """
-    _check_config(asked.config)
     said, drawn_by_default = stated(loaded.model), bool(loaded.model.generation_config.do_sample)
     temperature = asked.temperature
     if temperature == "auto":
@@ -103,15 +93,3 @@ def check_processors(recipe: GenerateRecipe, asked: SamplingSettings, loaded: Lo
             f"{loaded.name}: transformers does not take {names}: {said}; "
             "leave a field out with --set sampling.config.FIELD=null"
         ) from error
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    for name in config.keys() - MORE.keys():
-        if name in WARPERS | PROCESSORS:
-            hint = f"it is sampling.{name}"
-        elif name in NOT_USED:
-            hint = NOT_USED[name][1].format(how="greedy or drawn")
-        else:
-            close = get_close_matches(name, MORE, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(MORE)}"
-        raise UsageError(f"sampling.config.{name}: cannot be set; {hint}")

@@ -1,5 +1,7 @@
 """A finished (or stopped) stream → its Result: measurements, and what they say in words."""
 
+import json
+
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded, Recompute
 from sinkctl.model.load import LoadedModel
@@ -116,7 +118,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
             "sinkctl measure spreads 100 over all of it, so its rate may differ)."
         )
     kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
-    bare = next((p for p in policies if p.kind in ("window", "sink_window") and not p.settings["sinks"]), None)
+    bare = next((p for p in policies if kept and _without_sinks(p) and _precision(p) == _precision(kept)), None)
     if kept and bare and kept.common_tokens >= ENOUGH:
         cost = bare.common_perplexity / kept.common_perplexity - 1
         numbers = (
@@ -128,6 +130,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
         else:
             said.append(f"Dropping the first tokens costs nothing ({change(cost)}): {numbers}.")
     said += _chosen(policies)
+    said += _rounding(policies)
     reference = next((p for p in policies if p.kind == "recompute"), None)
     if kept and reference and kept.common_tokens >= ENOUGH:
         gap = kept.common_perplexity / reference.common_perplexity - 1
@@ -148,6 +151,34 @@ def _chosen(policies: list[PolicyScore]) -> list[str]:
         numbers = f"{perplexity(score.common_perplexity)}, and {perplexity(other.common_perplexity)} of {other.label}"
         said.append(f"{score.label} chooses {what}: {numbers}.")
     return said
+
+
+def _without_sinks(score: PolicyScore) -> bool:
+    return score.kind in ("window", "sink_window") and not score.settings["sinks"]
+
+
+def _precision(score: PolicyScore) -> dict | None:
+    return score.settings["precision"]
+
+
+def _rounding(policies: list[PolicyScore]) -> list[str]:
+    """What rounding keys and values costs the policies that ran at full precision as well."""
+    full = {_unrounded(score): score for score in policies if _precision(score) is None}
+    said = []
+    for score in policies:
+        beside = full.get(_unrounded(score))
+        if _precision(score) is None or beside is None or score.common_tokens < ENOUGH:
+            continue
+        cost = change(score.common_perplexity / beside.common_perplexity - 1)
+        said.append(
+            f"{score.label}: {cost} of perplexity, {perplexity(score.common_perplexity)} against "
+            f"{perplexity(beside.common_perplexity)} in full."
+        )
+    return said
+
+
+def _unrounded(score: PolicyScore) -> str:
+    return json.dumps({**score.settings, "precision": None}, sort_keys=True)
 
 
 def _notes(run: StreamRun) -> list[str]:

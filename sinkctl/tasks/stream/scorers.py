@@ -151,7 +151,7 @@ class BlockScorer(Scorer):
 
     @property
     def bytes_a_token(self) -> int:
-        """Bytes of keys and values one kept token takes."""
+        """Bytes of keys and values one kept token takes at full precision."""
         width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts)
         return width * torch.empty(0, dtype=self.loaded.dtype).element_size()
 
@@ -274,6 +274,8 @@ def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool, compile_size: int
     try:
         return BlockScorer(loaded, policy, compile_size)
     except LearnedPositions as error:
+        if policy.precision is not None:
+            raise ModelError(f"{error}; its keys and values cannot be rounded, so leave --kv out") from error
         if isinstance(policy, Dense):
             return LearnedDenseScorer(loaded, policy)
         raise ModelError(f"{error}; use --policy dense (up to its context) or --policy recompute") from error

@@ -1,19 +1,24 @@
 """A GGUF file is the model it was made of: its weights, its tokenizer, its texts; what it is not is refused."""
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from gguf_files import STORIES, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinkctl.errors import ModelError
 from sinkctl.model import files
 from sinkctl.model.gguf import check
-from sinkctl.model.gguf.header import read_header
+from sinkctl.model.gguf.agrees import check_agrees
+from sinkctl.model.gguf.header import Header, TensorInfo, read_header
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
-from sinkctl.model.kept import cache_size, clear_cache
+from sinkctl.model.kept import cache_folder, cache_size, clear_cache
 from sinkctl.model.load import load
 from sinkctl.model.named import absolute, resolve
 from sinkctl.model.settings import ModelSettings
@@ -26,6 +31,11 @@ def cache(tmp_path_factory, monkeypatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("SINKCTL_CACHE", str(folder))
     return folder
+
+
+def load_whole(load, settings, weights, **options):
+    """With weights, whatever is asked."""
+    return load(settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +98,18 @@ def test_the_command_line_streams_and_converts_it(sinkctl, quantized, tmp_path, 
     assert torch.equal(again.get_input_embeddings().weight, load(".").model.get_input_embeddings().weight)
 
 
+@pytest.mark.parametrize("task", [["--policy", "4+100"], ["--generate", "9"], ["--questions", "lines"], ["convert"]])
+def test_a_plan_is_the_same_and_dequantizes_nothing(sinkctl, quantized, task, monkeypatch):
+    words = [*(["stream"] if task != ["convert"] else []), *task, "-m", quantized, "--dry-run"]
+    read = AutoModelForCausalLM.from_pretrained
+    monkeypatch.delattr(AutoModelForCausalLM, "from_pretrained")
+    code, plan, said = sinkctl(*words)
+    assert code == 0, said
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", read)
+    monkeypatch.setattr("sinkctl.model.load.load", partial(load_whole, load))
+    assert sinkctl(*words) == (0, plan, said)
+
+
 def test_a_folder_of_one_is_it_and_of_several_one_is_named(exact, tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).symlink_to(exact)
@@ -121,6 +143,64 @@ def test_what_is_no_whole_gguf_is_refused_before_torch(exact, tmp_path, monkeypa
     monkeypatch.setattr(check, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install 'sinkctl\[gguf\]'"):
         files.check_checkpoint(ModelSettings(name=str(exact)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"sizes": {"block_count": 3}},
+            r"there are 3 blocks \(llama.block_count\), and it holds weights of blk.3 and 1 more; the",
+        ),
+        (
+            {"sizes": {"block_count": 7}},
+            "by its header there are 7 blocks .* no weights of blk.5 and 1 more; the file",
+        ),
+        ({"sizes": {"head_count": 7}}, "embedding_length, 64, is not divisible by llama.attention.head_count, 7"),
+        ({"sizes": {"head_count": 0}}, "head_count is 0"),
+        ({"sizes": {"head_count_kv": 3}}, "head_count, 8, is not divisible by llama.attention.head_count_kv, 3"),
+        ({"sizes": {"embedding_length": 128}}, "embedding_length is 128, and the embedding's rows are of 64"),
+        ({"sizes": {"vocab_size": 500}}, "vocabulary is of 500 tokens, and the embedding has 512 rows"),
+        ({"bos_token_id": 512}, "bos_token_id is 512, and its vocabulary has 512 tokens; .* download it again"),
+        ({"eos_token_id": 2**32 - 1}, "eos_token_id is 4,294,967,295, and"),
+        ({"unk_token_id": 600}, "unknown_token_id is 600, and"),
+        ({"pad_token_id": 600}, "padding_token_id is 600, and"),
+    ],
+)
+def test_a_header_that_disagrees_with_itself_is_refused_before_torch(changed, said, tmp_path):
+    path = write_gguf(tmp_path / "stories.gguf", **changed)
+    with pytest.raises(ModelError, match=said):
+        files.check_checkpoint(ModelSettings(name=str(path)))
+
+
+def test_blocks_that_predict_further_tokens_may_be_there_or_not(tmp_path):
+    """Those of `nextn_predict_layers` are counted, and stand behind the others."""
+    names = [f"blk.{number}.attn_norm.weight" for number in range(5)]
+    infos = [TensorInfo(name, (64,), 0, 0) for name in names] + [TensorInfo("token_embd.weight", (64, 0), 0, 0)]
+    fields = {"general.architecture": "qwen35", "qwen35.block_count": 5, "qwen35.embedding_length": 64}
+    whole = Header(tmp_path, 3, fields | {"qwen35.nextn_predict_layers": 1}, {}, infos, (0, 0))
+    without = replace(whole, tensors=infos[:4] + infos[5:])
+    check_agrees(tmp_path, whole)
+    check_agrees(tmp_path, without)
+    with pytest.raises(ModelError, match=r"no weights of blk\.4;"):
+        check_agrees(tmp_path, replace(without, fields=fields))
+
+
+def test_what_only_loading_tells_is_said_of_the_header(tmp_path):
+    path = write_gguf(tmp_path / "stories.gguf", sizes={"feed_forward_length": 100})
+    with pytest.raises(ModelError, match=r"down_proj.weight is 64×172 in the file and 64×100 by its header .*again"):
+        load(str(path))
+
+
+def test_tensors_that_transformers_leaves_aside_are_named(tmp_path):
+    aside = {"rope_freqs.weight": np.ones(4, np.float32)} | {
+        f"blk.{number}.attn_q.bias": np.ones(64, np.float32) for number in range(5)
+    }
+    loaded = load(str(write_gguf(tmp_path / "stories.gguf", more=aside)))
+    assert loaded.notes[:1] == [
+        f"transformers {transformers.__version__} leaves 6 of the file's 53 tensors aside (rope_freqs.weight, "
+        "blk.*.attn_q.bias), and the model is without them; its rotary frequencies are not scaled."
+    ]
 
 
 def test_another_tokenizer_than_the_files_is_refused(exact, tmp_path):
@@ -174,18 +254,32 @@ def test_special_tokens_are_called_what_the_file_calls_them(exact):
 
 
 def test_what_is_kept_is_seen_cleared_and_not_needed(sinkctl, exact, cache, monkeypatch):
-    (cache / "of the user").mkdir()
     load(str(exact))
-    assert [path.name for path in cache.iterdir() if path.name.startswith("work")] == []
-    assert cache_size(cache) > 10_000
+    assert [path.name for path in cache_folder().iterdir() if path.name.startswith("work")] == []
+    assert cache_size(cache_folder()) > 10_000
     code, out, _ = sinkctl("doctor", "--clear-cache")
     assert code == 0
     assert str(cache) in out
-    assert cache_size(cache) == 0
-    assert (cache / "of the user").is_dir()
-    clear_cache(cache)  # twice is fine
+    assert cache_size(cache_folder()) == 0
+    clear_cache(cache_folder())  # twice is fine
     (cache / "a file").touch()
     monkeypatch.setenv("SINKCTL_CACHE", str(cache / "a file"))
     assert any(note.startswith("Nothing is kept for the next time") for note in load(str(exact)).notes)
     monkeypatch.setenv("SINKCTL_CACHE", "off")
     assert not any(note.startswith("Nothing is kept") for note in load(str(exact)).notes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+def test_a_damaged_kept_tokenizer_is_made_anew(exact, damage):
+    right = load(str(exact)).tokenizer(TEXT).input_ids
+    (path,) = cache_folder().glob("gguf/*/tokenizer.json")
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-100] if damage == "cut" else whole.replace(b"he", b"eh"))
+    loaded = load(str(exact))
+    assert loaded.tokenizer(TEXT).input_ids == right
+    assert [note for note in loaded.notes if "was damaged; it is made anew" in note]
+    assert path.read_bytes() == whole
+    assert not [note for note in load(str(exact)).notes if "damaged" in note]

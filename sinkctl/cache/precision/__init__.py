@@ -1,0 +1,1 @@
+"""At what precision keys and values stay in the cache, beside every policy. Importing this imports no torch."""

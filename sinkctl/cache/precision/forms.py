@@ -1,0 +1,81 @@
+"""Attention where a query sees a key in one of several forms: in full while it is recent, rounded afterwards.
+
+Every form of a key is a key of its own, that some queries see and others do not; all go under one softmax. So a block
+of queries computes what they would one by one, whichever keys change their form within it.
+
+Shapes: B rows, H query heads, G key/value heads, T queries, S keys, D and E widths.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels.stream_attention.reference import per_query_head, scores
+
+TILE = 128  # queries
+FOREVER = 1 << 62
+
+
+class Form(NamedTuple):
+    """Keys and values in one form; key i is there for the queries from number first_S[i] to last_S[i] of the stream."""
+
+    k_BGSD: Tensor
+    v_BGSE: Tensor
+    number_S: Tensor  # each key's own, int64 on the CPU, as are the next two
+    first_S: Tensor
+    last_S: Tensor
+    met_at: int | None = None  # queries meet them un-rotated, as if each of them had this number
+
+    def cut(self, first: int, end: int) -> "Form | None":
+        """Those that a query of numbers first … end−1 sees, and those between them; None: there is none."""
+        seen = ((self.first_S < end) & (self.last_S >= first) & (self.first_S <= self.last_S)).nonzero()[:, 0]
+        if not len(seen):
+            return None
+        own = slice(int(seen[0]), int(seen[-1]) + 1)
+        return Form(self.k_BGSD[:, :, own], self.v_BGSE[:, :, own], *(x[own] for x in self[2:5]), self.met_at)
+
+
+def attention(
+    q_BHTD: Tensor,
+    unturned_BHTD: Tensor,
+    forms: Sequence[Form],
+    number: int,
+    *,
+    scale: float,
+    sink_logit_H: Tensor | None = None,
+    softcap: float | None = None,
+    slope_H: Tensor | None = None,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Softmax over whatever form of each key a query sees, in tiles of queries; returns out_BHTE.
+
+    The first query is number `number` of its stream; `unturned_BHTD` are the queries before their rotation, for forms
+    met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of 128
+    queries costs the products with every form that one of its queries sees.
+    """
+    T, tiles = q_BHTD.shape[2], []
+    for start in range(0, T, TILE):
+        here = slice(start, min(start + TILE, T))
+        first, end = number + here.start, number + here.stop
+        parts = [part for form in forms if (part := form.cut(first, end)) is not None]
+        number_T1 = torch.arange(first, end)[:, None]
+        score, seen = [], []
+        for part in parts:
+            q = (q_BHTD if part.met_at is None else unturned_BHTD)[:, :, here]
+            distance = (number_T1 if part.met_at is None else part.met_at) - part.number_S
+            score.append(scores(q, part.k_BGSD, scale, softcap, slope_H, distance.to(q.device)))
+            seen.append((part.first_S <= number_T1) & (number_T1 <= part.last_S))
+        score_BHTS, seen_TS = torch.cat(score, dim=-1), torch.cat(seen, dim=-1).to(q_BHTD.device)
+        value_BHSE = per_query_head(torch.cat([part.v_BGSE for part in parts], dim=2), q_BHTD)
+        if weigh is not None:
+            tiles.append(weigh(score_BHTS, seen_TS).to(value_BHSE.dtype) @ value_BHSE)
+            continue
+        score_BHTS = score_BHTS.masked_fill(~seen_TS, -torch.inf)
+        if sink_logit_H is not None:
+            sink = sink_logit_H.to(score_BHTS.dtype)[None, :, None, None].expand(*score_BHTS.shape[:3], 1)
+            score_BHTS = torch.cat([score_BHTS, sink], dim=-1)
+        weight_BHTS = score_BHTS.softmax(-1)[..., : value_BHSE.shape[2]]
+        tiles.append((weight_BHTS @ value_BHSE.to(weight_BHTS.dtype)).to(q_BHTD.dtype))
+    return torch.cat(tiles, dim=2)

@@ -1,0 +1,108 @@
+"""A ring whose keys and values are rounded once they are not recent; blocks and single tokens alike.
+
+Whatever goes through it, in blocks of any size, each query sees what it would see token by token (`settings.py` says
+what that is). Rounded keys and values are packed, and dequantized a layer at a time. A layer that keeps too few tokens
+for any to be rounded is one of an ordinary ring.
+
+Shapes: B rows, H query heads, G key/value heads, T tokens of a block, S sinks, D and E widths.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.blocks import beside
+from sinkctl.cache.policies import Keep
+from sinkctl.cache.precision.block import Block
+from sinkctl.cache.precision.forms import FOREVER, Form, attention
+from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.precision.store import Store, empty, grown
+from sinkctl.cache.ring import Held, RingCache
+from sinkctl.errors import UsageError
+from sinkctl.kernels.implementation import Implementation
+from sinkctl.model.handler import AttentionCall
+from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.probe import LayerFacts
+
+CHOSEN = Implementation("rounded", attention), "plain torch: each form of a key is a key of its own, dequantized"
+
+
+class RoundedRing(RingCache):
+    """Holds every layer's keys and values for `rows` streams at some precision."""
+
+    def __init__(
+        self, layers: list[LayerFacts], keeps: list[Keep], precision: Precision, rows: int = 1,
+        capacity: int | None = None,
+    ):  # fmt: skip
+        """A layer that keeps everything has room for `capacity` tokens; where that is None it grows.
+
+        Raises UsageError where groups of channels do not divide the width of a layer.
+        """
+        self._precision = precision
+        super().__init__(layers, keeps, rows, capacity)
+        for index, layer in enumerate(self._layers):
+            if isinstance(layer.ring, Store):
+                self._blocks[index] = self._steps[index] = CHOSEN
+
+    def _made(self, facts: LayerFacts, keep: Keep, rows: int, capacity: int | None) -> Held:
+        precision = self._precision
+        if keep.window is not None and keep.window < precision.least_window:
+            return super()._made(facts, keep, rows, capacity)
+        _check_widths(precision, facts)
+        window = keep.window or max(capacity or 0, precision.least_window)
+        return Held(keep, empty(facts, precision, rows, keep.sinks, window))
+
+    def restore(self, state: dict[str, Tensor], seen: Sequence[int]) -> None:
+        """Continue from `state`."""
+        self._room(max(seen))
+        super().restore(state, seen)
+
+    def _room(self, tokens: int) -> None:
+        """Let the layers that keep everything have room for so many tokens."""
+        for index, layer in enumerate(self._layers):
+            if layer.keep.window is None:
+                self._layers[index] = Held(layer.keep, grown(layer.ring, self._precision, tokens))
+
+    def _part(
+        self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int, rotation: Rotation | None
+    ) -> Tensor:
+        if not isinstance(self._layers[index].ring, Store):
+            return super()._part(index, call, rows, seen, rotation)
+        if self._layers[index].keep.window is None:
+            self._room(seen + call.q_BHTD.shape[2])
+        keep, store = self._layers[index].keep, self._layers[index].ring
+        q_BHTD, reach = call.q_BHTD, keep.sinks + (keep.window or 0)
+        block = Block(self._precision, keep, store, rows, seen, call.k_BGTD, call.v_BGTE)
+        table = self._table(rotation, seen, block.oldest, block.end, q_BHTD)
+
+        def turned(x: Tensor, first: int) -> Tensor:
+            own = slice(first - block.oldest, first - block.oldest + x.shape[2])
+            return rotate(x, rotation, table and tuple(each[own] for each in table))
+
+        forms = block.forms(turned)
+        strip, own = beside(None, call)
+        if strip is not None:
+            forms.append(_always(strip.k_BGND, strip.v_BGNE, 0))
+        if block.apart:
+            k, v = block.sinks()
+            forms.append(_always(rotate(k, rotation, self._table(rotation, reach, 0, keep.sinks, q_BHTD)), v, reach))
+        out = attention(
+            turned(q_BHTD, seen), q_BHTD, forms, seen, scale=call.scale, sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap, slope_H=call.slope_H, **own,
+        )  # fmt: skip
+        block.take(torch.arange(len(self.seen), device=q_BHTD.device)[rows])
+        return out
+
+
+def _always(k: Tensor, v: Tensor, met_at: int) -> Form:
+    """Keys that every query meets as if it had this number, before its rotation."""
+    number_S = torch.arange(k.shape[2])
+    return Form(k, v, number_S, torch.zeros_like(number_S), torch.full_like(number_S, FOREVER), met_at)
+
+
+def _check_widths(precision: Precision, facts: LayerFacts) -> None:
+    """UsageError for a layer that cannot be cut into groups."""
+    for what, width in (("values", facts.value_width), ("keys", facts.width)):
+        if (problem := precision.misfit(what, width)) is not None:
+            raise UsageError(f"{problem} ({facts.name})")

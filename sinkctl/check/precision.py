@@ -1,0 +1,25 @@
+"""Before keys and values are rounded: whether the heads of a checkpoint can be cut into groups, as far as it says."""
+
+import json
+from collections.abc import Sequence
+
+from sinkctl.cache.policies import Policy
+from sinkctl.errors import UsageError
+from sinkctl.model.adapter_files import resolved
+from sinkctl.model.named import CONFIG, resolve
+from sinkctl.model.settings import ModelSettings
+
+
+def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
+    """Raises UsageError; what the config of a folder does not say the model itself shows, once it is loaded."""
+    rounded = [policy.precision for policy in policies if policy.precision is not None]
+    named = resolve(resolved(settings).name)
+    if not rounded or not named.local or named.form == "gguf":
+        return
+    config = json.loads((named.path / CONFIG).read_text(encoding="utf-8"))
+    width = {**config, **(config.get("text_config") or {})}.get("head_dim")
+    if not isinstance(width, int) or "kv_lora_rank" in config:  # there keys and values have other widths
+        return
+    for precision in rounded:
+        if (problem := precision.misfit("values", width)) is not None:
+            raise UsageError(problem)

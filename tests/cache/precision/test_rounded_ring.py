@@ -1,0 +1,169 @@
+"""Rounded keys and values: blocks, single tokens, rows and `generate` see what the rule says, token by token."""
+
+import numpy as np
+import pytest
+import torch
+from designed import ATTENDING, designed
+from families import HYBRID, STREAMED, in_float64, tiny
+from reference import token_by_token_nll
+from rounded import RoundedTokenByToken
+from torch.nn.functional import cross_entropy
+
+from sinkctl.cache.policies import Dense, SinkWindow
+from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.select import ring
+from sinkctl.cache.streaming import streaming
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.attention import attached, hidden_states
+from sinkctl.model.head import token_nll
+from sinkctl.model.load import LoadedModel
+from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
+
+TOKENS = 52
+BLOCKS = ([TOKENS], [1] * TOKENS, [7, 20, *[1] * 9, 16])
+# Keys by channel: a group that ends within a block, more kept than sinks, groups that hold sinks and window; by token.
+CASES = (
+    SinkWindow(sinks=3, window=20, precision=Precision(bits=2, group=8, recent=4, keep="first:2")),
+    SinkWindow(sinks=10, window=11, precision=Precision(bits=3, group=8, recent=3, keep="first:12")),
+    SinkWindow(sinks=0, window=8, precision=Precision(bits=4, group=8, recent=0)),
+    SinkWindow(sinks=3, window=9, precision=Precision(bits=2, group=8, recent=2, keys="token", keep="first:1")),
+    Dense(precision=Precision(bits=2, group=8, recent=5, keep="first:1")),
+)
+IN_HALF = SinkWindow(sinks=2, window=16, precision=Precision(bits=2, group=8, recent=4, keep="first:1"))
+
+
+def wrap(model) -> LoadedModel:
+    return LoadedModel(model, None, "tiny", "in memory")
+
+
+def text(seed: int = 1) -> torch.Tensor:
+    return torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(seed))
+
+
+def expected(loaded: LoadedModel, policy, ids_T: torch.Tensor) -> torch.Tensor:
+    facts = loaded.layers(128)
+    keeps = [policy.keep(f.window) for f in facts]
+    rule = RoundedTokenByToken(facts, keeps, policy.precision)
+    return token_by_token_nll(loaded.model, facts, keeps, ids_T, rule)
+
+
+def losses(loaded, held, ids_BT, blocks, recurrent=None) -> np.ndarray:
+    found, start = [], 0
+    for tokens in blocks:
+        part, after = ids_BT[:, start : start + tokens], ids_BT[:, start + 1 : start + tokens + 1]
+        with attached(loaded.model, held):
+            output = hidden_states(loaded.model, part, past=recurrent)
+        found.append(token_nll(loaded.model, output, part, after))
+        held.advance(tokens)
+        start += tokens
+    return torch.cat(found, 1).numpy()
+
+
+def scored(loaded, policy, ids_T, chunk: int, resumed: bool = False) -> np.ndarray:
+    scorer, found = BlockScorer(loaded, policy), []
+    for start in range(0, TOKENS, chunk):
+        if resumed:
+            data, tensors = scorer.state()
+            scorer = BlockScorer(loaded, policy)
+            scorer.restore(data, {name: x.clone() for name, x in tensors.items()})
+        end = min(start + chunk, TOKENS)
+        found.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "falcon_alibi"])
+def test_blocks_and_single_tokens_equal_token_by_token(family):
+    """Grouped queries; sliding layers, which stay in full where they keep too few; learned sinks; ALiBi."""
+    loaded, ids = wrap(tiny(*STREAMED[family])), text()
+    for policy in CASES if family == "llama" else (CASES[0], CASES[3]):
+        truth = expected(loaded, policy, ids)
+        for blocks in BLOCKS if family == "llama" else BLOCKS[2:]:
+            held = ring(loaded.layers(128), policy, 1, None if isinstance(policy, Dense) else TOKENS)
+            np.testing.assert_allclose(losses(loaded, held, ids[None], blocks)[0], truth, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(scored(loaded, policy, ids, 13), truth, rtol=0, atol=1e-10)
+        in_full = scored(loaded, policy.model_copy(update={"precision": None}), ids, TOKENS)
+        assert abs(in_full - truth.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "jamba"])
+def test_softmax_layers_of_hybrids_are_rounded_and_their_recurrent_states_are_not(family, monkeypatch):
+    in_float64(monkeypatch)
+    loaded, ids = wrap(tiny(*HYBRID[family])), text()
+    truth = expected(loaded, CASES[0], ids)
+    held = ring(loaded.layers(128), CASES[0], 1)
+    found = losses(loaded, held, ids[None], BLOCKS[2], recurrent_cache(loaded.model))[0]
+    np.testing.assert_allclose(found, truth, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(scored(loaded, CASES[0], ids, 11, resumed=True), truth, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["kv_bias_bias", "softpick"])
+def test_designed_sinks_stay_in_full(kind):
+    loaded, ids = wrap(designed("llama", ATTENDING[kind], torch.float64)), text()
+    found = scored(loaded, CASES[0], ids, 17)
+    np.testing.assert_allclose(found, expected(loaded, CASES[0], ids), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("policy", [CASES[0], CASES[4]], ids=["4+20", "dense"])
+def test_a_resumed_stream_goes_on_to_the_same_bits(policy):
+    loaded, ids = wrap(tiny(*STREAMED["gemma3"], dtype=torch.float32)), text()
+    np.testing.assert_array_equal(scored(loaded, policy, ids, 9, resumed=True), scored(loaded, policy, ids, 9))
+
+
+def test_rows_of_generate_padded_in_turns_are_each_scored_as_alone():
+    """`streaming()` takes prompts of several lengths and then tokens; a stream in blocks of each row's text agrees."""
+    model, policy = tiny(*STREAMED["llama"]), IN_HALF
+    ids, starts = torch.stack([text(1), text(2)]), (20, 6)
+    prompt = torch.zeros(2, 20, dtype=torch.int64)
+    for row, length in enumerate(starts):
+        prompt[row, 20 - length :] = ids[row, :length]
+    mask, given = (prompt > 0).long(), []
+    with streaming(model, 2, 16, policy.precision) as cache, torch.no_grad():
+        options = dict(use_cache=True, past_key_values=cache)
+        given.append(model(input_ids=prompt, attention_mask=mask, **options).logits[:, -1])
+        for step in range(30):
+            new = torch.stack([ids[row, length + step] for row, length in enumerate(starts)])[:, None]
+            mask = torch.cat([mask, torch.ones(2, 1, dtype=torch.int64)], 1)
+            given.append(model(input_ids=new, attention_mask=mask, **options).logits[:, -1])
+    for row, length in enumerate(starts):
+        targets = ids[row, length : length + 31]
+        found = cross_entropy(torch.stack([logits[row] for logits in given]), targets, reduction="none")
+        alone = scored(wrap(model), policy, ids[row], 13)[length - 1 : length + 30]
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-10)
+
+
+def test_the_score_of_a_beam_is_that_of_its_text_in_blocks():
+    model, prompt = tiny(*STREAMED["llama"]), text()[None, :30]
+    options = dict(num_beams=3, do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=TOKENS - 29)
+    options |= dict(return_dict_in_generate=True, output_scores=True)
+    with streaming(model, 2, 16, IN_HALF.precision.model_dump()) as cache:
+        found = model.generate(prompt, attention_mask=torch.ones_like(prompt), past_key_values=cache, **options)
+    given = scored(wrap(model), IN_HALF, found.sequences[0], 13)[29:]
+    np.testing.assert_allclose(-found.sequences_scores, given.mean(), rtol=0, atol=1e-6)  # kept in float32
+
+
+@pytest.mark.parametrize(("bits", "ranges"), [(8, 2), (4, 2), (3, 2), (2, 2), ("fp8", 1)])
+def test_memory_is_what_the_bits_say(bits, ranges):
+    """2 layers of 2 key/value heads of 32; 4 sinks, 64 of window, of which 16 recent, 1 kept; float32."""
+    loaded = wrap(tiny("llama", dict(hidden_size=128, num_attention_heads=4), dtype=torch.float32))
+    of_a_code = 1 if bits == "fp8" else bits / 8
+    policy = SinkWindow(sinks=4, window=64, precision=Precision(bits=bits, group=16, recent=16, keep="first:1"))
+    keys = (64 - 16 + 16) * 32 * of_a_code + 4 * ranges * 32 * 4  # 3 groups of 16, and one that holds the sinks
+    values = (64 - 16 + 4) * (32 * of_a_code + ranges * 2 * 4)
+    recent, kept = (16 + 16 + 16 + 1) * 32 * 4, 2 * 32 * 4
+    assert ring(loaded.layers(128), policy, 1).bytes_held() == 2 * 2 * (keys + values + recent + kept)
+
+
+def test_layers_say_what_is_rounded_and_what_stays_in_full():
+    loaded = wrap(tiny(*STREAMED["gemma3"]))
+    sliding, whole = BlockScorer(loaded, CASES[0]).layers
+    assert "stays as trained, the last 8 tokens, in full: too few to be rounded" in sliding
+    assert "keeps 3 sinks and the last 20, 2-bit KV, groups of 8, last 4 in full, first 2 kept" in whole
+
+
+def test_what_a_model_cannot_do_is_one_line():
+    odd = wrap(tiny("llama", dict(hidden_size=48)))  # heads of 12
+    with pytest.raises(UsageError, match="--kv: groups of 8 channels do not divide values of 12"):
+        BlockScorer(odd, CASES[0])
+    with pytest.raises(ModelError, match=r"learned embeddings.*leave --kv out"):
+        scorer_for(wrap(tiny("gpt2", dict(n_positions=128, n_embd=32, n_head=4, n_layer=2))), CASES[4], bos=False)
