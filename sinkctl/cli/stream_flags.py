@@ -129,7 +129,7 @@ def _precision(data: dict[str, Any], kv: Sequence[str], keep: Sequence[str], rec
         raise UsageError(f"{given[1]}: text is generated at one precision; give one")
     policies = [data["policy"]] if single else data["policies"]
     if all(each.get("kind") in NEVER_ROUNDED for each in policies if isinstance(each, dict)):
-        raise UsageError(f"{given[0]}: {policies[0]['kind']} keeps nothing that could be rounded; leave it out")
+        raise UsageError(f"{given[0]}: what {policies[0]['kind']} keeps cannot be rounded; leave it out")
     found = [
         each if each.get("kind") in NEVER_ROUNDED else {**each, "precision": way}
         for each in policies

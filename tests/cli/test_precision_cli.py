@@ -67,7 +67,7 @@ def test_python_takes_what_a_recipe_says(demo, tmp_path, book):
         ("--kv 4bit --kv-keep first:300 -p 4+252", "--kv-keep first:300: 4+252 holds 256 tokens"),
         ("--kv 4bit --kv-recent -1", "--kv-recent -1: input should be greater than or equal to 0"),
         ("--kv-keep first:4", "--kv-keep first:4: nothing is rounded; give --kv 4bit"),
-        ("--kv 4bit -p recompute:4+60", "--kv 4bit: recompute keeps no keys or values"),
+        ("--kv 4bit -p recompute:4+60", "--kv 4bit: what recompute keeps cannot be rounded"),
         ("-g 5 --kv 4bit --kv 2bit", "--kv 2bit: text is generated at one precision"),
     ],
 )
