@@ -63,6 +63,17 @@ def test_a_model_without_a_sink_is_told_so(stories):
     assert outcome.result.verdict[1].startswith("Dropping the first tokens costs nothing")
 
 
+def test_a_choice_is_held_against_the_best_that_chance_does(demo):
+    asked = recipe(policies=["heavy_hitter:4+60", "random:4+60", "random:0+64"], limit=800)
+    rarely = tuple(policy.model_copy(update={"every": 16}) for policy in asked.policies)
+    outcome = run(asked.model_copy(update={"policies": rarely}), demo)
+    hitter, pinned, bare = (score.common_perplexity for score in outcome.result.stream.policies)
+    assert bare > 1.15 * pinned
+    assert abs(hitter / pinned - 1) < 0.08
+    words = next(line for line in outcome.result.verdict if line.startswith("heavy_hitter 4+60, every 16 chooses"))
+    assert f"{pinned:.2f} of random 4+60, every 16" in words
+
+
 def test_streaming_is_within_one_percent_of_recomputation_with_bos(demo):
     built = recipe(policies=["4+124", "recompute:4+124", "0+128"], limit=2000, chunk=500)
     again = built.policies[1].model_copy(update={"every": 10})

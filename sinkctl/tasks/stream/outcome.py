@@ -140,11 +140,12 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
 
 
 def _chosen(policies: list[PolicyScore]) -> list[str]:
-    """Of each policy that chooses by attention: whether chance does as well with as much kept."""
-    said, chance = [], {p.cache_tokens: p for p in policies if p.kind == "random"}
-    for score in (p for p in policies if p.kind == "heavy_hitter"):
-        other = chance.get(score.cache_tokens)
-        if other is None or score.common_tokens < ENOUGH:
+    """Of each policy that chooses by attention: whether chance at its best does as well with as much kept."""
+    said, scored = [], [p for p in policies if p.common_tokens >= ENOUGH]
+    for score in (p for p in scored if p.kind == "heavy_hitter"):
+        alike = [p for p in scored if p.kind == "random" and p.cache_tokens == score.cache_tokens]
+        other = min(alike, key=lambda p: p.common_perplexity, default=None)
+        if other is None:
             continue
         gain = other.common_perplexity / score.common_perplexity - 1
         what = f"better than chance by {percent(100 * gain)}" if gain > 0.01 else "no better than chance"
