@@ -17,6 +17,7 @@ from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.undocumented import runs_by
 from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
+from sinkctl.sinks.storage import own_code
 from sinkctl.sinks.storage.token_row import with_row
 from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
@@ -119,8 +120,9 @@ class Conversion:
 
     @property
     def folds(self) -> bool:
-        """Whether biases on keys and values serve the start: trained is the mechanism's own code, which has none."""
-        return self.sink.folds and not self.form.own_code and not self.recipe.steps
+        """Whether biases on keys and values serve the start; trained is the mechanism's own code."""
+        ours = self.form.own_code or self.recipe.steps
+        return self.sink.folds and (not ours or self.loaded.model.config.model_type in own_code.FOLDING)
 
     @property
     def named(self) -> str | None:
@@ -170,7 +172,7 @@ class Conversion:
         if self.folds:
             self.choices["biases"] = (
                 "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
-                "value: a stock class has biases for both"
+                "value"
             )
         if seen:
             self.calibration = calibration_of(
