@@ -16,7 +16,7 @@ from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
 from sinkctl.tasks.measure.inputs import InputSet, inputs
 from sinkctl.tasks.measure.pace import said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
-from sinkctl.tasks.measure.verdict import rate_line, verdict
+from sinkctl.tasks.measure.verdict import early_line, rate_line, verdict
 from sinkctl.tasks.pace import STREAMED, Pace, probed
 from sinkctl.tasks.stream.outcome import model_report
 
@@ -118,8 +118,9 @@ class Measuring:
         name, before = f"{self.number}/{each.name}", self.pace.done
 
         def told(share: float) -> None:
+            early = early_line(each.name, measured.tally.shares) if before == self.pace.done and share < 1 else ()
             self.pace.do(before + share * self._input_work - self.pace.done)
-            self.told(Progress(each.name, self.pace.share, self.pace.seconds_left))
+            self.told(Progress(each.name, self.pace.share, self.pace.seconds_left, early))
 
         if name not in self.kept.parts:
             measured = InputRun(self.recipe, self.loaded, each)
