@@ -14,7 +14,7 @@ from sinkctl.model.load import LoadedModel
 PROBE = 128  # tokens
 # What a token costs beside one of a plain forward pass without head, roughly: of a sample measured in full; streamed,
 # head and long past included.
-INPUT, STREAMED = 2.5, 2.0
+INPUT, STREAMED = 1.6, 1.6
 
 
 @dataclass

@@ -49,17 +49,20 @@ def build(model: PreTrainedModel, sink: Sink, starts: Sequence[dict[str, Tensor]
     config.auto_map = FAMILIES[model.config.model_type].auto_map
     with torch.device("meta"):
         built = model_class(config)
-    weights = model.state_dict() | folded
+    own = model.state_dict()
+    weights = own | folded
     names_of = {id(module): name for name, module in model.named_modules()}
     for attention, start in zip(attention_layers(model), starts, strict=True):
         name = names_of[id(attention)]
         weights |= {f"{name}.sink.{key}": x.float() for key, x in (start or {}).items()}
         for projection in doubled(attention, sink):
             weights[f"{names_of[id(projection)]}.weight"] = 2 * projection.weight.detach()
-    for name, tensor in built.state_dict().items():
-        if settings and name not in weights:  # the biases of other projections, which come with these
-            weights[name] = torch.zeros(tensor.shape, dtype=model.dtype, device=model.device)
+    new = [name for name in built.state_dict() if settings and name.endswith("_proj.bias") and name not in own]
+    for name in new:  # of the other projections too, as one setting is for all
+        weights.setdefault(name, torch.zeros(built.get_parameter(name).shape, dtype=model.dtype, device=model.device))
     built.load_state_dict(weights, strict=True, assign=True)
+    for name in new:  # a control has none that could learn
+        built.get_parameter(name).requires_grad_(False)
     built.tie_weights()
     built.generation_config = copy.deepcopy(model.generation_config)
     return built
