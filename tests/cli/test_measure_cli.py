@@ -89,7 +89,8 @@ def test_bad_input_is_one_line_and_an_exit_code(sinkctl, arguments, code, words)
 
 
 def test_ctrl_c_prints_and_keeps_what_was_measured_and_the_run_goes_on(sinkctl, tmp_path, monkeypatch):
-    kept, asked = tmp_path / "kept", iter([False, False, True])
+    # Asked before each of 12 blocks, in the probe's two passes and in two batches, and at the end of these.
+    kept, asked = tmp_path / "kept", iter([False] * (2 * 12 + 2 * 13) + [True])
     with monkeypatch.context() as pressed:
         pressed.setattr("sinkctl.cli.stopping.Stopping.asked", lambda _: next(asked))
         code, out, err = sinkctl("measure", *QUICK, "--batch", "2", "-o", kept)

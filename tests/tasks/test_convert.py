@@ -20,6 +20,7 @@ from sinkctl.sinks.tokenizer import without_bos
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length, slow_part
 from sinkctl.tasks.convert.start import starts_of
+from sinkctl.tasks.convert.training.trained import runnable, taken_apart
 from sinkctl.tasks.stream.scorers import scorer_for
 
 BRIEF = {"tokens": 64, "samples": 4, "length": 64}
@@ -57,8 +58,14 @@ SLOW = dict(rope_theta=1e30)  # but for the first pair of a head, nothing turns
 
 
 @pytest.mark.parametrize("kind", ["sink_logit", "softmax1"])
-@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2"])
-def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases_of_a_stock_class(family, kind, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "own"),
+    [
+        ("llama", False), ("llama_yarn", False), ("mistral", False), ("qwen2", False),
+        ("llama", True), ("llama_yarn", True), ("qwen2", True),
+    ],
+)  # fmt: skip
+def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases(family, own, kind, tmp_path):
     model_type, settings = STREAMED[family]
     rope = {"rope_type": "default", **settings.get("rope_parameters", {}), **SLOW}
     model, window = tiny(model_type, {**settings, "rope_parameters": rope}, dtype=torch.float64), 7
@@ -74,13 +81,34 @@ def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases_of_a_stock_c
     record = calibrate(original, samples, window, folded=True)
     starts = starts_of(SINKS[kind](), original, record, window)
     assert max(float(start["logit"].abs().max()) for start in starts) < 1e-4, "the biases hold all of it"
-    granite_swa.build(model, starts).save_pretrained(tmp_path)
+    built = own_code.build(model, SINKS[kind](), starts) if own else granite_swa.build(model, starts)
+    built.save_pretrained(tmp_path)
     converted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     kept = nll(original, SinkWindow(sinks=1, window=window), ids_T)
     ours = nll(LoadedModel(converted, None, family, "in memory"), SinkWindow(sinks=0, window=window), ids_T[1:])
     bare = nll(original, SinkWindow(sinks=0, window=window), ids_T[1:])
     assert (ours[39:] - kept[40:]).abs().max() < 1e-4
     assert (bare[39:] - kept[40:]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_training_begins_with_what_is_written_untrained_and_comes_back_to_it(family, tmp_path):
+    model, window = tiny(*STREAMED[family], dtype=torch.float32), 7
+    original = LoadedModel(model, None, family, "in memory")
+    ids_T = torch.randint(3, 64, (sample_length(window),), generator=torch.Generator().manual_seed(1))
+    sink = SINKS["sink_logit"]()
+    starts = starts_of(sink, original, calibrate(original, [ids_T], window, folded=True), window)
+    granite_swa.build(model, starts).save_pretrained(tmp_path / "untrained")
+    training = runnable(model, sink, starts)
+    granite_swa.build(*taken_apart(training, model, sink)).save_pretrained(tmp_path / "back")
+    untrained, back = (AutoModelForCausalLM.from_pretrained(tmp_path / x).eval() for x in ("untrained", "back"))
+    for name, tensor in untrained.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], tensor, rtol=0, atol=1e-7)
+    with torch.no_grad():
+        for other in (training, back):
+            found, expected = (each(input_ids=ids_T[None]).logits for each in (other, untrained))
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert any(bool(x.abs().max() > 1e-3) for name, x in training.named_parameters() if name.endswith("k_proj.bias"))
 
 
 def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():

@@ -117,12 +117,18 @@ def test_thresholds_hold_for_each_of_several_checkpoints(tmp_path):
         run(recipe(checkpoints=names, fail_on=("alpha_max@flatt<=1",)))
 
 
+def stopping_after(batches: int, loaded: LoadedModel):
+    """A `stop` that is asked before every block of the probe's two passes and of each batch, and when that is done."""
+    layers = loaded.model.config.num_hidden_layers
+    asked = iter([False] * (2 * layers + batches * (layers + 1)) + [True])
+    return lambda: next(asked)
+
+
 def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
     chosen = recipe(kinds=("natural", "random"), samples=6, batch=2)
     whole = run(chosen, demo)
-    asked = iter([False] * 7 + [True])
     with pytest.raises(Interrupted, match="--resume"):
-        run(chosen, demo, output=tmp_path / "kept", stop=lambda: next(asked))
+        run(chosen, demo, output=tmp_path / "kept", stop=stopping_after(7, demo))
     resumed = run(chosen, demo, output=tmp_path / "kept", resume=True)
     one, two = (outcome.result.measure.checkpoints[0] for outcome in (whole, resumed))
     untimed = [[i.model_copy(update={"seconds": 0}) for i in score.inputs] for score in (one, two)]
@@ -186,9 +192,8 @@ def test_a_changed_text_is_not_resumed(demo, tmp_path, book):
     path = tmp_path / "text.txt"
     path.write_text(book[:20_000])
     chosen = recipe(samples=4, files=(str(path),), batch=2)
-    asked = iter([False] * 2 + [True])
     with pytest.raises(Interrupted):
-        run(chosen, demo, output=tmp_path / "kept", stop=lambda: next(asked))
+        run(chosen, demo, output=tmp_path / "kept", stop=stopping_after(2, demo))
     path.write_text(book[20_000:40_001])
     with pytest.raises(ResumeError, match="changed since"):
         run(chosen, demo, output=tmp_path / "kept", resume=True)

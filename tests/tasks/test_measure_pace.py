@@ -72,9 +72,13 @@ def test_the_sizes_of_a_budget_are_said_and_kept(demo, short, tmp_path, monkeypa
 
 def test_a_stopped_run_leaves_a_partial_report_and_goes_on(demo, short, tmp_path):
     recipe = MeasureRecipe(input=InputSettings(files=(short,), samples=4, length=32), cost=NO_COST, batch=2)
-    told, asked = [], iter([False, False, True])
+    told = []
+
+    def one_is_done() -> bool:
+        return any(line.startswith("natural, BOS: ") for now in told for line in now.found)
+
     with pytest.raises(Interrupted) as stopped:
-        run(recipe, demo, output=tmp_path / "kept", stop=lambda: next(asked), progress=told.append)
+        run(recipe, demo, output=tmp_path / "kept", stop=one_is_done, progress=told.append)
     part = stopped.value.result
     assert not part.complete
     assert [score.name for score in part.measure.checkpoints[0].inputs] == ["natural, BOS"]
@@ -84,7 +88,8 @@ def test_a_stopped_run_leaves_a_partial_report_and_goes_on(demo, short, tmp_path
     assert len(whole.measure.checkpoints[0].inputs) == 2
     said = [now.found for now in told if now.found]
     assert said[-1] == tuple(whole.verdict[:2])
-    assert said[0][0].startswith("natural, BOS: ")
-    assert len(said) == 4  # one input before the stop, both after, and all together
+    assert said[0][0].startswith("natural, BOS, first 2 samples: ")
+    assert said[1][0].startswith("natural, BOS: ")
+    assert len(said) == 6  # one input before the stop, twice; it and the other one after, twice; and all together
     assert all(a.share <= b.share for a, b in zip(told[:3], told[1:3], strict=False))
     assert told[2].seconds_left > 0

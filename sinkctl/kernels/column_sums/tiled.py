@@ -15,7 +15,10 @@ TILE = 128  # queries
 # Scores a tile: few enough to stay in a CPU's cache; on a GPU few enough to fit beside a model.
 MOST = {"cpu": 1 << 20}
 MOST_ELSEWHERE = 1 << 27
-HIDDEN = -1e30  # finite: exp gives 0, and 0 · HIDDEN is 0
+HIDDEN = -1e30  # finite: less than every score
+# Of scores less their greatest, what is lower counts as this much: e^−80 changes no sum, and what is less than the
+# smallest normal number takes a CPU thirty times as long.
+LEAST = {torch.float32: -80.0, torch.float64: -700.0}
 
 
 def tiled(
@@ -95,8 +98,10 @@ def _tile(q_BGRTD, k_BGSD, v_BGSE, hidden, distance_TS, sink_BGRT, softcap, slop
     if sink_BGRT is not None:
         top_BGRT = torch.maximum(top_BGRT, sink_BGRT)
     top_BGRT = torch.where(sees_BGRT, top_BGRT, 0)
-    score_BGRTS -= top_BGRT[..., None]
+    score_BGRTS.sub_(top_BGRT[..., None]).clamp_(min=LEAST[score_BGRTS.dtype])
     p_BGRTS = score_BGRTS.exp()
+    for columns, mask in hidden:
+        p_BGRTS[..., columns].masked_fill_(mask, 0)
     norm_BGRT, surprise_BGRT = p_BGRTS.sum(-1), score_BGRTS.mul_(p_BGRTS).sum(-1)
     if sink_BGRT is not None:
         sinking_BGRT = (sink_BGRT - top_BGRT).exp() * sees_BGRT

@@ -38,6 +38,12 @@ def cpu_flash_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
 
 
+def partial_for(q: Tensor, v: Tensor, softcap: float | None) -> Partial:
+    """The faster of the two that knows how."""
+    flash = q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]
+    return cpu_flash_partial if flash else matmul_partial
+
+
 def tiled(
     partial: Partial,
     q_BHTD: Tensor,
@@ -56,6 +62,25 @@ def tiled(
     if q_BHTD.device.type == "cpu" and asked in (torch.float16, torch.bfloat16):
         q_BHTD, k_BGSD, v_BGSE = q_BHTD.float(), k_BGSD.float(), v_BGSE.float()
         strip = strip and Strip(*(x.float() for x in strip[:3]), strip.distance_N)
+    out_BHTE, lse_BHT = with_lse(
+        partial, q_BHTD, k_BGSD, v_BGSE, scale=scale, window=window, strip=strip, softcap=softcap, slope_H=slope_H
+    )
+    return (out_BHTE if sink_logit_H is None else discount(out_BHTE, lse_BHT, sink_logit_H)).to(asked)
+
+
+def with_lse(
+    partial: Partial,
+    q_BHTD: Tensor,
+    k_BGSD: Tensor,
+    v_BGSE: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    strip: Strip | None = None,
+    softcap: float | None = None,
+    slope_H: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same without a sink logit, and the log-sum-exp of each query's scores, [B, H, T]."""
     B, H, T, _ = q_BHTD.shape
     G, S = k_BGSD.shape[1:3]
 
@@ -92,8 +117,7 @@ def tiled(
             fold_queries(strip.q_BHTD), fold_keys(strip.k_BGND), fold_keys(strip.v_BGNE), fall, scale, softcap
         )
         out, lse = merge(out, lse, *faced)
-    out_BHTE, lse_BHT = out.reshape(B, H, T, -1), lse.reshape(B, H, T)
-    return (out_BHTE if sink_logit_H is None else discount(out_BHTE, lse_BHT, sink_logit_H)).to(asked)
+    return out.reshape(B, H, T, -1), lse.reshape(B, H, T)
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ OPTIONAL = ("llama", "granite", "qwen3", "gemma2", "gpt_neox")
 RENAMED = ("mistral", "qwen2")
 ATTENTION = ("self_attn", "attention", "self_attention", "attn")
 OUTPUT = ("o_proj", "dense", "out_proj")
+LESSENED = ("key", "value")  # of a start: what keys and values lose
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -94,6 +95,25 @@ def folded(projection: nn.Linear, bias_HE: Tensor) -> Tensor:
     if projection.bias is not None:
         bias_C += projection.bias
     return bias_C.to(projection.weight.dtype)
+
+
+def lessened(model: PreTrainedModel, output: str, start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name → bias of a layer's projections that take `key` [G, D] and `value` [G, E] from all keys, before their
+    rotation, and all values; `output` is the name of its output projection."""
+    attention = output.rpartition(".")[0]
+    lost = {"k_proj": start["key"] / _lengthened(model), "v_proj": start["value"]}
+    return {f"{attention}.{n}.bias": _less(model.get_submodule(f"{attention}.{n}"), x) for n, x in lost.items()}
+
+
+def _lengthened(model: PreTrainedModel) -> float:
+    """By how much rotary embedding makes keys longer (YaRN)."""
+    return next((m.attention_scaling for m in model.modules() if hasattr(m, "attention_scaling")), 1.0)
+
+
+def _less(projection: nn.Linear, lost_GD: Tensor) -> Tensor:
+    """The bias of a projection that gives so much less than it did."""
+    lost = lost_GD.flatten().to(projection.weight.device, torch.promote_types(projection.weight.dtype, torch.float32))
+    return (-lost if projection.bias is None else projection.bias - lost).detach().to(projection.weight.dtype)
 
 
 def unstorable(config: PreTrainedConfig, *classes: str) -> str | None:

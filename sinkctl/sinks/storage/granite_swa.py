@@ -13,8 +13,7 @@ H query heads, G key/value heads, D key width, E value width.
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sinkctl.model.masks import FAR
@@ -24,6 +23,7 @@ from sinkctl.sinks.storage.biased import (
     dense_settings,
     filled,
     folded,
+    lessened,
     output_projections,
     unstorable,
     windows,
@@ -68,22 +68,8 @@ def build(model: PreTrainedModel, starts: Sequence[dict[str, Tensor]]) -> PreTra
         if "bias" in start:
             weights[f"{name}.bias"] = folded(projection, start["bias"])
         if "key" in start:
-            lost = {"k_proj": start["key"] / _lengthened(model), "v_proj": start["value"]}
-            weights |= {
-                f"{attention}.{n}.bias": _less(model.get_submodule(f"{attention}.{n}"), x) for n, x in lost.items()
-            }
+            weights |= lessened(model, name, start)
     return filled(_target(model.config, biased), model, weights)
-
-
-def _lengthened(model: PreTrainedModel) -> float:
-    """By how much rotary embedding makes keys longer (YaRN)."""
-    return next((m.attention_scaling for m in model.modules() if hasattr(m, "attention_scaling")), 1.0)
-
-
-def _less(projection: nn.Linear, lost_GD: Tensor) -> Tensor:
-    """The bias of a projection that gives so much less than it did."""
-    lost = lost_GD.flatten().to(projection.weight.device, torch.promote_types(projection.weight.dtype, torch.float32))
-    return (-lost if projection.bias is None else projection.bias - lost).detach().to(projection.weight.dtype)
 
 
 def _target(config: PreTrainedConfig, biased: bool) -> PreTrainedConfig:

@@ -5,19 +5,22 @@ Shapes: B samples (1), H query heads, G key/value heads, T tokens, D key width, 
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.errors import Interrupted
+from sinkctl.kernels.stream_attention.reference import scores
+from sinkctl.kernels.stream_attention.tiled import partial_for, with_lse
 from sinkctl.metrics.first_token import FirstToken, Folded, ScoreRows
 from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.positions import Rotation, rotate
+from sinkctl.tasks.stopping import stoppable
 
 # Rows of scores kept of a sample, where a mechanism asks for whole rows.
 ROWS = 32
@@ -49,54 +52,72 @@ class _FirstKeys(Handler):
 
 
 class _Calibrating(Handler):
-    """Answers with the published rule, every token of a sample at once, and keeps the queries of a full cache."""
+    """Answers with the published rule, every token of a sample at once, and keeps the queries of a full cache.
 
-    def __init__(self, loaded: LoadedModel, window: int, whole_rows: bool, first_keys: dict[int, Tensor] | None):
+    `told` is called after each layer.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, window: int, whole_rows: bool, first_keys: dict[int, Tensor] | None,
+        told: Callable[[], None],
+    ):  # fmt: skip
         policy = SinkWindow(sinks=1, window=window)
         facts = loaded.layers(policy.reach)
         self._index = {id(layer.module): index for index, layer in enumerate(facts)}
         self._keeps = kept_by(policy, facts)
         self._rotations: list[Rotation | None] = [layer.rotation for layer in facts]
         self.kept = [_Kept() for _ in facts]
-        self._whole_rows = whole_rows
+        self._whole_rows, self._told = whole_rows, told
         self._first_keys, self._read = first_keys, max(loaded.context or 0, sample_length(window))
 
     def attend(self, call: AttentionCall) -> Tensor:
-        index = self._index[id(call.module)]
+        index, asked = self._index[id(call.module)], call.q_BHTD.dtype
+        precise = torch.promote_types(asked, torch.float32)
         keep, rotation = self._keeps[index], self._rotations[index]
-        T, H, G = call.q_BHTD.shape[2], call.q_BHTD.shape[1], call.k_BGTD.shape[1]
-        table = rotation and rotation.table(range(T), call.q_BHTD)
-        q, k = (rotate(x, rotation, table) for x in (call.q_BHTD, call.k_BGTD))
-        scores = _Scores(call.scale, call.softcap)
-        score_HTS = scores(q[0], k[0])
-        place_T = torch.arange(T, device=q.device)
-        distance_TS = place_T[:, None] - place_T
-        window = T if keep.window is None else keep.window
-        score_HTS = score_HTS.masked_fill((distance_TS < 0) | (distance_TS > window), -torch.inf)
-        v_HTE = call.v_BGTE[0].repeat_interleave(H // G, dim=0).to(score_HTS.dtype)
-        if not keep.sinks:
-            return (score_HTS.softmax(-1) @ v_HTE).to(q.dtype)[None]
-        reach = keep.sinks + window
-        facing_GD = call.k_BGTD[0, :, 0]
+        raw_BHTD, k, v = (x.to(precise) for x in (call.q_BHTD, call.k_BGTD, call.v_BGTE))
+        call = replace(call, q_BHTD=raw_BHTD, k_BGTD=k, v_BGTE=v)
+        table = rotation and rotation.table(range(k.shape[2]), k)
+        q, k = (rotate(x, rotation, table) for x in (raw_BHTD, k))
+        attention = _Attention(call)
+        if keep.sinks:
+            full = keep.sinks + keep.window + 1  # until then all before a query is seen, at its true distance
+            early, _ = attention(q[:, :, :full], k[:, :, :full], v[:, :, :full])
+            later = self._later(index, call, attention, q[:, :, full:], k, table)
+            out = torch.cat([early, later], dim=2)
+        else:
+            out, _ = attention(q, k, v, keep.window)
+        self._told()
+        return out.to(asked)
+
+    def _later(self, index: int, call: AttentionCall, attention: "_Attention", q, k, table) -> Tensor:
+        """Of the queries q of a full cache, kept: what they give, [B, H, n, E]."""
+        keep, rotation, kept = self._keeps[index], self._rotations[index], self.kept[index]
+        reach, queries = keep.sinks + keep.window, q.shape[2]
+        out, lse = attention(q, k, call.v_BGTE, keep.window)
+        facing_BG1D = call.k_BGTD[:, :, :1]
         if rotation is not None:
-            facing_GD = rotate(call.k_BGTD[:, :, :1], rotation, rotation.table([-reach], q))[0, :, 0]
-        first_HT = scores(call.q_BHTD[0], facing_GD[:, None])[..., 0]
-        first_HT[:, : reach + 1] = scores(q[0, :, : reach + 1], k[0, :, :1])[..., 0]
-        first_HT[:, 0] = -torch.inf  # itself: seen as the query's own key
-        score_HTS[:, 1:, 0] = -torch.inf
-        lse_HT = score_HTS.logsumexp(-1)
-        out_HTE = (score_HTS - lse_HT[..., None]).exp() @ v_HTE
+            facing_BG1D = rotate(facing_BG1D, rotation, rotation.table([-reach], q))
+        first = attention.scores(call.q_BHTD[:, :, -queries:], facing_BG1D, reach)[..., 0]
+        if self._whole_rows:
+            place_n1 = reach + 1 + torch.arange(min(ROWS, queries), device=q.device)[:, None]
+            distance_nS = place_n1 - torch.arange(k.shape[2], device=q.device)
+            hidden_nS = (distance_nS < 0) | (distance_nS > keep.window)
+            rows = attention.scores(q[:, :, :ROWS], k, distance_nS).masked_fill(hidden_nS, -torch.inf)
+            before = sum(score_HN.shape[1] for score_HN in kept.scores)
+            kept.rows.append(ScoreRows(before, _plain(rows[0]), _plain(call.v_BGTE[0])))
         if self._first_keys is not None:
             key_GD = slow_part(self._first_keys[id(call.module)].to(k), rotation, reach, self._read)
-            lost_GTD = rotate(key_GD[None, :, None].expand_as(k).contiguous(), rotation, table)[0]
-            less_HTS = scores(q[0], k[0] - lost_GTD)[:, reach + 1 :]
-            less_HTS = less_HTS.masked_fill(score_HTS[:, reach + 1 :].isneginf(), -torch.inf)
-            less_HT = less_HTS.logsumexp(-1)
-            less = key_GD, less_HT, (less_HTS - less_HT[..., None]).exp() @ v_HTE
-            self.kept[index].folded.append(Folded(*map(_plain, less)))
-        self._keep(index, call, facing_GD, first_HT, lse_HT, out_HTE, score_HTS, reach + 1)
-        share_HT1 = torch.sigmoid(first_HT - lse_HT)[..., None]
-        return ((1 - share_HT1) * out_HTE + share_HT1 * v_HTE[:, :1]).to(q.dtype)[None]
+            lost = rotate(key_GD[None, :, None].expand_as(k).contiguous(), rotation, table)
+            less_out, less_lse = attention(q, k - lost, call.v_BGTE, keep.window)
+            kept.folded.append(Folded(_plain(key_GD), _plain(less_lse[0]), _plain(less_out[0])))
+        kept.keys.append(_plain(facing_BG1D[0, :, 0]))
+        kept.values.append(_plain(call.v_BGTE[0, :, 0]))
+        kept.scores.append(_plain(first[0]))
+        kept.lses.append(_plain(lse[0]))
+        kept.outs.append(_plain(out[0]))
+        share = torch.sigmoid(first - lse)[..., None]
+        value = call.v_BGTE[:, :, :1].repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        return (1 - share) * out + share * value
 
     def hidden(self, index: int, x_BTC: Tensor) -> None:
         """What the projections of a layer take."""
@@ -104,30 +125,22 @@ class _Calibrating(Handler):
         if keep.sinks:
             self.kept[index].hidden.append(x_BTC[0, keep.sinks + keep.window + 1 :].float().cpu())
 
-    def _keep(self, index, call, facing_GD, first_HT, lse_HT, out_HTE, score_HTS, full: int) -> None:
-        kept = self.kept[index]
-        rows = slice(full, None)
-        if self._whole_rows:
-            before = sum(score.shape[1] for score in kept.scores)
-            kept.rows.append(
-                ScoreRows(before, *(_plain(x) for x in (score_HTS[:, full : full + ROWS], call.v_BGTE[0])))
-            )
-        kept.keys.append(_plain(facing_GD))
-        kept.values.append(_plain(call.v_BGTE[0, :, 0]))
-        kept.scores.append(_plain(first_HT[:, rows]))
-        kept.lses.append(_plain(lse_HT[:, rows]))
-        kept.outs.append(_plain(out_HTE[:, rows]))
 
+class _Attention:
+    """Attention as a layer asks for it, among rotated keys, and scores."""
 
-class _Scores:
-    def __init__(self, scale: float, softcap: float | None):
-        self.scale, self.softcap = scale, softcap
+    def __init__(self, call: AttentionCall):
+        self._scale, self._softcap, self._slope_H = call.scale, call.softcap, call.slope_H
+        self._partial = partial_for(call.q_BHTD, call.v_BGTE, call.softcap)
 
-    def __call__(self, q_HTD: Tensor, k_GSD: Tensor) -> Tensor:
-        precise = torch.promote_types(q_HTD.dtype, torch.float32)
-        k_HSD = k_GSD.repeat_interleave(q_HTD.shape[0] // k_GSD.shape[0], dim=0)
-        score_HTS = (q_HTD.to(precise) @ k_HSD.to(precise).mT) * self.scale
-        return score_HTS if self.softcap is None else self.softcap * torch.tanh(score_HTS / self.softcap)
+    def __call__(self, q, k, v, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """(output [B, H, T, E], log-sum-exp [B, H, T]) of the last tokens, that see `window` before them, or all."""
+        options = dict(scale=self._scale, window=window, softcap=self._softcap, slope_H=self._slope_H)
+        return with_lse(self._partial, q, k, v, **options)
+
+    def scores(self, q: Tensor, k: Tensor, distance: Tensor | int) -> Tensor:
+        """[B, H, T, S]"""
+        return scores(q, k, self._scale, self._softcap, self._slope_H, distance)
 
 
 def slow_part(key_GD: Tensor, rotation: Rotation | None, reach: int, read: int) -> Tensor:
@@ -163,23 +176,28 @@ def calibrate(
 
     `folded` asks for what queries see where keys lack a part of the first token's, too. None for a layer that a stream
     of 1+`window` gives no first token: its own window is as short. Raises ModelError for models that cannot be
-    streamed, Interrupted where `stop` says so between two samples.
+    streamed, Interrupted where `stop` says so, which every block asks.
     """
-    handler = _Calibrating(loaded, window, whole_rows, _first_keys(loaded, samples) if folded else None)
+    layers = loaded.layers(window + 1)
+    done = count(1)
+
+    def told() -> None:
+        progress(next(done) / (len(samples) * len(layers)))
+
+    first_keys = _first_keys(loaded, samples) if folded else None
+    handler = _Calibrating(loaded, window, whole_rows, first_keys, told)
     with ExitStack() as stack:
+        stack.enter_context(stoppable(loaded.model, stop))
         if hidden:
-            for index, facts in enumerate(loaded.layers(window + 1)):
+            for index, facts in enumerate(layers):
 
                 def seen(_, args, kwargs, index=index) -> None:
                     handler.hidden(index, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
 
                 stack.enter_context(facts.module.register_forward_pre_hook(seen, with_kwargs=True))
-        for number, ids_T in enumerate(samples):
+        for ids_T in samples:
             with attached(loaded.model, handler):
                 hidden_states(loaded.model, ids_T[None].to(loaded.device))
-            progress((number + 1) / len(samples))
-            if stop():
-                raise Interrupted("stopped")
     return [_record(kept) if kept.keys else None for kept in handler.kept]
 
 

@@ -17,26 +17,29 @@ from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.undocumented import runs_by
 from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
+from sinkctl.sinks.storage import own_code
 from sinkctl.sinks.storage.token_row import with_row
 from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
-from sinkctl.tasks.convert.evaluate import Evaluation, Judge, go_on
+from sinkctl.tasks.convert.evaluate import Evaluation, Judge
+from sinkctl.tasks.convert.pace import Work
 from sinkctl.tasks.convert.settle import Settled
 from sinkctl.tasks.convert.start import Start, best_token, calibration_of, starts_of
 from sinkctl.tasks.convert.texts import Texts, read
 from sinkctl.tasks.convert.write import SINK, copy_processor, files_in, write_checkpoint
-
-# Shares of the whole at which parts begin; what is between the last two is training, where there is any.
-CALIBRATING, TRAINING, WRITING, COMPARING = 0.02, 0.1, 0.8, 0.85
+from sinkctl.tasks.pace import PROBE, Pace, probed
+from sinkctl.tasks.stopping import go_on, stoppable
 
 
 class Conversion:
     """One conversion, with what was chosen and noted on the way."""
 
     def __init__(
-        self, settled: Settled, loaded: LoadedModel, told: Callable[[str, float], None], stop: Callable[[], bool]
+        self, settled: Settled, loaded: LoadedModel, told: Callable[[str, Pace], None], stop: Callable[[], bool]
     ):
-        self.settled, self.loaded, self.told, self.stop = settled, loaded, told, stop
+        self.settled, self.loaded, self._told, self.stop = settled, loaded, told, stop
+        self.work = Work.of(settled, loaded)
+        self.pace = Pace(self.work.whole, probed(loaded, [torch.arange(PROBE) % loaded.rows]))
         self.recipe, self.sink, self.form = settled.recipe, settled.recipe.sink, settled.form
         self.choices = {"stored": f"{self.form.name}: {self.form.reason}"}
         self.notes = [*loaded.notes, *filter(None, (_towers(loaded), _written_out(loaded, settled.dtype)))]
@@ -91,12 +94,12 @@ class Conversion:
         """Write the checkpoint into `folder`; returns it, loaded from there under `name`, and what all of them do."""
         settled, loaded = self.settled, self.loaded
         go_on(self.stop)
-        self.told("writing", WRITING)
+        self.told("writing")
         write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
         if towers_of(built.config):
             copy_processor(folder, resolved(self.recipe.model))
         go_on(self.stop)
-        self.told("loading what was written", (WRITING + COMPARING) / 2)
+        self.told("loading what was written")
         spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
         dtype = str(loaded.dtype).removeprefix("torch.")
         own = ModelSettings(name=str(folder), device="auto" if spread else str(loaded.device), dtype=dtype)
@@ -110,25 +113,40 @@ class Conversion:
         written.name = name
         if self.judge is None:
             return written, Evaluation()
-        middle = (1 + COMPARING) / 2
         if self.recipe.scratch is None:
-            self.judge(ORIGINAL, loaded, self.between(COMPARING, middle))
-        self.judge(CONVERTED, written, self.between(middle, 1.0), self.named)
+            self.judge(ORIGINAL, loaded, self.judging(ORIGINAL))
+        self.judge(CONVERTED, written, self.judging(CONVERTED), self.named)
         return written, self.judge.found.ordered()
 
     @property
     def folds(self) -> bool:
-        """Whether biases on keys and values serve the start: trained is the mechanism's own code, which has none."""
-        return self.sink.folds and not self.form.own_code and not self.recipe.steps
+        """Whether biases on keys and values serve the start; trained is the mechanism's own code."""
+        ours = self.form.own_code or self.recipe.steps
+        return self.sink.folds and (not ours or self.loaded.model.config.model_type in own_code.FOLDING)
 
     @property
     def named(self) -> str | None:
         """What the converted tokenizer puts in front, where it is no BOS token."""
         return "sink token" if self.sink.kind == "sink_token" else None
 
-    def between(self, first: float, last: float) -> Callable[[str, float], None]:
-        """A callback for a part of the whole."""
-        return lambda what, share: self.told(what, first + (last - first) * share)
+    def told(self, what: str) -> None:
+        """Say what is under way."""
+        self._told(what, self.pace)
+
+    def part(self, work: float, done: float = 0.0) -> Callable[[str, float], None]:
+        """A callback for a part of the work that begins now, of which the share `done` was done in an earlier run."""
+        self.pace.ahead -= done * work
+        before = self.pace.done
+
+        def told(what: str, share: float) -> None:
+            self.pace.do(before + max(0.0, share - done) * work - self.pace.done)
+            self.told(what)
+
+        return told
+
+    def judging(self, label: str) -> Callable[[str, float], None]:
+        """The callback of a checkpoint's judgement."""
+        return self.part(self.work.judging[label])
 
     def _starts(self) -> list[Start | None]:
         if self.sink.kind in ("none", "sink_token"):
@@ -136,11 +154,12 @@ class Conversion:
         window = self.settled.window - 1  # and the first token: a cache of `window` tokens
         seen: list[FirstToken | None] = []
         if self.sink.measured:
-            samples = self._samples()
+            samples, told = self._samples(), self.part(self.work.calibrating)
+            told("calibrating", 0.0)
             seen = calibrate(
                 self.loaded, samples, window, whole_rows=self.sink.whole_rows, hidden=self.sink.hidden,
                 folded=self.folds,
-                progress=lambda share: self.told("calibrating", CALIBRATING + (TRAINING - CALIBRATING) * share),
+                progress=lambda share: told("calibrating", share),
                 stop=self.stop,
             )  # fmt: skip
             facts = self.loaded.layers(window + 1)
@@ -153,7 +172,7 @@ class Conversion:
         if self.folds:
             self.choices["biases"] = (
                 "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
-                "value: a stock class has biases for both"
+                "value"
             )
         if seen:
             self.calibration = calibration_of(
@@ -187,7 +206,11 @@ class Conversion:
                 rows, reason = [_random_row(model)] * 2, "random, as the others"
             elif sink.start == "match":
                 ids_T = self.texts.calibration_T[: 4 * self.settled.window]
-                best, reason = best_token(self.loaded, ids_T, self.settled.window - 1)
+                told = self.part(self.work.calibrating)
+                with stoppable(model, self.stop):
+                    best, reason = best_token(
+                        self.loaded, ids_T, self.settled.window - 1, lambda share: told("choosing a row", share)
+                    )
                 rows = [matrix_VC[best] for matrix_VC in matrices]
             self.rows = [rows[0]] * 2 if matrices[0] is matrices[1] else rows
             token = self.token = with_sink_token(tokenizer, len(matrices[0]), sink.token)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import ModelError
 from sinkctl.metrics import BLOCK
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
@@ -23,9 +23,12 @@ from sinkctl.sinks import Sink
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
+from sinkctl.tasks.pace import INPUT, STREAMED
+from sinkctl.tasks.stopping import go_on, stoppable
 from sinkctl.tasks.stream.scorers import scorer_for
 
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
+PREDICTED = 2.0  # what a token whose logits are compared costs beside one of a plain forward pass, roughly
 SHOWN = ("massive", "outliers")  # of the metrics of blocks; the others take seconds and are in no table here
 
 
@@ -95,29 +98,30 @@ class Judge:
         streams += [(fed, four)] if fed.front or label in (ORIGINAL, CONVERTED, CONTROL) else []
         streams += [(fed.bare, none)]
         shown = [fed, *([fed.bare] if fed.front and label == ORIGINAL else [])]
-        steps = _Steps(len(streams) + 2 * len(shown), told, self._stop)
-        for each, policy in streams:
-            steps(f"streaming {label}, {policy.label}")
-            self.found.streams.append(_streamed(each, policy, self._held_out_T, self._window, self.found, self._stop))
-        for each in shown:
-            steps(f"{label} ({each.first} in front): samples")
-            loss, kl = _predicted(each, self._reference, self._bodies, self._half, self._stop)
-            steps(f"{label} ({each.first} in front): sinks")
-            sinks, _ = _shown(each, self._short, self._stop)
-            self.found.checkpoints.append(
-                CheckpointLine(
-                    checkpoint=each.label,
-                    first=each.first,
-                    perplexity=_perplexity(loss),
-                    kl=kl,
-                    **_sinks(each, self._sink, sinks),
-                )
-            )
+        samples = sum(map(len, self._bodies))
+        steps = _Steps(judged(len(streams), len(self._held_out_T), len(shown), samples), told, self._stop)
+        with stoppable(loaded.model, self._stop):
+            for each, policy in streams:
+                steps(f"streaming {label}, {policy.label}")
+                line = _streamed(each, policy, self._held_out_T, self._window, self.found, steps.ran)
+                self.found.streams.append(line)
+            for each in shown:
+                self.found.checkpoints.append(self._sampled(each, steps))
+
+    def _sampled(self, fed: Fed, steps: "_Steps") -> CheckpointLine:
+        """What it makes of the samples."""
+        steps(f"{fed.label} ({fed.first} in front): samples")
+        loss, kl = _predicted(fed, self._reference, self._bodies, self._half, steps.ran)
+        steps(f"{fed.label} ({fed.first} in front): sinks")
+        score, _ = _shown(fed, self._short, self._stop)
+        steps.ran(INPUT * SINK_SAMPLES * SINK_LENGTH)
+        sinks = _sinks(fed, self._sink, score)
+        return CheckpointLine(checkpoint=fed.label, first=fed.first, perplexity=_perplexity(loss), kl=kl, **sinks)
 
     def glance(self, label: str, loaded: LoadedModel) -> dict[str, float | None]:
         """A `Probe` of a checkpoint that is being trained."""
         fed = Fed.of(label, loaded)
-        loss, _ = _predicted(fed, None, self._bodies, self._half, self._stop)
+        loss, _ = _predicted(fed, None, self._bodies, self._half, lambda tokens: go_on(self._stop))
         score, arrays = _shown(fed, self._short, self._stop)
         sinks = _sinks(fed, self._sink, score)
         rate = arrays.get("learned_sinks")
@@ -134,23 +138,30 @@ class Judge:
         }
 
 
+def judged(streams: int, held_out: int, shown: int, samples: int) -> float:
+    """Of so many streams, and of what is shown samples of so many tokens, so many times."""
+    return streams * STREAMED * held_out + shown * (PREDICTED * samples + INPUT * SINK_SAMPLES * SINK_LENGTH)
+
+
 class _Steps:
-    def __init__(self, count: int, told: Callable[[str, float], None], stop: Callable[[], bool]):
-        self._count, self._done, self._told, self._stop = count, 0, told, stop
+    """Says what is under way and the share done, of `work` tokens of a plain forward pass; asks whether to stop."""
+
+    def __init__(self, work: float, told: Callable[[str, float], None], stop: Callable[[], bool]):
+        self._work, self._told, self._stop = work, told, stop
+        self._done, self._what = 0.0, ""
 
     def __call__(self, what: str) -> None:
+        self._what = what
+        self.ran(0.0)
+
+    def ran(self, work: float) -> None:
         go_on(self._stop)
-        self._told(what, self._done / self._count)
-        self._done += 1
-
-
-def go_on(stop: Callable[[], bool]) -> None:
-    if stop():
-        raise Interrupted("stopped")
+        self._done += work
+        self._told(self._what, min(1.0, self._done / self._work))
 
 
 def _streamed(
-    fed: Fed, policy: SinkWindow, held_out_T: Tensor, window: int, found: Evaluation, stop: Callable[[], bool]
+    fed: Fed, policy: SinkWindow, held_out_T: Tensor, window: int, found: Evaluation, ran: Callable[[float], None]
 ) -> StreamedLine:
     """Perplexity of the held-out tokens from the third window on, whatever stands in front of them."""
     line = StreamedLine(checkpoint=fed.label, policy=policy.label, first=fed.first, perplexity=None)
@@ -163,7 +174,7 @@ def _streamed(
         scorer, losses = scorer_for(fed.loaded, policy, bool(fed.front)), []
         for block_T in _blocks(ids_T, auto_chunk(fed.loaded)[0]):
             losses.append(scorer.step(block_T[:-1], block_T[1:]))
-            go_on(stop)
+            ran(STREAMED * len(losses[-1]))
     except ModelError as error:
         note = f"The {fed.label} was not streamed: {error}."
         found.notes += [] if note in found.notes else [note]
@@ -192,7 +203,7 @@ def _spread(ids_T: Tensor, count: int, length: int) -> list[Tensor]:
 
 @torch.no_grad()
 def _predicted(
-    fed: Fed, reference: Fed | None, bodies: Sequence[Tensor], half: int, stop: Callable[[], bool]
+    fed: Fed, reference: Fed | None, bodies: Sequence[Tensor], half: int, ran: Callable[[float], None]
 ) -> tuple[np.ndarray, float | None]:
     """(NLL of the second halves, mean KL from the reference in nats a token), by the stock models' own forward."""
     losses, divergences = [], []
@@ -204,7 +215,7 @@ def _predicted(
             vocabulary = min(ours_TV.shape[1], log_TV.shape[1])  # a sink token may have added a row
             ours_TV, log_TV = ours_TV[:, :vocabulary], log_TV[:, :vocabulary]
             divergences.append((ours_TV.exp() * (ours_TV - log_TV)).sum(-1).double().cpu().numpy())
-        go_on(stop)
+        ran(PREDICTED * len(body_T))
     kl = float(np.concatenate(divergences).mean()) if divergences else math.nan
     return np.concatenate(losses), max(0.0, kl) if math.isfinite(kl) else None  # rounding aside it is positive
 

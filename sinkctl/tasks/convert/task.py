@@ -24,6 +24,7 @@ from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.processes import place
 from sinkctl.tasks.convert.training.run import Trained, TrainingRun
 from sinkctl.tasks.convert.write import whole_or_nothing
+from sinkctl.tasks.pace import Pace
 from sinkctl.tasks.stream.outcome import model_report
 
 
@@ -33,6 +34,7 @@ class Progress:
 
     what: str
     share: float
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ def run(
     check(recipe, output=output, resume=resume, loads=loaded is None)
     recipe = place(recipe)
 
-    def told(what: str, share: float) -> None:
-        progress(Progress(what, share))
+    def told(what: str, pace: Pace) -> None:
+        progress(Progress(what, pace.share, pace.seconds_left))
 
-    told("loading", 0.0)
+    progress(Progress("loading", 0.0))
     if loaded is None:
         random = recipe.scratch is not None
         loaded = scratch(recipe.model, recipe.scratch, recipe.training.seed) if random else load(_plain(recipe.model))

@@ -14,9 +14,10 @@ from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, Mixing
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
 from sinkctl.tasks.measure.inputs import InputSet, inputs
-from sinkctl.tasks.measure.pace import STREAMED, Pace, probed, said, within, work
+from sinkctl.tasks.measure.pace import said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
-from sinkctl.tasks.measure.verdict import rate_line, verdict
+from sinkctl.tasks.measure.verdict import early_line, rate_line, verdict
+from sinkctl.tasks.pace import STREAMED, Pace, probed
 from sinkctl.tasks.stream.outcome import model_report
 
 
@@ -89,9 +90,10 @@ class Measuring:
         known = self.kept.parts.get(name)
         if known is not None and known["fingerprint"] != self.loaded.fingerprint:
             raise ResumeError(f"{self.loaded.name}: the checkpoint changed since the run was started; start a new run")
+        speed = None
         if shown[0].samples[0].dim() == 1:
             check_fits(self.loaded, max(map(len, shown[0].samples)), self.recipe)
-        speed = probed(self.loaded, shown)
+            speed = probed(self.loaded, shown[0].samples)
         if known is None:
             sized, choice = self.recipe, {}
             if seconds is not None and speed is not None:
@@ -116,8 +118,9 @@ class Measuring:
         name, before = f"{self.number}/{each.name}", self.pace.done
 
         def told(share: float) -> None:
+            early = early_line(each.name, measured.tally.shares) if before == self.pace.done and share < 1 else ()
             self.pace.do(before + share * self._input_work - self.pace.done)
-            self.told(Progress(each.name, self.pace.share, self.pace.seconds_left))
+            self.told(Progress(each.name, self.pace.share, self.pace.seconds_left, early))
 
         if name not in self.kept.parts:
             measured = InputRun(self.recipe, self.loaded, each)

@@ -1,53 +1,15 @@
-"""How long a measurement takes: its work, counted in tokens of a plain forward pass, and how fast a model takes those.
+"""How much a measurement does, and the sizes of one that `--budget` says the time of."""
 
-`--budget` chooses sizes by it; progress tells the time left by it, and later by what was done.
-"""
-
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import torch
-
-from sinkctl.metrics.observe import run
-from sinkctl.metrics.samples import laid_out
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.numbers import count, duration
-from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.streamed import SINKS, tokens_of, window_of
+from sinkctl.tasks.pace import INPUT, STREAMED
 
-PROBE = 128  # tokens
-# What a token costs beside one of a plain forward pass without head, roughly: measured in full; of an ablation's
-# sample, over all of its lines; streamed, head and long past included.
-INPUT, ABLATED, STREAMED = 2.5, 9.0, 2.0
+# What a token of an ablation's sample costs beside one of a plain forward pass, over all of its lines.
+ABLATED = 9.0
 LEAST_INPUTS, LEAST_SAMPLES, MOST_GROWTH = 4, 2, 4.0
 NEAR = 0.9  # of a budget, as an estimate this rough may err
-
-
-@dataclass
-class Pace:
-    """Work done and ahead of one checkpoint."""
-
-    ahead: float  # tokens
-    seconds_a_token: float | None  # of the probe
-    done: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-
-    def do(self, tokens: float) -> None:
-        self.done += tokens
-
-    @property
-    def share(self) -> float:
-        return min(1.0, self.done / max(self.ahead, self.done, 1.0))
-
-    @property
-    def seconds_left(self) -> float | None:
-        """By the probe before anything is done, then by how it went."""
-        left = max(0.0, self.ahead - self.done)
-        if self.done < 0.02 * self.ahead:
-            return None if self.seconds_a_token is None else left * self.seconds_a_token
-        return left * (time.monotonic() - self.began) / self.done
 
 
 def work(recipe: MeasureRecipe, loaded: LoadedModel, shown: int) -> tuple[float, float]:
@@ -60,27 +22,6 @@ def work(recipe: MeasureRecipe, loaded: LoadedModel, shown: int) -> tuple[float,
     full, tokens = SINKS + window_of(recipe, loaded.context), tokens_of(recipe, loaded.context)
     streamed = 2 * tokens - full if tokens > full + 1 else 0
     return inputs, ABLATED * recipe.cost.samples * length + STREAMED * streamed
-
-
-def probed(loaded: LoadedModel, shown: Sequence[InputSet]) -> float | None:
-    """Seconds a token of a plain forward pass; None for images, and where it fails."""
-    ids = [sample for sample in shown[0].samples if sample.dim() == 1]
-    if not ids:
-        return None
-    length = min(PROBE, *map(len, ids))
-    rows = [sample[:length] for sample in ids[: max(1, PROBE // length)]]
-    samples = laid_out(rows, loaded.device)
-    seconds = []
-    for _ in range(2):  # the first one warms up
-        began = time.monotonic()
-        try:
-            run(loaded.model, samples)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # measuring it says what is wrong
-            return None
-        if loaded.device.type == "cuda":
-            torch.cuda.synchronize(loaded.device)
-        seconds.append(time.monotonic() - began)
-    return min(seconds) / (len(rows) * length)
 
 
 def within(recipe: MeasureRecipe, loaded: LoadedModel, shown: int, seconds: float, pace: float) -> MeasureRecipe:

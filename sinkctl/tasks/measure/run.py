@@ -27,7 +27,7 @@ from sinkctl.tasks.measure.score import arrays, input_score
 from sinkctl.tasks.measure.tally import Tally
 
 # Tokens a forward pass takes where nothing else is said; a sample is never divided.
-TOKENS = {"cpu": 4096, "cuda": 32768}
+TOKENS = {"cpu": 1024, "cuda": 32768}
 MOST = 256  # samples a forward pass: with all their heads they still number less than a launch's 65,535 rows
 
 

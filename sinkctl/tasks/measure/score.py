@@ -64,7 +64,7 @@ def input_score(
                 epsilon=epsilon,
                 key=key,
                 percent=_finite(100 * sink_rate(rows, epsilon, key)),
-                error=_standard_error(tally.shares) if (epsilon, key) == (recipe.epsilon[0], 0) else None,
+                error=standard_error(tally.shares) if (epsilon, key) == (recipe.epsilon[0], 0) else None,
             )
             for epsilon in recipe.epsilon
             for key in keys
@@ -91,8 +91,8 @@ def sink_rate(rows: Sequence[Row], epsilon: float, key: int) -> float:
     return sum(row.heads * float(row.rates[epsilon].value[key]) for row in rows) / heads
 
 
-def _standard_error(shares: Sequence[float]) -> float | None:
-    """In percent; None for a single sample."""
+def standard_error(shares: Sequence[float]) -> float | None:
+    """Of their mean, in percent; None for a single sample."""
     return 100 * stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else None
 
 

@@ -21,6 +21,7 @@ from sinkctl.tasks.measure.checkpoint import Kept, Measuring, Progress
 from sinkctl.tasks.measure.outcome import result_of
 from sinkctl.tasks.measure.pace import seconds_of
 from sinkctl.tasks.measure.settle import settle
+from sinkctl.tasks.stopping import stoppable
 
 ARRAYS = "arrays.safetensors"
 
@@ -50,7 +51,7 @@ def run(
     """Measure the recipe's checkpoints (`loaded` stands in for a single one).
 
     With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
-    `resume` continues the one there. `stop` is asked after every batch: where it says yes, Interrupted is raised.
+    `resume` continues the one there. `stop` is asked before every block: where it says yes, Interrupted is raised.
     """
     check(recipe, output=output, resume=resume, loads=loaded is None)
     began = time.monotonic()
@@ -78,7 +79,8 @@ def run(
             measuring = Measuring(recipe, model, number, kept, told, stop)
             choices[label] = measuring.choices
             try:
-                measuring.run(None if seconds is None else max(0.0, seconds) / (len(sources) - number))
+                with stoppable(model.model, stop):
+                    measuring.run(None if seconds is None else max(0.0, seconds) / (len(sources) - number))
             finally:
                 if measuring.inputs:
                     scores.append(measuring.score(label, step))

@@ -1,10 +1,13 @@
 """What a measured checkpoint's numbers say, in words: whether it sinks, on what, what carries it, what to do."""
 
 from collections.abc import Sequence
+from math import isfinite
+from statistics import mean
 
 from sinkctl.result.measure import LATER, SCORED, CostLine, FoundSink, InputScore, LayerScore, TakenOver
 from sinkctl.result.numbers import count, figures, percent, points
 from sinkctl.result.words import quoted, ranges
+from sinkctl.tasks.measure.score import standard_error
 
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
@@ -57,9 +60,20 @@ def rate_line(score: InputScore) -> tuple[str, ...]:
     """natural, BOS: 75.6 % ± 0.4 of heads sink on the first token; nothing where attention was not measured."""
     if score.heads is None or first_percent(score) is None:
         return ()
-    error = score.sinks[0].error
+    return (_rate(score.name, first_percent(score), score.sinks[0].error),)
+
+
+def early_line(name: str, shares: Sequence[float]) -> tuple[str, ...]:
+    """The same of the first samples alone: `shares` of heads that sink on the first token, a sample."""
+    if not shares or not all(map(isfinite, shares)):
+        return ()
+    first = f"{name}, first {count(len(shares))} sample{'s' * (len(shares) > 1)}"
+    return (_rate(first, 100 * mean(shares), standard_error(shares)),)
+
+
+def _rate(name: str, rate: float, error: float | None) -> str:
     sure = "" if error is None else f" ± {error:.1f}"
-    return (f"{score.name}: {percent(first_percent(score))}{sure} of heads sink on the first token",)
+    return f"{name}: {percent(rate)}{sure} of heads sink on the first token"
 
 
 def line_of(costs: Sequence[CostLine], start: str, whom: str | None = None) -> CostLine | None:

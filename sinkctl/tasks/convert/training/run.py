@@ -17,7 +17,7 @@ from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, START, Training
 from sinkctl.result.environment import environment
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
-from sinkctl.tasks.convert.conversion import TRAINING, WRITING, Conversion
+from sinkctl.tasks.convert.conversion import Conversion
 from sinkctl.tasks.convert.evaluate import Fed
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
 from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
@@ -68,15 +68,12 @@ class TrainingRun:
         model = fresh()
         trainer = self._trainer(corpus, self._folder(model))
         self._judge_start(model)
-        half = (TRAINING + WRITING) / 2 if self.plan.controlled else WRITING
-        trainer.told = conversion.between(TRAINING + 0.05, half)
         part = trainable(model, self.settings, conversion.token and conversion.token.id, self._held)
         learned = part.numbers
         model, course = self._trained(trainer, CONVERTED, part, conversion.tokenizer, fresh)
         built, courses = self._to_write(model), {CONVERTED: course}
         del model, part  # the control needs the room
         if self.plan.controlled:
-            trainer.told = conversion.between(half, WRITING - 0.05)
             courses |= self._control(trainer)
         conversion.choices |= trainer.choices
         conversion.notes += self.plan.notes
@@ -93,7 +90,7 @@ class TrainingRun:
         if self.main and conversion.judge is not None and self.recipe.scratch is None:
             held = snapshot(model, self.settled.dtype, self.loaded.dtype)
             first = LoadedModel(held, conversion.tokenizer, START, "in memory")
-            conversion.judge(START, first, conversion.between(TRAINING, TRAINING + 0.05), conversion.named)
+            conversion.judge(START, first, conversion.judging(START), conversion.named)
 
     @property
     def _held(self) -> torch.dtype:
@@ -113,7 +110,7 @@ class TrainingRun:
             files = files.model_copy(update={"field": field, "errors": replaced})
             corpus = of_files(
                 files, self.loaded, self.loaded.bos_id,
-                progress=lambda share: conversion.told("reading the text to train on", TRAINING / 2 * share),
+                progress=lambda share: conversion.told(f"reading the text to train on, {share:.0%}"),
                 stop=conversion.stop,
             )  # fmt: skip
             conversion.notes += corpus.notes
@@ -166,6 +163,9 @@ class TrainingRun:
     ) -> tuple[PreTrainedModel, Course]:
         front = Fed.of(label, LoadedModel(part.model, tokenizer, label, "in memory")).front
         student = Student(label, part, front, fresh)
+        trainer.told = self.conversion.part(
+            self.conversion.work.training, trainer.states.course(label).step / self.plan.steps
+        )
 
         def probe(model: PreTrainedModel) -> dict:
             shown = LoadedModel(model, tokenizer, label, "in memory")
@@ -199,7 +199,7 @@ class TrainingRun:
         if self.main and conversion.judge is not None:
             control = as_loaded(model, self.settled.dtype, self.loaded.dtype)
             trained = LoadedModel(control, tokenizer, CONTROL, "in memory")
-            conversion.judge(CONTROL, trained, conversion.between(WRITING - 0.05, WRITING))
+            conversion.judge(CONTROL, trained, conversion.judging(CONTROL))
         return courses
 
     def _detail(self, corpus: Corpus, learned: int, courses: dict[str, Course]) -> Training:

@@ -15,6 +15,7 @@ from sinkctl.sinks import Sink
 from sinkctl.sinks.code import FAMILIES
 from sinkctl.sinks.code.sink_model import attention_layers
 from sinkctl.sinks.storage import Starts, own_code, same_class
+from sinkctl.sinks.storage.biased import filled
 from sinkctl.tasks.convert.write import SINK
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "dense")
@@ -120,7 +121,10 @@ def taken_apart(trained: PreTrainedModel, original: PreTrainedModel, sink: Sink)
         for projection in own_code.doubled(layer, sink):
             name = f"{names_of[id(projection)]}.weight"
             weights[name] = weights[name] / 2
-    return same_class(original, weights=weights), [start or None for start in starts]
+    config = copy.deepcopy(original.config)
+    if hasattr(config, "attention_bias"):  # which own code may have been given
+        config.attention_bias = trained.config.attention_bias
+    return filled(config, original, weights), [start or None for start in starts]
 
 
 def _only(row: int):
