@@ -136,6 +136,7 @@ class TasksCase(CaseSettings):
     include: str | None = Field(None, description="A folder of task files.")
     caches: tuple[str, ...] = Field(("4+252",), min_length=1, description="Policies, as --policy.")
     limit: Count | None = Field(None, description="Examples a task.")
+    lengths: tuple[Count, ...] = Field((), description="Tokens of a text, for tasks that make their own (RULER).")
 
 
 AnyCase = Annotated[

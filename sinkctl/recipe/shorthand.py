@@ -11,6 +11,7 @@ from sinkctl.recipe.load import suggest
 
 KINDS = [member.model_fields["kind"].default for member in get_args(get_args(AnyPolicy)[0])]
 
+RARELY = ("recompute", "heavy_hitter", "random")  # policies that have `every`
 SHARE = 0.25  # of the heads, whole where nothing is said
 
 
@@ -23,7 +24,8 @@ def bits(text: str) -> int | str | None:
 
 def policy(text: str | dict[str, Any]) -> dict[str, Any]:
     """As recipe data, which is left as it is: `KIND`, `S+W` (sinks and window; 0+W is the bare window),
-    `recompute:S+W`, `heavy_hitter:S+W`, `layers:S+W:0,8`, `heads:S+W:RUN@0.25`.
+    `recompute:S+W@N` (scoring one token in N), `heavy_hitter:S+W@N` (evicting once in N), `layers:S+W:0,8`,
+    `heads:S+W:RUN@0.25`.
     """
     if isinstance(text, dict):
         return text
@@ -34,12 +36,18 @@ def policy(text: str | dict[str, Any]) -> dict[str, Any]:
         return _per_head(text, size)
     if not colon and "+" in text:
         kind, size = "", text
-    match = re.fullmatch(r"(\d+)\+(\d+|auto)", size) if size else None
-    if (size and not match) or (kind and kind not in KINDS) or (size and kind == "dense"):
+    match = re.fullmatch(r"(\d+)\+(\d+|auto)(?:@([1-9]\d*))?", size) if size else None
+    rarely = match is not None and match[3] is not None
+    if (
+        (size and not match)
+        or (kind and kind not in KINDS)
+        or (size and kind == "dense")
+        or (rarely and kind not in RARELY)
+    ):
         raise UsageError(f"--policy {text}: write S+W, such as 4+252, or a kind{suggest(kind, KINDS)}")
     if not match:
         return {"kind": kind}
-    found = _sizes(match)
+    found = _sizes(match) | ({"every": int(match[3])} if rarely else {})
     return {"kind": kind or ("sink_window" if found["sinks"] else "window"), **found}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytest.importorskip("lm_eval")
 
@@ -20,6 +20,7 @@ from sinkctl.model.shapes import built
 from sinkctl.recipe.bench import TasksCase
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.sizes import policy_of, sizes
+from sinkctl.tasks.bench import harness
 from sinkctl.tasks.bench.cases import tasks
 from sinkctl.tasks.bench.harness import SinkctlLM
 from sinkctl.tasks.bench.subject import Subject
@@ -174,6 +175,17 @@ def test_tasks_of_a_folder_become_readings(folder, demo, book, monkeypatch, capf
     assert by_metric["bits_per_byte"].value == pytest.approx(bits, rel=1e-6)
     assert (by_metric["word_perplexity"].better, by_metric["word_perplexity"].unit) == ("lower", "perplexity")
     assert capfd.readouterr().out == "", "what the harness prints would stand among our own answers"
+
+
+def test_tasks_that_make_their_own_texts_get_the_tokenizer_and_lengths(demo):
+    """RULER's, of which a minute goes by for one."""
+    own = harness._tasks(None, demo.tokenizer, (1024, 2048)).metadata
+    assert own["max_seq_lengths"] == [1024, 2048]
+    told = AutoTokenizer.from_pretrained(own["tokenizer"])
+    assert told("Once upon a time").input_ids == demo.tokenizer("Once upon a time").input_ids
+    results = {"1024,none": 0.25, "1024_stderr,none": 0.1, "4096,none": -1, "acc,none": -1}
+    read = tasks.readings({"results": results, "higher_is_better": {"1024": True}, "samples": 4})
+    assert [(reading.metric, reading.value) for reading in read] == [("1024", 0.25), ("acc", -1.0)]
 
 
 def test_what_cannot_be_run_is_said_in_one_line(folder, demo):

@@ -1,5 +1,6 @@
 """Our streams as a model of lm-evaluation-harness; importing this needs the `eval` extra. T tokens, V vocabulary."""
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from copy import copy
 from difflib import get_close_matches
 from functools import cache, cached_property
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from sinkctl.cache.policies import Policy
@@ -168,10 +171,12 @@ class SinkctlLM(TemplateLM):
         return postprocess_generated_text(text, until, None)
 
 
-def evaluate(lm: SinkctlLM, task: str, include: str | None, limit: int | None) -> dict[str, Any]:
+def evaluate(
+    lm: SinkctlLM, task: str, include: str | None, limit: int | None, lengths: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """What the harness says of one task or group: `results` and `higher_is_better`, by metric."""
     try:
-        manager = _tasks(include)
+        manager = _tasks(include, lm.tokenizer, lengths)
         if task not in manager.all_tasks:
             close = get_close_matches(task, manager.all_tasks, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
@@ -194,9 +199,16 @@ def evaluate(lm: SinkctlLM, task: str, include: str | None, limit: int | None) -
 
 
 @cache
-def _tasks(include: str | None) -> TaskManager:
-    """Tasks of the harness and of a folder; an index of 14,000 files, so made once."""
-    return TaskManager(include_path=include)
+def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> TaskManager:
+    """Tasks of the harness and of a folder; an index of 14,000 files, so made once.
+
+    Those that make their own texts measure them by the model's tokenizer, which they load from a folder.
+    """
+    folder = TemporaryDirectory(prefix="sinkctl-")
+    atexit.register(folder.cleanup)
+    tokenizer.save_pretrained(folder.name)
+    own = {"tokenizer": folder.name} | ({"max_seq_lengths": list(lengths)} if lengths else {})
+    return TaskManager(include_path=include, metadata=own)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Reading
 
+NO_TEXT = -1  # of RULER's tasks, whose metrics are lengths: none was so long
 BETTER = {True: "higher", False: "lower", None: "neither"}
 
 
@@ -18,7 +19,7 @@ def group(case: TasksCase, subject: Subject, size: Size) -> Group:
 
     subject.told(f"{case.label}: {size['task']}", 0.0)
     lm = SinkctlLM(subject.loaded, policy_of(size["policy"]))
-    found = readings(evaluate(lm, size["task"], case.include, case.limit))
+    found = readings(evaluate(lm, size["task"], case.include, case.limit, case.lengths))
     before, why = lm.prefix
     return Group(
         readings=found, choices={"token before a text scored whole": f"{lm.tokenizer.decode(before)!r}: {why}"}
@@ -31,6 +32,8 @@ def readings(found: dict[str, Any]) -> list[Reading]:
     for key, value in results.items():
         metric, comma, filtered = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)) or not isfinite(value):
+            continue
+        if metric.isdigit() and value == NO_TEXT:
             continue
         stderr = results.get(f"{metric}_stderr,{filtered}")
         detail = {"stderr": stderr if isinstance(stderr, float) else None, "samples": found["samples"]}
