@@ -77,7 +77,8 @@ def test_heavy_hitters_are_those_of_the_rule_written_out(family, monkeypatch):
     if family in HYBRID:
         in_float64(monkeypatch)
     loaded, ids = wrap(tiny(*(STREAMED | HYBRID)[family])), text()
-    for asked in (dict(sinks=2, window=12), dict(sinks=0, window=11, recent=3), dict(sinks=1, window=12, every=5)):
+    cases = (dict(sinks=2, window=12), dict(sinks=0, window=11, recent=3), dict(sinks=1, window=12, every=5))
+    for asked in cases if family == "llama" else cases[2:]:
         policy = HeavyHitter(**asked)
         expected = head_by_head(loaded, policy, ids)
         for chunk in (7, 100):

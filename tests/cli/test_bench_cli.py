@@ -88,7 +88,7 @@ def test_a_wrong_model_leaves_nothing_that_stands_in_the_way_of_a_right_one(sink
     asked = ("bench", "ci", "--only", "stream", "-o", tmp_path / "run", "--model", tmp_path / "empty")
     code, _, err = sinkctl(*asked)
     assert code == 3
-    assert "no config.json" in err
+    assert "is an empty folder" in err
     assert not (tmp_path / "run").exists()
 
 
