@@ -15,6 +15,7 @@ from sinkctl.text.source import STDIN
 METRICS = (
     "sink_rate", "alpha_max", "tail_mass", "entropy", "learned_mass", "massive_max", "massive_ratio", "value_drain",
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
+    "predicted.precision", "predicted.recall",
     "cost.first_key", "cost.first_key_scored", "cost.other_sink", "cost.other_sink_scored",
     "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
 )  # fmt: skip

@@ -23,13 +23,24 @@ def massive(view: BlockView, scope: Scope) -> Tensor:
     median_N, size_NX = precise(lower_median(size_NX)), precise(size_NX)
     top_N3, place_N3 = size_NX.nan_to_num(nan=-1.0).topk(3)
     top_N3 = top_N3.masked_fill(top_N3 < 0, torch.nan)
-    massive_NX = (size_NX > scope.massive_size) & (size_NX >= scope.massive_ratio * median_N[:, None])
+    massive_NX = _is_massive(size_NX, median_N[:, None], scope)
     C = size_NTC.shape[-1]
     where_N2 = torch.stack([place_N3[:, 0] // C, place_N3[:, 0] % C], dim=-1).to(top_N3.dtype)
     where_N2 = where_N2.masked_fill(top_N3[:, :1].isnan(), torch.nan)
     broken_N = (~finite_NTC & real_NT1).sum((1, 2))
     counts_N = [x.to(top_N3.dtype)[:, None] for x in (massive_NX.sum(-1), broken_N)]
     return torch.cat([top_N3, median_N[:, None], counts_N[0], where_N2, counts_N[1]], dim=-1)
+
+
+def massive_places(view: BlockView, scope: Scope, median_N: Tensor) -> Tensor:
+    """Sample, token and channel of every massive element, [E, 3]; `median_N`: of |h|, as `massive` gives it."""
+    size_NTC = precise(view.h_NTC.abs())
+    massive_NTC = _is_massive(size_NTC, median_N[:, None, None].to(size_NTC), scope) & size_NTC.isfinite()
+    return (massive_NTC & view.real_NT[..., None]).nonzero()
+
+
+def _is_massive(size: Tensor, median: Tensor, scope: Scope) -> Tensor:
+    return (size > scope.massive_size) & (size >= scope.massive_ratio * median)
 
 
 def lower_median(size_NX: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sinkctl.report.measured import (
     patch_line,
     rate_table,
 )
+from sinkctl.report.predicted import predicted_table
 from sinkctl.report.printable import to_ascii, visible
 from sinkctl.report.summary import ScoreTable, heading
 from sinkctl.result.measure import MeasureDetail
@@ -44,6 +45,7 @@ def console_tables(detail: MeasureDetail, width: int, ascii_only: bool) -> list[
             tables.append((f"Layers{whose}", layers))
             tables.append((f"Where first tokens go{whose}", expert_table(score)))
         tables.append((f"Sinks other than the first token{whose}", found_table(score, FOUND)))
+        tables.append((f"Tokens to keep where keys and values are rounded{whose}", predicted_table(score, FOUND)))
     if first is not None:
         patches = [patch_line(score.patches)] if score is not None and score.patches is not None else []
         costs = cost_table(first)

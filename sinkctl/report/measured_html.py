@@ -27,6 +27,7 @@ from sinkctl.report.measured_pictures import (
     overall_pictures,
 )
 from sinkctl.report.parts import escaped, figure, listed, score_rows, section
+from sinkctl.report.predicted import predicted_table
 from sinkctl.report.summary import model_line
 from sinkctl.result.measure import CheckpointScore, HeadMap, InputScore, MeasureDetail
 from sinkctl.result.numbers import count
@@ -128,6 +129,7 @@ def _input(page: _Page, score: InputScore) -> list[str]:
     if score.patches is not None:
         parts.append(f"<p>{escaped(patch_line(score.patches))}</p>")
     parts += section("Sinks other than the first token", score_rows(found_table(score)) if score.found else [], 3)
+    parts += section("Tokens to keep where keys and values are rounded", score_rows(predicted_table(score)), 3)
     experts = expert_table(score)
     parts += section("Where first tokens go", score_rows(experts) if experts.rows else [], 3)
     layers = [part for title, table in layer_parts(score) for part in section(title, score_rows(table), 4)]

@@ -123,6 +123,40 @@ class PatchNorms(Record):
     bins: list[tuple[float, float, int]] = Field(description="Histogram of patch norms: from, to, patches.")
 
 
+class Agreement(Record):
+    """Places that a rule predicts to be sinks, against those that are."""
+
+    predicted: int
+    sinks: int
+    right: int = Field(description="Of both.")
+    precision: float | None = Field(description="right / predicted, percent; None: nothing is predicted.")
+    recall: float | None = Field(description="right / sinks, percent; None: there is none.")
+
+
+class PredictedToken(Record):
+    """A token that the rule predicts to be a sink."""
+
+    token: str | None = Field(description="None: the first of its sample, whatever it is.")
+    predicted: int = Field(description="Places where it is predicted;")
+    right: int = Field(description="of these, where it is a sink of a later layer.")
+    position: float = Field(description="Median index in its sample.")
+
+
+class PredictedSinks(Record):
+    """Tokens to keep in full where keys and values are rounded: massive in these channels after this layer.
+
+    Places near the end of a sample, which too few queries follow to be called sinks, are not counted.
+    """
+
+    layer: int
+    channels: list[int]
+    tokens: list[PredictedToken]
+    all: Agreement = Field(description="With what heads of later layers sink on, by the first ε;")
+    besides_first: Agreement = Field(description="the same without the first tokens of the samples.")
+    keep: str = Field(description="What `sinkctl stream --kv-keep` takes to keep them: none, or first:N,")
+    left: int = Field(description="and the predicted places that this does not keep.")
+
+
 class InputScore(Record):
     """What one kind of input showed."""
 
@@ -138,6 +172,7 @@ class InputScore(Record):
     heads: HeadMap | None
     classes: dict[str, int] = Field(description="Heads by class.")
     found: list[FoundSink]
+    predicted: PredictedSinks | None = Field(None, description="None: nothing is massive, or not both were measured.")
     queries: list[QueryPoint]
     surface: Surface | None
     patches: PatchNorms | None = None

@@ -5,6 +5,7 @@ import math
 from example_result import result
 
 from sinkctl.result.measure import (
+    Agreement,
     CheckpointScore,
     CostLine,
     FoundSink,
@@ -15,6 +16,8 @@ from sinkctl.result.measure import (
     MeasureDetail,
     MixingLine,
     PatchNorms,
+    PredictedSinks,
+    PredictedToken,
     QueryPoint,
     SinkShare,
     Surface,
@@ -63,6 +66,12 @@ def input_score(name: str = "natural, BOS", **changes) -> InputScore:
         "found": [FoundSink(token=text, times=7, occurrences=40, position=17.5, percent=12.5, strongest=(2, 1),
                             alpha=0.456)
                   for text in (HOSTILE, ".", "\n", " the", ",", ";")],
+        "predicted": PredictedSinks(
+            layer=1, channels=[7, 8, 447], keep="first:1", left=6,
+            tokens=[PredictedToken(token=None, predicted=100, right=99, position=0),
+                    PredictedToken(token=HOSTILE, predicted=6, right=0, position=17.5)],
+            all=Agreement(predicted=106, sinks=300, right=99, precision=93.396, recall=33.0),
+            besides_first=Agreement(predicted=6, sinks=0, right=0, precision=0.0, recall=None)),
         "queries": [QueryPoint(first=0, end=1, mass=[1.0, None]), QueryPoint(first=1, end=8, mass=[0.7, 0.1]),
                     QueryPoint(first=8, end=64, mass=[0.6, NAN])],
         "surface": Surface(layer=2, tokens=[HOSTILE, " The", "."], channels=[0, 8],

@@ -16,6 +16,7 @@ from sinkctl.report.layer_rows import layer_table
 from sinkctl.report.linepicture import y_ranges
 from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
 from sinkctl.report.measured_pictures import all_pictures, emergence, input_pictures
+from sinkctl.report.predicted import predicted_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result import numbers
 from sinkctl.result.measure import SinkShare
@@ -91,6 +92,18 @@ def test_found_tokens_experts_classes_and_patches_are_said_with_their_numbers():
     said = "CLS 45.1; registers 30.2; patches: median 42.0, largest 287, 2.4 % above 150"
     assert patch_line(patches()).endswith(said)
     assert ranges([7, 1, 2, 3]) == "1–3, 7"
+
+
+def test_tokens_that_a_quantizer_must_keep_are_told_with_the_setting_that_keeps_them():
+    table = predicted_table(input_score())
+    assert table.rows[0] == ["the first token", "100", "99", "0"]
+    assert table.legend == [
+        "places: massive in channels 7–8, 447 after layer 1; --kv-keep first:1 keeps them, but 6 places",
+        "precision 93.4 % (99 of 106), recall 33.0 % (99 of 300); besides the first token, precision 0.0 % (0 of 6), "
+        "no sinks",
+    ]
+    assert predicted_table(input_score(), 1).legend[-1] == "and 1 more"
+    assert predicted_table(input_score(predicted=None)) == (table.columns, [], set(), [], frozenset({0}))
 
 
 def test_few_checkpoints_are_columns_and_many_are_rows():

@@ -20,6 +20,7 @@ class Place:
     heads: int
     strongest: tuple[int, int]  # layer, head
     alpha: float
+    last: int  # layer with such a head
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Finder:
     eligible: list[Tensor] = field(default_factory=list)  # bool [T] a sample: keys that could be called sinks
     _heads_NT: Tensor | None = None
     _best: tuple[Tensor, Tensor, Tensor] | None = None  # largest α of each key, its layer and its head
+    _last_NT: Tensor | None = None  # last layer with a head that sinks on the key
 
     def add(self, layer: int, alpha_NHT: Tensor, real_NT: Tensor, causal: bool) -> None:
         """One layer of the batch."""
@@ -39,12 +41,14 @@ class Finder:
         alpha_NHT = alpha_NHT.nan_to_num(0.0).masked_fill(~counted_NT[:, None], 0.0)
         heads_NT = (alpha_NHT > self.epsilon).sum(1).cpu()
         alpha_NT, head_NT = (x.cpu() for x in alpha_NHT.max(1))
-        found = alpha_NT, torch.full_like(head_NT, layer), head_NT
+        layer_NT = torch.full_like(head_NT, layer)
+        found = alpha_NT, layer_NT, head_NT
         if self._heads_NT is None:
-            self._heads_NT, self._best = heads_NT, found
+            self._heads_NT, self._best, self._last_NT = heads_NT, found, layer_NT
             self.eligible += list(counted_NT.cpu())
             return
         self._heads_NT += heads_NT
+        self._last_NT = torch.where(heads_NT > 0, layer_NT, self._last_NT)
         better_NT = alpha_NT > self._best[0]
         self._best = tuple(torch.where(better_NT, new, old) for new, old in zip(found, self._best, strict=True))
 
@@ -55,6 +59,6 @@ class Finder:
             for n, key in self._heads_NT.nonzero().tolist():
                 strongest = int(layer_NT[n, key]), int(head_NT[n, key])
                 heads, alpha = int(self._heads_NT[n, key]), float(alpha_NT[n, key])
-                self.places.append(Place(self.samples + n, key, heads, strongest, alpha))
+                self.places.append(Place(self.samples + n, key, heads, strongest, alpha, int(self._last_NT[n, key])))
         self.samples += samples
-        self._heads_NT = self._best = None
+        self._heads_NT = self._best = self._last_NT = None

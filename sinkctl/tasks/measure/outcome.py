@@ -85,6 +85,9 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
     add("kurtosis_max", max(_of(layers, "kurtosis"), default=None), "kurtosis", "lower")
     add("max_abs", max(_of(layers, "max_abs"), default=None), "|h|", "lower")
     add("effective_rank_min", min(_of(layers, "effective_rank"), default=None), "directions", "higher")
+    if main.predicted is not None:
+        add("predicted.precision", main.predicted.all.precision, "% of predicted sinks", "higher")
+        add("predicted.recall", main.predicted.all.recall, "% of sinks", "higher")
     if main.patches is not None:
         add("outlier_patches", main.patches.outlier_percent, "% of patches", "lower")
     for name, start in (

@@ -24,6 +24,7 @@ from sinkctl.result.measure import (
 )
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.patches import patch_norms
+from sinkctl.tasks.measure.predicted import predicted_sinks
 from sinkctl.tasks.measure.tally import SURFACE_CELLS, Row, Tally
 
 QUERY_POINTS = 160
@@ -73,6 +74,7 @@ def input_score(
         heads=_heads(rows, keys, classes) if rows else None,
         classes={name: sum(row.count(name) for row in classes) for name in CLASSES} if rows else {},
         found=_found(tally, shown),
+        predicted=predicted_sinks(tally, shown),
         queries=_queries(rows),
         surface=_surface(tally, massive, shown),
         patches=patch_norms(torch.cat(tally.norms), leading, recipe.outlier_norm)

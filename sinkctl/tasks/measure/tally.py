@@ -14,6 +14,7 @@ from torch import Tensor
 from sinkctl.metrics import ATTENTION, BLOCK
 from sinkctl.metrics.alpha import sinking
 from sinkctl.metrics.experts import expert_load, first_token_experts
+from sinkctl.metrics.massive import massive_places
 from sinkctl.metrics.views import AttentionView, BlockView, Scope
 from sinkctl.tasks.measure.found import Finder
 
@@ -61,6 +62,7 @@ class Tally:
     rows: list[Row] = field(default_factory=list)
     blocks: dict[int, dict[str, Mean]] = field(default_factory=dict)
     massive: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # [N, 8] a batch
+    places: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # of massive elements, [E, 3]
     surfaces: dict[int, Tensor] = field(default_factory=dict)  # of the first sample
     experts: dict[int, tuple[Mean, Mean]] = field(default_factory=lambda: defaultdict(lambda: (Mean(), Mean())))
     shares: list[float] = field(default_factory=list)  # of heads that sink on the first key, a sample
@@ -100,13 +102,19 @@ class Tally:
         for name, metric in self.block_metrics.items():
             x = metric(view, self.scope)
             if name == "massive":
-                self.massive[layer].append(x.cpu())
+                self._massive(layer, view, x.cpu())
             elif name == "patch_norms":
                 self._norms_NT = x.cpu()
             else:
                 means[name].add(x)
         if not self.found.samples and self.block_metrics:
             self.surfaces[layer] = _surface(view)
+
+    def _massive(self, layer: int, view: BlockView, found_N8: Tensor) -> None:
+        self.massive[layer].append(found_N8)
+        if found_N8[:, 4].any():
+            places_E3 = massive_places(view, self.scope, found_N8[:, 3]).cpu()
+            self.places[layer].append(places_E3 + torch.tensor([self.found.samples, 0, 0]))
 
     def routed(self, layer: int, chosen_NTk: Tensor, experts: int, real_NT: Tensor) -> None:
         first, load = self.experts[layer]

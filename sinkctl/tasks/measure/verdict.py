@@ -24,7 +24,7 @@ def main_input(inputs: Sequence[InputScore]) -> InputScore:
 
 
 def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) -> list[str]:
-    """At most six sentences about a decoder, encoder or vision model (`kind`)."""
+    """At most seven sentences about a decoder, encoder or vision model (`kind`)."""
     main = main_input(inputs)
     if main.heads is None:
         attended = any(layer.attends for layer in main.layers)
@@ -41,7 +41,8 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
     others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
     other = next((s for s in others if first_percent(s) is not None), None)
     return [
-        _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *_advice(kind, main, other, costs)
+        _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *_advice(kind, main, other, costs),
+        *_kept(main),
     ]  # fmt: skip
 
 
@@ -240,6 +241,28 @@ def _of_decoder(main: InputScore, other: InputScore | None, costs: Sequence[Cost
     if other is None and main.bos:
         return "keep BOS in the cache: sinkctl stream -p 4+W; --bos both tells whether another first token would do"
     return "keep the first tokens in the cache whatever they are: sinkctl stream -p 4+W"
+
+
+def _kept(main: InputScore) -> list[str]:
+    """Which tokens to keep in full where keys and values are rounded, as far as massive activations tell them."""
+    found = main.predicted
+    if found is None:
+        return []
+    where = f"in channel{'s' if len(found.channels) > 1 else ''} {ranges(found.channels)} after layer {found.layer}"
+    if not found.all.right:
+        return [f"Tokens massive {where} are no sinks of later layers: rounded keys and values need keep none of them."]
+    number, others = found.keep.rpartition(":")[2], found.besides_first
+    first = "first token" if number == "1" else f"first {number} tokens"
+    total = f"{found.all.predicted:,} places massive {where}, {found.all.right:,} of them sinks of later layers"
+    if found.keep == "none":
+        said = f"Where keys and values are rounded, no setting keeps what matters in full: {total}"
+    else:
+        share = "all" if not found.left else f"{found.all.predicted - found.left:,} of the"
+        said = (
+            f"Where keys and values are rounded, keep the {first} in full (sinkctl stream --kv 4bit --kv-keep "
+            f"{found.keep}): that is {share} {total}"
+        )
+    return [said + (f"; of {others.sinks:,} other sinks, this names {others.right:,}." if others.sinks else ".")]
 
 
 def _of_encoder(main: InputScore, other: InputScore | None) -> str:
