@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from sinkctl.cache.precision.settings import FORMATS, NAMES
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
 from sinkctl.model.adapter_files import resolved
@@ -20,6 +21,8 @@ METRICS = (
     "control.samples.perplexity", "control.sink_rate", "control.kurtosis", "loss", "control.loss",
     "train.tokens_per_s", "convert.seconds",
 )  # fmt: skip
+OF_ROUNDING = tuple(f"{whose}kv_{name}.cost" for whose in ("", "original.", "control.") for name in FORMATS)
+LEAST_WINDOW = 33  # of a cache whose keys can be rounded, 32 together, besides a first token
 OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 
 
@@ -39,12 +42,19 @@ def check_inputs(recipe: ConvertRecipe) -> None:
 def rules(recipe: ConvertRecipe) -> None:
     """UsageError for what does not go together, whatever the model; ModelError for low-rank updates without peft."""
     sink, asked = recipe.sink, [parse(text) for text in recipe.fail_on]
-    check_names(asked, METRICS)
+    check_names(asked, [*METRICS, *OF_ROUNDING])
     for metric in (each.metric for each in asked):
         if not recipe.steps and metric in OF_TRAINING:
             raise UsageError(f"--fail-on {metric}: nothing is trained; say for how long, --steps N")
         if "control" in metric and not (recipe.training.control and sink.kind != "none"):
             raise UsageError(f"--fail-on {metric}: there is no control; leave --no-control out")
+    rounded = [f"kv_{NAMES[bits]}.cost" for bits in recipe.evaluation.kv_bits]
+    for metric in (each.metric for each in asked if each.metric in OF_ROUNDING):
+        name = metric.removeprefix("original.").removeprefix("control.")
+        if name not in rounded:
+            form = name.removeprefix("kv_").removesuffix(".cost")
+            raise UsageError(f"--fail-on {metric}: keys and values are not rounded to that; give --eval-kv {form}")
+    check_rounded(recipe, recipe.calibration.window)
     if recipe.fail_on and not recipe.evaluation.run:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
     if recipe.scratch is not None and not recipe.steps:
@@ -56,6 +66,19 @@ def rules(recipe: ConvertRecipe) -> None:
     check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))
     if recipe.steps:
         training_rules(recipe)
+
+
+def check_rounded(recipe: ConvertRecipe, window: int | str) -> None:
+    """UsageError for streams with rounded keys and values that are not compared, twice the same, or too short."""
+    forms = [NAMES[bits] for bits in recipe.evaluation.kv_bits]
+    if forms and not recipe.evaluation.run:
+        raise UsageError(f"--eval-kv {forms[0]}: nothing is compared; leave --no-eval out")
+    twice = next((form for form in forms if forms.count(form) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--eval-kv {twice}: is there twice; give it once")
+    if forms and window != "auto" and window < LEAST_WINDOW:
+        short = f"a cache of {window} tokens holds no 32 keys to round together besides the first token"
+        raise UsageError(f"--eval-kv {forms[0]}: {short}; take --window {LEAST_WINDOW} or more")
 
 
 def _check_storable(recipe: ConvertRecipe) -> None:

@@ -15,7 +15,7 @@ FIELDS = {
     "convert": MODEL | train_flags.FIELDS | {
         "text": "text.files", "field": "text.field", "errors": "text.errors", "window": "calibration.window",
         "samples": "calibration.samples", "steps": "steps", "store": "store", "eval": "evaluation.run",
-        "eval-tokens": "evaluation.tokens",
+        "eval-tokens": "evaluation.tokens", "eval-kv": "evaluation.kv_bits",
     }
 }  # fmt: skip
 
@@ -83,6 +83,14 @@ def convert(
     eval_tokens: Annotated[
         str | None, option(_TEXT, "Held-out tokens to stream; auto (default): 16 windows, or what the text holds.")
     ] = None,
+    eval_kv: Annotated[
+        list[str] | None,
+        option(
+            _TEXT,
+            "Stream with keys and values in few bits too: 8bit, fp8, 4bit, 3bit or 2bit. May repeat.",
+            metavar="PRECISION",
+        ),
+    ] = None,
     store: Annotated[
         str | None,
         option(_STORED, "auto (default: a class of transformers where one fits), stock, or code: with its own."),
@@ -138,7 +146,8 @@ def convert(
         "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
         "tokenizer": tokenizer, "special-tokens": special_tokens, "text": text or None, "field": field,
         "errors": errors, "window": number(window), "samples": samples, "steps": steps,
-        "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens), "fail-on": fail_on or None,
+        "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens),
+        "eval-kv": _bits(eval_kv or []), "fail-on": fail_on or None,
         "train-text": train_text or None, "train-window": number(train_window), "trained": trained, "lr": lr,
         "sink-lr": sink_lr, "batch": batch, "length": number(length), "weight-decay": weight_decay,
         "optimizer": optimizer, "seed": seed, "control": control, "precision": precision,
@@ -163,6 +172,15 @@ def convert(
     run_convert(
         built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run
     )
+
+
+def _bits(precisions: list[str]) -> list[int | str] | None:
+    """Of --eval-kv, as a recipe has them."""
+    from sinkctl.recipe.shorthand import bits
+
+    if "full" in precisions:
+        raise UsageError("--eval-kv full: streams in full are compared in any case; leave it out")
+    return [bits(each, "--eval-kv") for each in precisions] or None
 
 
 def _mechanism(data: dict[str, Any], to: str | None, settings: dict[str, str | None]) -> None:

@@ -199,6 +199,9 @@ class EvaluationSettings(Settings):
     length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
         "auto", description="tokens each; auto: 256, or the model's context if shorter."
     )
+    kv_bits: tuple[Literal[8, 4, 3, 2, "fp8"], ...] = Field(
+        (), description="Stream with keys and values in so many bits too, none recent, to see what that costs each."
+    )
 
 
 class ConvertRecipe(Settings):

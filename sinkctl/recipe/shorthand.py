@@ -15,10 +15,10 @@ RARELY = ("recompute", "heavy_hitter", "random")  # policies that have `every`
 SHARE = 0.25  # of the heads, whole where nothing is said
 
 
-def bits(text: str) -> int | str | None:
+def bits(text: str, flag: str = "--kv") -> int | str | None:
     """`4bit`, `fp8`, … as recipe data; `full`: None."""
     if text != "full" and text not in FORMATS:
-        raise UsageError(f"--kv {text}: no such precision; one of full, {', '.join(FORMATS)}")
+        raise UsageError(f"{flag} {text}: no such precision; one of full, {', '.join(FORMATS)}")
     return FORMATS.get(text)
 
 

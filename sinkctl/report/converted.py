@@ -11,6 +11,7 @@ from sinkctl.result.convert import (
     Calibration,
     CheckpointLine,
     ConvertDetail,
+    RoundedLine,
     StreamedLine,
 )
 from sinkctl.result.numbers import (
@@ -23,6 +24,7 @@ from sinkctl.result.numbers import (
     memory,
     percent,
     perplexity,
+    points,
     share,
     short_count,
     times,
@@ -90,6 +92,40 @@ def stream_table(detail: ConvertDetail) -> ScoreTable:
     ]
     table = ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 1, 2}))
     return table if base is not None else columns_of(table, [0, 1, 2, 3])
+
+
+def rounded_table(detail: ConvertDetail, narrow: bool = False) -> ScoreTable:
+    """One row a checkpoint, cache and what stays in full: what keys and values in so many bits cost it.
+
+    `narrow`: without standard errors and the perplexity in full, which the table of streams has.
+    """
+    formats = list(dict.fromkeys(line.bits for line in detail.rounded))
+    full = {(line.checkpoint, line.policy): line.perplexity for line in detail.streams}
+    found: dict[tuple[str, str, str], dict[int | str, RoundedLine]] = {}
+    for line in detail.rounded:
+        found.setdefault((line.checkpoint, line.policy, line.keep), {})[line.bits] = line
+    rows = [
+        [checkpoint, policy, "nothing" if keep == "none" else "the first token", perplexity(full[checkpoint, policy])]
+        + [_rounded_cost(by_bits.get(bits), narrow) for bits in formats]
+        for (checkpoint, policy, keep), by_bits in found.items()
+    ]
+    columns = ["checkpoint", "cache", "kept in full", "perplexity in full"]
+    columns += [bits if isinstance(bits, str) else f"{bits} bits" for bits in formats]
+    groups = ", ".join(map(str, dict.fromkeys(line.group for line in detail.rounded)))
+    legend = [
+        f"keys and values in few bits, in groups of {groups}, none of them recent: rise of perplexity beside the same "
+        "stream in full" + ("" if narrow else "; ±: standard error")
+    ]
+    table = ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 1, 2}))
+    return columns_of(table, [x for x in range(len(columns)) if x != 3]) if narrow else table
+
+
+def _rounded_cost(line: RoundedLine | None, narrow: bool) -> str:
+    """+1.4 % ± 0.3; from ten times on 1,750×."""
+    if line is None or line.cost is None:
+        return NOTHING
+    said = difference(1 + line.cost, 1.0)
+    return said if narrow or line.error is None or line.cost >= 9 else f"{said} ± {points(line.error)}"
 
 
 def checkpoint_table(detail: ConvertDetail, as_rows: bool = False) -> ScoreTable:

@@ -1,6 +1,6 @@
 """A conversion on a terminal: its two tables at any width, how it was trained, and how it is stored and loaded."""
 
-from sinkctl.report.converted import checkpoint_table, stored_line, stream_table
+from sinkctl.report.converted import checkpoint_table, rounded_table, stored_line, stream_table
 from sinkctl.report.measured import columns_of
 from sinkctl.report.measured_console import fitted, fitting
 from sinkctl.report.summary import ScoreTable
@@ -18,7 +18,10 @@ def console_tables(detail: ConvertDetail, width: int, ascii_only: bool) -> list[
     checkpoints = checkpoint_table(detail)
     if fitting(checkpoints, width, ascii_only) < len(checkpoints.columns):
         checkpoints = checkpoint_table(detail, as_rows=True)
-    tables = [("Streams", streams), ("Checkpoints", checkpoints)]
+    rounded = rounded_table(detail)
+    if fitting(rounded, width, ascii_only) < len(rounded.columns):
+        rounded = rounded_table(detail, narrow=True)
+    tables = [("Streams", streams), ("Keys and values in few bits", rounded), ("Checkpoints", checkpoints)]
     tables = fitted([(title, table) for title, table in tables if table.rows], width, ascii_only)
     lines = [] if detail.training is None else [training_line(detail.training)]
     return [*tables, ("", ScoreTable([], [], set(), [*lines, stored_line(detail)]))]

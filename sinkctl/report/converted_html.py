@@ -7,6 +7,7 @@ from sinkctl.report.converted import (
     checkpoint_table,
     loading_words,
     mechanism_words,
+    rounded_table,
     start_table,
     stored_line,
     stream_table,
@@ -30,6 +31,7 @@ def converted(detail: ConvertDetail) -> list[str]:
         streams += figure(drawing, f"{words}.")
     parts = [f"<p>The checkpoint was given {escaped(mechanism_words(detail))}; {escaped(stored_line(detail))}.</p>"]
     parts += section("Streams", streams)
+    parts += section("Keys and values in few bits", score_rows(rounded_table(detail)))
     parts += section("Checkpoints", score_rows(checkpoint_table(detail)))
     if detail.training is not None:
         parts += trained(detail.training, detail.mechanism)

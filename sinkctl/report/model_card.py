@@ -10,6 +10,7 @@ from sinkctl.report.converted import (
     checkpoint_table,
     mechanism_words,
     refusing,
+    rounded_table,
     start_table,
     stream_policy,
     stream_table,
@@ -206,7 +207,7 @@ def _evaluating(detail: ConvertDetail) -> list[str]:
 
 
 def _compared(result: Result, detail: ConvertDetail) -> list[str]:
-    tables = table(stream_table(detail)) + table(checkpoint_table(detail))
+    tables = table(stream_table(detail)) + table(rounded_table(detail)) + table(checkpoint_table(detail))
     verdict = [escaped(" ".join(result.verdict)), ""] if result.verdict else []
     other = "measured" if detail.training is not None or detail.from_scratch else "compared with the original"
     return verdict + (tables or [f"The checkpoint was not {other}.", ""])

@@ -44,6 +44,18 @@ class StreamedLine(Record):
     perplexity: float | None = Field(description="None: it cannot be streamed, see the notes.")
 
 
+class RoundedLine(Record):
+    """A checkpoint streamed with its keys and values in few bits, none of them recent."""
+
+    checkpoint: str
+    policy: str = Field(description="1+255, 0+256; the same stream in full is a StreamedLine.")
+    bits: int | str
+    keep: str = Field(description="Tokens that stay in full: none, or first:1.")
+    group: int = Field(description="Numbers that share a range.")
+    cost: float | None = Field(description="Rise of perplexity beside the stream in full, a share;")
+    error: float | None = Field(None, description="its standard error.")
+
+
 class CheckpointLine(Record):
     """A checkpoint as its tokenizer feeds it, on held-out samples, through the stock model."""
 
@@ -130,6 +142,7 @@ class ConvertDetail(Record):
     scored: int = Field(description="and next tokens of the samples, the second halves.")
     streams: list[StreamedLine]
     checkpoints: list[CheckpointLine]
+    rounded: list[RoundedLine] = Field(default_factory=list, description="Streams with rounded keys and values.")
     from_scratch: bool = Field(False, description="Random weights at the beginning: there is no original.")
     tokenizer_class: str = Field("AutoTokenizer", description="Of transformers: what loads its tokenizer as written.")
     training: Training | None = None

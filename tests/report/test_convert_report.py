@@ -16,7 +16,7 @@ from rich.console import Console
 from test_html import Page
 
 from sinkctl.report.console import render
-from sinkctl.report.converted import KINDS, mechanism_words, refusing, stream_policy, stream_table
+from sinkctl.report.converted import KINDS, mechanism_words, refusing, rounded_table, stream_policy, stream_table
 from sinkctl.report.html import html
 from sinkctl.report.model_card import model_card
 from sinkctl.report.printable import visible
@@ -26,6 +26,7 @@ from sinkctl.result.convert import (
     CheckpointLine,
     ConvertDetail,
     Probe,
+    RoundedLine,
     StartedLayer,
     StreamedLine,
     Training,
@@ -234,6 +235,30 @@ def test_keys_that_vary_are_not_called_constant():
 def test_streams_are_compared_with_the_best_of_the_original():
     table = stream_table(detail())
     assert [row[-1] for row in table.rows] == ["+0.00 %", "+50.0 %", "+2.5 %"]
+
+
+def test_what_rounding_costs_is_a_row_a_stream_and_a_column_a_format():
+    lines = [
+        RoundedLine(checkpoint=checkpoint, policy=policy, bits=bits, keep=keep, group=32, cost=cost, error=0.013)
+        for checkpoint, policy, keep, costs in (
+            ("original", "1+255", "none", (0.0067, 27.0)),
+            ("original", "1+255", "first:1", (0.006, None)),
+            ("converted", "0+256", "none", (-0.002, 0.22)),
+        )
+        for bits, cost in zip(("fp8", 2), costs, strict=True)
+    ]
+    table = rounded_table(detail(rounded=lines))
+    assert table.columns == ["checkpoint", "cache", "kept in full", "perplexity in full", "fp8", "2 bits"]
+    assert table.rows == [
+        ["original", "1+255", "nothing", "20.00", "+0.67 % ± 1.3", "28.0×"],
+        ["original", "1+255", "the first token", "20.00", "+0.60 % ± 1.3", "–"],
+        ["converted", "0+256", "nothing", "20.50", "-0.20 % ± 1.3", "+22.0 % ± 1.3"],
+    ]
+    assert rounded_table(detail()).rows == rounded_table(detail()).legend == []
+    report = converted(rounded=lines)
+    for shown in (printed(report, 60), printed(report, 120), html(report, {}), model_card(report, "out")):
+        assert "28.0×" in shown
+        assert "groups of 32" in " ".join(shown.split())
 
 
 def test_what_could_not_be_streamed_is_a_dash_without_a_bar():

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = {"8bit": 8, "fp8": "fp8", "4bit": 4, "3bit": 3, "2bit": 2}  # as the command line writes them
+NAMES = {bits: name for name, bits in FORMATS.items()}
 
 
 class Precision(BaseModel):

@@ -65,10 +65,7 @@ class Conversion:
         if not settled.least:
             return None
         reference = self.loaded if self.recipe.scratch is None else None
-        return Judge(
-            self.sink, reference, self.texts.held_out_T, settled.window, self.recipe.evaluation.samples,
-            settled.length, self.stop,
-        )  # fmt: skip
+        return Judge(self.sink, reference, self.texts.held_out_T, settled.window, self.recipe.evaluation, self.stop)
 
     def starts(self) -> list[Start | None]:
         """What each layer begins with; none where the mechanism is no part of the layers. Settles the tokenizer."""
@@ -258,6 +255,7 @@ class Conversion:
             scored=found.scored,
             streams=found.streams,
             checkpoints=found.checkpoints,
+            rounded=found.rounded,
             from_scratch=self.recipe.scratch is not None,
             training=training,
         )

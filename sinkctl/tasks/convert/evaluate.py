@@ -4,7 +4,7 @@ Shapes: T tokens, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,20 +12,27 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.errors import ModelError
 from sinkctl.metrics import BLOCK
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.memory import auto_chunk
-from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, START, CheckpointLine, StreamedLine
+from sinkctl.recipe.schema import EvaluationSettings, MeasureRecipe
+from sinkctl.result.convert import (
+    CONTROL,
+    CONVERTED,
+    ORIGINAL,
+    START,
+    CheckpointLine,
+    RoundedLine,
+    StreamedLine,
+)
 from sinkctl.result.measure import InputScore
 from sinkctl.sinks import Sink
+from sinkctl.tasks.convert.rounded import ROUNDED, rounded_line, ways
+from sinkctl.tasks.convert.streamed import Fed, losses, perplexity, streamed_line
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.pace import INPUT, STREAMED
 from sinkctl.tasks.stopping import go_on, stoppable
-from sinkctl.tasks.stream.scorers import scorer_for
 
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
 PREDICTED = 2.0  # what a token whose logits are compared costs beside one of a plain forward pass, roughly
@@ -34,10 +41,11 @@ SHOWN = ("massive", "outliers")  # of the metrics of blocks; the others take sec
 
 @dataclass
 class Evaluation:
-    """Lines of the two tables, and what could not be had."""
+    """Lines of the tables, and what could not be had."""
 
     streams: list[StreamedLine] = field(default_factory=list)
     checkpoints: list[CheckpointLine] = field(default_factory=list)
+    rounded: list[RoundedLine] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     streamed: int = 0
     scored: int = 0
@@ -45,46 +53,22 @@ class Evaluation:
     def ordered(self) -> "Evaluation":
         """The same, checkpoints in the order in which they came to be."""
         order = (ORIGINAL, START, CONVERTED, CONTROL).index
-        streams = sorted(self.streams, key=lambda line: order(line.checkpoint))
-        checkpoints = sorted(self.checkpoints, key=lambda line: order(line.checkpoint))
-        return replace(self, streams=streams, checkpoints=checkpoints)
-
-
-@dataclass(frozen=True)
-class Fed:
-    """A checkpoint, and what stands in front of its texts."""
-
-    label: str
-    loaded: LoadedModel
-    front: tuple[int, ...]
-    first: str
-
-    @classmethod
-    def of(cls, label: str, loaded: LoadedModel, named: str | None = None) -> "Fed":
-        """As its tokenizer feeds it; `named`: what it puts in front, in words."""
-        if not loaded.uses_bos:
-            return cls(label, loaded, (), "nothing")
-        return cls(label, loaded, (loaded.bos_id,), named or "BOS")
-
-    @property
-    def bare(self) -> "Fed":
-        return Fed(self.label, self.loaded, (), "nothing")
-
-    def ids(self, body_T: Tensor) -> Tensor:
-        return torch.cat([torch.tensor(self.front, dtype=torch.long), body_T])
+        tables = {name: getattr(self, name) for name in ("streams", "checkpoints", "rounded")}
+        ordered = {name: sorted(lines, key=lambda line: order(line.checkpoint)) for name, lines in tables.items()}
+        return replace(self, **ordered)
 
 
 class Judge:
     """Holds checkpoints against the same held-out text, one after the other; `found` has the lines of all."""
 
     def __init__(
-        self, sink: Sink, reference: LoadedModel | None, held_out_T: Tensor, window: int, samples: int, length: int,
-        stop: Callable[[], bool],
+        self, sink: Sink, reference: LoadedModel | None, held_out_T: Tensor, window: int,
+        settings: EvaluationSettings, stop: Callable[[], bool],
     ):  # fmt: skip
         self._sink, self._held_out_T, self._window, self._stop = sink, held_out_T, window, stop
         self._reference = None if reference is None else Fed.of(ORIGINAL, reference)
-        self._bodies = _spread(held_out_T, samples, length - 1)
-        self._half = (length - 1) // 2
+        self._bodies = _spread(held_out_T, settings.samples, settings.length - 1)
+        self._half, self._bits = (settings.length - 1) // 2, settings.kv_bits
         self._short = _spread(held_out_T, SINK_SAMPLES, SINK_LENGTH)
         self.found = Evaluation(scored=sum(len(body) - self._half - 1 for body in self._bodies))
 
@@ -99,14 +83,32 @@ class Judge:
         streams += [(fed.bare, none)]
         shown = [fed, *([fed.bare] if fed.front and label == ORIGINAL else [])]
         samples = sum(map(len, self._bodies))
-        steps = _Steps(judged(len(streams), len(self._held_out_T), len(shown), samples), told, self._stop)
+        bits = () if label == START else self._bits
+        rounded = sum(len(bits) * (1 + policy.sinks) for _, policy in streams if policy != four)
+        work = judged(len(streams), rounded, len(self._held_out_T), len(shown), samples)
+        steps = _Steps(work, told, self._stop)
         with stoppable(loaded.model, self._stop):
             for each, policy in streams:
                 steps(f"streaming {label}, {policy.label}")
-                line = _streamed(each, policy, self._held_out_T, self._window, self.found, steps.ran)
-                self.found.streams.append(line)
+                self._stream(each, policy, () if policy == four else bits, steps)
             for each in shown:
                 self.found.checkpoints.append(self._sampled(each, steps))
+
+    def _stream(self, fed: Fed, policy: SinkWindow, bits: Sequence[int | str], steps: "_Steps") -> None:
+        """In full, and with keys and values in so many bits."""
+        held_out_T, window, notes = self._held_out_T, self._window, self.found.notes
+        full_T = losses(fed, policy, held_out_T, window, notes, lambda tokens: steps.ran(STREAMED * tokens))
+        line = streamed_line(fed, policy, full_T)
+        self.found.streams.append(line)
+        if full_T is None:
+            return
+        self.found.streamed, each = len(full_T), ways(fed.loaded, policy, bits)
+        if bits and not each:
+            notes.append(f"Keys and values of the {fed.label} were not rounded: no group divides its heads.")
+        for way in each:
+            steps(f"streaming {fed.label}, {way.label}")
+            nll_T = losses(fed, way, held_out_T, window, notes, lambda tokens: steps.ran(ROUNDED * tokens))
+            self.found.rounded.append(rounded_line(line, full_T, way, nll_T))
 
     def _sampled(self, fed: Fed, steps: "_Steps") -> CheckpointLine:
         """What it makes of the samples."""
@@ -116,7 +118,7 @@ class Judge:
         score, _ = _shown(fed, self._short, self._stop)
         steps.ran(INPUT * SINK_SAMPLES * SINK_LENGTH)
         sinks = _sinks(fed, self._sink, score)
-        return CheckpointLine(checkpoint=fed.label, first=fed.first, perplexity=_perplexity(loss), kl=kl, **sinks)
+        return CheckpointLine(checkpoint=fed.label, first=fed.first, perplexity=perplexity(loss), kl=kl, **sinks)
 
     def glance(self, label: str, loaded: LoadedModel) -> dict[str, float | None]:
         """A `Probe` of a checkpoint that is being trained."""
@@ -138,9 +140,10 @@ class Judge:
         }
 
 
-def judged(streams: int, held_out: int, shown: int, samples: int) -> float:
-    """Of so many streams, and of what is shown samples of so many tokens, so many times."""
-    return streams * STREAMED * held_out + shown * (PREDICTED * samples + INPUT * SINK_SAMPLES * SINK_LENGTH)
+def judged(streams: int, rounded: int, held_out: int, shown: int, samples: int) -> float:
+    """Of so many streams, in full and rounded, and of what is shown samples of so many tokens, so many times."""
+    streaming = (streams * STREAMED + rounded * ROUNDED) * held_out
+    return streaming + shown * (PREDICTED * samples + INPUT * SINK_SAMPLES * SINK_LENGTH)
 
 
 class _Steps:
@@ -158,40 +161,6 @@ class _Steps:
         go_on(self._stop)
         self._done += work
         self._told(self._what, min(1.0, self._done / self._work))
-
-
-def _streamed(
-    fed: Fed, policy: SinkWindow, held_out_T: Tensor, window: int, found: Evaluation, ran: Callable[[float], None]
-) -> StreamedLine:
-    """Perplexity of the held-out tokens from the third window on, whatever stands in front of them."""
-    line = StreamedLine(checkpoint=fed.label, policy=policy.label, first=fed.first, perplexity=None)
-    if policy.sinks and not fed.front:
-        first = "the text's first token" + ("s" if policy.sinks > 1 else "")
-        line = line.model_copy(update={"first": first})
-    ids_T = fed.ids(held_out_T)
-    first = len(fed.front) + warm_up(window) - 1
-    try:
-        scorer, losses = scorer_for(fed.loaded, policy, bool(fed.front)), []
-        for block_T in _blocks(ids_T, auto_chunk(fed.loaded)[0]):
-            losses.append(scorer.step(block_T[:-1], block_T[1:]))
-            ran(STREAMED * len(losses[-1]))
-    except ModelError as error:
-        note = f"The {fed.label} was not streamed: {error}."
-        found.notes += [] if note in found.notes else [note]
-        return line
-    scored = np.concatenate(losses)[first:]
-    found.streamed = len(scored)
-    return line.model_copy(update={"perplexity": _perplexity(scored)})
-
-
-def warm_up(window: int) -> int:
-    """Held-out tokens that are not scored: the cache fills, and what deeper layers hold of then leaves it."""
-    return 2 * window
-
-
-def _blocks(ids_T: Tensor, size: int) -> Iterator[Tensor]:
-    """Pieces that overlap by the token that is a target first."""
-    return (ids_T[start : start + size + 1] for start in range(0, len(ids_T) - 1, size))
 
 
 def _spread(ids_T: Tensor, count: int, length: int) -> list[Tensor]:
@@ -269,8 +238,3 @@ def _taken(sink: Sink, score: InputScore) -> float | None:
         taken = [layer.learned_mass for layer in score.layers if layer.learned_mass is not None]
     mean = sum(taken) / len(taken) if taken else None
     return mean if mean is None or mean >= 0 else None  # keys may receive more than 1 in all
-
-
-def _perplexity(losses: np.ndarray) -> float | None:
-    mean = float(losses.astype(np.float64).mean()) if len(losses) else math.inf
-    return math.exp(mean) if math.isfinite(mean) and mean < 700 else None

@@ -15,12 +15,13 @@ from sinkctl.result.convert import (
 )
 from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement
+from sinkctl.tasks.convert.lines import fed, meant, streamed
+from sinkctl.tasks.convert.rounded_words import rounded_costs, rounded_said
 from sinkctl.tasks.convert.untrained import worse_than_nothing
 
 NOTHING = 0.005  # a share of perplexity that is no difference
 GAP = 0.02  # that the first token's absence must cost for a share of it to mean something
 PART = 20  # one step in so many, 5 %, stands for the beginning or the end of training
-TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 
 
 def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
@@ -50,29 +51,14 @@ def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
             add("mechanism_mass", line.mechanism_mass, "mass", "neither")
             add("massive_max", line.massive, "|h|", "lower")
         add(f"{prefix}kurtosis", line.kurtosis, "kurtosis", "lower")
+    for name, cost in rounded_costs(detail):
+        add(name, cost, "% of perplexity", "lower")
     if detail.training is not None:
         add("loss", losses(detail.training, CONVERTED)[1], "nats/token", "lower")
         add("control.loss", losses(detail.training, CONTROL)[1], "nats/token", "lower")
         add("train.tokens_per_s", detail.training.tokens_per_second, "tok/s", "higher")
     add("convert.seconds", seconds, "s", "lower")
     return found
-
-
-def streamed(streams: Sequence[StreamedLine], checkpoint: str, sinks: str) -> StreamedLine | None:
-    """The checkpoint with so many tokens kept: "0+", "1+" or "4+"."""
-    return next((line for line in streams if line.checkpoint == checkpoint and line.policy.startswith(sinks)), None)
-
-
-def meant(streams: Sequence[StreamedLine], checkpoint: str) -> StreamedLine | None:
-    """A checkpoint as it is meant: with its window alone, or with the token in front that it keeps."""
-    kept = streamed(streams, checkpoint, "1+")
-    in_front = kept is not None and not kept.first.startswith(TEXTS_OWN)
-    return kept if in_front else streamed(streams, checkpoint, "0+")
-
-
-def fed(checkpoints: Sequence[CheckpointLine], checkpoint: str) -> CheckpointLine | None:
-    """A checkpoint as its tokenizer feeds it, which comes before its bare form."""
-    return next((line for line in checkpoints if line.checkpoint == checkpoint), None)
 
 
 def gap_closed(streams: Sequence[StreamedLine]) -> float | None:
@@ -101,11 +87,14 @@ def losses(training: Training, checkpoint: str) -> tuple[float | None, float | N
 
 
 def verdict_of(detail: ConvertDetail) -> list[str]:
-    """What the conversion did, in at most four sentences; with its training and the control, in at most six."""
+    """What the conversion did, in at most four sentences; with its training and the control, in at most six.
+
+    One more where keys and values were rounded.
+    """
     if detail.training is None:
-        return [*_streams(detail), *_sinks(detail), *_difference(detail)]
+        return [*_streams(detail), *rounded_said(detail), *_sinks(detail), *_difference(detail)]
     said = [*_trained(detail, detail.training), *_harm(detail, detail.training), *_control(detail, detail.training)]
-    return [*said, *_kept_tokens(detail), *_sinks(detail), *_difference(detail)]
+    return [*said, *_kept_tokens(detail), *rounded_said(detail), *_sinks(detail), *_difference(detail)]
 
 
 def _compared(streams: Sequence[StreamedLine]) -> tuple[StreamedLine | None, ...]:

@@ -43,7 +43,9 @@ class Work:
         for label in labels:
             front = loaded.uses_bos if label == ORIGINAL else kept
             shown, samples = 1 + (front and label == ORIGINAL), recipe.evaluation.samples * settled.length
-            run = judged(STREAMS[label] + (front and label != ORIGINAL), settled.held_out, shown, samples)
+            rounded = len(recipe.evaluation.kv_bits) * (0 if label == START else 3 if front or label == ORIGINAL else 1)
+            streams = STREAMS[label] + (front and label != ORIGINAL)
+            run = judged(streams, rounded, settled.held_out, shown, samples)
             judging[label] = run if settled.least else 0.0
         if plan is None:
             return cls(calibrating, 0.0, 0, judging)

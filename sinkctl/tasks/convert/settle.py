@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from sinkctl.check.convert import rules
+from sinkctl.check.convert import check_rounded, rules
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.named import absolute
@@ -13,7 +13,7 @@ from sinkctl.model.weights import check_finite
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
-from sinkctl.tasks.convert.evaluate import warm_up
+from sinkctl.tasks.convert.streamed import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
 from sinkctl.tasks.stream.settle import model_in_full
@@ -51,6 +51,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     window = recipe.calibration.window
     if window == "auto":
         window = MOST_WINDOW if context is None else max(4, min(MOST_WINDOW, context // 2))
+    check_rounded(recipe, window)
     length = recipe.evaluation.length
     if length == "auto":
         length = SAMPLE if context is None else min(SAMPLE, context)

@@ -18,7 +18,7 @@ from sinkctl.result.environment import environment
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import Conversion
-from sinkctl.tasks.convert.evaluate import Fed
+from sinkctl.tasks.convert.streamed import Fed
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
 from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
 from sinkctl.tasks.convert.training.states import Course, States
