@@ -35,7 +35,7 @@ def predicted_table(score: InputScore, most: int | None = None) -> ScoreTable:
 def _kept(found: PredictedSinks) -> str:
     if found.keep == "none":
         return "no setting keeps them"
-    return f"--kv-keep {found.keep} keeps them" + (f", but {count(found.left)} places" if found.left else "")
+    return f"--kv-keep {found.keep} keeps all" + (f" but {count(found.left)} of them" if found.left else " of them")
 
 
 def _agreement(found: Agreement) -> str:
