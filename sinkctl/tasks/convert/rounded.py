@@ -17,7 +17,7 @@ from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 
 GROUPS = (32, 16, 8)  # channels of a value that share a range: the first that divides all of them
 KEPT = ("none", "first:1")
-ROUNDED = 4.0  # what a token costs beside one of a plain forward pass, roughly
+ROUNDED = 2.7  # what a token costs beside one of a plain forward pass, roughly
 BLOCKS = 4  # clusters of a window that a standard error counts
 
 
