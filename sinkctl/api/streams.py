@@ -19,7 +19,7 @@ from sinkctl.tasks.generate import run as run_generation
 from sinkctl.tasks.questions import Outcome as Answers
 from sinkctl.tasks.questions import Progress as Asking
 from sinkctl.tasks.questions import run as run_questions
-from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, run
+from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, calibrated, run
 
 
 def stream(
@@ -36,9 +36,10 @@ def stream(
     """Per-token losses of a text under one or more cache policies.
 
     `text` is a file, several, or a whole recipe; `policies` are kinds or sizes (`4+252`, `dense`; default
-    `sink_window`), or as a recipe has them, with `precision`; `settings` are the recipe's other fields (`chunk`,
-    `limit`, …, and those of `text`: `bos`, `field`, `errors`). With `output`, a run folder is kept there (and continued
-    with `resume`). Returns the Result and, by policy, NLL in nats a token, float32. Raises SinkctlError.
+    `sink_window`), or as a recipe has them, with `precision` and `redistribute`; `settings` are the recipe's other
+    fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`, `errors`). With `output`, a run folder is kept
+    there (and continued with `resume`). Returns the Result and, by policy, NLL in nats a token, float32. Raises
+    SinkctlError.
     """
     recipe = _recipe(text, policies, settings, model)
     loaded = _checked(recipe, model, output=output, resume=resume)
@@ -110,7 +111,8 @@ def stream_blocks(
 ) -> Iterator[ScoredBlock]:
     """The same, live: yields the losses, ids and places of each block as it is scored."""
     recipe = _recipe(text, policies, settings, model)
-    yield from StreamRun(recipe, _checked(recipe, model))
+    loaded = _checked(recipe, model)
+    yield from StreamRun(calibrated(recipe, loaded), loaded)
 
 
 def ask(
@@ -171,8 +173,12 @@ def _checked(recipe: Recipe, model: Model, **folder: Any) -> LoadedModel:
 
 def _shown(bar: tqdm) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
+        if progress.what:
+            bar.set_description(progress.what)
+            return
         if progress.share:
             bar.total = int(progress.tokens / progress.share)
+        bar.set_description("")
         bar.set_postfix({label: f"{p:.2f}" for label, p in progress.perplexities.items() if p is not None})
         bar.update(progress.tokens - bar.n)
 

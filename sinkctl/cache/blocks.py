@@ -8,6 +8,7 @@ Keys are carried un-rotated and rotated once, relative to the block, so no numbe
 Shapes: B batch (1), H query heads, G key/value heads, T tokens of the block, P past tokens, N sinks, D and E widths.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Keep
+from sinkctl.cache.redistribution.heads import Moved
 from sinkctl.kernels import stream_attention
 from sinkctl.kernels.stream_attention import Strip
 from sinkctl.model.handler import AttentionCall, Handler
@@ -38,10 +40,10 @@ class _Layer:
 class BlockCache(Handler):
     """Carries every layer's state between blocks and answers the attention layers of an attached model."""
 
-    def __init__(self, layers: list[LayerFacts], keeps: list[Keep]):
+    def __init__(self, layers: list[LayerFacts], keeps: list[Keep], moved: Sequence[Moved | None] | None = None):
         self.seen = 0
         self._layers = [_Layer(keep, facts.rotation) for facts, keep in zip(layers, keeps, strict=True)]
-        self._chosen = [implementation(facts) for facts in layers]
+        self._chosen = list(map(implementation, layers, moved or [None] * len(layers)))
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
         self._devices = [facts.device for facts in layers]
         self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -148,13 +150,14 @@ def until_full(keep: Keep, seen: int) -> int:
     return max(0, keep.sinks + keep.window + 1 - seen) if keep.sinks else 0
 
 
-def implementation(facts: LayerFacts) -> tuple[stream_attention.Implementation, str]:
+def implementation(facts: LayerFacts, moved: Moved | None = None) -> tuple[stream_attention.Implementation, str]:
     q, v = (
         torch.empty(1, heads, 1, width, dtype=facts.dtype, device=facts.device)
         for heads, width in ((facts.heads, facts.width), (facts.kv_heads, facts.value_width))
     )
     weighed_by = facts.sink if facts.weighed else None
-    return stream_attention.select(q, v, softcap=facts.softcap, alibi=facts.alibi, weighed_by=weighed_by)
+    chosen = stream_attention.select(q, v, softcap=facts.softcap, alibi=facts.alibi, weighed_by=weighed_by)
+    return chosen if moved is None else moved.around(*chosen, facts)
 
 
 def beside(strip: Strip | None, call: AttentionCall) -> tuple[Strip | None, dict[str, Any]]:

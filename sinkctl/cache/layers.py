@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sinkctl.cache.policies import Keep, PerLayer, Policy
+from sinkctl.cache.redistribution.heads import moved_heads
 from sinkctl.errors import UsageError
 from sinkctl.model.probe import LayerFacts
 
@@ -20,7 +21,8 @@ def kept_by(policy: Policy, layers: Sequence[LayerFacts]) -> list[Keep]:
 def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequence[int] = ()) -> list[str]:
     """One line a kind of layer, with the layers' numbers; `recurrent` are those of recurrent layers."""
     kinds: dict[str, list[int]] = {}
-    for facts, keep in zip(layers, kept_by(policy, layers), strict=True):
+    each = moved_heads(layers, policy) or [None] * len(layers)
+    for facts, keep, moved in zip(layers, kept_by(policy, layers), each, strict=True):
         kept = policy.said(keep)
         if facts.window is not None and keep == (0, facts.window):
             kept = f"stays as trained, the last {facts.window} tokens"
@@ -36,6 +38,8 @@ def layer_lines(policy: Policy, layers: Sequence[LayerFacts], recurrent: Sequenc
         extra = extra if facts.sink is None else f", designed sink: {facts.sink}"
         if facts.pinned:
             extra += ", frequencies of long texts"
+        if moved is not None:
+            extra += f", {moved.share:g} of the first token's attention redistributed in {moved.words(facts.heads)}"
         kinds.setdefault(f"{kept}; {turned}{extra}", []).append(facts.number)
     if recurrent:
         kinds["recurrent state carried between blocks"] = recurrent

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sinkctl.cache.blocks import beside, implementation, until_full
 from sinkctl.cache.policies import Keep
+from sinkctl.cache.redistribution.heads import Moved
 from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
 from sinkctl.kernels.decode_attention import Ring, Turn
@@ -44,17 +45,20 @@ class Held:
 class RingCache(Handler):
     """Holds every layer's ring for `rows` streams, and answers the attention layers of an attached model."""
 
-    def __init__(self, layers: list[LayerFacts], keeps: list[Keep], rows: int, capacity: int | None = None):
+    def __init__(
+        self, layers: list[LayerFacts], keeps: list[Keep], rows: int, capacity: int | None = None,
+        moved: Sequence[Moved | None] | None = None,
+    ):  # fmt: skip
         """A layer that keeps everything gets `capacity` slots: as many tokens as its streams will ever hold."""
-        self.seen = [0] * rows
+        self.seen, moved = [0] * rows, moved or [None] * len(layers)
         with torch.inference_mode(False):  # what is made inside it cannot be written to outside
             self._layers = [self._made(*each, rows, capacity) for each in zip(layers, keeps, strict=True)]
         self.rotations: list[Rotations] = [[facts.rotation for facts in layers]] * rows  # by row, by layer
         self._index = {id(facts.module): index for index, facts in enumerate(layers)}
-        self._blocks = [implementation(facts) for facts in layers]
+        self._blocks = list(map(implementation, layers, moved))
         self._in_blocks = [
-            facts.in_blocks or not isinstance(layer.ring, Ring)
-            for facts, layer in zip(layers, self._layers, strict=True)
+            facts.in_blocks or part is not None or not isinstance(layer.ring, Ring)
+            for facts, part, layer in zip(layers, moved, self._layers, strict=True)
         ]
         self._steps = [
             block if in_blocks else decode_attention.select(layer.ring, facts.value_width)
@@ -183,9 +187,7 @@ class RingCache(Handler):
         # A captured step may be replayed on a ring that is not.
         full = min(self.seen) > layer.origin and not (call.q_BHTD.is_cuda and torch.cuda.is_current_stream_capturing())
         out_BHE = self._steps[index][0](
-            call.q_BHTD[:, :, 0],
-            call.k_BGTD[:, :, 0],
-            call.v_BGTE[:, :, 0],
+            *(x[:, :, 0] for x in (call.q_BHTD, call.k_BGTD, call.v_BGTE)),
             layer.ring,
             self._t_B[call.q_BHTD.device],
             turn=self._turn(index, call.q_BHTD),
@@ -219,10 +221,8 @@ class RingCache(Handler):
         before = until_full(keep, seen)
         if not 0 < before < tokens:
             return self._part(index, call, rows, seen, rotation)
-        parts = [
-            self._part(index, call.tokens(first, end), rows, seen + first, rotation)
-            for first, end in ((0, before), (before, tokens))
-        ]
+        spans = (0, before), (before, tokens)
+        parts = [self._part(index, call.tokens(a, b), rows, seen + a, rotation) for a, b in spans]
         return torch.cat(parts, dim=2)
 
     def _part(

@@ -10,6 +10,7 @@ from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Evicting, PerHead, Policy
 from sinkctl.cache.precision.ring import RoundedRing
+from sinkctl.cache.redistribution.heads import moved_heads
 from sinkctl.cache.ring import RingCache
 from sinkctl.cache.split import SplitCache
 from sinkctl.model.probe import LayerFacts
@@ -23,7 +24,7 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy, rows)
     if policy.precision is None:
-        made = partial(RingCache, rows=rows, capacity=capacity)
+        made = partial(RingCache, rows=rows, capacity=capacity, moved=moved_heads(layers, policy))
     else:
         made = partial(RoundedRing, precision=policy.precision, rows=rows, capacity=capacity)
     return SplitCache(layers, policy, made) if isinstance(policy, PerHead) else made(layers, kept_by(policy, layers))
@@ -33,7 +34,10 @@ def blocks(layers: Sequence[LayerFacts], policy: Policy) -> Blocks:
     """For one stream that comes in blocks."""
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy)
-    made = BlockCache if policy.precision is None else partial(RoundedBlocks, precision=policy.precision)
+    if policy.precision is None:
+        made = partial(BlockCache, moved=moved_heads(layers, policy))
+    else:
+        made = partial(RoundedBlocks, precision=policy.precision)
     return SplitCache(layers, policy, made) if isinstance(policy, PerHead) else made(layers, kept_by(policy, layers))
 
 

@@ -18,6 +18,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from sinkctl.cache.growth import Growth
 from sinkctl.cache.policies import Bounded, SinkWindow
 from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.redistribution.settings import Redistribution
 from sinkctl.cache.ring import RingCache
 from sinkctl.cache.select import ring
 from sinkctl.errors import ModelError, UsageError
@@ -123,22 +124,30 @@ def streaming(
     sinks: int = 4,
     window: int | str = "auto",
     precision: Precision | dict | None = None,
+    redistribute: Redistribution | dict | None = None,
 ) -> Iterator[StreamingCache]:
     """Inside `with`, `model.generate(..., past_key_values=cache)` keeps the first `sinks` and the last `window` tokens.
 
     The query itself is not counted; "auto" fills the model's context. Positions are positions in the cache, prompts of
     any length go in exactly as token by token, and rows padded on the left have sinks of their own. `precision` rounds
-    keys and values that are not recent: {"bits": 4}, and what else a recipe says of it. On leaving, the model is as it
-    was. Raises UsageError or ModelError.
+    keys and values that are not recent: {"bits": 4}, and what else a recipe says of it; `redistribute` gives part of
+    the first token's attention to the others: {"share": 0.5}. On leaving, the model is as it was. Raises UsageError or
+    ModelError.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, None, model.config.model_type, "in memory")
     try:
-        policy, _ = SinkWindow(sinks=sinks, window=window, precision=precision).resolve(loaded.context)
+        policy, _ = SinkWindow(sinks=sinks, window=window, precision=precision, redistribute=redistribute).resolve(
+            loaded.context
+        )
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
             f"streaming: {'.'.join(map(str, problem['loc']))}: {problem['msg']} (given: {problem['input']!r})"
         ) from error
+    if policy.redistribute is not None and not policy.redistribute.settled:
+        raise UsageError(
+            f"streaming: redistribute.heads: {policy.redistribute.heads} is for texts; give all, or a list"
+        )
     cache = StreamingCache(loaded.model, Lengths(loaded, policy.reach + 1), policy)
     decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sinkctl.check.precision import check_heads
+from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
@@ -44,7 +45,9 @@ def _check_models(recipe: Recipe) -> None:
     else:
         check_model(recipe.model)
         if recipe.task in ("stream", "generate", "questions"):
-            check_heads([recipe.policy] if recipe.task == "generate" else recipe.policies, recipe.model)
+            policies = [recipe.policy] if recipe.task == "generate" else recipe.policies
+            check_heads(policies, recipe.model)
+            check_named(policies, recipe.model)
 
 
 def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:

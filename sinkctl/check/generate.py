@@ -44,6 +44,12 @@ def rules(recipe: GenerateRecipe) -> None:
             name = (given or ["bos"])[0]
             raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
     recipe.policy.check()
+    redistribute = recipe.policy.redistribute
+    if redistribute is not None and not redistribute.settled:
+        raise UsageError(
+            f"--redistribute-heads {redistribute.heads}: heads are calibrated where a text is scored or questions are "
+            "asked; give those its result.json names"
+        )
     check_names([parse(text) for text in recipe.fail_on], MEASURED)
     _check_config(recipe.sampling.config)
     if recipe.system is not None and not recipe.chat:

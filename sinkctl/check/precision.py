@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import UsageError
@@ -13,13 +14,20 @@ from sinkctl.model.settings import ModelSettings
 def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
     """Raises UsageError; what the config of a folder does not say the model itself shows, once it is loaded."""
     rounded = [policy.precision for policy in policies if policy.precision is not None]
-    named = resolve(resolved(settings).name)
-    if not rounded or not named.local or named.form == "gguf":
+    if not rounded or not (config := config_of(settings)):
         return
-    config = json.loads((named.path / CONFIG).read_text(encoding="utf-8"))
-    width = {**config, **(config.get("text_config") or {})}.get("head_dim")
+    width = config.get("head_dim")
     if not isinstance(width, int) or "kv_lora_rank" in config:  # there keys and values have other widths
         return
     for precision in rounded:
         if (problem := precision.misfit("values", width)) is not None:
             raise UsageError(problem)
+
+
+def config_of(settings: ModelSettings) -> dict[str, Any]:
+    """The config of the text model of a folder; nothing of what is no folder."""
+    named = resolve(resolved(settings).name)
+    if not named.local or named.form == "gguf":
+        return {}
+    config = json.loads((named.path / CONFIG).read_text(encoding="utf-8"))
+    return {**config, **(config.get("text_config") or {})}

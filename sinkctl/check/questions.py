@@ -1,5 +1,6 @@
 """Before questions are asked."""
 
+from sinkctl.check.redistribution import check_calibration
 from sinkctl.check.stream import different
 from sinkctl.errors import TextError, UsageError
 from sinkctl.recipe.schema import QuestionsRecipe
@@ -13,6 +14,7 @@ BUILT_IN = "lines"
 def check_inputs(recipe: QuestionsRecipe) -> None:
     """Raises UsageError or TextError."""
     rules(recipe)
+    check_calibration(recipe.policies, [recipe.questions])
     if recipe.questions in (BUILT_IN, STDIN):
         return
     check([recipe.questions])

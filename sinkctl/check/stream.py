@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sinkctl.cache.policies import Policy
+from sinkctl.check.redistribution import check_calibration
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import UsageError
 from sinkctl.recipe.schema import StreamRecipe
@@ -14,6 +15,7 @@ OF_A_POLICY = ("perplexity", "common_perplexity")
 def check_inputs(recipe: StreamRecipe) -> None:
     """Raises UsageError or TextError."""
     rules(recipe)
+    check_calibration(recipe.policies, recipe.text.files, built_in=not recipe.text.files and recipe.limit is None)
     check_texts(recipe.text.files, recipe.text.field, recipe.text.errors)
 
 

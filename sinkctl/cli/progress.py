@@ -86,6 +86,8 @@ class _Plain:
 
 
 def _scored(progress) -> str:
+    if progress.what:
+        return progress.what
     losses = "  ".join(f"{label} {p:.2f}" for label, p in progress.perplexities.items() if p is not None)
     memory = (progress.device_bytes or progress.process_bytes) / 2**30
     return f"{progress.tokens:,} tok  {progress.tokens_per_second:,.0f} tok/s  ppl {losses}  {memory:.2f} GiB"

@@ -40,6 +40,9 @@ def _shown(console: Console) -> Iterator[Callable]:
     with console.status("asking", spinner="line") as status:
 
         def show(progress) -> None:
+            if progress.what:
+                status.update(progress.what)
+                return
             share = "" if progress.share is None else f"{min(1.0, progress.share):.0%}  "
             exact = "  ".join(f"{label} {x:.1%}" for label, x in progress.exact.items() if x is not None)
             status.update(f"{share}{progress.tokens:,} tok  {progress.questions:,} questions  right: {exact}")

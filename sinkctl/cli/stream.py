@@ -50,6 +50,27 @@ def stream(
         option(_CACHE, "Tokens that --kv leaves in full: first:N, or none (default). May repeat.", "--kv-keep"),
     ] = None,
     kv_recent: Annotated[int | None, option(_CACHE, "Last tokens that --kv leaves in full (default 128).")] = None,
+    redistribute: Annotated[
+        list[str] | None,
+        option(
+            _CACHE,
+            "Give this share of the first token's attention to the other tokens, beside the run without. May repeat.",
+            metavar="SHARE",
+        ),
+    ] = None,
+    redistribute_heads: Annotated[
+        str | None,
+        option(
+            _CACHE,
+            "In which: all (default), LAYER.HEAD,…, or calibrate: those that lower the loss of another text, "
+            "beside as many random ones.",
+            metavar="HEADS",
+        ),
+    ] = None,
+    redistribute_text: Annotated[
+        list[str] | None,
+        option(_CACHE, "That other text (default: the end of the built-in one). May repeat.", metavar="FILE"),
+    ] = None,
     chunk: Annotated[str | None, option(_CACHE, "Tokens a forward pass; the result does not depend on it.")] = None,
     limit: Annotated[int | None, option(_TEXT, "Stop after this many tokens of text.")] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
@@ -138,7 +159,8 @@ def stream(
     }  # fmt: skip
     built = stream_recipe(
         flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
-        kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, assignments=set_ or [],
+        kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, redistribute=redistribute or [],
+        redistribute_heads=redistribute_heads, redistribute_text=redistribute_text or [], assignments=set_ or [],
     )  # fmt: skip
     from sinkctl.check import check
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sinkctl.cli.build import MODEL, build, number
+from sinkctl.cli.redistribute_flags import redistribution
 from sinkctl.errors import UsageError
 
 _COMMON = MODEL | {"chunk": "chunk"}
@@ -34,17 +35,21 @@ TELLING = {
 
 def stream_recipe(
     flags: dict[str, Any], *, policies: Sequence[str], sinks: int | None, window: str | None, kv: Sequence[str],
-    kv_keep: Sequence[str], kv_recent: int | None, **options: Any,
+    kv_keep: Sequence[str], kv_recent: int | None, redistribute: Sequence[str], redistribute_heads: str | None,
+    redistribute_text: Sequence[str], **options: Any,
 ):  # fmt: skip
     """The validated recipe; `options` as `build` takes them."""
 
     def complete(data: dict[str, Any]) -> None:
         _size(data, policies, sinks, window)
         _precision(data, kv, kv_keep, kv_recent)
+        redistribution(data, redistribute, redistribute_heads, redistribute_text)
 
     given = {
         ("sinks",): ("--sinks", sinks), ("window",): ("--window", window), ("precision", "bits"): ("--kv", kv),
         ("precision", "keep"): ("--kv-keep", kv_keep), ("precision", "recent"): ("--kv-recent", kv_recent),
+        ("redistribute", "share"): ("--redistribute", redistribute),
+        ("redistribute", "heads"): ("--redistribute-heads", redistribute_heads),
     }  # fmt: skip
     return build(
         flags, FIELDS, _task(flags), misplaced=_misplaced, complete=complete,

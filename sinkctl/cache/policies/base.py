@@ -5,10 +5,12 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.redistribution.settings import Redistribution
 from sinkctl.errors import UsageError
 
 Window = Annotated[int, Field(ge=1)] | Literal["auto"]
 PRECISION = "Of keys and values that are not recent; null: as the model computes them."
+REDISTRIBUTE = "Part of the first token's attention, given to the others in some heads; null: none."
 WINDOW = "Recent tokens kept, the query itself not counted; auto fills the model's context."
 
 
@@ -25,20 +27,26 @@ class Policy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
     precision: Precision | None = Field(None, description=PRECISION)
+    redistribute: Redistribution | None = Field(None, description=REDISTRIBUTE)
 
     @property
     def label(self) -> str:
         """What tables and pictures call it."""
-        return self.size if self.precision is None else f"{self.size}, {self.precision.label}"
+        return ", ".join([self.size, *(each.label for each in (self.precision, self.redistribute) if each is not None)])
 
     @property
     def size(self) -> str:
-        """What it is called at full precision."""
+        """What it is called at full precision, with attention as it is."""
         return self.kind
 
     @property
     def grows(self) -> bool:
         """Whether memory grows with the text."""
+        return False
+
+    @property
+    def holds_first(self) -> bool:
+        """Whether layers hold the first token for every query, in front of all else."""
         return False
 
     def said(self, keep: Keep) -> str:
@@ -47,6 +55,17 @@ class Policy(BaseModel):
 
     def check(self) -> None:
         """UsageError for what does not go together."""
+        if self.redistribute is None:
+            return
+        if not self.holds_first:
+            raise UsageError(
+                f"--redistribute {self.redistribute.share:g}: {self.size} has no first token in view of every query; "
+                "give --policy S+W with a sink, layers, or dense"
+            )
+        if self.precision is not None:
+            raise UsageError(
+                f"--redistribute {self.redistribute.share:g}: not with keys and values in few bits; leave --kv out"
+            )
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:
         """Settle every `auto` for a model trained on `context` tokens; returns (policy, reason)."""
@@ -90,6 +109,7 @@ class Bounded(Policy):
 
     def check(self) -> None:
         """UsageError for a precision that the window, where it is known, leaves no room for."""
+        super().check()
         if self.precision is None or self.window == "auto":
             return
         recent, together, kept = self.precision.recent, self.precision.together, self.precision.kept

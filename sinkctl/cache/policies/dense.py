@@ -17,6 +17,10 @@ class Dense(Policy):
     def grows(self) -> bool:
         return True
 
+    @property
+    def holds_first(self) -> bool:
+        return True
+
     def keep(self, own_window: int | None, layer: int = 0) -> Keep:
         """Every layer as it was trained."""
         return Keep(0, own_window)

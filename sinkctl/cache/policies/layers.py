@@ -22,6 +22,10 @@ class PerLayer(PartlyWhole):
     def size(self) -> str:
         return f"{self.sinks}+{self.window}, layers {' '.join(map(str, self.whole))} whole"
 
+    @property
+    def holds_first(self) -> bool:
+        return True
+
     def keep(self, own_window: int | None, layer: int) -> Keep:
         """What layer number `layer`, trained with `own_window` past keys (None: all), keeps."""
         return Keep(0, own_window) if layer in self.whole else self.others.keep(own_window, layer)

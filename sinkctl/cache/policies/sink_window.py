@@ -13,3 +13,7 @@ class SinkWindow(Bounded):
     kind: Literal["sink_window"] = "sink_window"
     sinks: int = Field(4, ge=0, description="Leading tokens never evicted.")
     window: Window = Field("auto", description=WINDOW)
+
+    @property
+    def holds_first(self) -> bool:
+        return self.sinks > 0

@@ -115,6 +115,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
     if policy.precision is not None:
         return False, "rounded keys and values are dequantized, and go through as blocks do"
+    if policy.redistribute is not None:
+        return False, "redistributed heads have no kernel for single tokens, which go through as blocks do"
     if recurrent_cache(loaded.model) is not None:
         return False, "recurrent layers keep their state in a cache that is not static"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:

@@ -45,6 +45,7 @@ class Progress:
     share: float | None  # of the whole, where that is known
     seconds: float
     exact: dict[str, float | None]  # by policy, share of its questions
+    what: str = ""  # is under way before anything is asked
 
 
 class QuestionsRun:
@@ -63,6 +64,7 @@ class QuestionsRun:
         self.exact = dict.fromkeys(self.lanes, 0)
 
     def __iter__(self) -> Iterator[list[Answer]]:
+        assert all(each.redistribute is None or each.redistribute.settled for each in self.recipe.policies)
         began = time.perf_counter()
         if self.settled.bos_id is not None:
             for lane in self.lanes.values():

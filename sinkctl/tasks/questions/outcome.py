@@ -9,7 +9,7 @@ from sinkctl.result.numbers import percent
 from sinkctl.result.questions import GroupScore, Mistake, PolicyAnswers, QuestionsDetail
 from sinkctl.result.schema import Measurement, Result
 from sinkctl.tasks.questions.asking import Answer, QuestionsRun
-from sinkctl.tasks.stream.outcome import model_report
+from sinkctl.tasks.stream.outcome import model_report, redistribution_notes
 
 MISTAKES = 20  # kept, a policy
 
@@ -133,6 +133,7 @@ def _notes(run: QuestionsRun) -> list[str]:
     stay = "stay in the stream" if recipe.keep else "leave the stream as it was"
     notes.append(f"Each text and question is tokenized by itself; questions and answers {stay}.")
     for policy in recipe.policies:
+        notes += redistribution_notes(policy)
         if context is None or isinstance(policy, Recompute):
             continue
         reach = policy.reach if isinstance(policy, Bounded) else run.tokens

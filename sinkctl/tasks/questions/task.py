@@ -15,6 +15,7 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.questions.asking import Answer, Progress, QuestionsRun
 from sinkctl.tasks.questions.outcome import result_of
+from sinkctl.tasks.stream.calibration import calibrated
 
 ANSWERS = "answers.jsonl"
 
@@ -41,6 +42,7 @@ def run(
     `stop` is asked after every text and question: where it says yes, Interrupted is raised; such a run is not resumed.
     `finish` adds to the folder of a finished run.
     """
+    recipe = calibrated(recipe, loaded, lambda what, share: progress(Progress(0, 0, share, 0, {}, what)), stop)
     folder = None if output is None else RunFolder.create(output)
     asking = QuestionsRun(recipe, loaded)
     if folder is not None:

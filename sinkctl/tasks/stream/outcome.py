@@ -3,7 +3,7 @@
 import json
 
 from sinkctl import __version__
-from sinkctl.cache.policies import Bounded, Recompute
+from sinkctl.cache.policies import Bounded, Policy, Recompute
 from sinkctl.model.load import LoadedModel
 from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement, ModelReport, Result
@@ -117,7 +117,8 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
             f"{found}: {share} (samples of 64 tokens from the text's beginning; "
             "sinkctl measure spreads 100 over all of it, so its rate may differ)."
         )
-    kept = next((p for p in policies if p.kind == "sink_window" and p.settings["sinks"]), None)
+    as_it_is = [p for p in policies if p.settings["redistribute"] is None]
+    kept = next((p for p in as_it_is if p.kind == "sink_window" and p.settings["sinks"]), None)
     bare = next((p for p in policies if kept and _without_sinks(p) and _precision(p) == _precision(kept)), None)
     if kept and bare and kept.common_tokens >= ENOUGH:
         cost = bare.common_perplexity / kept.common_perplexity - 1
@@ -130,7 +131,7 @@ def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
         else:
             said.append(f"Dropping the first tokens costs nothing ({change(cost)}): {numbers}.")
     said += _chosen(policies)
-    said += _rounding(policies)
+    said += _beside(policies, "precision", "in full") + _beside(policies, "redistribute", "without")
     reference = next((p for p in policies if p.kind == "recompute"), None)
     if kept and reference and kept.common_tokens >= ENOUGH:
         gap = kept.common_perplexity / reference.common_perplexity - 1
@@ -162,24 +163,30 @@ def _precision(score: PolicyScore) -> dict | None:
     return score.settings["precision"]
 
 
-def _rounding(policies: list[PolicyScore]) -> list[str]:
-    """What rounding keys and values costs the policies that ran at full precision as well."""
-    full = {_unrounded(score): score for score in policies if _precision(score) is None}
+def _beside(policies: list[PolicyScore], setting: str, how: str) -> list[str]:
+    """What a setting costs the policies that ran without it as well, which is said by `how`."""
+    without = {_apart_from(setting, score): score for score in policies if score.settings[setting] is None}
     said = []
     for score in policies:
-        beside = full.get(_unrounded(score))
-        if _precision(score) is None or beside is None or score.common_tokens < ENOUGH:
+        beside = without.get(_apart_from(setting, score))
+        if score.settings[setting] is None or beside is None or score.common_tokens < ENOUGH:
             continue
         cost = change(score.common_perplexity / beside.common_perplexity - 1)
         said.append(
             f"{score.label}: {cost} of perplexity, {perplexity(score.common_perplexity)} against "
-            f"{perplexity(beside.common_perplexity)} in full."
+            f"{perplexity(beside.common_perplexity)} {how}."
         )
     return said
 
 
-def _unrounded(score: PolicyScore) -> str:
-    return json.dumps({**score.settings, "precision": None}, sort_keys=True)
+def _apart_from(setting: str, score: PolicyScore) -> str:
+    return json.dumps({**score.settings, setting: None}, sort_keys=True)
+
+
+def redistribution_notes(policy: Policy) -> list[str]:
+    """How heads were chosen, where that was left to a calibration."""
+    asked = policy.redistribute
+    return [] if asked is None or not asked.searched else [f"{policy.label}: {asked.reason}."]
 
 
 def _notes(run: StreamRun) -> list[str]:
@@ -194,6 +201,7 @@ def _notes(run: StreamRun) -> list[str]:
             notes.append(f"{label} {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
         if isinstance(policy, Recompute) and policy.every > 1:
             notes.append(f"{label} scored one token in {policy.every}.")
+        notes += redistribution_notes(policy)
         notes += scorer.notes
     if not run.stream.bounded:
         notes.append(f"The text was held in memory whole: {run.stream.bounded_reason}.")

@@ -21,7 +21,7 @@ from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import token_nll
 from sinkctl.model.lengths import Lengths, Stage, alike_up_to
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.probe import LearnedPositions
+from sinkctl.model.probe import LayerFacts, LearnedPositions
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.undocumented import cached
 
@@ -150,6 +150,11 @@ class BlockScorer(Scorer):
         return self._cache.bytes_held() + (0 if self._recurrent is None else self._recurrent.bytes_held())
 
     @property
+    def facts(self) -> list[LayerFacts]:
+        """The model's softmax attention layers."""
+        return self._facts
+
+    @property
     def bytes_a_token(self) -> int:
         """Bytes of keys and values one kept token takes at full precision."""
         width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts)
@@ -276,6 +281,10 @@ def scorer_for(loaded: LoadedModel, policy: Policy, bos: bool, compile_size: int
     except LearnedPositions as error:
         if policy.precision is not None:
             raise ModelError(f"{error}; its keys and values cannot be rounded, so leave --kv out") from error
+        if policy.redistribute is not None:
+            raise ModelError(
+                f"{error}; no attention of it can be redistributed, so leave --redistribute out"
+            ) from error
         if isinstance(policy, Dense):
             return LearnedDenseScorer(loaded, policy)
         raise ModelError(f"{error}; use --policy dense (up to its context) or --policy recompute") from error

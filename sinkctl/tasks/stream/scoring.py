@@ -35,6 +35,7 @@ class Progress:
     perplexities: dict[str, float | None]
     process_bytes: int
     device_bytes: int | None
+    what: str = ""  # is under way before anything is scored
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class StreamRun:
         return scorer_for(self.loaded, policy, bos=self.settled.bos_id is not None, compile_size=size)
 
     def __iter__(self) -> Iterator[ScoredBlock]:
+        assert all(each.redistribute is None or each.redistribute.settled for each in self.recipe.policies)
         feed = Feed(
             self.stream,
             self.recipe.chunk,

@@ -68,6 +68,12 @@ def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str,
         settled, reason = policy.resolve(context)
         if settled != policy:
             choices[f"window of {settled.label}"] = reason
+        asked = settled.redistribute
+        if asked is not None:
+            asked = asked.model_copy(update={"files": tuple(map(absolute, asked.files))})
+            settled = settled.model_copy(update={"redistribute": asked})
+            if asked.searched:
+                choices[f"heads of {settled.label}"] = asked.reason
         found.append(settled)
     different(found)
     return tuple(found)

@@ -15,6 +15,7 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
+from sinkctl.tasks.stream.calibration import calibrated
 from sinkctl.tasks.stream.outcome import result_of
 from sinkctl.tasks.stream.scoring import Progress, StreamRun
 
@@ -45,6 +46,7 @@ def run(
     `stop` is asked after every block: where it says yes, the state is saved and Interrupted raised. `finish` adds to
     the folder of a finished run, while it can still be resumed.
     """
+    recipe = calibrated(recipe, loaded, lambda what, share: progress(Progress(0, share, 0, {}, 0, None, what)), stop)
     if output is None:
         with tempfile.TemporaryDirectory() as scratch:
             return _run(StreamRun(recipe, loaded), Path(scratch), None, progress, stop, finish)
