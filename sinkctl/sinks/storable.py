@@ -11,8 +11,8 @@ LOGIT_SOURCES = ("llama", "mistral", "qwen2", "granite")  # which granite_swa ca
 def unstorable_for(sink: Sink, model_type: str) -> str | None:
     """Why `storage.form_for` will find no form; None where it may find one, which the whole config tells."""
     in_stock = sink.kind in ("none", "sink_token", "value_bias")
-    in_stock |= sink.kind in LOGITS and model_type in LOGIT_SOURCES
+    in_stock |= sink.kind in LOGITS and model_type in (*LOGIT_SOURCES, *SINKING)
     in_stock |= sink.kind == "gate" and sink.place == "output" and sink.start == "exact"
-    if in_stock or model_type in (*FAMILIES, *SINKING):
+    if in_stock or model_type in FAMILIES:
         return None
     return f"no class of transformers has it there, and sinkctl has code for {', '.join(FAMILIES)} only"

@@ -23,7 +23,7 @@ from sinkctl.model.recurrent import recurrent_cache
 
 SHARE = 0.7
 # Softcap and sliding layers, sink logits, ALiBi, partial rotary, interleaved, a hybrid.
-MODELS = ["llama", "gemma2", "gpt_oss", "falcon_alibi", "gpt_neox", "cohere", "qwen3_next"]
+MODELS = ["llama", "gemma2", "gpt_oss", "falcon_alibi"]  # grouped heads, a soft cap, learned logits, slopes
 
 
 class GivingTokenByToken(TokenByToken):
