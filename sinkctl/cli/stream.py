@@ -34,7 +34,8 @@ def stream(
         list[str] | None,
         option(
             _CACHE,
-            "sink_window (default), window, dense, recompute; or S+W, 0+W, recompute:S+W. May repeat.",
+            "sink_window (default), window, dense, recompute; or S+W, 0+W, recompute:S+W, heavy_hitter:S+W, "
+            "random:S+W, layers:S+W:0,8, heads:S+W:RUN@0.25. May repeat.",
             "--policy",
             "-p",
         ),

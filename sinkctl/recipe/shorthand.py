@@ -44,7 +44,9 @@ def policy(text: str | dict[str, Any]) -> dict[str, Any]:
         or (size and kind == "dense")
         or (rarely and kind not in RARELY)
     ):
-        raise UsageError(f"--policy {text}: write S+W, such as 4+252, or a kind{suggest(kind, KINDS)}")
+        raise UsageError(
+            f"--policy {text}: write S+W, such as 4+252, or a kind{'' if kind in KINDS else suggest(kind, KINDS)}"
+        )
     if not match:
         return {"kind": kind}
     found = _sizes(match) | ({"every": int(match[3])} if rarely else {})

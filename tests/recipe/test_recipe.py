@@ -113,6 +113,8 @@ def test_policies_are_written_as_in_the_papers():
     ):
         with pytest.raises(UsageError, match="--policy"):
             policy(wrong)
+    with pytest.raises(UsageError, match=r"random:4\+60@0: write S\+W, such as 4\+252, or a kind$"):
+        policy("random:4+60@0")
 
 
 def test_whole_heads_are_those_that_look_farthest(tmp_path):
