@@ -17,8 +17,8 @@ from torch import Tensor
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Evicting, HeavyHitter, Keep
 from sinkctl.errors import ModelError
-from sinkctl.kernels.stream_attention.reference import per_query_head, scores
-from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
+from sinkctl.model.handler import AttentionCall, Handler, places
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
 
@@ -60,20 +60,23 @@ class EvictingCache(Handler):
 
     def expect(self, real_BT: Tensor | None) -> None:
         """Say which tokens of the next block are padding, which must never be kept or seen."""
-        self._real = None
-        if real_BT is not None and not bool(real_BT.all()):
-            self._real = [row.nonzero()[:, 0].tolist() for row in real_BT.cpu()]
+        self._real = places(real_BT)
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over what it holds and the new tokens, which it takes in."""
         index, (B, H, T, _) = self._index[id(call.module)], call.q_BHTD.shape
         out_BHTE = call.q_BHTD.new_zeros(B, H, T, call.v_BGTE.shape[-1])
         for row in range(B):
-            places = list(range(T)) if self._real is None else self._real[row]
-            own = call.rows(slice(row, row + 1))
-            for first, end in self._pieces(self.seen[row], len(places)):
-                columns = torch.tensor(places[first:end], device=call.q_BHTD.device)
-                out_BHTE[row, :, columns] = self._piece(index, row, own.columns(columns), self.seen[row] + end)[0]
+            own, columns = call.rows(slice(row, row + 1)), slice(None)
+            if self._real is not None:
+                columns = torch.tensor(self._real[row], dtype=torch.int64, device=out_BHTE.device)
+                own = own.columns(columns)
+            parts = [
+                self._piece(index, row, own.tokens(first, end), self.seen[row] + end)
+                for first, end in self._pieces(self.seen[row], own.q_BHTD.shape[2])
+            ]
+            if parts:
+                out_BHTE[row, :, columns] = torch.cat(parts, dim=2)[0]
         return out_BHTE
 
     def advance(self, tokens: int) -> None:
@@ -160,10 +163,8 @@ class EvictingCache(Handler):
         middle = slice(keep.sinks, S - self.policy.last)
         rank_BGM = self._worth(held.got[:, :, middle], index, seen)
         chosen_BGM = rank_BGM.topk(rank_BGM.shape[-1] - surplus, dim=-1).indices.sort(dim=-1).values + keep.sinks
-        ends = (torch.arange(first, end, device=chosen_BGM.device).expand(*chosen_BGM.shape[:2], -1)
-                for first, end in ((0, keep.sinks), (middle.stop, S)))  # fmt: skip
-        first_BGM, last_BGM = ends
-        place_BGN = torch.cat([first_BGM, chosen_BGM, last_BGM], dim=-1)
+        place_BGS = torch.arange(S, device=chosen_BGM.device).expand(*chosen_BGM.shape[:2], -1)
+        place_BGN = torch.cat([place_BGS[..., : keep.sinks], chosen_BGM, place_BGS[..., middle.stop :]], dim=-1)
         k, v = (x.gather(2, place_BGN[..., None].expand(-1, -1, -1, x.shape[-1])) for x in (held.k, held.v))
         return _Held(k, v, held.got.gather(2, place_BGN))
 
@@ -200,11 +201,5 @@ def _weights(call: AttentionCall, q_BHTD: Tensor, k_BGSD: Tensor, window: int | 
     distance_TS = place_S[S - T :, None] - place_S
     seen_TS = distance_TS >= 0 if window is None else (distance_TS >= 0) & (distance_TS <= window)
     score = scores(q_BHTD, k_BGSD, call.scale, call.softcap, call.slope_H, distance_TS)
-    score = score.masked_fill(~seen_TS, -torch.inf)
-    if call.sink_key is not None:
-        score = torch.cat([score, call.sink_key.logit_BHT[..., None].to(score.dtype)], dim=-1)
-    elif call.sink_logit_H is not None:
-        score = torch.cat(
-            [score, call.sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)], -1
-        )
-    return score.softmax(-1)
+    logit = call.sink_logit_H if call.sink_key is None else call.sink_key.logit_BHT
+    return weights(score.masked_fill(~seen_TS, -torch.inf), logit)

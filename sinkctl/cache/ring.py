@@ -21,7 +21,7 @@ from sinkctl.cache.redistribution.heads import Moved
 from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
 from sinkctl.kernels.decode_attention import Ring, Turn
-from sinkctl.model.handler import AttentionCall, Handler
+from sinkctl.model.handler import AttentionCall, Handler, places
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
 
@@ -93,9 +93,7 @@ class RingCache(Handler):
 
     def expect(self, real_BT: Tensor | None) -> None:
         """Say which tokens of the next block are padding, which must never be kept or seen."""
-        self._real = None
-        if real_BT is not None and not bool(real_BT.all()):
-            self._real = [row.nonzero()[:, 0].tolist() for row in real_BT.cpu()]
+        self._real = places(real_BT)
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its ring and the new tokens, which it takes in."""

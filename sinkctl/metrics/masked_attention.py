@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sinkctl.kernels.column_sums import per_query
+from sinkctl.kernels.stream_attention.reference import scores, weights
 from sinkctl.model.handler import AttentionCall
 
 TILE = 128  # queries at a time, where scores are made by hand
@@ -29,18 +29,10 @@ def masked_attention(call: AttentionCall, k_BGSD: Tensor, v_BGSE: Tensor, seen_T
 
 
 def _tile(call: AttentionCall, part: slice, k_BHSD: Tensor, v_BHSE: Tensor, seen_TS: Tensor) -> Tensor:
-    q_BHtD = call.q_BHTD[:, :, part]
-    precise = torch.promote_types(q_BHtD.dtype, torch.float32)
-    score_BHtS = (q_BHtD.to(precise) @ k_BHSD.to(precise).mT) * call.scale
-    if call.softcap is not None:
-        score_BHtS = call.softcap * torch.tanh(score_BHtS / call.softcap)
-    if call.slope_H is not None:
-        place_S = torch.arange(k_BHSD.shape[2], device=q_BHtD.device)
-        query_t1 = place_S[-call.q_BHTD.shape[2] :][part, None]
-        score_BHtS = score_BHtS - call.slope_H.to(precise)[:, None, None] * (query_t1 - place_S).abs()
-    score_BHtS = score_BHtS.masked_fill(~seen_TS[part], -torch.inf)
-    if call.sink_logit_H is not None:
-        logit_BHt = per_query(call.sink_logit_H.to(precise)).expand(*call.q_BHTD.shape[:3])[:, :, part]
-        score_BHtS = torch.cat([score_BHtS, logit_BHt[..., None]], dim=-1)
-    a_BHtS = score_BHtS.softmax(-1)[..., : k_BHSD.shape[2]]
-    return (a_BHtS @ v_BHSE.to(precise)).to(q_BHtD.dtype)
+    place_S = torch.arange(k_BHSD.shape[2], device=k_BHSD.device)
+    distance_tS = place_S[-call.q_BHTD.shape[2] :][part, None] - place_S
+    score_BHtS = scores(call.q_BHTD[:, :, part], k_BHSD, call.scale, call.softcap, call.slope_H, distance_tS)
+    logit = call.sink_logit_H
+    logit = logit if logit is None or logit.dim() == 1 else logit[..., part]
+    a_BHtS = weights(score_BHtS.masked_fill(~seen_TS[part], -torch.inf), logit)[..., : k_BHSD.shape[2]]
+    return (a_BHtS @ v_BHSE.to(a_BHtS.dtype)).to(call.q_BHTD.dtype)

@@ -58,6 +58,13 @@ class AttentionCall:
         return None if self.sink_key is None else self.sink_key.cut(rows, tokens)
 
 
+def places(real_BT: Tensor | None) -> list[list[int]] | None:
+    """Each row's tokens that are no padding; None where all are."""
+    if real_BT is None or bool(real_BT.all()):
+        return None
+    return [row.nonzero()[:, 0].tolist() for row in real_BT.cpu()]
+
+
 class Handler:
     """Answers every attention layer of an attached model."""
 

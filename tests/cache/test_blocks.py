@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import HYBRID, STREAMED, in_float64, tiny
+from fed import wrap
 from reference import TokenByToken, stock_cache, token_by_token_nll
 from torch.nn.functional import cross_entropy
 
@@ -24,10 +25,6 @@ OF_HYBRIDS = {(4, 3): (2, 100), (0, 7): (5,), (1, 16): (17,)}
 # This family's router computes in float32 whatever the model's dtype, so float64 agreement ends there.
 ROUTED_IN_FLOAT32 = {"deepseek_v3": 1e-5}
 FAMILIES = STREAMED | HYBRID
-
-
-def wrap(model) -> LoadedModel:
-    return LoadedModel(model, None, "tiny", "in memory")
 
 
 def stream(loaded: LoadedModel, policy, ids_T: torch.Tensor, chunk: int, seen: int | None = None) -> np.ndarray:

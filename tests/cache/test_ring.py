@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from families import HYBRID, STREAMED, in_float64, tiny
+from fed import losses, wrap
 from reference import token_by_token_nll
-from test_blocks import ROUTED_IN_FLOAT32, text, wrap
+from test_blocks import ROUTED_IN_FLOAT32, text
 
 from sinkctl.cache.policies import Dense, SinkWindow
 from sinkctl.cache.ring import RingCache
@@ -28,19 +29,6 @@ CASES = [
 def ring_of(loaded, policy, rows=1, capacity=None) -> RingCache:
     facts = loaded.layers(getattr(policy, "reach", 127))
     return RingCache(facts, [policy.keep(f.window) for f in facts], rows, capacity)
-
-
-def losses(loaded, ring, ids_BT, blocks, recurrent=None) -> np.ndarray:
-    """NLL of the tokens 1 … T of every row, fed in blocks."""
-    found, start = [], 0
-    for tokens in blocks:
-        part, after = ids_BT[:, start : start + tokens], ids_BT[:, start + 1 : start + tokens + 1]
-        with attached(loaded.model, ring):
-            output = hidden_states(loaded.model, part, past=recurrent)
-        found.append(token_nll(loaded.model, output, part, after))
-        ring.advance(tokens)
-        start += tokens
-    return torch.cat(found, 1).numpy()
 
 
 @pytest.mark.parametrize("family", [*STREAMED, "qwen3_next", "jamba", "falcon_h1", "zamba2"])

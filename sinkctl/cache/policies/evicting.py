@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 from sinkctl.cache.policies.base import WINDOW, Bounded, Keep, Window
 
 Recent = Annotated[int, Field(ge=1)] | Literal["auto"]
-RECENT = "Of the window, so many are the last tokens; the others are chosen, each head its own. auto: half."
-EVERY = "Evict once in so many tokens, counted from the stream's beginning; until then the cache grows past its size."
 
 
 class Evicting(Bounded):
@@ -17,8 +15,18 @@ class Evicting(Bounded):
     A key meets a query at their distance in the cache, in each head its own.
     """
 
-    recent: Recent = "auto"
-    every: int = 1
+    sinks: int = Field(4, ge=0, description="Leading tokens never evicted, whatever attention they got.")
+    window: Window = Field("auto", description=WINDOW)
+    recent: Recent = Field(
+        "auto",
+        description="Of the window, so many are the last tokens; the others are chosen, each head its own. auto: half.",
+    )
+    every: int = Field(
+        1,
+        ge=1,
+        description="Evict once in so many tokens, counted from the stream's beginning; until then the cache grows "
+        "past its size.",
+    )
     precision: None = Field(None, description="Not together with eviction: a group of tokens does not stay one.")
     chosen: ClassVar[str]  # what the others are
 
@@ -64,10 +72,6 @@ class HeavyHitter(Evicting):
     """Keep what got most attention so far, summed over queries (H2O, Zhang et al. 2023, arXiv 2306.14048)."""
 
     kind: Literal["heavy_hitter"] = "heavy_hitter"
-    sinks: int = Field(4, ge=0, description="Leading tokens never evicted, whatever attention they got.")
-    window: Window = Field("auto", description=WINDOW)
-    recent: Recent = Field("auto", description=RECENT)
-    every: int = Field(1, ge=1, description=EVERY)
     chosen: ClassVar[str] = "that got most attention"
 
 
@@ -75,10 +79,6 @@ class RandomKept(Evicting):
     """Evict at random: the control that every choice has to beat."""
 
     kind: Literal["random"] = "random"
-    sinks: int = Field(4, ge=0, description="Leading tokens never evicted.")
-    window: Window = Field("auto", description=WINDOW)
-    recent: Recent = Field("auto", description=RECENT)
-    every: int = Field(1, ge=1, description=EVERY)
     seed: int = Field(0, ge=0, description="Draws what is evicted.")
     chosen: ClassVar[str] = "left by chance"
 

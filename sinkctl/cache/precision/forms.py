@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sinkctl.kernels.stream_attention.reference import per_query_head, scores
+from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 
 TILE = 128  # queries
 FOREVER = 1 << 62
@@ -73,9 +73,6 @@ def attention(
             tiles.append(weigh(score_BHTS, seen_TS).to(value_BHSE.dtype) @ value_BHSE)
             continue
         score_BHTS = score_BHTS.masked_fill(~seen_TS, -torch.inf)
-        if sink_logit_H is not None:
-            sink = sink_logit_H.to(score_BHTS.dtype)[None, :, None, None].expand(*score_BHTS.shape[:3], 1)
-            score_BHTS = torch.cat([score_BHTS, sink], dim=-1)
-        weight_BHTS = score_BHTS.softmax(-1)[..., : value_BHSE.shape[2]]
+        weight_BHTS = weights(score_BHTS, sink_logit_H)[..., : value_BHSE.shape[2]]
         tiles.append((weight_BHTS @ value_BHSE.to(weight_BHTS.dtype)).to(q_BHTD.dtype))
     return torch.cat(tiles, dim=2)

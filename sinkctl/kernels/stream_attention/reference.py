@@ -56,11 +56,20 @@ def stream_attention(
         faced = scores(strip.q_BHTD, strip.k_BGND, scale, softcap, slope_H, strip.distance_N)
         score = torch.cat([faced, score], dim=-1)
         value = torch.cat([per_query_head(strip.v_BGNE, q_BHTD), value], dim=2)
-    if sink_logit_H is not None:
-        sink = sink_logit_H.to(score.dtype)[None, :, None, None].expand(*score.shape[:3], 1)
-        score = torch.cat([score, sink], dim=-1)
-        value = torch.cat([value, torch.zeros_like(value[:, :, :1])], dim=2)
-    return (score.softmax(-1) @ value.to(score.dtype)).to(q_BHTD.dtype)
+    weight = weights(score, sink_logit_H)[..., : value.shape[2]]
+    return (weight @ value.to(weight.dtype)).to(q_BHTD.dtype)
+
+
+def weights(score_BHTS: Tensor, sink_logit: Tensor | None) -> Tensor:
+    """Softmax of the scores (−inf where a key is not seen), and behind it the sink logit's share, where there is one.
+
+    The sink logit is one a head, [H], or one a head and query, [B, H, T].
+    """
+    if sink_logit is not None:
+        logit = sink_logit.to(score_BHTS.dtype)
+        logit_BHT = (logit if logit.dim() == 3 else logit[:, None]).expand(score_BHTS.shape[:3])
+        score_BHTS = torch.cat([score_BHTS, logit_BHT[..., None]], dim=-1)
+    return score_BHTS.softmax(-1)
 
 
 def scores(q_BHTD, k_BGSD, scale: float, softcap: float | None, slope_H=None, distance=None) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from designed import ATTENDING, designed
 from families import HYBRID, STREAMED, in_float64, tiny
+from fed import losses, wrap
 from reference import token_by_token_nll
 from rounded import RoundedTokenByToken
 from torch.nn.functional import cross_entropy
@@ -14,8 +15,6 @@ from sinkctl.cache.precision.settings import Precision
 from sinkctl.cache.select import ring
 from sinkctl.cache.streaming import streaming
 from sinkctl.errors import ModelError, UsageError
-from sinkctl.model.attention import attached, hidden_states
-from sinkctl.model.head import token_nll
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
@@ -33,10 +32,6 @@ CASES = (
 IN_HALF = SinkWindow(sinks=2, window=16, precision=Precision(bits=2, group=8, recent=4, keep="first:1"))
 
 
-def wrap(model) -> LoadedModel:
-    return LoadedModel(model, None, "tiny", "in memory")
-
-
 def text(seed: int = 1) -> torch.Tensor:
     return torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(seed))
 
@@ -46,18 +41,6 @@ def expected(loaded: LoadedModel, policy, ids_T: torch.Tensor) -> torch.Tensor:
     keeps = [policy.keep(f.window) for f in facts]
     rule = RoundedTokenByToken(facts, keeps, policy.precision)
     return token_by_token_nll(loaded.model, facts, keeps, ids_T, rule)
-
-
-def losses(loaded, held, ids_BT, blocks, recurrent=None) -> np.ndarray:
-    found, start = [], 0
-    for tokens in blocks:
-        part, after = ids_BT[:, start : start + tokens], ids_BT[:, start + 1 : start + tokens + 1]
-        with attached(loaded.model, held):
-            output = hidden_states(loaded.model, part, past=recurrent)
-        found.append(token_nll(loaded.model, output, part, after))
-        held.advance(tokens)
-        start += tokens
-    return torch.cat(found, 1).numpy()
 
 
 def scored(loaded, policy, ids_T, chunk: int, resumed: bool = False) -> np.ndarray:
