@@ -24,8 +24,6 @@ FIELDS = {
     },
     "questions": _COMMON | {"questions": "questions", "bos": "bos", "limit": "limit"},
 }  # fmt: skip
-# Policies without keys and values at rest: --kv leaves them as they are.
-NEVER_ROUNDED = ("recompute", "heavy_hitter", "random")
 # Flags that say which task is meant.
 TELLING = {
     "generate": ("generate", "prompt", "prompt-file", "chat", "system", "template-arg"),
@@ -117,7 +115,7 @@ def _size(data: dict[str, Any], policies: Sequence[str], sinks: int | None, wind
 
 def _precision(data: dict[str, Any], kv: Sequence[str], keep: Sequence[str], recent: int | None) -> None:
     """--kv, --kv-keep and --kv-recent into the recipe: every policy with a cache, at every precision."""
-    from sinkctl.recipe.shorthand import bits
+    from sinkctl.recipe.shorthand import NEVER_ROUNDED, bits
 
     own = {"recent": recent} if recent is not None else {}
     given = [f"--kv {each}" for each in kv] + [f"--kv-keep {each}" for each in keep]

@@ -1,6 +1,7 @@
 """Policies as the command line and Python calls write them: `4+252`, `heavy_hitter:4+252`; and precisions."""
 
 import re
+from types import NoneType
 from typing import Any, get_args
 
 from sinkctl.cache.policies import AnyPolicy
@@ -9,9 +10,11 @@ from sinkctl.errors import UsageError
 from sinkctl.recipe.far_heads import far_heads
 from sinkctl.recipe.load import suggest
 
-KINDS = [member.model_fields["kind"].default for member in get_args(get_args(AnyPolicy)[0])]
+_FIELDS = {member.model_fields["kind"].default: member.model_fields for member in get_args(get_args(AnyPolicy)[0])}
+KINDS = list(_FIELDS)
+RARELY = [kind for kind, fields in _FIELDS.items() if "every" in fields]
+NEVER_ROUNDED = [kind for kind, fields in _FIELDS.items() if fields["precision"].annotation is NoneType]
 
-RARELY = ("recompute", "heavy_hitter", "random")  # policies that have `every`
 SHARE = 0.25  # of the heads, whole where nothing is said
 
 

@@ -8,6 +8,7 @@ from sinkctl.result.convert import (
     CONTROL,
     CONVERTED,
     ORIGINAL,
+    TEXTS_OWN,
     Calibration,
     CheckpointLine,
     ConvertDetail,
@@ -30,7 +31,6 @@ from sinkctl.result.numbers import (
     times,
 )
 
-TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 MASS = "the mechanism's mass"
 CONSTANT = 0.01  # of their size: keys and values that vary less are one vector
 REFUSABLE = ("sdpa", "flex_attention")

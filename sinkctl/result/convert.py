@@ -8,6 +8,7 @@ from sinkctl.result.record import Record
 
 # What checkpoints are called in a result.
 ORIGINAL, START, CONVERTED, CONTROL = "original", "start", "converted", "control"
+TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
 
 
 class StartedLayer(Record):

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from sinkctl.result.convert import CheckpointLine, StreamedLine
-
-TEXTS_OWN = "the text's first token"  # kept where nothing stands in front
+from sinkctl.result.convert import TEXTS_OWN, CheckpointLine, StreamedLine
 
 
 def streamed(streams: Sequence[StreamedLine], checkpoint: str, sinks: str) -> StreamedLine | None:

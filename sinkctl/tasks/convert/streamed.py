@@ -15,7 +15,7 @@ from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
-from sinkctl.result.convert import StreamedLine
+from sinkctl.result.convert import TEXTS_OWN, StreamedLine
 from sinkctl.tasks.stream.scorers import scorer_for
 
 
@@ -47,7 +47,7 @@ def streamed_line(fed: Fed, policy: SinkWindow, nll_T: np.ndarray | None) -> Str
     """What stands in front, and the perplexity; None: it cannot be streamed."""
     first = fed.first
     if policy.sinks and not fed.front:
-        first = "the text's first token" + ("s" if policy.sinks > 1 else "")
+        first = TEXTS_OWN + ("s" if policy.sinks > 1 else "")
     found = None if nll_T is None else perplexity(nll_T)
     return StreamedLine(checkpoint=fed.label, policy=policy.label, first=first, perplexity=found)
 
