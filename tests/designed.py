@@ -43,7 +43,7 @@ def designed(
 
     In half precision the sink stays in float32, as transformers loads it.
     """
-    classes = FAMILIES[model_type].classes()
+    classes = FAMILIES[STREAMED[model_type][0]].classes()
     config_class, model_class = classes["AutoConfig"], classes["AutoModelForCausalLM"]
     settings = {**SHAPE, **STREAMED[model_type][1], **config}
     settings = {name: value for name, value in settings.items() if value is not None}

@@ -64,13 +64,17 @@ def has_chat_template(name: str) -> bool:
     return "chat_template" in said.read_text(encoding="utf-8")
 
 
+GGUF_TYPES = {"gemma3": "gemma3_text", "gpt-oss": "gpt_oss"}  # architectures that transformers calls otherwise
+
+
 def decoder_type(name: str) -> str | None:
     """The model type of a decoder of text alone, as config.json or a GGUF header says; None where they do not."""
     named = resolve(name)
     if not named.local:
         return None
     if named.form == "gguf":
-        return read_header(named.path).architecture
+        arch = read_header(named.path).architecture
+        return GGUF_TYPES.get(arch, arch)
     config = _read_config(named.path / CONFIG)
     decodes = any(str(each).endswith("ForCausalLM") for each in config.get("architectures") or [])
     return config.get("model_type") if decodes and not {"text_config", "sink"} & set(config) else None

@@ -20,6 +20,7 @@ from sinkctl.tasks.stream.scorers import BlockScorer
 OTHERS = ("gemma2", "gpt_neox", "qwen3")
 EVERYWHERE = ("sink_logit_bias", "key_bias", "kv_bias_bias", "sigmoid_mixed", "softpick", "clipped_softmax_mixed")
 PAIRS = [("llama", kind) for kind in ATTENDING] + [(family, kind) for family in OTHERS for kind in EVERYWHERE]
+PAIRS += [("gemma3", "key_bias"), ("gemma3", "kv_bias_bias")]  # normed as [B, H, T, D]; two tables of frequencies
 WINDOW = 7  # within the families' own
 
 

@@ -49,7 +49,7 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
     (tmp_path / "finished").mkdir()
     write_gguf(tmp_path / "seven.gguf", sizes={"block_count": 7})
-    write_gguf(tmp_path / "gemma.gguf", arch="gemma3")
+    write_gguf(tmp_path / "phi.gguf", arch="phi3")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
     part = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight".format
@@ -68,7 +68,7 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
         (2, "stream -g 5 --set sampling.config.eos_token_id=null"),
         (3, "stream -m seven.gguf"),
         (3, "stream -m demo --adapter adapter"),
-        (3, "convert gemma.gguf --to kv_bias -o x"),
+        (3, "convert phi.gguf --to kv_bias -o x"),
         (3, "stream /dev/null"),
         (2, "stream --device gpu"),
         (2, "stream --fail-on perplexty<=30"),

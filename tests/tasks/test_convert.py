@@ -36,7 +36,7 @@ def nll(loaded: LoadedModel, policy: SinkWindow, ids_T: torch.Tensor) -> torch.T
     return torch.from_numpy(scorer_for(loaded, policy, bos=True).step(ids_T[:-1], ids_T[1:]))
 
 
-@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt_neox"])
 def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_were_kept(family, tmp_path):
     model, window = tiny(*STREAMED[family], dtype=torch.float64), 7
     original = LoadedModel(model, None, family, "in memory")

@@ -49,6 +49,7 @@ FAMILIES = {
         Family("qwen2", "Qwen2"),
         Family("qwen3", "Qwen3"),
         Family("gemma2", "Gemma2"),
+        Family("gemma3_text", "Gemma3"),
         Family("gpt_neox", "GPTNeoX"),
     )
 }

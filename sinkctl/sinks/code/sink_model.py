@@ -22,6 +22,7 @@ class SinkModel:
     # In bfloat16 a sink would lose its small updates; the second is what quantizers leave alone.
     _keep_in_fp32_modules_strict = ["sink"]
     _keep_in_fp32_modules = ["sink", r".*\.sink"]  # the second for quantizers, which match from a name's beginning
+    norms_by_head = False  # whether q_norm takes queries as [B, H, T, D] (Gemma-3), not [B, T, H, D]
 
     def __init__(self, config):
         if config.sink["kind"] != "gate":  # so that transformers refuses what would not see the sink
@@ -31,14 +32,14 @@ class SinkModel:
         groups = getattr(config, "num_key_value_heads", None) or heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         layers = attention_layers(self)
-        rotary = next(module for module in self.modules() if hasattr(module, "attention_scaling"))
+        rotary = next(module for module in self.modules() if type(module).__name__.endswith("RotaryEmbedding"))
         for attention in [layers[number] for number in config.sink.get("layers", range(len(layers)))]:
             attention.sink = AttentionSink(config.sink, heads, groups, width, config.hidden_size)
             if attention.sink.gate is None:  # these attend by their own function, whatever the masks are made for
                 attention.config = copy.copy(attention.config)
                 attention.config._attn_implementation_internal = NAME
             if attention.sink.gate is not None or attention.sink.key is not None:
-                _Wire(attention, rotary, config.sink.get("place", "queries"))
+                _Wire(attention, rotary, config.sink.get("place", "queries"), self.norms_by_head)
 
 
 def attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -58,8 +59,8 @@ class _Wire:
     that a copied model has its own.
     """
 
-    def __init__(self, attention: nn.Module, rotary: nn.Module, place: str):
-        self.attention, self.rotary, self.place = attention, rotary, place
+    def __init__(self, attention: nn.Module, rotary: nn.Module, place: str, norms_by_head: bool):
+        self.attention, self.rotary, self.place, self.norms_by_head = attention, rotary, place, norms_by_head
         self.fused = hasattr(attention, FUSED)
         self.projection: nn.Module | None = None  # the one whose hook counts
         self.hooked: list[nn.Module] = []  # all that have one: a merged adapter gives the projection's place back
@@ -116,8 +117,12 @@ class _Wire:
             return
         width = self.attention.sink.width
         each = 3 * width if self.fused else width
+        if self.norms_by_head:
+            queries = queries.transpose(1, 2)
         raw_BTHD = queries.reshape(*queries.shape[:2], -1, each)[..., :width]
-        turned, scale = 2 * len(self.rotary.inv_freq), self.rotary.attention_scaling
+        of = f"{getattr(self.attention, 'layer_type', None)}_"  # where kinds of layers have tables of their own
+        of = of if hasattr(self.rotary, f"{of}inv_freq") else ""
+        turned, scale = 2 * len(getattr(self.rotary, f"{of}inv_freq")), getattr(self.rotary, f"{of}attention_scaling")
         if scale != 1:  # YaRN makes queries longer where it turns them
             raw_BTHD = torch.cat([scale * raw_BTHD[..., :turned], raw_BTHD[..., turned:]], dim=-1)
         self.attention.sink.raw_BTHD = raw_BTHD
