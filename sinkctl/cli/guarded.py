@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -37,7 +38,18 @@ def ended(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, OSError):  # a full disk, say
         error = SinkctlError(error)
+    elif isinstance(error, ImportError) and not _ours(error):  # packages of versions that were not made for each other
+        said = " ".join(str(error).split())[:300].rstrip(".")
+        error = SinkctlError(
+            f"the packages installed beside sinkctl do not fit together: {said}; "
+            "install sinkctl anew in an environment of its own"
+        )
     elif not isinstance(error, SinkctlError):
         error = UnforeseenError.of(error)
     print(f"sinkctl: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _ours(error: ImportError) -> bool:
+    """Whether our code asks for what is not there, and not a package we import."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).is_relative_to(Path(__file__).parents[1])
