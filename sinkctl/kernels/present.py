@@ -1,4 +1,4 @@
-"""Whether Triton kernels can run here."""
+"""Whether Triton kernels, and those of FlashAttention-3, can run here."""
 
 from functools import cache
 
@@ -17,3 +17,18 @@ def triton_runs() -> tuple[bool, str]:
     if torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0):
         return False, "the GPU is older than compute capability 8.0"
     return True, f"Triton {triton.__version__}"
+
+
+@cache
+def fa3_runs() -> tuple[bool, str]:
+    """The same of FlashAttention-3, whose package registers the operator `flash_attn_3::fwd`."""
+    runs, reason = triton_runs()  # what folds in strip and sink logit
+    if not runs:
+        return False, reason
+    if torch.version.hip is not None or torch.cuda.get_device_capability() != (9, 0):
+        return False, "FlashAttention-3 is for GPUs of compute capability 9.0"
+    try:
+        import flash_attn_3._C  # noqa: F401
+    except ImportError as problem:
+        return False, f"FlashAttention-3 does not load ({problem}); pip install 'sinkctl[hopper]'"
+    return True, f"FlashAttention-3, {reason}"

@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
+from sinkctl.kernels.present import fa3_runs
 from sinkctl.kernels.stream_attention import IMPLEMENTATIONS, Strip, select, stream_attention
+from sinkctl.kernels.stream_attention.tiled import matmul_partial, with_lse
 
 # H, G, T, past, W, N, D, E
 SHAPES = [
@@ -146,14 +148,32 @@ def test_the_triton_kernel_interpreted_equals_the_reference_in_float32(shape, al
         )  # fmt: skip
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("logit", [False, True])
+@pytest.mark.parametrize("shape", [x for x in SHAPES if x[5]] + [(2, 1, 70, 9, 9, 100, 24, 24)])
+def test_strip_and_sink_logit_folded_into_a_band_equal_the_reference_in_float32(shape, logit):
+    from sinkctl.kernels.stream_attention.fa3 import fold
+
+    (q, k, v), options = inputs(shape, torch.float32)
+    strip, drawn_H, scale = options.pop("strip"), options.pop("sink_logit_H"), options["scale"]
+    sink_logit_H = drawn_H if logit else None
+    out_BHTE, lse_BHT = with_lse(matmul_partial, q, k, v, **options)
+    out_BTHE = out_BHTE.transpose(1, 2).contiguous()
+    fold(out_BTHE, lse_BHT, strip, sink_logit_H, kv_heads=shape[1], scale=scale)
+    truth = stream_attention(q, k, v, **options, strip=strip, sink_logit_H=sink_logit_H)
+    torch.testing.assert_close(out_BTHE.transpose(1, 2), truth, rtol=0, atol=2e-6)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
-@pytest.mark.parametrize("name", ["triton", "cuda_flash"])
+@pytest.mark.parametrize("name", ["triton", "cuda_flash", "fa3"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(8, 2, 700, 300, 300, 4, 128, 128), (4, 4, 1000, 0, None, 0, 64, 64), *SHAPES])
 def test_gpu_kernels_err_no_more_than_twice_plain_torch_at_that_precision(name, dtype, shape, alibi):
-    if name == "cuda_flash" and (shape[-1] != shape[-2] or alibi):
-        pytest.skip("the CUDA flash operator takes values as wide as keys, and no ALiBi")
+    if name != "triton" and (shape[-1] != shape[-2] or alibi):
+        pytest.skip("flash operators take values as wide as keys, and no ALiBi")
+    if name == "fa3" and not fa3_runs()[0]:
+        pytest.skip(fa3_runs()[1])
     arguments, options = inputs(shape, dtype, alibi=alibi)
     arguments, options = [x.cuda() for x in arguments], mapped(options, torch.Tensor.cuda)
     exact = mapped(options, torch.Tensor.double)

@@ -41,7 +41,7 @@ def rotate(
     pairs, rows = cos_Tn.shape[-1], 16
     out = torch.empty_like(x_BHTD) if out is None else out
     assert x_BHTD.stride(-1) == out.stride(-1) == 1
-    with torch.cuda.device(x_BHTD.device):  # Triton launches on the current device
+    with torch.cuda.device_of(x_BHTD):  # Triton launches on the current device
         _rotate[(triton.cdiv(T, rows), B * H)](
             x_BHTD, out, cos_Tn.contiguous(), sin_Tn.contiguous(), H, T, *x_BHTD.stride()[:3], *out.stride()[:3],
             START=start, PAIRS=pairs, D=D, INTERLEAVED=interleaved, ROWS=rows,

@@ -1,11 +1,13 @@
 """Which implementation of `sink_attention` runs, and why."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
-from sinkctl.kernels.sink_attention import flash, reference
+from sinkctl.kernels.sink_attention import flash, reference, stock
 
 
 def _flex(*args, **kwargs) -> Tensor:
@@ -14,19 +16,24 @@ def _flex(*args, **kwargs) -> Tensor:
     return sink_attention(*args, **kwargs)
 
 
-LONG = 16_384  # tokens from which FlexAttention is the faster one, without a window, on an H200
+# Tokens from which cuDNN, and where it cannot be FlexAttention, is the faster one, without a window, on an H200.
+CUDNN, LONG = 8192, 16_384
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
         Implementation("reference", reference.sink_attention),
         Implementation("flash", flash.sink_attention),
         Implementation("flex", _flex),
+        Implementation("cudnn", partial(flash.sink_attention, by=stock.Cudnn)),
+        Implementation("fa3", partial(flash.sink_attention, by=stock.Fa3)),
     )
 }
 
 
-def select(q_BHTD: Tensor, softcap: float | None = None, window: int | None = None) -> tuple[Implementation, str]:
-    """The fastest implementation for this device, dtype, shape, softcap and window, and the reason."""
+def select(
+    q_BHTD: Tensor, softcap: float | None = None, window: int | None = None, documents: bool = False
+) -> tuple[Implementation, str]:
+    """The fastest implementation for this device, dtype, shape, softcap, window and documents, and the reason."""
     device, dtype, width = q_BHTD.device.type, q_BHTD.dtype, q_BHTD.shape[-1]
     if device == "cpu" and softcap is None:
         return IMPLEMENTATIONS["flash"], "torch's CPU flash operator, the sink in its log-sum-exp"
@@ -40,6 +47,8 @@ def select(q_BHTD: Tensor, softcap: float | None = None, window: int | None = No
         lacks = "the GPU is older than compute capability 8.0"
     elif softcap is None and (width > 256 or width % 8):
         lacks = f"the CUDA flash operator has no heads of {width}"
+    elif softcap is None and window is None and not documents and q_BHTD.shape[2] >= CUDNN and cudnn_runs(q_BHTD):
+        return IMPLEMENTATIONS["cudnn"], f"cuDNN, the sink in its log-sum-exp: faster over {CUDNN:,} tokens and more"
     else:
         (runs, reason), long = triton_runs(), window is None and q_BHTD.shape[2] >= LONG
         if runs and 16 <= width <= 256 and (softcap is not None or long):
@@ -49,3 +58,9 @@ def select(q_BHTD: Tensor, softcap: float | None = None, window: int | None = No
             return IMPLEMENTATIONS["flash"], "torch's CUDA flash operator, the sink in its log-sum-exp"
         lacks = f"FlexAttention has no heads of {width}" if runs else reason
     return IMPLEMENTATIONS["reference"], f"plain torch, with a T×T map: {lacks}"
+
+
+def cudnn_runs(q_BHTD: Tensor) -> bool:
+    """Whether cuDNN's attention takes such heads; it has been measured on Hopper alone."""
+    capable = torch.cuda.get_device_capability(q_BHTD.device) >= (9, 0)
+    return capable and torch.backends.cudnn.is_available() and q_BHTD.shape[-1] <= 128

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.present import fa3_runs, triton_runs
 from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled, weighed
 
 
@@ -16,6 +16,13 @@ def _triton(*args, **kwargs) -> Tensor:
     return triton_attention(*args, **kwargs)
 
 
+def _fa3(*args, **kwargs) -> Tensor:
+    from sinkctl.kernels.stream_attention.fa3 import fa3_attention
+
+    return fa3_attention(*args, **kwargs)
+
+
+FA3_WIDTHS = (64, 128, 192, 256)  # those it has kernels of; others it would pad
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (
@@ -24,6 +31,7 @@ IMPLEMENTATIONS = {
         Implementation("tiled_cpu_flash", partial(tiled.tiled, tiled.cpu_flash_partial)),
         Implementation("cuda_flash", cuda_flash.cuda_flash),
         Implementation("triton", _triton),
+        Implementation("fa3", _fa3),
         Implementation("weighed", weighed.weighed),
     )
 }
@@ -46,6 +54,9 @@ def select(
         return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: the CPU flash operator has no {lacks}"
     if device != "cuda" or q_BHTD.dtype not in (torch.float16, torch.bfloat16):
         return IMPLEMENTATIONS["tiled"], f"matrix products in tiles: no kernel for {device} in {q_BHTD.dtype}"
+    hopper, what = fa3_runs()
+    if hopper and lacks is None and not alibi and width in FA3_WIDTHS:
+        return IMPLEMENTATIONS["fa3"], f"the band by {what}; strip and sink logit folded in by one kernel"
     runs, reason = triton_runs()
     if runs and max(width, value_width) <= 256:
         return IMPLEMENTATIONS["triton"], f"one kernel for band, strip and sink logit ({reason})"

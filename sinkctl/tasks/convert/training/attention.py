@@ -76,7 +76,7 @@ def _softmax(seen: Seen, q_BHTD, k_BGTD, v_BGTD, logit, sink_value_GD, scale, so
         first_BT = first_of(seen.documents_N, v_BGTD)
         v_BGTD = torch.cat([v_BGTD, pad(first_BT[:, None, :, None].expand(*v_BGTD.shape[:3], 1), (0, COLUMN - 1))], -1)
         sink_value_GD = None if sink_value_GD is None else pad(sink_value_GD, (0, COLUMN))
-    implementation, reason = select(q_BHTD, softcap, window)
+    implementation, reason = select(q_BHTD, softcap, window, seen.documents_N is not None)
     seen.attention = f"{implementation.name}: {reason}"
     out_BHTD = implementation(
         q_BHTD, k_BGTD, v_BGTD, logit, sink_value_GD, scale=scale, window=window, softcap=softcap,

@@ -1,0 +1,219 @@
+"""Attention on a Hopper GPU: every way there is, checked against float64 and then timed side by side.
+
+    python benchmarks/hopper.py [--parts rates stream widths train] [--rounds 10] [--only TEXT]
+
+Layers alone, bf16, batch 1, rows as projections lay them out: `stream_attention` over 16,384 queries of a stream whose
+cache is full (32 heads of 128, 4 sinks, windows of 1020, 2044 and 4092; with 32 and with 8 key/value heads), other head
+widths, and a training step of `sink_attention` over 32,768 tokens. A way that raises or errs more than twice as much as
+plain torch is a row that says so. Ways are interleaved; medians over rounds, by CUDA events. Useful TFLOP/s count
+visible pairs alone. Rows come as they are measured; the table last.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels import sink_attention, stream_attention
+from sinkctl.kernels.present import fa3_runs
+from sinkctl.kernels.stream_attention import Strip
+
+# H query heads, G key/value heads, T queries, S keys, N sinks, D head width; batch 1
+T, N, LONG = 16_384, 4, 32_768
+BF16, CUDA = torch.bfloat16, torch.device("cuda", 0)
+Way = Callable[..., Tensor]
+rows: list[str] = []
+begun = time.perf_counter()
+
+
+def say(*columns: str | float) -> None:
+    row = " ".join(f"{x:>9.3f}" if isinstance(x, float) else f"{x:<9}" for x in columns)
+    rows.append(row)
+    print(f"[{time.perf_counter() - begun:5.0f} s] {row}", flush=True)
+
+
+def drawn(heads: int, tokens: int, width: int) -> Tensor:
+    return torch.randn(1, tokens, heads, width, device=CUDA, dtype=BF16).transpose(1, 2)
+
+
+def medians(running: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
+    """Milliseconds a call of each, `calls` in a row, interleaved; two rounds first do not count."""
+    found: dict[str, list[float]] = {name: [] for name in running}
+    for turn in range(rounds + 2):
+        for name, run in running.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(calls):
+                run()
+            end.record()
+            end.synchronize()
+            if turn > 1:
+                found[name].append(begin.elapsed_time(end) / calls)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def passed(name: str, label: str, check: Callable[[], tuple[float, float]]) -> bool:
+    """Whether a way errs at most twice as much as plain torch; a row if not."""
+    try:
+        error, plain = check()
+    except Exception as problem:
+        say(label, name, f"raises {type(problem).__name__}: {str(problem).splitlines()[0][:150]}")
+        return False
+    if not error <= 2 * plain:
+        say(label, name, f"WRONG: error {error:.2e}, plain torch {plain:.2e}")
+        return False
+    return True
+
+
+# ---- stream_attention
+
+
+def streams() -> dict[str, Way]:
+    found = {name: stream_attention.IMPLEMENTATIONS[name] for name in ("triton", "cuda_flash")}
+    if fa3_runs()[0]:
+        whole = stream_attention.IMPLEMENTATIONS["fa3"]
+        found["fa3"] = whole
+        found |= {f"fa3 by {size}": partial(whole, chunk=size) for size in (2048, 4096, 8192)}
+        found["fa3 band only"] = lambda *x, strip=None, **options: whole(*x, **options)
+    return found
+
+
+def stream_inputs(heads: int, groups: int, width: int, queries: int, window: int):
+    strip = Strip(drawn(heads, queries, width), *(drawn(groups, N, width).contiguous() for _ in range(2)))
+    x = (drawn(heads, queries, width), *(drawn(groups, window + queries, width) for _ in range(2)))
+    return x, dict(scale=width**-0.5, window=window, strip=strip)
+
+
+def stream_errors(way: Way, heads: int, groups: int, width: int, window: int, logit: bool) -> tuple[float, float]:
+    torch.manual_seed(0)
+    x, options = stream_inputs(heads, groups, width, 700, window)
+    if logit:
+        options["sink_logit_H"] = torch.randn(heads, device=CUDA)
+    exact = options | {"strip": Strip(*(t if t is None else t.double() for t in options["strip"]))}
+    truth = stream_attention.stream_attention(*(t.double() for t in x), **exact)
+    ways = (way, stream_attention.IMPLEMENTATIONS["tiled"])
+    return tuple(float((run(*x, **options) - truth).norm() / truth.norm()) for run in ways)
+
+
+def stream(cases: list[tuple[int, int, int, int]], options: argparse.Namespace) -> None:
+    for heads, groups, width, window in cases:
+        label, running = f"stream {heads}/{groups}×{width} {N}+{window}", {}
+        x, given = stream_inputs(heads, groups, width, T, window)
+        for name, way in chosen(streams(), options).items():
+            checks = [partial(stream_errors, way, heads, groups, width, size, size == 300) for size in (300, window)]
+            if "only" in name or all(passed(name, label, check) for check in checks):
+                running[name] = partial(way, *x, **given)
+        flops = 4 * heads * width * T * (window + 1 + N)
+        for name, ms in medians(running, options.rounds, calls=8).items():
+            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s")
+
+
+# ---- sink_attention
+
+
+def trainings() -> dict[str, Way]:
+    names = ("flash", "flex", "cudnn", *(("fa3",) if fa3_runs()[0] else ()))
+    return {name: sink_attention.IMPLEMENTATIONS[name] for name in names}
+
+
+def step(way: Way, leaves: list[Tensor], grad: Tensor, **options) -> list[Tensor]:
+    out = way(*leaves, **options)
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def training_errors(way: Way, heads: int, groups: int, width: int, window: int | None) -> tuple[float, float]:
+    """The worst of output and gradients, each beside that of plain torch: (largest ratio, 1)."""
+    torch.manual_seed(0)
+    found, tokens = [], 640
+    leaves = [drawn(n, tokens, width).requires_grad_() for n in (heads, groups, groups)]
+    leaves.append(torch.randn(heads, device=CUDA, requires_grad=True))
+    grad, options = drawn(heads, tokens, width), dict(scale=width**-0.5, window=window)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    truth = step(sink_attention.sink_attention, exact, grad.double(), **options)
+    found = step(way, leaves, grad, **options)
+    with torch.autocast("cuda", BF16):
+        plain = step(sink_attention.sink_attention, leaves, grad, **options)
+    ratios = [float((f - t).norm() / (p - t).norm()) for f, p, t in zip(found, plain, truth, strict=True)]
+    return max(ratios[:4]), 1.0  # a logit's gradient is a number a head: too few for one draw; the tests have more
+
+
+def train(cases: list[tuple[int, int, int, int | None]], options: argparse.Namespace) -> None:
+    for heads, groups, width, window in cases:
+        label = f"train {heads}/{groups}×{width} {LONG} {'all' if window is None else window}"
+        leaves = [drawn(n, LONG, width).requires_grad_() for n in (heads, groups, groups)]
+        leaves.append(torch.randn(heads, device=CUDA, requires_grad=True))
+        grad, given, running = drawn(heads, LONG, width), dict(scale=width**-0.5, window=window), {}
+        for name, way in chosen(trainings(), options).items():
+            if (name == "cudnn" and window is not None) or (name == "flex" and heads == groups):
+                continue
+            if passed(name, label, partial(training_errors, way, heads, groups, width, window and 300)):
+                running[f"{name} forward"] = partial(forward_alone, way, leaves, given)
+                running[name] = partial(step, way, leaves, grad, **given)
+        ahead = LONG - 1 if window is None else window
+        pairs = (ahead + 1) * (ahead + 2) // 2 + (LONG - 1 - ahead) * (ahead + 1)
+        for name, ms in medians(running, max(3, options.rounds // 2), calls=2).items():
+            flops = (4 if "forward" in name else 14) * heads * width * pairs
+            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s")
+
+
+@torch.no_grad()
+def forward_alone(way: Way, leaves: list[Tensor], given: dict) -> Tensor:
+    return way(*leaves, **given)
+
+
+# ---- what the GPU does at best
+
+
+def rates(options: argparse.Namespace) -> None:
+    a, b = (torch.randn(8192, 8192, device=CUDA, dtype=BF16) for _ in range(2))
+    source = torch.ones(1 << 29, device=CUDA)
+    target, words = torch.empty_like(source), source.view(torch.int32)
+    found = medians(
+        {
+            "matmul": lambda: a @ b,
+            "copy": lambda: target.copy_(source),
+            "read by sum": lambda: source.sum(),
+            "read by amax": lambda: words.amax(),
+        },
+        options.rounds,
+    )
+    say("rates", f"{'matmul':24}", found["matmul"], f"ms {2 * 8192**3 / found['matmul'] / 1e9:6.0f} TFLOP/s")
+    for name, factor in (("copy", 2), ("read by sum", 1), ("read by amax", 1)):
+        say("rates", f"{name:24}", found[name], f"ms {factor * source.nbytes / found[name] / 1e9:6.2f} TB/s")
+
+
+def chosen(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, Way]:
+    return {name: way for name, way in ways.items() if options.only is None or options.only in name}
+
+
+PARTS = {
+    "rates": rates,
+    "stream": partial(stream, [(32, groups, 128, w) for groups in (32, 8) for w in (1020, 2044, 4092)]),
+    "widths": partial(stream, [(9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044), (16, 8, 256, 2044)]),
+    "train": partial(train, [(32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    arguments.add_argument("--rounds", type=int, default=10)
+    arguments.add_argument("--only", help="ways whose name has this in it")
+    options = arguments.parse_args()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; {fa3_runs()[1]}", flush=True)
+    for part in options.parts:
+        try:
+            PARTS[part](options)
+        except Exception as problem:
+            say(part, f"raises {type(problem).__name__}: {str(problem).splitlines()[0][:200]}")
+        torch.cuda.empty_cache()
+    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16; medians of {options.rounds}")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
