@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import hopper_variants
 import torch
 from torch import Tensor
 
 from sinkctl.kernels import sink_attention, stream_attention
 from sinkctl.kernels.present import fa3_runs
+from sinkctl.kernels.sink_attention import flash
 from sinkctl.kernels.stream_attention import Strip
 
 # H query heads, G key/value heads, T queries, S keys, N sinks, D head width; batch 1
@@ -43,7 +45,14 @@ def drawn(heads: int, tokens: int, width: int) -> Tensor:
 def medians(running: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
     """Milliseconds a call of each, `calls` in a row, interleaved; two rounds first do not count."""
     found: dict[str, list[float]] = {name: [] for name in running}
-    for turn in range(rounds + 2):
+    for name in list(running):
+        try:
+            running[name]()
+            torch.cuda.synchronize()
+        except Exception as problem:
+            say(name, f"raises {type(problem).__name__}: {str(problem).splitlines()[0][:150]}")
+            del running[name], found[name]
+    for turn in range(rounds + 1):
         for name, run in running.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -51,9 +60,12 @@ def medians(running: dict[str, Callable[[], object]], rounds: int, calls: int = 
                 run()
             end.record()
             end.synchronize()
-            if turn > 1:
+            if turn:
                 found[name].append(begin.elapsed_time(end) / calls)
     return {name: statistics.median(times) for name, times in found.items()}
+
+
+errors: dict[tuple[str, str], str] = {}
 
 
 def passed(name: str, label: str, check: Callable[[], tuple[float, float]]) -> bool:
@@ -63,6 +75,7 @@ def passed(name: str, label: str, check: Callable[[], tuple[float, float]]) -> b
     except Exception as problem:
         say(label, name, f"raises {type(problem).__name__}: {str(problem).splitlines()[0][:150]}")
         return False
+    errors[label, name] = f"error {error / plain:.2f} of plain torch's"
     if not error <= 2 * plain:
         say(label, name, f"WRONG: error {error:.2e}, plain torch {plain:.2e}")
         return False
@@ -72,13 +85,27 @@ def passed(name: str, label: str, check: Callable[[], tuple[float, float]]) -> b
 # ---- stream_attention
 
 
-def streams() -> dict[str, Way]:
+# (queries, keys) a tile, warps, stages, whether keys and values come by descriptors, heads side by side
+TILES = {
+    64: [((64, 64), 4, 3, True), ((128, 64), 4, 3, True), ((128, 64), 8, 3, True), ((128, 128), 8, 3, True)],
+    128: [
+        ((128, 64), 8, 3, False), ((128, 64), 8, 3, True), ((128, 64), 8, 4, True), ((128, 128), 8, 2, True),
+        ((64, 64), 4, 2, True), ((64, 64), 4, 3, True), ((64, 128), 4, 2, True),
+    ],
+    256: [((64, 32), 4, 2, True), ((64, 64), 4, 2, True), ((128, 32), 8, 2, True), ((64, 64), 8, 2, True)],
+}  # fmt: skip
+
+
+def streams(width: int) -> dict[str, Way]:
     found = {name: stream_attention.IMPLEMENTATIONS[name] for name in ("triton", "cuda_flash")}
     if fa3_runs()[0]:
         whole = stream_attention.IMPLEMENTATIONS["fa3"]
         found["fa3"] = whole
         found |= {f"fa3 by {size}": partial(whole, chunk=size) for size in (2048, 4096, 8192)}
         found["fa3 band only"] = lambda *x, strip=None, **options: whole(*x, **options)
+    for tile, warps, stages, host in TILES[width]:
+        name = f"new {tile[0]}×{tile[1]} w{warps} s{stages} {'tma' if host else ''}"
+        found[name] = partial(hopper_variants.attention, tile=tile, warps=warps, stages=stages, host=host)
     return found
 
 
@@ -103,26 +130,36 @@ def stream(cases: list[tuple[int, int, int, int]], options: argparse.Namespace) 
     for heads, groups, width, window in cases:
         label, running = f"stream {heads}/{groups}×{width} {N}+{window}", {}
         x, given = stream_inputs(heads, groups, width, T, window)
-        for name, way in chosen(streams(), options).items():
-            checks = [partial(stream_errors, way, heads, groups, width, size, size == 300) for size in (300, window)]
+        for name, way in chosen(streams(width), options).items():
+            logit = not name.startswith("new")
+            checks = [partial(stream_errors, way, heads, groups, width, size, logit) for size in (300, window)]
             if "only" in name or all(passed(name, label, check) for check in checks):
                 running[name] = partial(way, *x, **given)
         flops = 4 * heads * width * T * (window + 1 + N)
         for name, ms in medians(running, options.rounds, calls=8).items():
-            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s")
+            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s {errors.get((label, name), '')}")
 
 
 # ---- sink_attention
 
 
-def trainings() -> dict[str, Way]:
-    names = ("flash", "flex", "cudnn", *(("fa3",) if fa3_runs()[0] else ()))
-    return {name: sink_attention.IMPLEMENTATIONS[name] for name in names}
+def trainings(window: int | None) -> dict[str, Way]:
+    names = ("flash", "flex", *(("fa3",) if fa3_runs()[0] else ()))
+    found = {name: sink_attention.IMPLEMENTATIONS[name] for name in names}
+    if window is None:
+        found["cudnn"] = cudnn = sink_attention.IMPLEMENTATIONS["cudnn"]
+        found["cudnn, keys repeated"] = lambda q, k, v, *rest, **options: cudnn(
+            q, *(x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v)), *rest, **options
+        )
+        found["cudnn, no sink"] = lambda q, k, v, logit, **options: cudnn(q, k, v, **options)
+    else:
+        found["cudnn in halves"] = partial(flash.sink_attention, by=hopper_variants.Halves)
+    return found
 
 
 def step(way: Way, leaves: list[Tensor], grad: Tensor, **options) -> list[Tensor]:
     out = way(*leaves, **options)
-    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad, allow_unused=True)]
 
 
 def training_errors(way: Way, heads: int, groups: int, width: int, window: int | None) -> tuple[float, float]:
@@ -147,17 +184,19 @@ def train(cases: list[tuple[int, int, int, int | None]], options: argparse.Names
         leaves = [drawn(n, LONG, width).requires_grad_() for n in (heads, groups, groups)]
         leaves.append(torch.randn(heads, device=CUDA, requires_grad=True))
         grad, given, running = drawn(heads, LONG, width), dict(scale=width**-0.5, window=window), {}
-        for name, way in chosen(trainings(), options).items():
-            if (name == "cudnn" and window is not None) or (name == "flex" and heads == groups):
+        for name, way in chosen(trainings(window), options).items():
+            if heads == groups and name in ("flex", "cudnn, keys repeated"):
                 continue
-            if passed(name, label, partial(training_errors, way, heads, groups, width, window and 300)):
+            if "no sink" in name or passed(
+                name, label, partial(training_errors, way, heads, groups, width, window and 300)
+            ):
                 running[f"{name} forward"] = partial(forward_alone, way, leaves, given)
                 running[name] = partial(step, way, leaves, grad, **given)
         ahead = LONG - 1 if window is None else window
         pairs = (ahead + 1) * (ahead + 2) // 2 + (LONG - 1 - ahead) * (ahead + 1)
         for name, ms in medians(running, max(3, options.rounds // 2), calls=2).items():
             flops = (4 if "forward" in name else 14) * heads * width * pairs
-            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s")
+            say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s {errors.get((label, name), '')}")
 
 
 @torch.no_grad()
