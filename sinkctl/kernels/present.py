@@ -3,6 +3,7 @@
 from functools import cache
 
 import torch
+from torch import Tensor
 
 
 @cache
@@ -17,6 +18,11 @@ def triton_runs() -> tuple[bool, str]:
     if torch.version.hip is None and torch.cuda.get_device_capability() < (8, 0):
         return False, "the GPU is older than compute capability 8.0"
     return True, f"Triton {triton.__version__}"
+
+
+def hopper(x: Tensor) -> bool:
+    """Whether x is on a GPU of compute capability 9.0, whose kernels keep more on chip."""
+    return x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) == (9, 0)
 
 
 @cache

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sinkctl.kernels import present
 from sinkctl.kernels.column_sums.reference import AttentionSums, Visible
 
 LOG2E = 1.4426950408889634
@@ -164,11 +165,13 @@ def _columns(
     tl.store(out + row + j, received, j < T)
 
 
-def row_tiles(width: int) -> tuple[int, int, int, int]:
-    """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values."""
+def row_tiles(width: int, hopper: bool) -> tuple[int, int, int, int]:
+    """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values; what no GPU spills."""
     if width <= 64:
-        return 64, 64, 4, 3
-    return (128, 64, 8, 3) if width <= 128 else (128, 32, 8, 2)
+        return 64, 64, 4, 3 if hopper else 2
+    if width <= 128:
+        return 128, 64, 8, 3
+    return (128, 32, 8, 2) if hopper else (64, 32, 8, 2)
 
 
 def column_tiles(width: int) -> tuple[int, int, int, int]:
@@ -202,7 +205,7 @@ def triton_sums(
     window = T if visible.window is None else min(visible.window, T)
     bends = dict(HAS_CAP=softcap is not None, HAS_SLOPE=slope is not None)
     with torch.cuda.device_of(q_BHTD):  # Triton launches on the current device
-        BM, BN, warps, stages = row_tiles(max(PD, PE))
+        BM, BN, warps, stages = row_tiles(max(PD, PE), present.hopper(q_BHTD))
         _rows[(triton.cdiv(T, BM), B * H)](
             q_BHTD, k_BGSD, v_BGSE, sink_logit_H, slope, out, lse, entropy, distance,
             *q_BHTD.stride()[:3], *k_BGSD.stride()[:3], *v_BGSE.stride()[:3], *out.stride()[:3],

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sinkctl.kernels import present
 from sinkctl.kernels.stream_attention.reference import Strip
 
 LOG2E = 1.4426950408889634
@@ -115,11 +116,13 @@ def _kernel(
     tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), (i[:, None] < T) & (e[None, :] < E))
 
 
-def tiles(width: int) -> tuple[int, int, int, int]:
-    """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values."""
+def tiles(width: int, hopper: bool) -> tuple[int, int, int, int]:
+    """Queries and keys a tile, warps, pipeline stages, by the wider of keys and values; what no GPU spills."""
     if width <= 64:
         return 64, 64, 4, 3
-    return (128, 64, 8, 3) if width <= 128 else (64, 32, 4, 2)
+    if width <= 128:
+        return 128, 64, 8, 3
+    return (64, 32, 4, 2) if hopper else (64, 32, 8, 2)
 
 
 def triton_attention(
@@ -141,7 +144,7 @@ def triton_attention(
     faced = strip or Strip(q_BHTD, k_BGSD[:, :, :0], v_BGSE[:, :, :0])
     k_strip, v_strip = faced.k_BGND.contiguous(), faced.v_BGNE.contiguous()
     widths = triton.next_power_of_2(D), triton.next_power_of_2(E)
-    BM, BN, warps, stages = tiles(max(widths))
+    BM, BN, warps, stages = tiles(max(widths), present.hopper(q_BHTD))
     assert all(x.stride(-1) == 1 for x in (q_BHTD, k_BGSD, v_BGSE, faced.q_BHTD))
     with torch.cuda.device_of(q_BHTD):  # Triton launches on the current device
         _kernel[(triton.cdiv(T, BM), B * H)](
