@@ -1,6 +1,6 @@
 """Attention on a Hopper GPU: every way there is, checked against float64 and then timed side by side.
 
-    python benchmarks/hopper.py [--parts rates stream widths train] [--rounds 10] [--only TEXT]
+    python benchmarks/hopper.py [--parts rates stream widths train decode] [--rounds 10] [--only TEXT]
 
 Layers alone, bf16, batch 1, rows as projections lay them out: `stream_attention` over 16,384 queries of a stream whose
 cache is full (32 heads of 128, 4 sinks, windows of 1020, 2044 and 4092; with 32 and with 8 key/value heads), other head
@@ -225,6 +225,49 @@ def rates(options: argparse.Namespace) -> None:
         say("rates", f"{name:24}", found[name], f"ms {factor * source.nbytes / found[name] / 1e9:6.2f} TB/s")
 
 
+# ---- a generated token
+
+
+def decode(options: argparse.Namespace) -> None:
+    """A step of the Llama-2-7B shape at 4+2044: milliseconds, and which kernels they go to."""
+    from shape_7b import build
+    from torch.profiler import ProfilerActivity, profile
+
+    from sinkctl.cache.policies import SinkWindow
+    from sinkctl.tasks.generate.decoder import Decoder
+    from sinkctl.tasks.generate.sampling import Sampler
+
+    loaded = build()
+    say("decode", "built")
+    for name, compile_options in (("today", {}), ("combo kernels", {"combo_kernels": True})):
+        if options.only is not None and options.only not in name:
+            continue
+        decoder = Decoder(
+            loaded, SinkWindow(sinks=N, window=2044), Sampler(1, CUDA, greedy=True), graph=True, compiled=True
+        )
+        decoder._compiled._options |= compile_options
+        decoder.feed([torch.randint(0, 32000, (2049,))], 2049)
+        decoder.step()
+        say("decode", name, "captured")
+        ms = medians({name: decoder.step}, options.rounds, calls=16)[name]
+        held = sum(x.nbytes for x in loaded.model.parameters()) - loaded.model.get_input_embeddings().weight.nbytes
+        held += decoder.bytes_held()
+        say("decode", f"{name:24}", ms, f"ms {held / ms / 1e9:6.2f} TB/s")
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            for _ in range(4):
+                decoder.step()
+            torch.cuda.synchronize()
+        kernels = sorted(seen.key_averages(), key=lambda x: -x.self_device_time_total)
+        spent = sum(x.self_device_time_total for x in kernels) / 4e3
+        say("decode", name, f"{sum(x.count for x in kernels) / 4:.0f} kernels a step, {spent:.3f} ms in them")
+        for kernel in kernels[:16]:
+            say(
+                "  ", f"{kernel.count / 4:6.1f} ×", kernel.self_device_time_total / kernel.count, "µs", kernel.key[:100]
+            )
+        del decoder
+        torch._dynamo.reset()
+
+
 def chosen(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, Way]:
     return {name: way for name, way in ways.items() if options.only is None or options.only in name}
 
@@ -233,13 +276,14 @@ PARTS = {
     "rates": rates,
     "stream": partial(stream, [(32, groups, 128, w) for groups in (32, 8) for w in (1020, 2044, 4092)]),
     "widths": partial(stream, [(9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044), (16, 8, 256, 2044)]),
+    "decode": decode,
     "train": partial(train, [(32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),
 }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=[x for x in PARTS if x != "decode"])
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("--only", help="ways whose name has this in it")
     options = arguments.parse_args()
