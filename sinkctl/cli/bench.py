@@ -31,6 +31,9 @@ def bench(
     only: Annotated[
         list[str] | None, option(_TIMING, "Only this case, by its name. May repeat.", metavar="CASE")
     ] = None,
+    quick: Annotated[
+        bool, option(_TIMING, "Every row once, with no rounds to warm up: to look at, not to hold anything against.")
+    ] = False,
     rounds: Annotated[int | None, option(_TIMING, "Samples of each way; the ways take turns.")] = None,
     processes: Annotated[int | None, option(_TIMING, "Processes that each take all rounds.")] = None,
     threads: Annotated[int | None, option(_TIMING, "CPU threads.")] = None,
@@ -102,6 +105,8 @@ def bench(
     if named[:1] == ["compare"]:
         compare(named[1:], as_json=as_json)
         return
+    if quick and (rounds is not None or processes is not None):
+        raise UsageError("--quick is one round of one process; leave --rounds and --processes out")
     if shape is not None and model is not None:
         raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
     flags = {
@@ -111,7 +116,7 @@ def bench(
         "rounds": rounds, "processes": processes, "threads": threads, "seed": seed, "fail-on": fail_on or None,
     }  # fmt: skip
     run_suites(
-        named, flags, only=only or [], assignments=set_ or [], save_baseline=save_baseline, baseline=baseline,
-        against=against, on_mismatch=on_mismatch or "fail", output=output, resume=resume, as_json=as_json, quiet=quiet,
-        dry_run=dry_run,
+        named, flags, only=only or [], quick=quick, assignments=set_ or [], save_baseline=save_baseline,
+        baseline=baseline, against=against, on_mismatch=on_mismatch or "fail", output=output, resume=resume,
+        as_json=as_json, quiet=quiet, dry_run=dry_run,
     )  # fmt: skip

@@ -18,12 +18,13 @@ FIELDS = {
         "seed": "timing.seed",
     }
 }  # fmt: skip
+QUICK = ("timing.rounds=1", "timing.warmup=0", "timing.seconds=0.001", "timing.processes=1")
 FIRST = "ci"  # the suite that runs where none is named
 KEPT = "result.json, report.html, summary.md, junit.xml, benchmark-smaller.json, benchmark-bigger.json"
 
 
 def run_suites(
-    suites: Sequence[str], flags: dict[str, Any], *, only: Sequence[str], assignments: Sequence[str],
+    suites: Sequence[str], flags: dict[str, Any], *, only: Sequence[str], quick: bool, assignments: Sequence[str],
     output: Path | None, resume: Path | None, save_baseline: Path | None, baseline: Path | None, on_mismatch: str,
     against: str | None, as_json: bool, quiet: bool, dry_run: bool,
 ) -> None:  # fmt: skip
@@ -40,7 +41,7 @@ def run_suites(
         raise UsageError("--resume takes the suite and the folder of the run it continues; leave both out")
     if len(names) > 1 and (save_baseline or baseline):
         raise UsageError(f"a baseline is of one suite; {', '.join(suites)} are {len(names)}")
-    recipes = {}
+    recipes, assignments = {}, [*(QUICK if quick else ()), *assignments]
     for name in names:
         recipe = build(flags, FIELDS, "bench", recipe=name, resume=resume, output=None, assignments=assignments)
         suite = _suite(name, resume)
@@ -97,7 +98,7 @@ def _run(
 
     words = Console(stderr=True, quiet=quiet)
     stopping = Stopping("with --output, the sizes that are done are kept, and --resume goes on")
-    with parts_shown(words) as progress, stopping:
+    with parts_shown(words, found=not as_json) as progress, stopping:
         result = bench(recipe, name=suite, output=output, progress=progress, stop=stopping.asked, **options)
     show(result, words, as_json=as_json, output=output, kept=KEPT)
     gates = [parse_gate(text) for text in recipe.fail_on]

@@ -126,7 +126,8 @@ def show_benchmark(recipe: BenchRecipe, as_json: bool) -> None:
         words.print(f"{case.label}: {'; '.join(sizes(case))}{f', beside {peers}' if peers else ''}")
     threads = "" if timing.threads is None else f", {timing.threads} thread{'s' if timing.threads > 1 else ''}"
     processes = f"{timing.processes} process{'es' if timing.processes > 1 else ''}"
-    words.print(f"{timing.rounds} rounds in {processes}{threads}; a sample takes at least {timing.seconds:g} s")
+    rounds = f"{timing.rounds} round{'s' if timing.rounds > 1 else ''}"
+    words.print(f"{rounds} in {processes}{threads}; a sample takes at least {timing.seconds:g} s")
 
 
 def _training(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from sinkctl.result.numbers import NOTHING, count, memory, quantity, rate
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
 MEMORY = "added memory"  # the head over what a call takes
 SAID_BY_NUMBER = ("bytes", "perplexity", "s")  # units that `quantity` writes by itself
-RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s"}
+RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s", "read": "B/s"}
 
 
 def tables(detail: BenchDetail) -> list[tuple[str, ScoreTable]]:
@@ -124,7 +124,7 @@ def facts(detail: BenchDetail) -> list[list[str]]:
 
 
 def rates_line(detail: BenchDetail) -> str:
-    """matmul 741 TFLOP/s, copy 4.27 TB/s."""
+    """matmul 741 TFLOP/s, copy 4.27 TB/s, read 4.37 TB/s."""
     return ", ".join(f"{found.name} {rate(found.value, RATE_UNITS[found.name])}" for found in detail.rates)
 
 

@@ -8,12 +8,13 @@ from pydantic import Field, computed_field
 from sinkctl.result.record import Record
 
 OURS = "sinkctl"  # the way that is ours
+Limit = Literal["matmul", "copy", "read"]
 
 
 class Rate(Record):
-    """What the hardware was seen to do in the same run: "matmul" in FLOP/s, "copy" in bytes/s."""
+    """What the hardware was seen to do in the same run: "matmul" in FLOP/s, "copy" and "read" in bytes/s."""
 
-    name: Literal["matmul", "copy"]
+    name: Limit
     samples: list[float]
 
     @computed_field
@@ -27,7 +28,8 @@ class Work(Record):
 
     count: float = Field(1, description="Tokens, steps or sequences a call; what a rate or latency is counted in.")
     flops: float | None = Field(None, description="Floating-point operations of matrix products.")
-    bytes: float | None = Field(None, description="Bytes that must be read or written.")
+    bytes: float | None = Field(None, description="Bytes that must be read or written, about as many of each.")
+    read: float | None = Field(None, description="Bytes that must be read, where next to none are written.")
 
 
 class Row(Record):
@@ -46,7 +48,7 @@ class Row(Record):
     yardstick: str | None = Field(None, description="The way, timed in turns with it, that shows the machine's speed.")
     work: Work | None = None
     floor: float | None = Field(None, description="The value at the hardware's limit, in the unit.")
-    floor_of: Literal["matmul", "copy"] | None = Field(None, description="Which limit that is.")
+    floor_of: Limit | None = Field(None, description="Which limit that is.")
     added_bytes: int | None = Field(
         None,
         description="Most memory a call takes beside what was held before: on the device, else the process.",

@@ -33,6 +33,7 @@ def test_a_run_passes_its_own_baseline_and_fails_a_better_one(sinkctl, suite, tm
     code, out, err = sinkctl("bench", suite, "--save-baseline", base, "-o", tmp_path / "run")
     assert code == 0, err
     assert "as fast as stock" in out
+    assert "so far: stream 4+12: sinkctl" in err
     gate = ("--fail-on", "stream.tokens_per_s:95%", "--fail-on", "stream.4+12.stock.tokens_per_s>=1")
     code, _, err = sinkctl("bench", suite, "--baseline", base, *gate)
     assert code == 0, err
@@ -60,6 +61,7 @@ def test_a_run_passes_its_own_baseline_and_fails_a_better_one(sinkctl, suite, tm
         (("ci", "stream", "--json"), 2, "--json prints one result"),
         (("--shape", "tiny", "--model", "other"), 2, "in place of a model"),
         (("--baseline", "a.json", "--against", "main"), 2, "not both"),
+        (("--quick", "--rounds", "2"), 2, "one round of one process"),
         (("--on-mismatch", "ignore"), 2, "one of fail, warn, skip"),
         (("--only", "decoding"), 2, "did you mean 'decode'?"),
         (("--fail-on", "strem.tokens_per_s:5%"), 2, "did you mean 'stream'?"),
@@ -129,3 +131,4 @@ def test_a_dry_run_lists_what_would_be_measured(sinkctl, suite):
     assert yaml.safe_load(out)["timing"]["rounds"] == 4
     assert "stream: 4+12, beside stock" in err
     assert "memory: 64" in err
+    assert "1 round in 1 process, 1 thread; a sample" in sinkctl("bench", suite, "--dry-run", "--quick")[2]

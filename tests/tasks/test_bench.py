@@ -51,9 +51,13 @@ def test_a_sample_repeats_a_call_until_it_is_long_enough():
 
 
 def test_the_floor_is_the_slower_of_products_and_bytes():
-    rates = [Rate(name="matmul", samples=[1e12, 2e12, 4e12]), Rate(name="copy", samples=[1e9])]
+    rates = [
+        Rate(name="matmul", samples=[1e12, 2e12, 4e12]), Rate(name="copy", samples=[1e9]),
+        Rate(name="read", samples=[2e9]),
+    ]  # fmt: skip
     assert floor_seconds(Work(flops=4e12, bytes=1e9), rates) == (2.0, "matmul")
     assert floor_seconds(Work(flops=4e12, bytes=3e9), rates) == (3.0, "copy")
+    assert floor_seconds(Work(flops=4e12, read=6e9), rates) == (3.0, "read")
     assert floor_seconds(Work(count=5), rates) == (None, None)
 
 
@@ -108,7 +112,13 @@ class Recorded:
         self.asked.append((self.name, do, *request.values()))
         timed = {"sinkctl": Work().model_dump()}
         answers = {
-            "open": {"ways": timed if request.get("number") != 1 else {}, "yardstick": None, "failed": {}},
+            "open": {
+                "ways": timed if request.get("number") != 1 else {},
+                "yardstick": None,
+                "failed": {},
+                "metric": "ms",
+                "readings": [],
+            },
             "facts": {"rates": []},
             "round": {"sinkctl": float(len(self.asked))},
         }
@@ -214,7 +224,7 @@ def test_a_run_holds_every_case_and_keeps_what_others_read(saved):
         "stream.4+12.stock.added_memory",
     ]  # fmt: skip
     assert {"memory.64.peak_memory", "memory.128.peak_memory"} <= set(names)
-    assert {rate.name for rate in result.bench.rates} == {"matmul", "copy"}
+    assert {rate.name for rate in result.bench.rates} == {"matmul", "copy", "read"}
     ours, stock, *_ = result.bench.rows
     assert (ours.floor_of, stock.floor_of) == ("matmul", "matmul")
     assert 0 < ours.share < 1

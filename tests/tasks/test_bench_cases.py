@@ -132,7 +132,7 @@ def test_useful_products_are_those_of_visible_pairs(window, sinks):
 
 def test_bytes_of_a_decoding_step_are_those_of_the_ring():
     work = kernel_group("decode_attention", sinks=3).ways[OURS].work
-    assert work.bytes == 4 * (2 * 2 * 16 * (40 + 3) + 2 * 4 * 16)
+    assert work.read == 4 * (2 * 2 * 16 * (40 + 3) + 2 * 4 * 16)
     assert work.flops is None
 
 

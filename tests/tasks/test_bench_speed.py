@@ -130,8 +130,8 @@ def test_every_way_of_generation_takes_the_same_steps_each_call(tiny, rows):
         way.run(), way.run()
     facts = tiny.loaded.layers(32)
     token = rows * sum(f.kv_heads * (f.width + f.value_width) for f in facts) * 4
-    held = {name: way.work.bytes / way.work.count - weight_bytes(tiny.loaded.model)
-            for name, way in made.ways.items() if way.work.bytes}  # fmt: skip
+    held = {name: way.work.read / way.work.count - weight_bytes(tiny.loaded.model)
+            for name, way in made.ways.items() if way.work.read}  # fmt: skip
     tokens = {name: size / token for name, size in held.items()}
     assert tokens == pytest.approx({"sinkctl": 33, "stock": 32, "static": 40, "published": 32})
     assert {"graph", "compile", "threads", "recompute"} <= made.choices.keys()

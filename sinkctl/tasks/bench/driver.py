@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, NamedTuple
 
 from sinkctl.errors import Interrupted, SinkctlError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import FRESH, sizes
+from sinkctl.result.numbers import quantity
 from sinkctl.tasks.bench.process import Worker
+from sinkctl.tasks.bench.way import METRICS
 
 HERE = "here"  # the lane of this version
 
@@ -21,10 +24,11 @@ class Key(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What is under way, and the share of the whole that is done."""
+    """What is under way, the share of the whole that is done, and what was just found."""
 
     what: str
     share: float
+    found: tuple[str, ...] = ()
 
 
 @dataclass
@@ -75,6 +79,17 @@ class Collected:
             for lane, items in data["found"].items()
         }
         return cls(found, data["facts"], {(process, Key(case, label)) for process, case, label in data["done"]})
+
+
+def said_of(found: Found) -> str:
+    """What is known of a case at a size: sinkctl 4.63 ms, stock 21.4 ms."""
+    metric, parts = METRICS[found.opened["metric"]], []
+    for way, of_process in found.seconds.items():
+        seconds = median(sample for of_rounds in of_process for sample in of_rounds)
+        parts.append((way, metric.of(seconds, found.opened["ways"][way]["count"]), metric.unit))
+    parts += [(reading["way"], reading["value"], reading["unit"]) for reading in found.opened["readings"]]
+    failed = [f"{way} did not run" for way in found.opened["failed"]]
+    return ", ".join([*(f"{way} {quantity(value, unit)}" for way, value, unit in parts), *failed])
 
 
 class Driver:
@@ -131,6 +146,9 @@ class Driver:
                         collected.done.add((process, key))
                         past += 1
                         self._save(collected)
+                        name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
+                        said = f"{name}: {said_of(collected.found[HERE][key])}"
+                        self._progress(Progress(name, past / total, (said,)))
         self._progress(Progress("done", 1.0))
         return collected
 

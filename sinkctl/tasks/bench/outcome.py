@@ -69,8 +69,8 @@ def rows_of(
 
 
 def floor_seconds(work: Work, rates: Iterable[Rate]) -> tuple[float | None, str | None]:
-    """(seconds a call at the hardware's limit, which limit): products at the matrix rate or bytes at the copy rate."""
-    amounts = {"matmul": work.flops, "copy": work.bytes}
+    """(seconds a call at the hardware's limit, which limit): products at the matrix rate, bytes at a memory rate."""
+    amounts = {"matmul": work.flops, "copy": work.bytes, "read": work.read}
     limits = {rate.name: amounts[rate.name] / rate.value for rate in rates if amounts[rate.name]}
     if not limits:
         return None, None

@@ -12,14 +12,18 @@ SIZES = {"cuda": (8192, 2 << 30), "cpu": (1024, 256 << 20), "mps": (4096, 1 << 3
 
 
 def rates(device: torch.device, dtype: torch.dtype, clock: Clock) -> list[Rate]:
-    """FLOP/s of a matrix product in `dtype`, and bytes/s (read and written) of a copy."""
+    """FLOP/s of a matrix product in `dtype`, bytes/s (read and written) of a copy, and bytes/s of reading alone."""
     rows, size = SIZES[device.type]
     a, b = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(a)
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    ways = {"matmul": Way(lambda: torch.mm(a, b, out=product)), "copy": Way(lambda: target.copy_(source))}
-    work = {"matmul": 2.0 * rows**3, "copy": 2.0 * source.nbytes}
+    ways = {
+        "matmul": Way(lambda: torch.mm(a, b, out=product)),
+        "copy": Way(lambda: target.copy_(source)),
+        "read": Way(lambda: source.sum()),
+    }
+    work = {"matmul": 2.0 * rows**3, "copy": 2.0 * source.nbytes, "read": float(source.nbytes)}
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for name, way in ways.items():
         clock.warm(name, way, 1)

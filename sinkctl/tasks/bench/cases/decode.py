@@ -73,7 +73,7 @@ def _greedy(loaded: LoadedModel, rows: int) -> Sampler:
 def _work(loaded: LoadedModel, policy: SinkWindow, rows: int, cache_bytes: int) -> Work:
     """Of a call: every step reads the weights and the whole cache."""
     flops = rows * token_flops(loaded, in_stream(policy.reach), policy.reach)
-    return Work(count=STEPS, flops=STEPS * flops, bytes=STEPS * (weight_bytes(loaded.model) + cache_bytes))
+    return Work(count=STEPS, flops=STEPS * flops, read=STEPS * (weight_bytes(loaded.model) + cache_bytes))
 
 
 def _stock(loaded: LoadedModel, policy: SinkWindow, prompt_BT: Tensor) -> Way:

@@ -20,7 +20,7 @@ from sinkctl.kernels import column_sums, decode_attention, rotate, sink_attentio
 from sinkctl.kernels.column_sums import Visible
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.present import fa3_runs, triton_runs
 from sinkctl.kernels.stream_attention import Strip
 from sinkctl.recipe.bench import KernelCase
 from sinkctl.recipe.sizes import Size
@@ -44,7 +44,7 @@ def group(case: KernelCase, subject: Subject, size: Size) -> Group:
         raise UsageError(f"{case.label}: {case.heads} heads cannot share {case.kv_heads} kv_heads equally")
     draw = Draw(subject.device, subject.dtype, subject.recipe.timing.seed)
     operator = OPERATORS[case.op](case, draw, int(size["tokens"]))
-    cold = max(1, min(MOST_COPIES, math.ceil(CACHES / (operator.work.bytes or CACHES))))
+    cold = max(1, min(MOST_COPIES, math.ceil(CACHES / (operator.work.bytes or operator.work.read or CACHES))))
     copies = [operator, *(OPERATORS[case.op](case, draw, int(size["tokens"])) for _ in range(cold - 1))]
     unknown = [name for name in case.implementations if name not in operator.implementations]
     if unknown:
@@ -199,8 +199,8 @@ def _decode_attention(case: KernelCase, draw: Draw, tokens: int) -> Operator:
         lambda implementation: implementation(q_BHD, k_BGD, v_BGD, ring, t_B, **options),
         decode_attention.IMPLEMENTATIONS,
         decode_attention.select(ring, D),
-        Work(bytes=itemsize * (2 * G * D * (tokens + case.sinks) + ends)),
-        Way(_sdpa(q_BHD[:, :, None], *ring[:2]), Work(bytes=itemsize * (2 * G * D * tokens + ends))),
+        Work(read=itemsize * (2 * G * D * (tokens + case.sinks) + ends)),
+        Way(_sdpa(q_BHD[:, :, None], *ring[:2]), Work(read=itemsize * (2 * G * D * tokens + ends))),
     )
 
 
@@ -278,12 +278,12 @@ def _missing(op: str, name: str, draw: Draw) -> str | None:
     """What an implementation asks for that is not here, as far as `select` knows; a call tells the rest."""
     if name == "tiled_cpu_flash":
         return None if draw.device.type == "cpu" else "an operator for CPUs"
-    if name not in ("triton", "flex", "cuda_flash"):
+    if name not in ("triton", "flex", "cuda_flash", "cudnn", "fa3"):
         return None
     if draw.device.type != "cuda":
         return "no kernel without a CUDA device"
-    runs, reason = triton_runs()
-    if not runs and name != "cuda_flash":
+    runs, reason = fa3_runs() if name == "fa3" else triton_runs()
+    if not runs and name not in ("cuda_flash", "cudnn"):
         return reason
     wide = op in ("decode_attention", "rotate")
     return None if wide or draw.dtype in HALF else f"no kernel in {draw.dtype}"
