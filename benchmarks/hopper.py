@@ -1,6 +1,6 @@
 """Attention on a Hopper GPU: every way there is, checked against float64 and then timed side by side.
 
-    python benchmarks/hopper.py [--parts rates stream widths train decode] [--rounds 10] [--only TEXT]
+    python benchmarks/hopper.py [--parts rates stream widths train decode score] [--rounds 10] [--only TEXT]
 
 Layers alone, bf16, batch 1, rows as projections lay them out: `stream_attention` over 16,384 queries of a stream whose
 cache is full (32 heads of 128, 4 sinks, windows of 1020, 2044 and 4092; with 32 and with 8 key/value heads), other head
@@ -16,13 +16,16 @@ from collections.abc import Callable
 from functools import partial
 
 import hopper_variants
+import shape_7b
 import torch
 from torch import Tensor
 
+from sinkctl.cache.policies import SinkWindow
 from sinkctl.kernels import sink_attention, stream_attention
 from sinkctl.kernels.present import fa3_runs
 from sinkctl.kernels.sink_attention import flash
 from sinkctl.kernels.stream_attention import Strip
+from sinkctl.tasks.bench.costs import weight_bytes
 
 # H query heads, G key/value heads, T queries, S keys, N sinks, D head width; batch 1
 T, N, LONG = 16_384, 4, 32_768
@@ -225,47 +228,58 @@ def rates(options: argparse.Namespace) -> None:
         say("rates", f"{name:24}", found[name], f"ms {factor * source.nbytes / found[name] / 1e9:6.2f} TB/s")
 
 
-# ---- a generated token
+# ---- a generated token, and a scored block, of the Llama-2-7B shape at 4+2044: the kernels they go to
+
+
+def spent(run: Callable[[], object], calls: int) -> None:
+    """Rows of the kernels of a call, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(calls):
+            run()
+        torch.cuda.synchronize()
+    kernels = sorted(seen.key_averages(), key=lambda x: -x.self_device_time_total)
+    total = sum(x.self_device_time_total for x in kernels) / 1e3 / calls
+    say("  ", f"{sum(x.count for x in kernels) / calls:.0f} kernels a call, {total:.3f} ms in them")
+    for kernel in kernels[:18]:
+        each = kernel.self_device_time_total / kernel.count
+        say("  ", f"{kernel.count / calls:6.1f} ×", each, "µs", kernel.key[:100])
 
 
 def decode(options: argparse.Namespace) -> None:
-    """A step of the Llama-2-7B shape at 4+2044: milliseconds, and which kernels they go to."""
-    from shape_7b import build
-    from torch.profiler import ProfilerActivity, profile
-
-    from sinkctl.cache.policies import SinkWindow
     from sinkctl.tasks.generate.decoder import Decoder
     from sinkctl.tasks.generate.sampling import Sampler
 
-    loaded = build()
+    loaded = shape_7b.build()
     say("decode", "built")
     for name, compile_options in (("today", {}), ("combo kernels", {"combo_kernels": True})):
         if options.only is not None and options.only not in name:
             continue
-        decoder = Decoder(
-            loaded, SinkWindow(sinks=N, window=2044), Sampler(1, CUDA, greedy=True), graph=True, compiled=True
-        )
+        greedy = Sampler(1, CUDA, greedy=True)
+        decoder = Decoder(loaded, SinkWindow(sinks=N, window=2044), greedy, graph=True, compiled=True)
         decoder._compiled._options |= compile_options
         decoder.feed([torch.randint(0, 32000, (2049,))], 2049)
         decoder.step()
         say("decode", name, "captured")
         ms = medians({name: decoder.step}, options.rounds, calls=16)[name]
-        held = sum(x.nbytes for x in loaded.model.parameters()) - loaded.model.get_input_embeddings().weight.nbytes
-        held += decoder.bytes_held()
-        say("decode", f"{name:24}", ms, f"ms {held / ms / 1e9:6.2f} TB/s")
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
-            for _ in range(4):
-                decoder.step()
-            torch.cuda.synchronize()
-        kernels = sorted(seen.key_averages(), key=lambda x: -x.self_device_time_total)
-        spent = sum(x.self_device_time_total for x in kernels) / 4e3
-        say("decode", name, f"{sum(x.count for x in kernels) / 4:.0f} kernels a step, {spent:.3f} ms in them")
-        for kernel in kernels[:16]:
-            say(
-                "  ", f"{kernel.count / 4:6.1f} ×", kernel.self_device_time_total / kernel.count, "µs", kernel.key[:100]
-            )
+        read = weight_bytes(loaded.model) + decoder.bytes_held()
+        say("decode", f"{name:24}", ms, f"ms {read / ms / 1e9:6.2f} TB/s")
+        spent(decoder.step, 4)
         del decoder
         torch._dynamo.reset()
+
+
+def score(options: argparse.Namespace) -> None:
+    from sinkctl.tasks.stream.scorers import BlockScorer
+
+    loaded = shape_7b.build()
+    scorer = BlockScorer(loaded, SinkWindow(sinks=N, window=2044), T)
+    ids_T = torch.randint(0, 32000, (T + 1,))
+    step = partial(scorer.step, ids_T[:-1], ids_T[1:])
+    step()
+    say("score", scorer.choices["stream_attention"])
+    ms = medians({"score": step}, options.rounds)["score"]
+    say("score", f"{'tokens/s':24}", 1e3 * T / ms, f"{ms:.1f} ms a block")
+    spent(step, 1)
 
 
 def chosen(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, Way]:
@@ -277,13 +291,16 @@ PARTS = {
     "stream": partial(stream, [(32, groups, 128, w) for groups in (32, 8) for w in (1020, 2044, 4092)]),
     "widths": partial(stream, [(9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044), (16, 8, 256, 2044)]),
     "decode": decode,
+    "score": score,
     "train": partial(train, [(32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),
 }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=[x for x in PARTS if x != "decode"])
+    arguments.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=[x for x in PARTS if x not in ("decode", "score")]
+    )
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument("--only", help="ways whose name has this in it")
     options = arguments.parse_args()
