@@ -24,7 +24,7 @@ from sinkctl.cache.policies import SinkWindow
 from sinkctl.kernels import sink_attention, stream_attention
 from sinkctl.kernels.present import fa3_runs
 from sinkctl.kernels.sink_attention import flash
-from sinkctl.kernels.stream_attention import Strip
+from sinkctl.kernels.stream_attention import Strip, fa3
 from sinkctl.tasks.bench.costs import weight_bytes
 
 # H query heads, G key/value heads, T queries, S keys, N sinks, D head width; batch 1
@@ -88,27 +88,35 @@ def passed(name: str, label: str, check: Callable[[], tuple[float, float]]) -> b
 # ---- stream_attention
 
 
-# (queries, keys) a tile, warps, stages, whether keys and values come by descriptors, heads side by side
+# (queries, keys) a tile, warps, stages, most registers; keys and values by descriptors, the strip last
 TILES = {
-    64: [((64, 64), 4, 3, True), ((128, 64), 4, 3, True), ((128, 64), 8, 3, True), ((128, 128), 8, 3, True)],
-    128: [
-        ((128, 64), 8, 3, False), ((128, 64), 8, 3, True), ((128, 64), 8, 4, True), ((128, 128), 8, 2, True),
-        ((64, 64), 4, 2, True), ((64, 64), 4, 3, True), ((64, 128), 4, 2, True),
-    ],
-    256: [((64, 32), 4, 2, True), ((64, 64), 4, 2, True), ((128, 32), 8, 2, True), ((64, 64), 8, 2, True)],
-}  # fmt: skip
+    64: [((64, 64), 4, 3, None), ((64, 64), 4, 2, None), ((64, 64), 4, 2, 128), ((128, 64), 4, 2, None)],
+    128: [((64, 64), 4, 2, None), ((64, 64), 4, 3, None), ((64, 32), 4, 3, None), ((64, 32), 4, 2, None)],
+    256: [((64, 64), 4, 2, None), ((64, 32), 4, 2, None), ((64, 32), 4, 3, None)],
+}
+FOLDS = [(16, 2), (32, 4), (64, 8), (128, 8)]  # queries a tile, warps
+
+
+def folding(tile: int, warps: int, *x: Tensor, **options) -> Tensor:
+    kept, (fa3.QUERIES, fa3.WARPS) = (fa3.QUERIES, fa3.WARPS), (tile, warps)
+    try:
+        return fa3.fa3_attention(*x, **options)
+    finally:
+        fa3.QUERIES, fa3.WARPS = kept
 
 
 def streams(width: int) -> dict[str, Way]:
-    found = {name: stream_attention.IMPLEMENTATIONS[name] for name in ("triton", "cuda_flash")}
+    found = {"triton": stream_attention.IMPLEMENTATIONS["triton"]}
     if fa3_runs()[0]:
         whole = stream_attention.IMPLEMENTATIONS["fa3"]
         found["fa3"] = whole
-        found |= {f"fa3 by {size}": partial(whole, chunk=size) for size in (2048, 4096, 8192)}
+        found |= {f"fa3 fold {size} w{warps}": partial(folding, size, warps) for size, warps in FOLDS}
         found["fa3 band only"] = lambda *x, strip=None, **options: whole(*x, **options)
-    for tile, warps, stages, host in TILES[width]:
-        name = f"new {tile[0]}×{tile[1]} w{warps} s{stages} {'tma' if host else ''}"
-        found[name] = partial(hopper_variants.attention, tile=tile, warps=warps, stages=stages, host=host)
+    for tile, warps, stages, registers in TILES[width]:
+        name = f"new {tile[0]}×{tile[1]} w{warps} s{stages}{'' if registers is None else f' r{registers}'}"
+        found[name] = partial(
+            hopper_variants.attention, tile=tile, warps=warps, stages=stages, host=True, last=True, registers=registers
+        )
     return found
 
 
@@ -151,12 +159,11 @@ def trainings(window: int | None) -> dict[str, Way]:
     found = {name: sink_attention.IMPLEMENTATIONS[name] for name in names}
     if window is None:
         found["cudnn"] = cudnn = sink_attention.IMPLEMENTATIONS["cudnn"]
-        found["cudnn, keys repeated"] = lambda q, k, v, *rest, **options: cudnn(
-            q, *(x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v)), *rest, **options
-        )
+        found["fa3, cudnn backward"] = partial(flash.sink_attention, by=hopper_variants.Fa3Cudnn)
         found["cudnn, no sink"] = lambda q, k, v, logit, **options: cudnn(q, k, v, **options)
     else:
-        found["cudnn in halves"] = partial(flash.sink_attention, by=hopper_variants.Halves)
+        by = {"cudnn window": hopper_variants.Banded, "fa3, cudnn window backward": hopper_variants.Fa3Banded}
+        found |= {name: partial(flash.sink_attention, by=kind) for name, kind in by.items()}
     return found
 
 
@@ -188,7 +195,7 @@ def train(cases: list[tuple[int, int, int, int | None]], options: argparse.Names
         leaves.append(torch.randn(heads, device=CUDA, requires_grad=True))
         grad, given, running = drawn(heads, LONG, width), dict(scale=width**-0.5, window=window), {}
         for name, way in chosen(trainings(window), options).items():
-            if heads == groups and name in ("flex", "cudnn, keys repeated"):
+            if heads == groups and name == "flex":
                 continue
             if "no sink" in name or passed(
                 name, label, partial(training_errors, way, heads, groups, width, window and 300)
@@ -213,6 +220,7 @@ def forward_alone(way: Way, leaves: list[Tensor], given: dict) -> Tensor:
 def rates(options: argparse.Namespace) -> None:
     a, b = (torch.randn(8192, 8192, device=CUDA, dtype=BF16) for _ in range(2))
     source = torch.ones(1 << 29, device=CUDA)
+    halves, vector = source.view(BF16).view(-1, 8192), torch.ones(8192, device=CUDA, dtype=BF16)
     target, words = torch.empty_like(source), source.view(torch.int32)
     found = medians(
         {
@@ -220,11 +228,13 @@ def rates(options: argparse.Namespace) -> None:
             "copy": lambda: target.copy_(source),
             "read by sum": lambda: source.sum(),
             "read by amax": lambda: words.amax(),
+            "read by mv": lambda: halves @ vector,
+            "read by triton": lambda: hopper_variants.read(source),
         },
         options.rounds,
     )
     say("rates", f"{'matmul':24}", found["matmul"], f"ms {2 * 8192**3 / found['matmul'] / 1e9:6.0f} TFLOP/s")
-    for name, factor in (("copy", 2), ("read by sum", 1), ("read by amax", 1)):
+    for name, factor in (("copy", 2), *((name, 1) for name in found if name.startswith("read"))):
         say("rates", f"{name:24}", found[name], f"ms {factor * source.nbytes / found[name] / 1e9:6.2f} TB/s")
 
 
@@ -288,8 +298,8 @@ def chosen(ways: dict[str, Way], options: argparse.Namespace) -> dict[str, Way]:
 
 PARTS = {
     "rates": rates,
-    "stream": partial(stream, [(32, groups, 128, w) for groups in (32, 8) for w in (1020, 2044, 4092)]),
-    "widths": partial(stream, [(9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044), (16, 8, 256, 2044)]),
+    "stream": partial(stream, [(32, groups, 128, w) for groups, w in ((32, 1020), (32, 2044), (32, 4092), (8, 2044))]),
+    "widths": partial(stream, [(32, 8, 64, 2044), (16, 8, 256, 2044)]),
     "decode": decode,
     "score": score,
     "train": partial(train, [(32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),

@@ -1,11 +1,13 @@
 """Ways to write the Triton kernel of `stream_attention` for Hopper: what `hopper.py` times beside today's."""
 
+from functools import cache, lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sinkctl.kernels.sink_attention import flash, stock
+from sinkctl.kernels.sink_attention import stock
 from sinkctl.kernels.stream_attention.reference import Strip
 
 LOG2E = 1.4426950408889634
@@ -55,7 +57,7 @@ def _kernel(
     qh, qt, kh, ks, vh, vs, rh, rt, oh, ot,
     H, G, T, S, N, window, scale,
     D: tl.constexpr, PN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, HOST: tl.constexpr, WS: tl.constexpr,
-    HEADS_FIRST: tl.constexpr,
+    HEADS_FIRST: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     if HEADS_FIRST:
         h, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -68,14 +70,15 @@ def _kernel(
     acc = tl.zeros([BM, D], tl.float32)
     m = tl.zeros([BM], tl.float32) - 1e30
     norm = tl.zeros([BM], tl.float32)
-    raw = tl.load(faced + h * rh + rows * rt + d[None, :], live, 0.0)
-    k_tile = tl.load(k_strip + g * N * D + n[None, :] * D + d[:, None], n[None, :] < N, 0.0)
-    v_tile = tl.load(v_strip + g * N * D + n[:, None] * D + d[None, :], n[:, None] < N, 0.0)
-    score = tl.where(n[None, :] < N, tl.dot(raw, k_tile) * scale, -1e30)
-    m = tl.max(score, 1)
-    p = tl.exp2(score - m[:, None])
-    norm = tl.sum(p, 1)
-    acc = tl.dot(p.to(v_tile.dtype), v_tile)
+    if not LAST:
+        raw = tl.load(faced + h * rh + rows * rt + d[None, :], live, 0.0)
+        k_tile = tl.load(k_strip + g * N * D + n[None, :] * D + d[:, None], n[None, :] < N, 0.0)
+        v_tile = tl.load(v_strip + g * N * D + n[:, None] * D + d[None, :], n[:, None] < N, 0.0)
+        score = tl.where(n[None, :] < N, tl.dot(raw, k_tile) * scale, -1e30)
+        m = tl.max(score, 1)
+        p = tl.exp2(score - m[:, None])
+        norm = tl.sum(p, 1)
+        acc = tl.dot(p.to(v_tile.dtype), v_tile)
     q_tile = tl.load(q + h * qh + rows * qt + d[None, :], live, 0.0)
     first_query = S - T + tile * BM
     here = S - T + i
@@ -93,12 +96,22 @@ def _kernel(
                          left, diagonal - middle, S, window, scale, D, BN, HOST, True, False)  # fmt: skip
     m, norm, acc = _band(m, norm, acc, q_tile, k, v, ks, vs, 0, gi, here, middle, (diagonal - middle) // BN,
                          0, 0, S, window, scale, D, BN, HOST, False, WS)  # fmt: skip
+    if LAST:
+        raw = tl.load(faced + h * rh + rows * rt + d[None, :], live, 0.0)
+        k_tile = tl.load(k_strip + g * N * D + n[None, :] * D + d[:, None], n[None, :] < N, 0.0)
+        v_tile = tl.load(v_strip + g * N * D + n[:, None] * D + d[None, :], n[:, None] < N, 0.0)
+        score = tl.where(n[None, :] < N, tl.dot(raw, k_tile) * scale, -1e30)
+        m_new = tl.maximum(m, tl.max(score, 1))
+        p = tl.exp2(score - m_new[:, None])
+        shrink = tl.exp2(m - m_new)
+        norm = norm * shrink + tl.sum(p, 1)
+        acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * shrink[:, None])
     tl.store(out + h * oh + rows * ot + d[None, :], (acc / norm[:, None]).to(out.dtype.element_ty), live)
 
 
 def attention(
     q_BHTD, k_BGSD, v_BGSD, *, scale, window, strip: Strip, sink_logit_H=None,
-    tile=(128, 64), warps=8, stages=3, host=False, ws=False, heads_first=False,
+    tile=(128, 64), warps=8, stages=3, host=False, ws=False, heads_first=False, last=False, registers=None,
 ):  # fmt: skip
     (B, H, T, D), (G, S) = q_BHTD.shape, k_BGSD.shape[1:3]
     assert B == 1
@@ -115,65 +128,106 @@ def attention(
         q_BHTD, k, v, strip.q_BHTD, k_strip, v_strip, out,
         *q_BHTD.stride()[1:3], *k_BGSD.stride()[1:3], *v_BGSD.stride()[1:3], *strip.q_BHTD.stride()[1:3],
         *out.stride()[1:3], H, G, T, S, k_strip.shape[2], window, scale * LOG2E,
-        D=D, PN=16, BM=BM, BN=BN, HOST=host, WS=ws, HEADS_FIRST=heads_first, num_warps=warps, num_stages=stages,
+        D=D, PN=16, BM=BM, BN=BN, HOST=host, WS=ws, HEADS_FIRST=heads_first, LAST=last,
+        num_warps=warps, num_stages=stages, maxnreg=registers,
     )  # fmt: skip
     return out
 
 
-class Halves(stock.Stock):
-    """A window by cuDNN's causal operator: blocks of W tokens, each with itself and, both turned round, with the last.
-
-    Query i of a block sees keys i … W−1 of the block before (distance W − i + … ≤ W): from behind, that is causal.
-    """
-
-    def forward(self, q_BHTD, k_BGTD, v_BGTD):
-        q, k, v = (self._blocks(x) for x in (q_BHTD, k_BGTD, v_BGTD))
-        own, own_lse, *kept = self._fused(q, k, v)
-        turned, turned_lse, *kept_turned = self._fused(*(x.flip(2) for x in (q[1:], k[:-1], v[:-1])))
-        out, lse = _joined(own, own_lse, turned, turned_lse)
-        T = q_BHTD.shape[2]
-        return self._rows(out)[:, :, :T], lse.transpose(0, 1).flatten(1)[None, :, :T], *kept, *kept_turned
-
-    def backward(self, grad_BHTD, q_BHTD, k_BGTD, v_BGTD, out_BHTD, lse_BHT, *kept):
-        grad, q, k, v, out = (self._blocks(x) for x in (grad_BHTD, q_BHTD, k_BGTD, v_BGTD, out_BHTD))
-        lse = self._blocks(lse_BHT[..., None])[..., 0]
-        dq, dk, dv = self._fused_backward(grad, q, k, v, out, lse, *kept[:2])
-        turned = (grad[1:], q[1:], k[:-1], v[:-1], out[1:], lse[1:])
-        more = [x.flip(2) for x in self._fused_backward(*(x.flip(2) for x in turned), *kept[2:])]
-        dq[1:] += more[0]
-        dk[:-1] += more[1]
-        dv[:-1] += more[2]
-        T = q_BHTD.shape[2]
-        return tuple(self._rows(x)[:, :, :T] for x in (dq, dk, dv))
-
-    def _blocks(self, x_1HTD):
-        """[blocks, H, W, D]."""
-        x_THD = x_1HTD[0].transpose(0, 1)
-        missing = -len(x_THD) % self.window
-        x_THD = torch.nn.functional.pad(x_THD, (0, 0, 0, 0, 0, missing)) if missing else x_THD
-        return x_THD.unflatten(0, (-1, self.window)).transpose(1, 2)
-
-    @staticmethod
-    def _rows(x):
-        return x.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None]
-
-    def _fused(self, q, k, v):
-        return stock.Cudnn(self.scale, None, None).forward(q, k, v)
-
-    def _fused_backward(self, grad, q, k, v, out, lse, *kept):
-        return stock.Cudnn(self.scale, None, None).backward(grad, q, k, v, out, lse, *kept)
+@triton.jit
+def _read(x, out, BLOCK: tl.constexpr, TIMES: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * (BLOCK * TIMES) + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for _ in tl.range(0, TIMES):
+        total += tl.load(x + at)
+        at += BLOCK
+    tl.store(out + tl.program_id(0), tl.sum(total, 0))
 
 
-def _merged(own, own_lse, turned, turned_lse):
-    turned, turned_lse = turned.flip(2), turned_lse.flip(2)
-    lse = torch.logaddexp(own_lse, turned_lse)
-    out = own * (own_lse - lse).exp()[..., None] + turned * (turned_lse - lse).exp()[..., None]
-    return out.to(own.dtype), lse
+def read(x: torch.Tensor) -> torch.Tensor:
+    """Sums of 256 KiB pieces of float32."""
+    out = x.new_empty(x.numel() // (1 << 16))
+    _read[(len(out),)](x, out, BLOCK=4096, TIMES=16, num_warps=8)
+    return out
 
 
-def _joined(own, own_lse, turned, turned_lse):
-    """The first block has none before it."""
-    merge = flash._fused(_merged) if own.is_cuda else _merged
-    more, more_lse = merge(own[1:], own_lse[1:], turned, turned_lse)
-    own[1:], own_lse[1:] = more, more_lse
-    return own, own_lse
+class Banded(stock.Stock):
+    """A window by cuDNN's own graphs (nvidia-cudnn-frontend), forward and backward."""
+
+    def forward(self, q, k, v):
+        q, k, v = (x.detach() for x in (q, k, v))
+        out = torch.empty_like(q)
+        lse = torch.empty(*q.shape[:3], 1, dtype=torch.float32, device=q.device)
+        run(_graph(False, *map(_layout, (q, k, v, out, lse)), self.scale, self.window), q, k, v, out, lse)
+        return out, lse[..., 0]
+
+    def backward(self, grad, q, k, v, out, lse):
+        grad = grad if grad.stride() == out.stride() else torch.empty_like(out).copy_(grad)
+        lse, grads = lse.contiguous()[..., None], tuple(map(torch.empty_like, (q, k, v)))
+        tensors = (q, k, v, out, lse, grad, *grads)
+        run(_graph(True, *map(_layout, tensors), self.scale, self.window), *tensors)
+        return grads
+
+
+class Fa3Banded(Banded):
+    def forward(self, q, k, v):
+        return stock.Fa3(self.scale, self.window, None).forward(q, k, v)[:2]
+
+
+class Fa3Cudnn(stock.Cudnn):
+    def forward(self, q, k, v):
+        out, lse, *_ = stock.Fa3(self.scale, None, None).forward(q, k, v)
+        none = torch.zeros((), dtype=torch.int64, device=q.device)
+        return out, lse, none, none
+
+
+def _layout(x):
+    return tuple(x.shape), x.stride(), x.dtype
+
+
+@cache
+def _handle():
+    import cudnn
+
+    return cudnn.create_handle()
+
+
+@lru_cache(maxsize=32)
+def _graph(backward, *described):
+    import cudnn
+
+    *layouts, scale, window = described
+    kinds = {torch.bfloat16: cudnn.data_type.BFLOAT16, torch.float16: cudnn.data_type.HALF}
+    kinds[torch.float32] = cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(
+        io_data_type=kinds[layouts[0][2]], intermediate_data_type=cudnn.data_type.FLOAT,
+        compute_data_type=cudnn.data_type.FLOAT, handle=_handle(),
+    )  # fmt: skip
+    given = layouts[:6] if backward else layouts[:3]
+    put = [graph.tensor(dim=list(dim), stride=list(stride), data_type=kinds[dtype]) for dim, stride, dtype in given]
+    band = dict(
+        attn_scale=scale, diagonal_alignment=cudnn.diagonal_alignment.TOP_LEFT, diagonal_band_right_bound=0,
+        diagonal_band_left_bound=window + 1,
+    )  # fmt: skip
+    if backward:
+        names = ("q", "k", "v", "o", "stats", "dO")
+        got = graph.sdpa_backward(name="backward", **dict(zip(names, put, strict=True)), **band)
+    else:
+        got = graph.sdpa(name="forward", **dict(zip("qkv", put, strict=True)), generate_stats=True, **band)
+    for tensor, (dim, stride, dtype) in zip(got, layouts[len(given) :], strict=True):
+        tensor.set_output(True).set_dim(list(dim)).set_stride(list(stride)).set_data_type(kinds[dtype])
+    graph.validate()
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    graph.check_support()
+    graph.build_plans()
+    return graph, (*put, *got)
+
+
+def run(made, *tensors):
+    import cudnn
+
+    graph, places = made
+    cudnn.set_stream(handle=_handle(), stream=torch.cuda.current_stream().cuda_stream)
+    workspace = torch.empty(graph.get_workspace_size(), dtype=torch.uint8, device=tensors[0].device)
+    graph.execute(dict(zip(places, tensors, strict=True)), workspace, handle=_handle())

@@ -83,27 +83,18 @@ def fa3_attention(
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
     slope_H: Tensor | None = None,
-    chunk: int | None = None,
 ) -> Tensor:
     """As `reference.stream_attention`, for half precision on Hopper, D = E ≤ 256, no softcap and no ALiBi.
 
-    Nothing is copied: the operator takes strides, which TMA asks to be multiples of 16 bytes. `chunk` queries go at a
-    time (None: all), so that the fold finds them in the level-2 cache.
+    Nothing is copied: the operator takes strides, which TMA asks to be multiples of 16 bytes.
     """
     assert softcap is None
     assert slope_H is None
-    (B, H, T, _), (G, S), E = q_BHTD.shape, k_BGSD.shape[1:3], v_BGSE.shape[-1]
-    reach = S if window is None else min(window, S)
-    out_BTHE = q_BHTD.new_empty(B, T, H, E)
-    for begin in range(0, T, chunk or T):
-        end = min(T, begin + (chunk or T))
-        seen = slice(max(0, S - T + begin - reach), S - T + end)
-        q, k, v = (x.transpose(1, 2) for x in (q_BHTD[:, :, begin:end], k_BGSD[:, :, seen], v_BGSE[:, :, seen]))
-        out, lse_BHT, *_ = torch.ops.flash_attn_3.fwd(
-            q, k, v, out=out_BTHE[:, begin:end], softmax_scale=scale, is_causal=True,
-            window_size_left=-1 if window is None else reach, window_size_right=0, num_splits=1,
-        )  # fmt: skip
-        if strip is not None or sink_logit_H is not None:
-            faced = strip and strip._replace(q_BHTD=strip.q_BHTD[:, :, begin:end])
-            fold(out, lse_BHT, faced, sink_logit_H, kv_heads=G, scale=scale)
+    G, S = k_BGSD.shape[1:3]
+    out_BTHE, lse_BHT, *_ = torch.ops.flash_attn_3.fwd(
+        *(x.transpose(1, 2) for x in (q_BHTD, k_BGSD, v_BGSE)), softmax_scale=scale, is_causal=True,
+        window_size_left=-1 if window is None else min(window, S), window_size_right=0, num_splits=1,
+    )  # fmt: skip
+    if strip is not None or sink_logit_H is not None:
+        fold(out_BTHE, lse_BHT, strip, sink_logit_H, kv_heads=G, scale=scale)
     return out_BTHE.transpose(1, 2)
