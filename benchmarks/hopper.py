@@ -188,12 +188,12 @@ def training_errors(way: Way, heads: int, groups: int, width: int, window: int |
     return max(ratios[:4]), 1.0  # a logit's gradient is a number a head: too few for one draw; the tests have more
 
 
-def train(cases: list[tuple[int, int, int, int | None]], options: argparse.Namespace) -> None:
-    for heads, groups, width, window in cases:
-        label = f"train {heads}/{groups}×{width} {LONG} {'all' if window is None else window}"
-        leaves = [drawn(n, LONG, width).requires_grad_() for n in (heads, groups, groups)]
+def train(cases: list[tuple[int, int, int, int, int | None]], options: argparse.Namespace) -> None:
+    for tokens, heads, groups, width, window in cases:
+        label = f"train {heads}/{groups}×{width} {tokens} {'all' if window is None else window}"
+        leaves = [drawn(n, tokens, width).requires_grad_() for n in (heads, groups, groups)]
         leaves.append(torch.randn(heads, device=CUDA, requires_grad=True))
-        grad, given, running = drawn(heads, LONG, width), dict(scale=width**-0.5, window=window), {}
+        grad, given, running = drawn(heads, tokens, width), dict(scale=width**-0.5, window=window), {}
         for name, way in chosen(trainings(window), options).items():
             if heads == groups and name == "flex":
                 continue
@@ -202,8 +202,8 @@ def train(cases: list[tuple[int, int, int, int | None]], options: argparse.Names
             ):
                 running[f"{name} forward"] = partial(forward_alone, way, leaves, given)
                 running[name] = partial(step, way, leaves, grad, **given)
-        ahead = LONG - 1 if window is None else window
-        pairs = (ahead + 1) * (ahead + 2) // 2 + (LONG - 1 - ahead) * (ahead + 1)
+        ahead = tokens - 1 if window is None else window
+        pairs = (ahead + 1) * (ahead + 2) // 2 + (tokens - 1 - ahead) * (ahead + 1)
         for name, ms in medians(running, max(3, options.rounds // 2), calls=2).items():
             flops = (4 if "forward" in name else 14) * heads * width * pairs
             say(label, f"{name:24}", ms, f"ms {flops / ms / 1e9:6.0f} TFLOP/s {errors.get((label, name), '')}")
@@ -302,7 +302,8 @@ PARTS = {
     "widths": partial(stream, [(32, 8, 64, 2044), (16, 8, 256, 2044)]),
     "decode": decode,
     "score": score,
-    "train": partial(train, [(32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),
+    "train": partial(train, [(LONG, 32, groups, 128, window) for window in (None, 1024) for groups in (8, 32)]),
+    "lengths": partial(train, [(tokens, 32, 8, 128, None) for tokens in (1024, 2048, 4096, 8192, 16384)]),
 }
 
 
