@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from sinkctl.kernels import present
 from sinkctl.kernels.present import fa3_runs
 from sinkctl.kernels.stream_attention import IMPLEMENTATIONS, Strip, select, stream_attention
 from sinkctl.kernels.stream_attention.tiled import matmul_partial, with_lse
@@ -137,9 +138,11 @@ def test_alibi_keeps_its_digits_far_out(name, window):
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("hopper", [False, True], ids=["", "hopper"])
 @pytest.mark.parametrize("alibi", [False, True], ids=["", "alibi"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_triton_kernel_interpreted_equals_the_reference_in_float32(shape, alibi):
+def test_the_triton_kernel_interpreted_equals_the_reference_in_float32(shape, alibi, hopper, monkeypatch):
+    monkeypatch.setattr(present, "hopper", lambda x: hopper)
     arguments, options = inputs(shape, torch.float32, alibi=alibi)
     for softcap in (None, 1.5):
         torch.testing.assert_close(

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sinkctl.kernels.stream_attention.reference import Strip
-from sinkctl.kernels.stream_attention.triton import LOG2E, _attend, _scores
+from sinkctl.kernels.stream_attention.triton import LOG2E, _attend
 
 QUERIES, WARPS = 64, 4  # a tile
 MOST = 64  # strip keys a step
@@ -46,8 +46,8 @@ def _fold(
             inside = j < N
             k_tile = tl.load(k + group * N * D + j[None, :] * D + d[:, None], inside[None, :] & (d[:, None] < D), 0.0)
             v_tile = tl.load(v + group * N * E + j[:, None] * E + e[None, :], inside[:, None] & (e[None, :] < E), 0.0)
-            score = _scores(tl.dot(q_tile, k_tile), scale, 0.0, False)
-            m, norm, acc = _attend(m, norm, acc, tl.where(inside[None, :], score, -float("inf")), v_tile)
+            x = tl.where(inside[None, :], tl.dot(q_tile, k_tile), -float("inf"))
+            m, norm, acc = _attend(m, norm, acc, x, scale, v_tile)
     tl.store(target, (acc / norm[:, None]).to(out.dtype.element_ty), live)
 
 
