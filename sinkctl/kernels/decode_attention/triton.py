@@ -1,8 +1,8 @@
 """`decode_attention` split over keys: rotation, store and attention in one Triton kernel, then one that merges.
 
-One program takes a span of ring slots of one key/value head and row, for all of its query heads at once. The first
-also takes the sinks and the new token itself, whose key never passes through memory (at distance 0 no rotation
-matters), and stores that key in its slot, which no program reads. Shapes as in `reference.py`.
+One program takes a span of ring slots of one key/value head and row, for all of its query heads at once. One more
+takes the sinks and the new token itself, whose key never passes through memory (at distance 0 no rotation matters), and
+stores that key in its slot, which no program reads; no span waits for it. Shapes as in `reference.py`.
 """
 
 import torch
@@ -74,7 +74,7 @@ def _part(
     q_tile = _turned(q_rows, d, cos, sin, turn, live[:, None], D, START, PAIRS, INTERLEAVED)
     fall = tl.load(slope + g * SHARE + h, live, 0.0) if HAS_SLOPE else tl.zeros([BM], tl.float32)
     newest = ((t - S) % R + R) % R
-    if part == 0:
+    if part == spans:
         q_raw = tl.load(q_rows + d, live[:, None] & (d < D), 0.0).to(tl.float32)
         k_row, v_row = k + b * kb + g * kg, v + b * vb + g * vg
         k_raw = tl.load(k_row + d, d < D, 0.0).to(tl.float32)
@@ -107,7 +107,7 @@ def _part(
         acc = tl.zeros([BM, PE], tl.float32)
     # Until the ring has gone round once, slots past the newest hold nothing.
     filled = tl.minimum(R, tl.maximum(t - S, 0))
-    for start in tl.range(part * span, tl.minimum((part + 1) * span, filled), BN):
+    for start in tl.range(part * span, tl.minimum((part + 1) * span, filled), BN):  # of the last part none
         j = start + tl.arange(0, BN)
         inside = j < R
         age = tl.where(j <= newest, newest - j, newest - j + R)
@@ -118,7 +118,7 @@ def _part(
                         fall[:, None] * age.to(tl.float32)[None, :], HAS_CAP)  # fmt: skip
         seen = inside & (age >= 1) & (age <= t - S) & (j < (part + 1) * span)
         m, norm, acc = _attend(m, norm, acc, tl.where(seen[None, :], score, -float("inf")), v_tile, PRECISION)
-    row = (head * SHARE + h) * spans + part
+    row = (head * SHARE + h) * (spans + 1) + part
     tl.store(m_out + row, m, live)
     tl.store(norm_out + row, norm, live)
     tl.store(acc_out + row[:, None] * E + e[None, :], acc, live[:, None] & (e[None, :] < E))
@@ -126,22 +126,22 @@ def _part(
 
 @triton.jit
 def _merge(
-    m_in, norm_in, acc_in, sink, out, H, spans,
+    m_in, norm_in, acc_in, sink, out, H, parts,
     E: tl.constexpr, PE: tl.constexpr, PP: tl.constexpr, HAS_SINK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     p, e = tl.arange(0, PP), tl.arange(0, PE)
-    here = row * spans + p
-    m = tl.load(m_in + here, p < spans, -1e30)
+    here = row * parts + p
+    m = tl.load(m_in + here, p < parts, -1e30)
     top = tl.max(m, 0)
     if HAS_SINK:
         logit = tl.load(sink + row % H).to(tl.float32) * 1.4426950408889634
         top = tl.maximum(top, logit)
     share = tl.exp2(m - top)
-    total = tl.sum(share * tl.load(norm_in + here, p < spans, 0.0), 0)
+    total = tl.sum(share * tl.load(norm_in + here, p < parts, 0.0), 0)
     if HAS_SINK:
         total += tl.exp2(logit - top)
-    acc = tl.load(acc_in + here[:, None] * E + e[None, :], (p[:, None] < spans) & (e[None, :] < E), 0.0)
+    acc = tl.load(acc_in + here[:, None] * E + e[None, :], (p[:, None] < parts) & (e[None, :] < E), 0.0)
     mixed = tl.sum(acc * share[:, None], 0) / total
     tl.store(out + row * E + e, mixed.to(out.dtype.element_ty), e < E)
 
@@ -168,13 +168,14 @@ def decode_attention(
     BN = 64 if max(D, E) <= 128 else 32
     span = BN * triton.cdiv(triton.cdiv(R, max(1, min(triton.cdiv(PROGRAMS, B * G), 64))), BN)
     spans = triton.cdiv(R, span)
-    m, norm = (torch.empty(B * H * spans, dtype=torch.float32, device=q_BHD.device) for _ in range(2))
-    acc = torch.empty(B * H * spans, E, dtype=torch.float32, device=q_BHD.device)
+    parts = spans + 1
+    m, norm = (torch.empty(B * H * parts, dtype=torch.float32, device=q_BHD.device) for _ in range(2))
+    acc = torch.empty(B * H * parts, E, dtype=torch.float32, device=q_BHD.device)
     out = torch.empty(B, H, E, dtype=q_BHD.dtype, device=q_BHD.device)
     tables = (None,) * 4 if turn is None else tuple(x.contiguous() for x in turn[:4])
     PE, BM = max(16, triton.next_power_of_2(E)), max(16, triton.next_power_of_2(H // G))
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
-        _part[(spans, B * G)](
+        _part[(parts, B * G)](
             q_BHD, k_BGD, v_BGE, *ring, t_B, *tables, None if slope_H is None else slope_H.float() * LOG2E,
             m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2],
             G, R, S, span, spans, scale * LOG2E, softcap or 0.0,
@@ -185,7 +186,7 @@ def decode_attention(
             PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
         )  # fmt: skip
         _merge[(B * H,)](
-            m, norm, acc, sink_logit_H, out, H, spans,
-            E=E, PE=PE, PP=triton.next_power_of_2(spans), HAS_SINK=sink_logit_H is not None, num_warps=4,
+            m, norm, acc, sink_logit_H, out, H, parts,
+            E=E, PE=PE, PP=triton.next_power_of_2(parts), HAS_SINK=sink_logit_H is not None, num_warps=4,
         )  # fmt: skip
     return out

@@ -144,7 +144,7 @@ def tiles(width: int, hopper: bool) -> tuple[int, int, int, int]:
     On Hopper two programs a multiprocessor, so that one's products hide the other's softmax.
     """
     if width <= 64 or (hopper and width <= 128):
-        return 64, 64, 4, 3 if width <= 64 else 2
+        return 64, 64, 4, 3
     if width <= 128:
         return 128, 32, 8, 3
     return (64, 64, 4, 2) if hopper else (64, 32, 8, 2)
