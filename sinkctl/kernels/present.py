@@ -1,4 +1,4 @@
-"""Whether Triton kernels, and those of FlashAttention-3, can run here."""
+"""Whether Triton kernels, those of FlashAttention-3 and cuDNN graphs can run here."""
 
 from functools import cache
 
@@ -25,6 +25,9 @@ def hopper(x: Tensor) -> bool:
     return x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) == (9, 0)
 
 
+FA3_WIDTHS = (64, 128, 192, 256)  # of heads it has kernels of; others it would pad
+
+
 @cache
 def fa3_runs() -> tuple[bool, str]:
     """The same of FlashAttention-3, whose package registers the operator `flash_attn_3::fwd`."""
@@ -38,3 +41,15 @@ def fa3_runs() -> tuple[bool, str]:
     except ImportError as problem:
         return False, f"FlashAttention-3 does not load ({problem}); pip install 'sinkctl[hopper]'"
     return True, f"FlashAttention-3, {reason}"
+
+
+@cache
+def cudnn_graphs_run() -> tuple[bool, str]:
+    """The same of graphs of cuDNN's own, which another package than torch builds."""
+    if not torch.cuda.is_available() or not torch.backends.cudnn.is_available():
+        return False, "no cuDNN"
+    try:
+        import cudnn
+    except (ImportError, AttributeError) as problem:
+        return False, f"nvidia-cudnn-frontend does not load ({problem}); pip install 'sinkctl[hopper]'"
+    return True, f"nvidia-cudnn-frontend {cudnn.__version__}"

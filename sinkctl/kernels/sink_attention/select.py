@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sinkctl.kernels import present
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.sink_attention import flash, reference, stock
@@ -16,7 +17,13 @@ def _flex(*args, **kwargs) -> Tensor:
     return sink_attention(*args, **kwargs)
 
 
-# Tokens from which cuDNN, and where it cannot be FlexAttention, is the faster one, without a window, on an H200.
+def _cudnn_window(*args, **kwargs) -> Tensor:
+    from sinkctl.kernels.sink_attention.cudnn_graphs import CudnnWindow
+
+    return flash.sink_attention(*args, by=CudnnWindow, **kwargs)
+
+
+# Tokens from which, on an H200, cuDNN is the fastest, and FlexAttention is faster than the flash operator (no window).
 CUDNN, LONG = 8192, 16_384
 IMPLEMENTATIONS = {
     implementation.name: implementation
@@ -25,6 +32,7 @@ IMPLEMENTATIONS = {
         Implementation("flash", flash.sink_attention),
         Implementation("flex", _flex),
         Implementation("cudnn", partial(flash.sink_attention, by=stock.Cudnn)),
+        Implementation("cudnn_window", _cudnn_window),
         Implementation("fa3", partial(flash.sink_attention, by=stock.Fa3)),
     )
 }
@@ -47,8 +55,8 @@ def select(
         lacks = "the GPU is older than compute capability 8.0"
     elif softcap is None and (width > 256 or width % 8):
         lacks = f"the CUDA flash operator has no heads of {width}"
-    elif softcap is None and window is None and not documents and q_BHTD.shape[2] >= CUDNN and cudnn_runs(q_BHTD):
-        return IMPLEMENTATIONS["cudnn"], f"cuDNN, the sink in its log-sum-exp: faster over {CUDNN:,} tokens and more"
+    elif softcap is None and (found := _on_hopper(q_BHTD, window, documents)) is not None:
+        return found
     else:
         (runs, reason), long = triton_runs(), window is None and q_BHTD.shape[2] >= LONG
         if runs and 16 <= width <= 256 and (softcap is not None or long):
@@ -60,7 +68,19 @@ def select(
     return IMPLEMENTATIONS["reference"], f"plain torch, with a T×T map: {lacks}"
 
 
-def cudnn_runs(q_BHTD: Tensor) -> bool:
-    """Whether cuDNN's attention takes such heads; it has been measured on Hopper alone."""
-    capable = torch.cuda.get_device_capability(q_BHTD.device) >= (9, 0)
-    return capable and torch.backends.cudnn.is_available() and q_BHTD.shape[-1] <= 128
+def _on_hopper(q_BHTD: Tensor, window: int | None, documents: bool) -> tuple[Implementation, str] | None:
+    """What is faster than torch's flash operator there, if anything."""
+    tokens, width = q_BHTD.shape[2], q_BHTD.shape[-1]
+    if not present.hopper(q_BHTD) or tokens < CUDNN:
+        return None
+    whole, among = window is None or window >= tokens - 1, f"faster over {CUDNN:,} tokens and more"
+    cudnn = torch.backends.cudnn.is_available() and width <= 128 and not documents
+    if whole and cudnn:
+        return IMPLEMENTATIONS["cudnn"], f"cuDNN, the sink in its log-sum-exp: {among}"
+    graphs, reason = present.cudnn_graphs_run()
+    if not whole and cudnn and graphs:
+        return IMPLEMENTATIONS["cudnn_window"], f"cuDNN's windows, the sink in its log-sum-exp: {among} ({reason})"
+    fa3, reason = present.fa3_runs()
+    if not whole and fa3 and width in present.FA3_WIDTHS:
+        return IMPLEMENTATIONS["fa3"], f"forward by {reason}, backward by torch's flash operator: {among}"
+    return None

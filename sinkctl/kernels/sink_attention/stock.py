@@ -107,6 +107,8 @@ class Cudnn(Stock):
     """cuDNN's operator: half precision, causal, every head of a group with its shared keys as they are."""
 
     def forward(self, q_BHTD, k_BGTD, v_BGTD):
+        assert self.documents_N is None
+        assert self.window is None or self.window >= q_BHTD.shape[2] - 1
         found = aten._scaled_dot_product_cudnn_attention(
             q_BHTD, k_BGTD, v_BGTD, None, True, 0.0, True, False, scale=self.scale
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import fa3_runs, triton_runs
+from sinkctl.kernels.present import FA3_WIDTHS, fa3_runs, triton_runs
 from sinkctl.kernels.stream_attention import cuda_flash, reference, tiled, weighed
 
 
@@ -22,7 +22,6 @@ def _fa3(*args, **kwargs) -> Tensor:
     return fa3_attention(*args, **kwargs)
 
 
-FA3_WIDTHS = (64, 128, 192, 256)  # those it has kernels of; others it would pad
 IMPLEMENTATIONS = {
     implementation.name: implementation
     for implementation in (

@@ -20,7 +20,7 @@ from sinkctl.kernels import column_sums, decode_attention, rotate, sink_attentio
 from sinkctl.kernels.column_sums import Visible
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import fa3_runs, triton_runs
+from sinkctl.kernels.present import cudnn_graphs_run, fa3_runs, triton_runs
 from sinkctl.kernels.stream_attention import Strip
 from sinkctl.recipe.bench import KernelCase
 from sinkctl.recipe.sizes import Size
@@ -278,11 +278,12 @@ def _missing(op: str, name: str, draw: Draw) -> str | None:
     """What an implementation asks for that is not here, as far as `select` knows; a call tells the rest."""
     if name == "tiled_cpu_flash":
         return None if draw.device.type == "cpu" else "an operator for CPUs"
-    if name not in ("triton", "flex", "cuda_flash", "cudnn", "fa3"):
+    if name not in ("triton", "flex", "cuda_flash", "cudnn", "cudnn_window", "fa3"):
         return None
     if draw.device.type != "cuda":
         return "no kernel without a CUDA device"
-    runs, reason = fa3_runs() if name == "fa3" else triton_runs()
+    asks = {"fa3": fa3_runs, "cudnn_window": cudnn_graphs_run}.get(name, triton_runs)
+    runs, reason = asks()
     if not runs and name not in ("cuda_flash", "cudnn"):
         return reason
     wide = op in ("decode_attention", "rotate")
