@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from sinkctl.api.shared import Model, finish_folder, settings_of
 from sinkctl.check import check
+from sinkctl.clock import timed
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
@@ -22,6 +23,7 @@ from sinkctl.tasks.questions import run as run_questions
 from sinkctl.tasks.stream import Outcome, Progress, ScoredBlock, StreamRun, calibrated, run
 
 
+@timed()
 def stream(
     text: str | Path | Sequence[str | Path] | StreamRecipe = (),
     *,
@@ -55,6 +57,7 @@ def stream(
         )
 
 
+@timed()
 def generate(
     prompts: str | Sequence[str] | GenerateRecipe = (),
     *,
@@ -115,6 +118,7 @@ def stream_blocks(
     yield from StreamRun(calibrated(recipe, loaded), loaded)
 
 
+@timed()
 def ask(
     questions: str | Path | QuestionsRecipe = "lines",
     *,

@@ -9,6 +9,7 @@ import typer
 from sinkctl import __version__
 from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
 from sinkctl.cli.guarded import ended, guarded
+from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
 
 EXIT_CODES = (
@@ -70,6 +71,7 @@ def main() -> None:
         signal.signal(name, _interrupt)
     try:
         check_none_empty(sys.argv[1:])
-        app()
+        with timed(process_began()):
+            app()
     except Exception as error:  # before or after a command: a signal, say
         sys.exit(ended(error))

@@ -8,11 +8,11 @@ from rich.console import Console
 def show(result, words: Console, *, as_json: bool, output: Path | None, kept: str) -> None:
     """The result on standard output, as JSON or, unless quiet, as the report; `kept` names the files in `output`."""
     if as_json:
-        print(result.model_dump_json(indent=1))
+        print(result.clocked().model_dump_json(indent=1))
     elif not words.quiet:
         from sinkctl.report.console import render
 
-        render(result, Console())
+        render(result.clocked(), Console())
         if output is not None:
             words.print(f"kept in {output}: {kept}", highlight=False)
 
