@@ -48,11 +48,6 @@ class Clock:
         self._charge()
         return dict(self._seconds)
 
-    @property
-    def total(self) -> float:
-        """Seconds up to now."""
-        return sum(self.phases().values())
-
     def _charge(self) -> None:
         now, compiled = time.monotonic(), _compiled()
         passed = now - self._last
@@ -90,9 +85,22 @@ def phase(name: str) -> Iterator[None]:
         yield
 
 
-def running() -> Clock:
-    """The clock of what runs; where none does, one that begins now."""
-    return _RUNNING.get() or Clock()
+def phases() -> dict[str, float]:
+    """Seconds up to now by phase of the clock that runs; none where none does."""
+    clock = _RUNNING.get()
+    return {} if clock is None else clock.phases()
+
+
+def spent() -> float:
+    """Seconds up to now of the clock that runs."""
+    return sum(phases().values())
+
+
+def carry(seconds: float) -> None:
+    """Count what a stopped run took before this process went on with it."""
+    clock = _RUNNING.get()
+    if clock is not None:
+        clock.carry(seconds)
 
 
 def process_began() -> float:

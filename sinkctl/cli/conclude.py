@@ -8,7 +8,7 @@ from rich.console import Console
 def show(result, words: Console, *, as_json: bool, output: Path | None, kept: str) -> None:
     """The result on standard output, as JSON or, unless quiet, as the report; `kept` names the files in `output`."""
     if as_json:
-        print(result.clocked().model_dump_json(indent=1))
+        print(result.model_dump_json(indent=1))
     elif not words.quiet:
         from sinkctl.report.console import render
 

@@ -47,7 +47,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
         finally:
             said.finish()
     if as_json:
-        print(generated.result.clocked().model_dump_json(indent=1))
+        print(generated.result.model_dump_json(indent=1))
     elif not quiet:
         render(generated.result.clocked(), words)
         if output is not None:

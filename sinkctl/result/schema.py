@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, computed_field
 
-from sinkctl.clock import running
+from sinkctl.clock import phases
 from sinkctl.result.bench import BenchDetail
 from sinkctl.result.convert import ConvertDetail
 from sinkctl.result.generate import GenerateDetail
@@ -58,9 +58,9 @@ class Result(Record):
     bench: BenchDetail | None = None
 
     def clocked(self) -> "Result":
-        """The same, with the seconds up to now of the clock that runs."""
-        phases = running().phases()
-        return self.model_copy(update={"phases": phases, "seconds": sum(phases.values())})
+        """The same, with the seconds up to now of the clock that runs, if one does."""
+        found = phases()
+        return self.model_copy(update={"phases": found, "seconds": sum(found.values())} if found else {})
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

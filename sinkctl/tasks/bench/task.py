@@ -9,7 +9,7 @@ from typing import Any
 from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.check.bench import check_held, gated_names
-from sinkctl.clock import running, timed
+from sinkctl.clock import carry, spent, timed
 from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch
@@ -53,7 +53,7 @@ def run(
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
     check(recipe, output=output, resume=resume)
     kept = RunFolder(output).state_data() if resume else {}
-    running().carry(kept.get("seconds", 0.0))
+    carry(kept.get("seconds", 0.0))
     held = kept.get("held", {})
     check_held(recipe, baseline=baseline, against=against, kept=held)
     before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
@@ -66,7 +66,7 @@ def run(
 
     def save(now: Collected) -> None:
         if folder is not None:
-            state = {"step": len(now.done), "seconds": running().total, "suite": suite, "recipe": plain}
+            state = {"step": len(now.done), "seconds": spent(), "suite": suite, "recipe": plain}
             folder.save_state(state | {"held": before.dump(), "collected": now.dump()}, {})
 
     def told(what: str) -> None:
@@ -162,7 +162,7 @@ def _result(
         recipe=recipe.model_dump(mode="json"),
         model=None if facts["model"] is None else ModelReport(**facts["model"]),
         choices=choices,
-        seconds=running().total,
+        seconds=spent(),
         complete=True,
         measurements=measurements(detail.rows),
         verdict=verdict(detail),

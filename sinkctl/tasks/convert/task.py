@@ -9,7 +9,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.check import check
-from sinkctl.clock import phase, running, timed
+from sinkctl.clock import phase, spent, timed
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
@@ -124,7 +124,7 @@ def _written(
     settled, loaded = conversion.settled, conversion.loaded
     written, found = conversion.written(built, folder, str(output))
     detail = conversion.detail(folder, written, found, None if trained is None else trained.detail)
-    seconds = running().total
+    seconds = spent()
     result = Result(
         task="convert",
         sinkctl_version=__version__,

@@ -12,7 +12,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy, Recompute
-from sinkctl.clock import phase, running
+from sinkctl.clock import carry, phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
@@ -161,7 +161,7 @@ class GenerateRun:
             "pace": vars(self.pace),
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
             "seconds": self.seconds,
-            "spent": running().total,
+            "spent": spent(),
             "prompt_seconds": self.prompt_seconds,
             "peak_bytes": self.peak_bytes,
         }, {name: tensor.cpu() for name, tensor in tensors.items()}
@@ -179,6 +179,6 @@ class GenerateRun:
             raise ResumeError(f"this run has {self.steps:,} tokens already; --generate asks for {self.limit:,}")
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.pace, self.memory = Thinned(**data["pace"]), Thinned(**{**data["memory"], "items": items})
-        running().carry(data["spent"])
+        carry(data["spent"])
         self.seconds, self.prompt_seconds = data["seconds"], data["prompt_seconds"]
         self.peak_bytes = data["peak_bytes"]

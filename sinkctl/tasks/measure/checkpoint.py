@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinkctl.clock import phase, running
+from sinkctl.clock import phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
@@ -53,7 +53,7 @@ class Kept:
                 "recipe": self.recipe,
                 "files": self.files,
                 "parts": self.parts,
-                "spent": running().total,
+                "spent": spent(),
             }
             self.folder.save_state(state, self.arrays)
 

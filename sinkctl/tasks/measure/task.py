@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sinkctl.check import check
-from sinkctl.clock import running, timed
+from sinkctl.clock import carry, spent, timed
 from sinkctl.errors import Interrupted, ResumeError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
@@ -56,7 +56,7 @@ def run(
     `resume` continues the one there. `stop` is asked before every block: where it says yes, Interrupted is raised.
     """
     check(recipe, output=output, resume=resume, loads=loaded is None)
-    began = running().total
+    began = spent()
     recipe, sources = settle(recipe), checkpoints(recipe)
     sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
@@ -77,7 +77,7 @@ def run(
             told(Progress("loading", 0.0))
             model = None  # gone before the next one comes
             model = _loaded(settings) if loaded is None else loaded
-            seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (running().total - began)
+            seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (spent() - began)
             measuring = Measuring(recipe, model, number, kept, told, stop)
             choices[label] = measuring.choices
             try:
@@ -116,7 +116,7 @@ def _restore(kept: Kept) -> None:
         raise ResumeError(f"{kept.folder.path}: {changed} is not what the run was started with; start a new run")
     if data.get("files") != kept.files:
         raise ResumeError(f"{kept.folder.path}: what it reads changed since the run was started; start a new run")
-    running().carry(data["spent"])
+    carry(data["spent"])
     kept.parts, kept.step = data["parts"], data["step"]
     kept.arrays.update(tensors)
 

@@ -11,7 +11,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy
-from sinkctl.clock import phase, running
+from sinkctl.clock import carry, phase, spent
 from sinkctl.errors import ResumeError, TextError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
 from sinkctl.model.load import LoadedModel
@@ -233,7 +233,7 @@ class StreamRun:
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
             "scored": self.scored,
             "seconds": self.seconds,
-            "spent": running().total,
+            "spent": spent(),
             "peak_bytes": self.peak_bytes,
             "sink_rate": self.sink_rate,
             "sample": self._sample,
@@ -257,7 +257,7 @@ class StreamRun:
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.memory = Thinned(**{**data["memory"], "items": items})
         self.file_starts = [tuple(start) for start in data["file_starts"]]
-        running().carry(data["spent"])
+        carry(data["spent"])
         self.scored, self.seconds, self.sink_rate = data["scored"], data["seconds"], data["sink_rate"]
         self._sample, self.choices = data["sample"], data["choices"]
         self.marker, self._step, self.peak_bytes = data["marker"], data["step"], data["peak_bytes"]
