@@ -1,5 +1,6 @@
 """The command line: parse → recipe → task → report. Nothing here imports torch before a command runs."""
 
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -75,3 +76,5 @@ def main() -> None:
             app()
     except Exception as error:  # before or after a command: a signal, say
         sys.exit(ended(error))
+    finally:
+        gc.freeze()  # Python looks through all it imported for garbage before it ends, which takes seconds

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sinkctl.cli.conclude import conclude
-from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
@@ -28,7 +28,8 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
 
         show_generation(recipe, loaded, as_json)
         return
-    from sinkctl.api.streams import generate
+    with importing():
+        from sinkctl.api.generation import generate
 
     stopping, said = Stopping(), _Said(as_json)
     noted = recipe.tokens != "endless"  # then the result says it

@@ -9,10 +9,13 @@ from sinkctl.result.store import RunFolder
 Finish = Callable[[RunFolder, Result], None]
 
 
-def finished(result: Result, folder: RunFolder | None, finish: Finish) -> Result:
+def finished(
+    result: Result, folder: RunFolder | None, finish: Finish, told: Callable[[str], None] = lambda what: None
+) -> Result:
     """The result with what the run took, report and all; with a folder, kept there after what `finish` adds."""
     if folder is None:
         return result.clocked()
+    told("writing the report")
     with phase("report"):
         finish(folder, result.clocked())
         result = result.clocked()

@@ -110,7 +110,7 @@ def run(
     result = _result(recipe, detail, collected, before, gates)
     if folder is not None:
         folder.write_json(ENVIRONMENT, collected.facts[HERE][-1]["environment"])
-    return finished(result, folder, finish)
+    return finished(result, folder, finish, lambda what: progress(Progress(what, 1.0)))
 
 
 def _judged(

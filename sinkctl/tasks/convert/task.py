@@ -141,4 +141,4 @@ def _written(
     kept = RunFolder(folder)
     kept.write_recipe(result.recipe)
     kept.write_json(ENVIRONMENT, environment())
-    return finished(result, kept, finish)
+    return finished(result, kept, finish, conversion.told)

@@ -101,7 +101,7 @@ def run(
     result = result_of(recipe, scores, _joined(choices))
     if folder is not None:
         folder.write_tensors(ARRAYS, kept.arrays)
-    return Outcome(finished(result, folder, finish), kept.arrays)
+    return Outcome(finished(result, folder, finish, lambda what: progress(Progress(what, 1.0))), kept.arrays)
 
 
 def _loaded(settings: ModelSettings) -> LoadedModel:

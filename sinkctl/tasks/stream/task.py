@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,7 @@ def _run(
         values = {label: array.values() for label, array in arrays.items()}
         if folder is not None:
             save_arrays(folder.path / "nll.npy", list(values.values()))
-        result = finished(result, folder, finish)
+        result = finished(result, folder, finish, lambda what: progress(replace(stream.progress(), what=what)))
         return Outcome(result, {label: np.array(array) for label, array in values.items()})
     except torch.OutOfMemoryError as error:
         hint = f"a block of {stream.recipe.chunk} tokens does not fit; --chunk takes fewer"
