@@ -149,7 +149,7 @@ class StartupCase(CaseSettings):
     caches: tuple[Literal["empty", "filled"], ...] = Field(
         ("empty", "filled"),
         min_length=1,
-        description="Of compiled kernels (torch's, Triton's, CUDA's) and sinkctl's own: with nothing in, or used before.",
+        description="Of compiled kernels (torch's, Triton's, CUDA's) and sinkctl's own: new ones, or used before.",
     )
     tokens: Annotated[int, Field(ge=2)] = Field(64, description="Streamed or generated.")
 

@@ -2,9 +2,9 @@
 
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.bench import BenchDetail, Row
-from sinkctl.result.numbers import NOTHING, duration
+from sinkctl.result.numbers import NOTHING
 
-HEADS = {"seconds": "clock", "own": "its own total", "first": "first block or token", "rest": "the rest"}
+HEADS = {"seconds": "clock", "own": "in all"}
 
 
 def startup_rows(detail: BenchDetail) -> list[Row]:
@@ -12,26 +12,35 @@ def startup_rows(detail: BenchDetail) -> list[Row]:
 
 
 def startup_table(detail: BenchDetail) -> ScoreTable | None:
-    """Medians; the clock's seconds with their range. None without rows."""
-    metrics = list(dict.fromkeys(row.metric for row in startup_rows(detail)))
+    """Medians in seconds, and the range of the clock's; what took no time in any row is left out. None without rows."""
+    rows = startup_rows(detail)
+    metrics = [metric for metric in dict.fromkeys(row.metric for row in rows) if _any(rows, metric)]
     found: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in startup_rows(detail):
+    for row in rows:
         found.setdefault((row.case, row.label), {})[row.metric] = row
     if not found:
         return None
+    several = len({case for case, _ in found}) > 1
     body = [
-        [f"{case}: {label}", *(_cell(rows.get(metric)) for metric in metrics)] for (case, label), rows in found.items()
+        [f"{case}: {label}" if several else label, *(_cell(own.get(m)) for m in metrics), _range(own.get("seconds"))]
+        for (case, label), own in found.items()
     ]
+    columns = ["seconds", *(HEADS.get(metric, metric) for metric in metrics), "clock's range"]
     legend = [
-        "seconds; clock: from the start of the process to its end, the range of its runs in brackets; its own total: "
-        "what the run says, the sum of the phases after it",
+        "clock: from the start of the process to its end; in all: what the run says itself, the sum of what follows; "
+        "first: block or token"
     ]
-    return ScoreTable(["command, caches", *(HEADS.get(metric, metric) for metric in metrics)], body, set(), legend)
+    return ScoreTable(columns, body, set(), legend)
+
+
+def _any(rows: list[Row], metric: str) -> bool:
+    return any(row.value for row in rows if row.metric == metric)
 
 
 def _cell(row: Row | None) -> str:
-    if row is None:
-        return NOTHING
-    samples = [sample for process in row.samples for sample in process]
-    spread = f" ({min(samples):.3g} … {max(samples):.3g})" if row.metric == "seconds" and len(samples) > 1 else ""
-    return (f"{row.value:.3g}" if row.value < 59.95 else duration(row.value)) + spread
+    return NOTHING if row is None else f"{row.value:.2f}"
+
+
+def _range(row: Row | None) -> str:
+    samples = [] if row is None else [sample for process in row.samples for sample in process]
+    return f"{min(samples):.2f} … {max(samples):.2f}" if len(samples) > 1 else NOTHING

@@ -9,7 +9,7 @@ from typing import Any
 from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.check.bench import check_held, gated_names
-from sinkctl.clock import carry, spent, timed
+from sinkctl.clock import carry, phase, spent, timed
 from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch
@@ -91,12 +91,14 @@ def run(
             raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
         try:
-            driver.collect(collected, driver.keys())
+            with phase("measuring"):
+                driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
             first = {change.name: change.percent for change in found if change.failed}
             if first:
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
-                anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
+                with phase("measuring"):
+                    anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
                 for lane, of_lane in anew.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)
