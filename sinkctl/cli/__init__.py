@@ -68,6 +68,7 @@ def _interrupt(*_) -> None:
 
 def main() -> None:
     """Run the command line; errors are one line and an exit code, SINKCTL_DEBUG=1 adds the traceback."""
+    gc.disable()  # until the task is imported: `loading.importing`
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
