@@ -14,7 +14,12 @@ from tempfile import TemporaryFile
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["sinkctl.api.streams", "sinkctl.tasks.convert", "transformers.models.llama.modeling_llama"]
+    [
+        "sinkctl.api.streams",
+        "sinkctl.api.generation",
+        "sinkctl.api.conversion",
+        "transformers.models.llama.modeling_llama",
+    ]
 )
 
 

@@ -8,21 +8,22 @@ import pytest
 ROOT = Path(__file__).parent.parent / "sinkctl"
 # Folder → the folders of ours it may import; recipe → check → load → run → result → report.
 MAY_IMPORT = {
+    "clock": set(),
     "errors": set(),
     "formats": set(),
     "kernels": set(),
-    "model": {"errors", "formats", "kernels"},
+    "model": {"clock", "errors", "formats", "kernels"},
     "text": {"errors", "formats"},
     "cache": {"errors", "kernels", "model"},
     "metrics": {"errors", "kernels", "model"},
     "sinks": {"errors", "kernels", "model", "metrics"},
     "recipe": {"errors", "cache", "model", "sinks"},
-    "result": {"errors"},
+    "result": {"clock", "errors"},
     "check": {"errors", "cache", "model", "sinks", "text", "recipe", "result"},
-    "tasks": {"errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result", "check"},
+    "tasks": {"clock", "errors", "kernels", "model", "text", "cache", "metrics", "sinks", "recipe", "result", "check"},
     "report": {"errors", "result"},
-    "api": {"errors", "cache", "check", "model", "recipe", "tasks", "result", "report"},
-    "cli": {"errors", "api", "check", "model", "recipe", "tasks", "result", "report", "kernels"},
+    "api": {"clock", "errors", "cache", "check", "model", "recipe", "tasks", "result", "report"},
+    "cli": {"clock", "errors", "api", "check", "model", "recipe", "tasks", "result", "report", "kernels"},
     "__main__": {"cli"},
     "registration": {"sinks"},
     "__init__": {"api", "registration"},
@@ -59,15 +60,48 @@ def test_the_command_line_imports_torch_only_inside_commands():
     for path in (ROOT / "cli").glob("*.py"):
         if path.name == "plan.py":  # imported by a command, after torch
             continue
-        top = ast.Module(
-            [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))], []
-        )
         heavy = {
             n
-            for n in imported(top)
+            for n in imported(top(path))
             if n.split(".")[0] in ("torch", "transformers") or n.startswith(("sinkctl.api", "sinkctl.model.load"))
         }
         assert not heavy, f"{path.name} imports {heavy}"
+
+
+def test_a_run_imports_only_its_task():
+    """What a Python call imports of the tasks, by following the imports at the top of modules."""
+    may = {
+        "asking": {"questions", "generate", "stream"},
+        "benchmarks": {"bench"},
+        "conversion": {"convert", "measure", "stream"},
+        "generation": {"generate", "stream"},
+        "measurement": {"measure", "stream"},
+        "streams": {"stream"},
+    }
+    for call, tasks in may.items():
+        seen, ahead = set(), [f"sinkctl.api.{call}"]
+        while ahead:
+            path = module(name := ahead.pop())
+            if path is None or name in seen:
+                continue
+            seen.add(name)
+            ahead += [part for found in imported(top(path)) for part in (found, found.rpartition(".")[0])]
+        reached = {name.split(".")[2] for name in seen if name.startswith("sinkctl.tasks.")}
+        folders = {name for name in reached if (ROOT / "tasks" / name).is_dir()}
+        assert folders <= tasks, f"{call} imports {sorted(folders - tasks)}"
+
+
+def top(path: Path) -> ast.Module:
+    """A module's imports outside of functions."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+
+
+def module(name: str) -> Path | None:
+    """The file of a module of ours."""
+    path = ROOT.joinpath(*name.split(".")[1:])
+    found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
+    return found[0] if found and name.startswith("sinkctl") else None
 
 
 def test_files_stay_short():

@@ -4,19 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sinkctl.api.asking import ask
     from sinkctl.api.benchmarks import bench
-    from sinkctl.api.checkpoints import convert, measure
+    from sinkctl.api.conversion import convert
+    from sinkctl.api.generation import generate
+    from sinkctl.api.measurement import measure
     from sinkctl.api.shared import load
-    from sinkctl.api.streams import ask, generate, stream, stream_blocks
+    from sinkctl.api.streams import stream, stream_blocks
     from sinkctl.cache.streaming import streaming
 
 HOMES = {
-    "ask": "sinkctl.api.streams",
+    "ask": "sinkctl.api.asking",
     "bench": "sinkctl.api.benchmarks",
-    "convert": "sinkctl.api.checkpoints",
-    "generate": "sinkctl.api.streams",
+    "convert": "sinkctl.api.conversion",
+    "generate": "sinkctl.api.generation",
     "load": "sinkctl.api.shared",
-    "measure": "sinkctl.api.checkpoints",
+    "measure": "sinkctl.api.measurement",
     "stream": "sinkctl.api.streams",
     "stream_blocks": "sinkctl.api.streams",
     "streaming": "sinkctl.cache.streaming",

@@ -5,14 +5,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from sinkctl.check import check
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.load import load as _load
 from sinkctl.model.settings import ModelSettings
-from sinkctl.report.html import html
-from sinkctl.result.environment import environment
+from sinkctl.recipe.schema import Recipe
 from sinkctl.result.schema import Result
-from sinkctl.result.store import RunFolder
+from sinkctl.result.store import ENVIRONMENT, RunFolder
 
 Model = str | ModelSettings | LoadedModel
 
@@ -27,7 +27,16 @@ def load(name: str = "demo", **settings: Any) -> LoadedModel:
 
 
 def finish_folder(folder: RunFolder, result: Result) -> None:
-    folder.write_text("report.html", html(result, environment()))
+    from sinkctl.report.html import html  # not imported where no folder is kept
+
+    folder.write_text("report.html", html(result, folder.load_json(ENVIRONMENT)))
+
+
+def checked(recipe: Recipe, model: Model, **folder: Any) -> LoadedModel:
+    """The model, loaded once all else that can be known to be wrong is not."""
+    loaded = model if isinstance(model, LoadedModel) else None
+    check(recipe, loads=loaded is None, **folder)
+    return loaded or _load(recipe.model)
 
 
 def parts_of(recipe: type, names: Sequence[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:

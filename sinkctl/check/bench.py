@@ -8,7 +8,7 @@ from typing import Any
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import SinkctlError, TextError, UsageError
 from sinkctl.model.shapes import check_shape
-from sinkctl.recipe.bench import AnyCase, KernelCase, QualityCase, TasksCase
+from sinkctl.recipe.bench import AnyCase, KernelCase, QualityCase, StartupCase, TasksCase
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import MEASURED, UNTIMED, sizes
 from sinkctl.result.baseline import ENOUGH, read
@@ -26,6 +26,10 @@ def check_inputs(recipe: BenchRecipe) -> None:
             check_texts(case.files)
         if isinstance(case, KernelCase) and case.heads % case.kv_heads:
             raise UsageError(f"{case.label}: {case.heads} heads cannot share {case.kv_heads} kv_heads equally")
+        if isinstance(case, StartupCase) and recipe.shape is not None:
+            raise UsageError(
+                f"{case.label}: a command starts with a checkpoint, not with random weights; leave shape out"
+            )
         if isinstance(case, TasksCase):
             _check_harness(case)
     for gate in map(parse_gate, recipe.fail_on):

@@ -1,5 +1,6 @@
 """The command line: parse → recipe → task → report. Nothing here imports torch before a command runs."""
 
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from sinkctl import __version__
 from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
 from sinkctl.cli.guarded import ended, guarded
+from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
 
 EXIT_CODES = (
@@ -66,10 +68,14 @@ def _interrupt(*_) -> None:
 
 def main() -> None:
     """Run the command line; errors are one line and an exit code, SINKCTL_DEBUG=1 adds the traceback."""
+    gc.disable()  # until the task is imported: `loading.importing`
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _interrupt)
     try:
         check_none_empty(sys.argv[1:])
-        app()
+        with timed(process_began()):
+            app()
     except Exception as error:  # before or after a command: a signal, say
         sys.exit(ended(error))
+    finally:
+        gc.freeze()  # Python looks through all it imported for garbage before it ends, which takes seconds

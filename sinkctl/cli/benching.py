@@ -8,6 +8,7 @@ from typing import Any
 
 from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
+from sinkctl.cli.loading import importing
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
 from sinkctl.result.compare import Judged
@@ -89,7 +90,8 @@ def _run(
     """Run one suite, print it, and hold it against its thresholds."""
     from rich.console import Console
 
-    from sinkctl.api.benchmarks import bench
+    with importing():
+        from sinkctl.api.benchmarks import bench
     from sinkctl.cli.progress import parts_shown
     from sinkctl.report.benched_markdown import summary
     from sinkctl.report.github import annotations

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import Interrupted
@@ -23,7 +23,8 @@ def chat(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: boo
 
         show_chat(recipe, loaded, as_json)
         return
-    from sinkctl.tasks.generate.chat import Conversation
+    with importing():
+        from sinkctl.tasks.generate.chat import Conversation
 
     conversation = Conversation(recipe, loaded)
     for note in conversation.settled.notes:

@@ -12,7 +12,7 @@ def show(result, words: Console, *, as_json: bool, output: Path | None, kept: st
     elif not words.quiet:
         from sinkctl.report.console import render
 
-        render(result, Console())
+        render(result.clocked(), Console())
         if output is not None:
             words.print(f"kept in {output}: {kept}", highlight=False)
 

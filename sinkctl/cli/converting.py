@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sinkctl.cli.conclude import conclude, show
-from sinkctl.cli.loading import loaded_model, quiet_transformers
+from sinkctl.cli.loading import importing, loaded_model, quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
 
@@ -23,8 +23,9 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
 
         show_conversion(recipe, _planned(recipe, words), as_json)
         return
-    quiet_transformers()
-    from sinkctl.api.checkpoints import convert
+    with importing():
+        quiet_transformers()
+        from sinkctl.api.conversion import convert
 
     stopping = Stopping("")  # the task says what is kept
     with parts_shown(words) as progress, stopping:

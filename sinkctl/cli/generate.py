@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sinkctl.cli.conclude import conclude
-from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
@@ -28,7 +28,8 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
 
         show_generation(recipe, loaded, as_json)
         return
-    from sinkctl.api.streams import generate
+    with importing():
+        from sinkctl.api.generation import generate
 
     stopping, said = Stopping(), _Said(as_json)
     noted = recipe.tokens != "endless"  # then the result says it
@@ -49,7 +50,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     if as_json:
         print(generated.result.model_dump_json(indent=1))
     elif not quiet:
-        render(generated.result, words)
+        render(generated.result.clocked(), words)
         if output is not None:
             words.print(f"kept in {output}: result.json, tokens.npy, the text, report.html", highlight=False)
     conclude(generated.result, recipe, words)

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sinkctl.cli.conclude import conclude, show
-from sinkctl.cli.loading import quiet_transformers
+from sinkctl.cli.loading import importing, quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import Interrupted
@@ -26,8 +26,9 @@ def run_measure(
         from sinkctl.report.plots import check
 
         check()
-    quiet_transformers()
-    from sinkctl.api.checkpoints import measure
+    with importing():
+        quiet_transformers()
+        from sinkctl.api.measurement import measure
 
     stopping = Stopping()
     try:

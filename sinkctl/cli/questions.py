@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sinkctl.cli.conclude import conclude, show
-from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.stopping import Stopping
 
 
@@ -22,7 +22,8 @@ def run_questions(
 
         show_questions(recipe, loaded, as_json)
         return
-    from sinkctl.api.streams import ask
+    with importing():
+        from sinkctl.api.asking import ask
 
     stopping = Stopping()
     with _shown(words) as progress, stopping:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sinkctl.cli.conclude import conclude, show
-from sinkctl.cli.loading import loaded_model
+from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.stopping import Stopping
 
 
@@ -20,7 +20,8 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
 
         show_plan(recipe, loaded, as_json)
         return
-    from sinkctl.api.streams import stream
+    with importing():
+        from sinkctl.api.streams import stream
 
     stopping = Stopping()
     with shown(words) as progress, stopping:

@@ -1,6 +1,5 @@
 """A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
 
-import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sinkctl.clock import phase
 from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
 from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import check_checkpoint
+from sinkctl.model.fingerprint import folder_fingerprint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
@@ -38,8 +39,6 @@ from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
 from sinkctl.model.undocumented import Say, image_processor_class
 from sinkctl.model.weights import check_weights
 
-# Files up to this size enter the fingerprint whole; of larger ones the ends and 64 blocks between do.
-HASHED_WHOLE = 256 << 20
 # Modules of encoders and vision models behind their last block, of which nothing here makes use.
 AFTER_BLOCKS = ("pooler", "head")
 
@@ -107,6 +106,7 @@ class LoadedModel:
         return self._probed[known]
 
 
+@phase("loading")
 def load(
     settings: ModelSettings | str = "demo", kinds: Sequence[Kind] = ("decoder",), say: Say = lambda text: None,
     weights: bool = True,
@@ -191,33 +191,6 @@ def _fingerprint(source: str, revision: str | None) -> str:
     if Path(source).is_dir():
         return folder_fingerprint(Path(source))
     return Path(try_to_load_from_cache(source, "config.json", revision=revision)).parent.name
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """sha256 over the config, tokenizer and weight files of a folder (large files: size, both ends, 64 blocks)."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".model", ".bin", ".py"}):
-        digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-        _add(path, digest)
-    return digest.hexdigest()
-
-
-def file_fingerprint(path: Path) -> str:
-    """sha256 over the size and content of one file (of a large one both ends and 64 blocks), whatever its name."""
-    digest = hashlib.sha256(f"{path.stat().st_size}:".encode())
-    _add(path, digest)
-    return digest.hexdigest()
-
-
-def _add(path: Path, digest: Any) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= HASHED_WHOLE:
-            digest.update(file.read())
-            return
-        for block in range(65):
-            file.seek((size - (1 << 16)) * block // 64)
-            digest.update(file.read(1 << 16))
 
 
 def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:

@@ -139,6 +139,21 @@ class TasksCase(CaseSettings):
     lengths: tuple[Count, ...] = Field((), description="Tokens of a text, for tasks that make their own (RULER).")
 
 
+class StartupCase(CaseSettings):
+    """Seconds of a whole command in processes of their own, by phase, with empty and with filled caches of kernels."""
+
+    kind: Literal["startup"] = "startup"
+    commands: tuple[Literal["stream", "generate", "measure", "convert"], ...] = Field(
+        ("stream", "generate", "measure", "convert"), min_length=1, description="What is run, a little of each."
+    )
+    caches: tuple[Literal["empty", "filled"], ...] = Field(
+        ("empty", "filled"),
+        min_length=1,
+        description="Of compiled kernels (torch's, Triton's, CUDA's) and sinkctl's own: new ones, or used before.",
+    )
+    tokens: Annotated[int, Field(ge=2)] = Field(64, description="Streamed or generated.")
+
+
 AnyCase = Annotated[
     StreamCase
     | DecodeCase
@@ -148,7 +163,8 @@ AnyCase = Annotated[
     | KernelCase
     | QualityCase
     | RetrievalCase
-    | TasksCase,
+    | TasksCase
+    | StartupCase,
     Field(discriminator="kind"),
 ]
 

@@ -16,6 +16,7 @@ from sinkctl.recipe.bench import (
     MemoryCase,
     QualityCase,
     RetrievalCase,
+    StartupCase,
     StreamCase,
     TasksCase,
     TrainCase,
@@ -25,6 +26,8 @@ from sinkctl.recipe.load import validate
 Size = dict[str, int | float | str]
 ALL = "all"  # the cache of a case's `dense`
 ITSELF = "sinkctl"  # the way that is no peer
+# Seconds of a command: the clock's, what the run itself says, and the parts of that.
+STARTUP = ("seconds", "own", "imports", "loading", "preparing", "compiling", "first", "rest")
 # What a kind measures, and what a threshold may name; lm-evaluation-harness says for itself.
 MEASURED = {
     "stream": ("tokens_per_s", "added_memory"),
@@ -35,8 +38,9 @@ MEASURED = {
     "kernel": ("ms", "added_memory"),
     "quality": ("perplexity",),
     "retrieval": ("exact_match",),
+    "startup": STARTUP,
 }
-UNTIMED = ("memory", "quality", "retrieval", "tasks")
+UNTIMED = ("memory", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
 FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
 
 
@@ -133,6 +137,11 @@ def _tasks(case: TasksCase) -> dict[str, Size]:
     return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
 
 
+def _startup(case: StartupCase) -> dict[str, Size]:
+    pairs = product(case.commands, case.caches)
+    return {f"{command},{caches}": {"command": command, "caches": caches} for command, caches in pairs}
+
+
 SIZES: dict[str, Callable[..., dict[str, Size]]] = {
     "stream": _stream,
     "decode": _decode,
@@ -143,4 +152,5 @@ SIZES: dict[str, Callable[..., dict[str, Size]]] = {
     "quality": _quality,
     "retrieval": _retrieval,
     "tasks": _tasks,
+    "startup": _startup,
 }

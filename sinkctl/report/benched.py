@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from sinkctl.report.measured import without_empty
 from sinkctl.report.quality import quality_table, retrieval_table
+from sinkctl.report.startup import startup_rows, startup_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
@@ -19,13 +20,14 @@ def tables(detail: BenchDetail) -> list[tuple[str, ScoreTable]]:
     """Every table that has rows, under its title: cases, quality, growth, changes."""
     titled = [(title, case_table(rows, detail)) for title, rows in case_rows(detail)]
     titled += [("Quality", quality_table(detail)), ("Retrieval", retrieval_table(detail))]
+    titled += [("Startup", startup_table(detail))]
     titled += [("Growth", fit_table(detail.fits)), (changes_title(detail), change_table(detail.changes))]
     return [(title, table) for title, table in titled if table is not None and table.rows]
 
 
 def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
-    """Rows that share a table, by case and metric, under its title; not those that quality and retrieval show."""
-    shown = set()
+    """Rows that share a table, by case and metric, under its title; not those that tables of their own show."""
+    shown = {row.case for row in startup_rows(detail)}
     if quality_table(detail) is not None:
         shown |= {row.case for row in detail.rows if row.metric == "perplexity" and "sinks" in row.size}
     if retrieval_table(detail) is not None:

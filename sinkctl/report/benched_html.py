@@ -8,6 +8,7 @@ from sinkctl.report.benched_pictures import share_bars, size_picture
 from sinkctl.report.linepicture import line_svg
 from sinkctl.report.parts import escaped, figure, score_rows, section
 from sinkctl.report.quality import quality_svg, quality_table, retrieval_table
+from sinkctl.report.startup import startup_table
 from sinkctl.result.bench import BenchDetail, Row
 
 
@@ -24,6 +25,8 @@ def benched(detail: BenchDetail) -> list[str]:
         parts += section("Quality", score_rows(quality) + drawn)
     if retrieval is not None:
         parts += section("Retrieval", score_rows(retrieval))
+    startup = startup_table(detail)
+    parts += section("Startup", score_rows(startup)) if startup is not None else []
     return parts + section("Growth", score_rows(fit_table(detail.fits)) if detail.fits else [])
 
 

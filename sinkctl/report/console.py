@@ -20,6 +20,7 @@ from sinkctl.report.summary import (
     heading,
     measurement_row,
     model_line,
+    phases_line,
     score_table,
     speed_line,
     unfinished,
@@ -65,6 +66,8 @@ def render(result: Result, console: Console) -> None:
     details = result.stream, result.generate, result.questions, result.measure, result.convert, result.bench
     if any(detail is not None for detail in details):
         console.print(_text(speed_line(result), console))
+        if result.phases:
+            console.print(_text(phases_line(result), console, "dim"))
     if result.model is not None:
         console.print(_text(model_line(result.model), console, "dim"))
 

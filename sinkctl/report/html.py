@@ -15,7 +15,7 @@ from sinkctl.report.parts import escaped, figure, listed, score_rows, section, t
 from sinkctl.report.picture import memory_svg, svg
 from sinkctl.report.printable import as_yaml
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
-from sinkctl.report.summary import measurement_row, model_line, score_table, speed_line, unfinished
+from sinkctl.report.summary import measurement_row, model_line, phases_line, score_table, speed_line, unfinished
 from sinkctl.result import numbers
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.questions import QuestionsDetail
@@ -64,11 +64,12 @@ def html(result: Result, environment: dict[str, Any]) -> str:
 
 
 def _header(result: Result, title: str) -> list[str]:
+    phases = escaped(phases_line(result))
     model = "" if result.model is None else f"{escaped(model_line(result.model))}<br>"
     return [
         "<header>",
         f"<h1>{escaped(title)}</h1>",
-        f'<p class="quiet">{model}{escaped(speed_line(result))}</p>',
+        f'<p class="quiet">{model}{escaped(speed_line(result))}{f"<br>{phases}" if phases else ""}</p>',
         "</header>",
         *(f'<p class="warning">{escaped(line)}</p>' for line in unfinished(result)),
         *(f'<p class="verdict">{escaped(line)}</p>' for line in result.verdict),

@@ -39,14 +39,16 @@ def environment() -> dict[str, Any]:
     """Versions, source, processor and accelerators, as plain data."""
     import torch
 
+    count = torch.cuda.device_count()
+    told = _nvidia() if count else {}
     devices = [
         {
             "name": properties.name,
             "memory_bytes": properties.total_memory,
             "capability": f"{properties.major}.{properties.minor}",
-            **_nvidia(properties),
+            **told.get(str(properties.uuid), {}),
         }
-        for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        for properties in map(torch.cuda.get_device_properties, range(count))
     ]
     return {
         "sinkctl": __version__,
@@ -75,7 +77,7 @@ def machine(device: str, dtype: str, model: str) -> Machine:
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
         name = properties.name
-        versions |= {"cuda": torch.version.cuda, "driver": _nvidia(properties).get("driver")}
+        versions |= {"cuda": torch.version.cuda, "driver": _nvidia().get(str(properties.uuid), {}).get("driver")}
     return Machine(device=name, threads=torch.get_num_threads(), dtype=dtype, model=model, versions=versions)
 
 
@@ -88,16 +90,23 @@ def processor() -> str:
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
-def _nvidia(properties: Any) -> dict[str, str]:
-    """What nvidia-smi says of a GPU, with its units; nothing where it says nothing (a slice of one, another maker)."""
+def _nvidia() -> dict[str, dict[str, str]]:
+    """What nvidia-smi says of every GPU, with its units; nothing of one it names otherwise (a slice, another maker's).
+
+    It takes seconds where many GPUs are, so it is asked once for all of them.
+    """
     command = ["nvidia-smi", f"--query-gpu=uuid,{','.join(NVIDIA.values())}", "--format=csv,noheader"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return {}
-    told = {uuid: values for uuid, *values in ([part.strip() for part in line.split(",")] for line in lines)}
-    values = told.get(f"GPU-{properties.uuid}", [])
-    return {name: value for name, value in zip(NVIDIA, values, strict=False) if not value.startswith("[")}
+    told = ([part.strip() for part in line.split(",")] for line in lines)
+    return {
+        uuid.removeprefix("GPU-"): {
+            name: value for name, value in zip(NVIDIA, values, strict=False) if not value.startswith("[")
+        }
+        for uuid, *values in told
+    }
 
 
 def _version(name: str) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, computed_field
 
+from sinkctl.clock import phases
 from sinkctl.result.bench import BenchDetail
 from sinkctl.result.convert import ConvertDetail
 from sinkctl.result.generate import GenerateDetail
@@ -40,7 +41,11 @@ class Result(Record):
     recipe: dict[str, Any]
     model: ModelReport | None = Field(description="None where no model ran: operators alone.")
     choices: dict[str, str] = Field(default_factory=dict, description="Automatic choices: what → value: reason.")
-    seconds: float
+    seconds: float = Field(
+        description="From the start of the process (of a Python call) until this was written; with what a stopped run "
+        "took before it was resumed."
+    )
+    phases: dict[str, float] = Field(default_factory=dict, description="The same by phase, in the order they began.")
     complete: bool
     measurements: list[Measurement]
     verdict: list[str] = Field(default_factory=list, description="What the run says, in words.")
@@ -51,6 +56,11 @@ class Result(Record):
     measure: MeasureDetail | None = None
     convert: ConvertDetail | None = None
     bench: BenchDetail | None = None
+
+    def clocked(self) -> "Result":
+        """The same, with the seconds up to now of the clock that runs, if one does."""
+        found = phases()
+        return self.model_copy(update={"phases": found, "seconds": sum(found.values())} if found else {})
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called `name`, if there is one."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from test_html import Page
 
 from sinkctl.report.bench_compared import compared
-from sinkctl.report.benched import case_rows, case_table, change_table, facts, fit_table
+from sinkctl.report.benched import case_rows, case_table, change_table, facts, fit_table, tables
 from sinkctl.report.benched_markdown import LIMIT, summary
 from sinkctl.report.benched_pictures import share_bars, size_picture
 from sinkctl.report.console import print_table, render
@@ -25,7 +25,7 @@ from sinkctl.report.html import html
 from sinkctl.report.junit import junit
 from sinkctl.report.printable import visible
 from sinkctl.report.summary import ScoreTable
-from sinkctl.result.bench import Machine
+from sinkctl.result.bench import Machine, Row
 from sinkctl.result.bench_words import worse
 from sinkctl.tasks.bench.verdict import verdict
 
@@ -310,3 +310,18 @@ def test_saved_results_stand_side_by_side():
         "not the same torch: 2.13.0 (a), 2.13.0 (b), 2.11.0 (c)",
     ]
     assert "worse by 49.9 %" in printed(print_table, compared([bench_result(), second], ["runs/a", "runs/b"]), 60)
+
+
+def test_whole_commands_stand_in_a_table_of_their_own_by_phase():
+    def row(label: str, metric: str, *seconds: float) -> Row:
+        size = dict(zip(("command", "caches"), label.split(","), strict=True))
+        found = exact("startup", label, size, "sinkctl", metric, seconds[0], "s", "lower")
+        return found.model_copy(update={"samples": [list(seconds)]})
+
+    rows = [row("stream,empty", "seconds", 6.0, 9.0, 7.0), row("stream,empty", "own", 6.5),
+            row("stream,empty", "compiling", 0.0), row("stream,empty", "first", 0.25)]  # fmt: skip
+    ((title, shown),) = tables(detail(rows=rows, changes=[], fits=[]))
+    assert title == "Startup"
+    assert shown.columns == ["seconds", "clock", "in all", "first", "clock's range"]  # nothing was compiled
+    assert shown.rows == [["stream,empty", "7.00", "6.50", "0.25", "6.00 … 9.00"]]
+    assert "6.00 … 9.00" in html(bench_result(rows=rows), {})

@@ -1,7 +1,6 @@
 """What a run ran on, as far as it can be known without a GPU."""
 
 import os
-from types import SimpleNamespace
 
 from sinkctl.result import environment
 from sinkctl.result.environment import machine
@@ -18,15 +17,15 @@ def test_a_gpu_is_found_by_its_uuid_among_what_nvidia_smi_lists(tmp_path, monkey
     script.write_text("#!/bin/sh\n" + "".join(f'echo "{line}"\n' for line in told))
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert environment._nvidia(SimpleNamespace(uuid=UUID)) == {
+    assert environment._nvidia()[UUID] == {
         "driver": "580.95.05",
         "sm_clock": "345 MHz",
         "sm_clock_max": "1980 MHz",
         "temperature_celsius": "31",
     }
-    assert environment._nvidia(SimpleNamespace(uuid="another")) == {}
+    assert "another" not in environment._nvidia()
     script.write_text("#!/bin/sh\nexit 9\n")
-    assert environment._nvidia(SimpleNamespace(uuid=UUID)) == {}
+    assert environment._nvidia() == {}
 
 
 def test_a_machine_without_a_gpu_is_its_processor_and_how_many_of_it():

@@ -295,7 +295,8 @@ def test_an_absolute_threshold_that_fails_is_in_the_verdict(in_this_process):
     assert result.verdict[0].startswith("memory.64.peak_memory<=1: memory.64.peak_memory is ")
 
 
-RUNNABLE = [name for name in built_in() if name.startswith("bench/") and not name.endswith("_h200")]
+ELSEWHERE = ("_h200", "startup")  # those, and what test_bench_startup.py runs
+RUNNABLE = [name for name in built_in() if name.startswith("bench/") and not name.endswith(ELSEWHERE)]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

@@ -76,7 +76,7 @@ def _attend(
     return m, norm, surprise, far, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "window"])  # one compilation for every length
 def _rows(
     q, k, v, sink, slope, out, lse, entropy, far_out,
     qb, qh, qt, kb, kh, ks, vb, vh, vs, ob, oh, ot, H, G, T, window, scale, softcap,
@@ -137,7 +137,7 @@ def _receive(
     return received
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"])  # T tells how the log-sum-exp of a head is aligned
 def _columns(
     q, k, slope, lse, out, qb, qh, qt, kb, kh, ks, H, G, T, window, scale, softcap,
     D: tl.constexpr, PD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "T"])  # one compilation for every length, and for queries and keys
 def _rotate(
     x, out, cos, sin, H, T,
     xb, xh, xt, ob, oh, ot,

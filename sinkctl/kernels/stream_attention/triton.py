@@ -81,7 +81,8 @@ def _band(
     return m, norm, acc
 
 
-@triton.jit
+# One compilation for every length: rows are aligned whatever these are.
+@triton.jit(do_not_specialize=["T", "S", "N", "window"])
 def _kernel(
     q, k, v, q_strip, k_strip, v_strip, sink, slope, strip_distance, out,
     qb, qh, qt, kb, kg, ks, vb, vg, vs, rb, rh, rt, ob, oh, ot,

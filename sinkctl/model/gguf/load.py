@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sinkctl.model.adapters import with_adapters
+from sinkctl.model.fingerprint import file_fingerprint
 from sinkctl.model.gguf.opened import Opened, left_aside, located, opened, own_dtype, stored_as
 from sinkctl.model.gguf.vocabulary import check_vocabulary, follow_file
 from sinkctl.model.kinds import Kind
@@ -17,7 +18,6 @@ from sinkctl.model.load import (
     checked_kind,
     chosen_device,
     explained,
-    file_fingerprint,
     own_tokenizer,
 )
 from sinkctl.model.named import Named

@@ -130,7 +130,7 @@ class Driver:
                 if not wanted:
                     continue
                 with ExitStack() as stack:
-                    told = self._telling(what, past / total, 1 / total)
+                    told = self._telling(what, lambda: past / total, 1 / total)  # noqa: B023 (as it is by then)
                     workers = {}
                     for lane, python in self.pythons.items():
                         workers[lane] = stack.enter_context(
@@ -193,12 +193,12 @@ class Driver:
             else:
                 kept[key].join(found[lane], name)
 
-    def _telling(self, what: str, share: float, step: float) -> Callable[[str, float], None]:
+    def _telling(self, what: str, share: Callable[[], float], step: float) -> Callable[[str, float], None]:
         """What a worker says of the group it builds; where asked to stop, it is not waited for."""
 
         def told(said: str, part: float) -> None:
             self._asked_to_stop()
-            self._progress(Progress(f"{what}{said}", share + step * part))
+            self._progress(Progress(f"{what}{said}", share() + step * part))
 
         return told
 

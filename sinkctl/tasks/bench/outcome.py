@@ -64,7 +64,12 @@ def rows_of(
         )
     for reading in opened["readings"]:
         named = {**common, "label": key.label.removesuffix(f",{reading['way']}")}
-        rows.append(Row(**named, samples=[[reading["value"]]], **{k: v for k, v in reading.items() if k != "value"}))
+        reading, value = {**reading}, reading["value"]
+        samples = [value if isinstance(value, list) else [value]]
+        if len(samples[0]) > 1:
+            reading["low"], reading["high"] = median_interval(samples, recipe.timing.seed)
+        del reading["value"]
+        rows.append(Row(**named, samples=samples, **reading))
     return rows
 
 

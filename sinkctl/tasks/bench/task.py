@@ -1,7 +1,6 @@
 """Run a benchmark: measure, hold it against a baseline, and measure again what seems to have regressed."""
 
 import sys
-import time
 from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.check.bench import check_held, gated_names
+from sinkctl.clock import carry, phase, spent, timed
 from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch
@@ -24,10 +24,12 @@ from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
 from sinkctl.tasks.bench.held import Held, Mismatch
 from sinkctl.tasks.bench.outcome import detail_of, measurements
 from sinkctl.tasks.bench.verdict import verdict
+from sinkctl.tasks.finishing import Finish, finished
 
 THERE = "the other version"  # the lane of what it is held against
 
 
+@timed()
 def run(
     recipe: BenchRecipe,
     *,
@@ -39,7 +41,7 @@ def run(
     against: str | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+    finish: Finish = lambda folder, result: None,
 ) -> Result:
     """Measure every case of the recipe; with `output`, keep a run folder there and, with `resume`, go on with it.
 
@@ -47,11 +49,11 @@ def run(
     threshold is measured once more before it counts. Thresholds are judged in the Result, not raised. `stop` is asked
     between rounds: what is done is kept, and Interrupted raised. Raises BaselineError for a baseline that does not fit.
     """
-    began, plain = time.monotonic(), recipe.model_dump(mode="json", exclude={"fail_on"})
+    plain = recipe.model_dump(mode="json", exclude={"fail_on"})
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
     check(recipe, output=output, resume=resume)
     kept = RunFolder(output).state_data() if resume else {}
-    began -= kept.get("seconds", 0.0)
+    carry(kept.get("seconds", 0.0))
     held = kept.get("held", {})
     check_held(recipe, baseline=baseline, against=against, kept=held)
     before = Held.settled(baseline and str(baseline), against, on_mismatch, held, gated_names(recipe))
@@ -64,7 +66,7 @@ def run(
 
     def save(now: Collected) -> None:
         if folder is not None:
-            state = {"step": len(now.done), "seconds": time.monotonic() - began, "suite": suite, "recipe": plain}
+            state = {"step": len(now.done), "seconds": spent(), "suite": suite, "recipe": plain}
             folder.save_state(state | {"held": before.dump(), "collected": now.dump()}, {})
 
     def told(what: str) -> None:
@@ -89,12 +91,14 @@ def run(
             raise UsageError(f"--resume {folder.path}: the run began with {began_with}; give the same")
         driver = Driver(recipe, pythons, progress=progress, stop=stop, save=save, met=met)
         try:
-            driver.collect(collected, driver.keys())
+            with phase("measuring"):
+                driver.collect(collected, driver.keys())
             detail, found = _judged(recipe, suite, collected, gates, before)
             first = {change.name: change.percent for change in found if change.failed}
             if first:
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
-                anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
+                with phase("measuring"):
+                    anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
                 for lane, of_lane in anew.found.items():
                     collected.found[lane] |= of_lane
                 detail, found = _judged(recipe, suite, collected, gates, before)
@@ -105,13 +109,10 @@ def run(
             total = recipe.timing.processes * len(driver.keys())
             raise Interrupted(f"stopped; {len(collected.done)} of {total} parts are done; {hint}") from error
     detail = detail.model_copy(update={"changes": found, "baseline": None if before.skipped else before.name})
-    result = _result(recipe, detail, collected, before, gates, time.monotonic() - began)
+    result = _result(recipe, detail, collected, before, gates)
     if folder is not None:
         folder.write_json(ENVIRONMENT, collected.facts[HERE][-1]["environment"])
-        finish(folder, result)
-        folder.write_result(result)
-        folder.drop_state()
-    return result
+    return finished(result, folder, finish, lambda what: progress(Progress(what, 1.0)))
 
 
 def _judged(
@@ -143,9 +144,8 @@ def _keys(recipe: BenchRecipe, detail: BenchDetail, names: Container[str], keys:
 
 
 def _result(
-    recipe: BenchRecipe, detail: BenchDetail, collected: Collected, before: Held, gates: list[Tolerance],
-    seconds: float,
-) -> Result:  # fmt: skip
+    recipe: BenchRecipe, detail: BenchDetail, collected: Collected, before: Held, gates: list[Tolerance]
+) -> Result:
     facts = collected.facts[HERE][-1]
     notes = list(before.notes)
     choices = dict(facts["choices"])
@@ -164,7 +164,7 @@ def _result(
         recipe=recipe.model_dump(mode="json"),
         model=None if facts["model"] is None else ModelReport(**facts["model"]),
         choices=choices,
-        seconds=seconds,
+        seconds=spent(),
         complete=True,
         measurements=measurements(detail.rows),
         verdict=verdict(detail),

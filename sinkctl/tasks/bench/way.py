@@ -19,13 +19,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Reading:
-    """A number that is not timed."""
+    """A number that no round times."""
 
     way: str
     metric: str
     unit: str
     better: Literal["higher", "lower", "neither"]
-    value: float
+    value: float | list[float]  # several: of runs that repeat it
     detail: dict[str, Any] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sinkctl.clock import phase
 from sinkctl.errors import ModelError
 from sinkctl.metrics.first_token import FirstToken
 from sinkctl.model.adapter_files import resolved
@@ -92,9 +93,10 @@ class Conversion:
         settled, loaded = self.settled, self.loaded
         go_on(self.stop)
         self.told("writing")
-        write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
-        if towers_of(built.config):
-            copy_processor(folder, resolved(self.recipe.model))
+        with phase("writing"):
+            write_checkpoint(folder, built, self.form, self.tokenizer, settled.dtype, self.recipe.shard)
+            if towers_of(built.config):
+                copy_processor(folder, resolved(self.recipe.model))
         go_on(self.stop)
         self.told("loading what was written")
         spread = len(set((getattr(loaded.model, "hf_device_map", None) or {}).values())) > 1
@@ -110,9 +112,10 @@ class Conversion:
         written.name = name
         if self.judge is None:
             return written, Evaluation()
-        if self.recipe.scratch is None:
-            self.judge(ORIGINAL, loaded, self.judging(ORIGINAL))
-        self.judge(CONVERTED, written, self.judging(CONVERTED), self.named)
+        with phase("comparing"):
+            if self.recipe.scratch is None:
+                self.judge(ORIGINAL, loaded, self.judging(ORIGINAL))
+            self.judge(CONVERTED, written, self.judging(CONVERTED), self.named)
         return written, self.judge.found.ordered()
 
     @property

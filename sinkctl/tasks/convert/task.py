@@ -1,7 +1,6 @@
 """Give a checkpoint a sink: compute the start, train, write, load what was written, compare."""
 
 import shlex
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.check import check
+from sinkctl.clock import phase, spent, timed
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
@@ -24,6 +24,7 @@ from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.processes import place
 from sinkctl.tasks.convert.training.run import Trained, TrainingRun
 from sinkctl.tasks.convert.write import whole_or_nothing
+from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.pace import Pace
 from sinkctl.tasks.stream.outcome import model_report
 
@@ -49,6 +50,7 @@ class Outcome:
         object.__setattr__(self, "verdict", self.result.verdict)
 
 
+@timed()
 def run(
     recipe: ConvertRecipe,
     loaded: LoadedModel | None = None,
@@ -57,7 +59,7 @@ def run(
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+    finish: Finish = lambda folder, result: None,
 ) -> Outcome | None:
     """Convert the recipe's checkpoint (`loaded` stands in for it) into the new folder `output`.
 
@@ -66,7 +68,7 @@ def run(
     raised, and nothing is left behind but such states. `finish` may add to the folder. Of several processes, the main
     one alone evaluates and writes; the others return None.
     """
-    began, output = time.monotonic(), Path(output)
+    output = Path(output)
     check(recipe, output=output, resume=resume, loads=loaded is None)
     recipe = place(recipe)
 
@@ -77,9 +79,10 @@ def run(
     if loaded is None:
         random = recipe.scratch is not None
         loaded = scratch(recipe.model, recipe.scratch, recipe.training.seed) if random else load(_plain(recipe.model))
-    conversion = Conversion(settle(recipe, loaded), loaded, told, stop)
+    with phase("preparing"):
+        conversion = Conversion(settle(recipe, loaded), loaded, told, stop)
     try:
-        result = (_trained if recipe.steps else _begun)(conversion, output, began, finish)
+        result = (_trained if recipe.steps else _begun)(conversion, output, finish)
     except Interrupted as error:
         kept = (output / STATE / CHECKPOINT).exists()
         left = f"go on with sinkctl convert --resume {shlex.quote(str(output))}" if kept else "nothing was written"
@@ -96,33 +99,32 @@ def _plain(settings: ModelSettings) -> ModelSettings:
     return settings.model_copy(update={"dequantize": True})
 
 
-def _begun(conversion: Conversion, output: Path, began: float, finish: Callable[[RunFolder, Result], None]) -> Result:
+def _begun(conversion: Conversion, output: Path, finish: Finish) -> Result:
     """The start alone."""
     with whole_or_nothing(output, size_of(conversion.loaded, conversion.settled.dtype)) as folder:
-        built = conversion.start()
-        return _written(conversion, built, None, folder, output, began, finish)
+        with phase("calibrating"):
+            built = conversion.start()
+        return _written(conversion, built, None, folder, output, finish)
 
 
-def _trained(
-    conversion: Conversion, output: Path, began: float, finish: Callable[[RunFolder, Result], None]
-) -> Result | None:
+def _trained(conversion: Conversion, output: Path, finish: Finish) -> Result | None:
     """The start, trained; None where this process is not the main one."""
     training = TrainingRun(conversion, output)
-    trained = training()
+    with phase("training"):
+        trained = training()
     if not training.main:
         return None
     with whole_or_nothing(output, size_of(conversion.loaded, conversion.settled.dtype), replaces=True) as folder:
-        return _written(conversion, trained.built, trained, folder, output, began, finish)
+        return _written(conversion, trained.built, trained, folder, output, finish)
 
 
 def _written(
-    conversion: Conversion, built, trained: Trained | None, folder: Path, output: Path, began: float,
-    finish: Callable[[RunFolder, Result], None],
-) -> Result:  # fmt: skip
+    conversion: Conversion, built, trained: Trained | None, folder: Path, output: Path, finish: Finish
+) -> Result:
     settled, loaded = conversion.settled, conversion.loaded
     written, found = conversion.written(built, folder, str(output))
     detail = conversion.detail(folder, written, found, None if trained is None else trained.detail)
-    seconds = time.monotonic() - began
+    seconds = spent()
     result = Result(
         task="convert",
         sinkctl_version=__version__,
@@ -139,6 +141,4 @@ def _written(
     kept = RunFolder(folder)
     kept.write_recipe(result.recipe)
     kept.write_json(ENVIRONMENT, environment())
-    finish(kept, result)
-    kept.write_result(result)
-    return result
+    return finished(result, kept, finish, conversion.told)

@@ -12,6 +12,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy, Recompute
+from sinkctl.clock import carry, phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
@@ -86,10 +87,11 @@ class GenerateRun:
     def __iter__(self) -> Iterator[Tokens]:
         if not self.steps:
             began, nothing = time.perf_counter(), np.empty((0, self.rows), np.int32)
-            for fed in self.decoder.feeding(self.settled.prompts, self.recipe.chunk):
-                self.fed = fed
-                yield Tokens(0, nothing, [""] * self.rows)
-            ids = self.decoder.ids_B.cpu().numpy()
+            with phase("first token"):
+                for fed in self.decoder.feeding(self.settled.prompts, self.recipe.chunk):
+                    self.fed = fed
+                    yield Tokens(0, nothing, [""] * self.rows)
+                ids = self.decoder.ids_B.cpu().numpy()
             self.prompt_seconds = time.perf_counter() - began
             yield self._taken(ids[None])
         burst = 1
@@ -159,6 +161,7 @@ class GenerateRun:
             "pace": vars(self.pace),
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
             "seconds": self.seconds,
+            "spent": spent(),
             "prompt_seconds": self.prompt_seconds,
             "peak_bytes": self.peak_bytes,
         }, {name: tensor.cpu() for name, tensor in tensors.items()}
@@ -176,5 +179,6 @@ class GenerateRun:
             raise ResumeError(f"this run has {self.steps:,} tokens already; --generate asks for {self.limit:,}")
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.pace, self.memory = Thinned(**data["pace"]), Thinned(**{**data["memory"], "items": items})
+        carry(data["spent"])
         self.seconds, self.prompt_seconds = data["seconds"], data["prompt_seconds"]
         self.peak_bytes = data["peak_bytes"]

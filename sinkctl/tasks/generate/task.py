@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sinkctl.clock import phase, timed
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
+from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
 from sinkctl.tasks.generate.outcome import result_of
 from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
@@ -31,6 +33,7 @@ class Generated:
     ids: np.ndarray
 
 
+@timed()
 def run(
     recipe: GenerateRecipe,
     loaded: LoadedModel,
@@ -39,24 +42,25 @@ def run(
     resume: bool = False,
     progress: Callable[[Tokens, GenerateRun], None] = lambda tokens, run: None,
     stop: Callable[[], bool] = lambda: False,
-    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+    finish: Finish = lambda folder, result: None,
 ) -> Generated:
     """Generate the recipe's tokens; `output`, `resume`, `stop` and `finish` as in `stream`."""
-    if output is None:
+    with phase("preparing"):
+        folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
+        generation = GenerateRun(recipe, loaded, folder.load_state() if resume else None)
+        if folder is not None and not resume:
+            folder.write_recipe(generation.recipe.model_dump(mode="json"))
+            folder.write_json(ENVIRONMENT, environment())
+    if folder is None:
         with tempfile.TemporaryDirectory() as scratch:
-            return _run(GenerateRun(recipe, loaded), Path(scratch), None, progress, stop, finish)
-    folder = RunFolder(output) if resume else RunFolder.create(output)
-    generation = GenerateRun(recipe, loaded, folder.load_state() if resume else None)
-    if not resume:
-        folder.write_recipe(generation.recipe.model_dump(mode="json"))
-        folder.write_json(ENVIRONMENT, environment())
+            return _run(generation, Path(scratch), None, progress, stop, finish)
     return _run(generation, folder.path, folder, progress, stop, finish)
 
 
 def _run(
     generation: GenerateRun, scratch: Path, folder: RunFolder | None,
     progress: Callable[[Tokens, GenerateRun], None], stop: Callable[[], bool],
-    finish: Callable[[RunFolder, Result], None],
+    finish: Finish,
 ) -> Generated:  # fmt: skip
     array = GrowingArray(scratch / "tokens.i32", generation.steps * generation.rows, "<i4")
     saved, cost = time.monotonic(), 0.0
@@ -70,34 +74,29 @@ def _run(
         cost = saved - began
 
     try:
-        for tokens in generation:
-            array.append(tokens.ids.ravel())
-            progress(tokens, generation)
-            asked = stop()
-            if asked and not generation.steps:
-                raise Interrupted("stopped in the prompt, before the first token; nothing was kept")
-            if asked:
-                kept = "nothing was kept (no --output)"
-                if folder is not None:
+        with phase("generating"):
+            for tokens in generation:
+                array.append(tokens.ids.ravel())
+                progress(tokens, generation)
+                asked = stop()
+                if asked and not generation.steps:
+                    raise Interrupted("stopped in the prompt, before the first token; nothing was kept")
+                if asked:
+                    kept = "nothing was kept (no --output)"
+                    if folder is not None:
+                        save()
+                        _write_texts(folder, array, generation)
+                        kept = f"continue with: sinkctl stream --resume {folder.path}"
+                    raise Interrupted(f"stopped after {generation.steps:,} tokens; {kept}")
+                waited = time.monotonic() - saved
+                if folder is not None and generation.steps and waited > max(SAVE_SECONDS, cost / SAVE_SHARE):
                     save()
-                    _write_texts(folder, array, generation)
-                    kept = f"continue with: sinkctl stream --resume {folder.path}"
-                raise Interrupted(f"stopped after {generation.steps:,} tokens; {kept}")
-            if (
-                folder is not None
-                and generation.steps
-                and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE)
-            ):
-                save()
-        result = result_of(generation)
+            result = result_of(generation)
         ids = np.array(array.values().reshape(-1, generation.rows))
         if folder is not None:
             save_arrays(folder.path / "tokens.npy", [ids])
             _write_texts(folder, array, generation)
-            finish(folder, result)
-            folder.write_result(result)
-            folder.drop_state()
-        return Generated(result, ids)
+        return Generated(finished(result, folder, finish), ids)
     except torch.OutOfMemoryError as error:
         hint = "--chunk takes fewer prompt tokens at once, --window keeps fewer, and fewer prompts side by side"
         raise ModelError(f"{generation.loaded.device} is out of memory: {hint}") from error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sinkctl.clock import phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
@@ -47,7 +48,13 @@ class Kept:
         self.arrays |= arrays or {}
         self.step += 1
         if self.folder is not None:
-            state = {"step": self.step, "recipe": self.recipe, "files": self.files, "parts": self.parts}
+            state = {
+                "step": self.step,
+                "recipe": self.recipe,
+                "files": self.files,
+                "parts": self.parts,
+                "spent": spent(),
+            }
             self.folder.save_state(state, self.arrays)
 
 
@@ -68,14 +75,17 @@ class Measuring:
     def run(self, seconds: float | None) -> None:
         """Within about so many seconds, where that is said; raises as `costs` does."""
         self.told(Progress("reading", 0.0))
-        shown = self._sized(seconds)
-        for each in shown:
-            self._input(each)
+        with phase("preparing"):
+            shown = self._sized(seconds)
+        with phase("measuring"):
+            for each in shown:
+                self._input(each)
         known = tuple(verdict(self.loaded.kind, self.inputs, []))[:2]
         self.told(Progress("costs", self.pace.share, self.pace.seconds_left, known))
         name = f"{self.number}/costs"
         if name not in self.kept.parts:
-            self._cost(name)
+            with phase("costs"):
+                self._cost(name)
         part = self.kept.parts[name]
         self.costs = Costs(
             [CostLine.model_validate(line) for line in part["lines"]],

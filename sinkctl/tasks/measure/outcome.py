@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sinkctl import __version__
+from sinkctl.clock import spent
 from sinkctl.metrics.head_class import THRESHOLDS
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, LayerScore, MeasureDetail
@@ -14,11 +15,11 @@ def result_of(
     recipe: MeasureRecipe,
     scores: Sequence[CheckpointScore],
     choices: dict[str, str],
-    seconds: float,
     complete: bool = True,
 ) -> Result:
     """Everything the run found; its model is the first one measured."""
     measurements = [m for score in scores for m in _measurements(score, f"@{score.label}" if len(scores) > 1 else "")]
+    seconds = spent()
     measurements.append(Measurement(name="measure.seconds", samples=[seconds], unit="s", better="lower"))
     return Result(
         task="measure",

@@ -7,6 +7,7 @@ from itertools import takewhile
 import torch
 from torch import nn
 
+from sinkctl.clock import phase
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.metrics import ATTENTION
 from sinkctl.metrics.maps import FROM_MAPS, observe_maps
@@ -55,7 +56,8 @@ class InputRun:
         self._note_length(max(map(len, samples)) if self._tokens else 0)
         done = 0
         for batch in self._batches(size):
-            self._measure(batch)
+            with phase("measuring" if done else "first block"):
+                self._measure(batch)
             done += len(batch)
             progress(done / len(samples))
             if stop():

@@ -1,6 +1,5 @@
 """Measure checkpoints, one after the other, keeping what is found on disk."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sinkctl.check import check
+from sinkctl.clock import carry, spent, timed
 from sinkctl.errors import Interrupted, ResumeError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
@@ -17,6 +17,7 @@ from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.measure.checkpoint import Kept, Measuring, Progress
 from sinkctl.tasks.measure.outcome import result_of
 from sinkctl.tasks.measure.pace import seconds_of
@@ -38,6 +39,7 @@ class Outcome:
         object.__setattr__(self, "verdict", self.result.verdict)
 
 
+@timed()
 def run(
     recipe: MeasureRecipe,
     loaded: LoadedModel | None = None,
@@ -46,7 +48,7 @@ def run(
     resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+    finish: Finish = lambda folder, result: None,
 ) -> Outcome:
     """Measure the recipe's checkpoints (`loaded` stands in for a single one).
 
@@ -54,7 +56,7 @@ def run(
     `resume` continues the one there. `stop` is asked before every block: where it says yes, Interrupted is raised.
     """
     check(recipe, output=output, resume=resume, loads=loaded is None)
-    began = time.monotonic()
+    began = spent()
     recipe, sources = settle(recipe), checkpoints(recipe)
     sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
     folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
@@ -75,7 +77,7 @@ def run(
             told(Progress("loading", 0.0))
             model = None  # gone before the next one comes
             model = _loaded(settings) if loaded is None else loaded
-            seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (time.monotonic() - began)
+            seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (spent() - began)
             measuring = Measuring(recipe, model, number, kept, told, stop)
             choices[label] = measuring.choices
             try:
@@ -91,18 +93,15 @@ def run(
         )
         stopped = Interrupted(f"stopped after {done} input{'' if done == 1 else 's'}; {resumed}")
         if scores:
-            stopped.result = result_of(recipe, scores, _joined(choices), time.monotonic() - began, complete=False)
+            stopped.result = result_of(recipe, scores, _joined(choices), complete=False).clocked()
             if folder is not None:
                 finish(folder, stopped.result)
                 folder.write_result(stopped.result)
         raise stopped from error
-    result = result_of(recipe, scores, _joined(choices), time.monotonic() - began)
+    result = result_of(recipe, scores, _joined(choices))
     if folder is not None:
         folder.write_tensors(ARRAYS, kept.arrays)
-        finish(folder, result)
-        folder.write_result(result)
-        folder.drop_state()
-    return Outcome(result, kept.arrays)
+    return Outcome(finished(result, folder, finish, lambda what: progress(Progress(what, 1.0))), kept.arrays)
 
 
 def _loaded(settings: ModelSettings) -> LoadedModel:
@@ -117,6 +116,7 @@ def _restore(kept: Kept) -> None:
         raise ResumeError(f"{kept.folder.path}: {changed} is not what the run was started with; start a new run")
     if data.get("files") != kept.files:
         raise ResumeError(f"{kept.folder.path}: what it reads changed since the run was started; start a new run")
+    carry(data["spent"])
     kept.parts, kept.step = data["parts"], data["step"]
     kept.arrays.update(tensors)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
+from sinkctl.clock import phase, timed
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import QuestionsRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.questions.asking import Answer, Progress, QuestionsRun
 from sinkctl.tasks.questions.outcome import result_of
 from sinkctl.tasks.stream.calibration import calibrated
@@ -28,6 +30,7 @@ class Outcome:
     answers: list[Answer]
 
 
+@timed()
 def run(
     recipe: QuestionsRecipe,
     loaded: LoadedModel,
@@ -35,28 +38,30 @@ def run(
     output: str | Path | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
-    finish: Callable[[RunFolder, Result], None] = lambda folder, result: None,
+    finish: Finish = lambda folder, result: None,
 ) -> Outcome:
     """Stream the recipe's text and ask its questions; with `output`, keep a run folder there.
 
     `stop` is asked after every text and question: where it says yes, Interrupted is raised; such a run is not resumed.
     `finish` adds to the folder of a finished run.
     """
-    recipe = calibrated(recipe, loaded, lambda what, share: progress(Progress(0, 0, share, 0, {}, what)), stop)
-    folder = None if output is None else RunFolder.create(output)
-    asking = QuestionsRun(recipe, loaded)
-    if folder is not None:
-        folder.write_recipe(asking.recipe.model_dump(mode="json"))
-        folder.write_json(ENVIRONMENT, environment())
+    with phase("preparing"):
+        recipe = calibrated(recipe, loaded, lambda what, share: progress(Progress(0, 0, share, 0, {}, what)), stop)
+        folder = None if output is None else RunFolder.create(output)
+        asking = QuestionsRun(recipe, loaded)
+        if folder is not None:
+            folder.write_recipe(asking.recipe.model_dump(mode="json"))
+            folder.write_json(ENVIRONMENT, environment())
     answers, shown = [], 0
     try:
-        for some in asking:
-            answers += some
-            if some or asking.tokens - shown >= asking.recipe.chunk:
-                shown = asking.tokens
-                progress(asking.progress)
-            if stop():
-                raise Interrupted("stopped")
+        with phase("asking"):
+            for some in asking:
+                answers += some
+                if some or asking.tokens - shown >= asking.recipe.chunk:
+                    shown = asking.tokens
+                    progress(asking.progress)
+                if stop():
+                    raise Interrupted("stopped")
     except Interrupted as error:
         said = f"stopped after {asking.asked:,} questions"
         raise Interrupted(f"{said}; a run with questions cannot be resumed, start it again") from error
@@ -67,6 +72,4 @@ def run(
     if folder is not None:
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
         folder.write_text(ANSWERS, "".join(lines))
-        finish(folder, result)
-        folder.write_result(result)
-    return Outcome(result, answers)
+    return Outcome(finished(result, folder, finish), answers)

@@ -11,6 +11,7 @@ import torch
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Policy
+from sinkctl.clock import carry, phase, spent
 from sinkctl.errors import ResumeError, TextError
 from sinkctl.metrics.sink_rate import LENGTH, sink_rate
 from sinkctl.model.load import LoadedModel
@@ -119,7 +120,8 @@ class StreamRun:
         self._look_at(block)
         ids, targets = torch.from_numpy(block.ids), torch.from_numpy(block.targets)
         text = block.is_text
-        losses = {label: scorer.step(ids, targets)[text] for label, scorer in self.scorers.items()}
+        with phase("scoring" if self._step else "first block"):
+            losses = {label: scorer.step(ids, targets)[text] for label, scorer in self.scorers.items()}
         places = (block.targets[text], block.byte_offsets[text], block.lines[text], block.files[text])
         shared = np.isfinite(np.stack(list(losses.values()))).all(0)
         for label, nll in losses.items():
@@ -231,6 +233,7 @@ class StreamRun:
             "memory": vars(self.memory) | {"items": [m.model_dump() for m in self.memory.items]},
             "scored": self.scored,
             "seconds": self.seconds,
+            "spent": spent(),
             "peak_bytes": self.peak_bytes,
             "sink_rate": self.sink_rate,
             "sample": self._sample,
@@ -254,6 +257,7 @@ class StreamRun:
         items = [MemorySample(**item) for item in data["memory"]["items"]]
         self.memory = Thinned(**{**data["memory"], "items": items})
         self.file_starts = [tuple(start) for start in data["file_starts"]]
+        carry(data["spent"])
         self.scored, self.seconds, self.sink_rate = data["scored"], data["seconds"], data["sink_rate"]
         self._sample, self.choices = data["sample"], data["choices"]
         self.marker, self._step, self.peak_bytes = data["marker"], data["step"], data["peak_bytes"]

@@ -7,6 +7,7 @@ from sinkctl.tasks.bench.cases import (
     memory,
     quality,
     retrieval,
+    startup,
     stream,
     tasks,
     train,
@@ -22,4 +23,5 @@ CASES = {
     "quality": quality,
     "retrieval": retrieval,
     "tasks": tasks,
+    "startup": startup,
 }

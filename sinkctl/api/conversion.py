@@ -1,4 +1,4 @@
-"""`measure` and `convert`: what a checkpoint's sinks are, and sinks designed in."""
+"""`convert`: sinks designed in."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,46 +9,11 @@ from sinkctl.api.shared import finish_folder, parts_of, settings_of
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.schema import ConvertRecipe, MeasureRecipe
+from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.report.model_card import model_card
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
-from sinkctl.tasks.convert import Outcome as Converted
-from sinkctl.tasks.convert import Progress as Converting
-from sinkctl.tasks.convert import run as run_convert
-from sinkctl.tasks.measure import Outcome as Measured
-from sinkctl.tasks.measure import Progress as Measuring
-from sinkctl.tasks.measure import run as run_measure
-
-
-def measure(
-    checkpoints: str | Path | LoadedModel | Sequence[str | Path] | MeasureRecipe = "demo",
-    *,
-    output: str | Path | None = None,
-    resume: bool = False,
-    progress: Callable[[Measuring], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    **settings: Any,
-) -> Measured:
-    """Where the sinks of one or more checkpoints are, how strong, what carries them, what they cost.
-
-    `checkpoints` are folders, Hub ids, a loaded model, or a whole recipe; `settings` are the recipe's other fields
-    (`epsilon`, `sinks`, …), those of `input` (`kinds`, `files`, `bos`, `samples`, `length`, `seed`) and of `model`
-    (`device`, `dtype`, …). Returns the Result and every metric as an array by layer and head. Raises SinkctlError.
-    """
-    loaded = checkpoints if isinstance(checkpoints, LoadedModel) else None
-    if isinstance(checkpoints, MeasureRecipe):
-        if settings:
-            raise UsageError("a recipe says its own settings; change them with recipe.model_copy")
-        recipe = checkpoints
-    else:
-        names = [checkpoints] if isinstance(checkpoints, (str, Path)) else [] if loaded else list(checkpoints)
-        parts = parts_of(MeasureRecipe, ("input", "model"), settings)
-        parts |= {"model": settings_of(loaded).model_dump()} if loaded else {}
-        data = {"task": "measure", "checkpoints": [str(name) for name in names], **parts}
-        recipe = validate(data | settings, "sinkctl.measure")
-    with share_shown(progress) as told:
-        return run_measure(recipe, loaded, output=output, resume=resume, progress=told, stop=stop, finish=finish_folder)
+from sinkctl.tasks.convert import Outcome, Progress, run
 
 
 def convert(
@@ -58,10 +23,10 @@ def convert(
     output: str | Path,
     text: str | Path | Sequence[str | Path] = (),
     resume: bool = False,
-    progress: Callable[[Converting], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     **settings: Any,
-) -> Converted | None:
+) -> Outcome | None:
     """Give a checkpoint a designed sink, and train it where `steps` says so; `output` loads with transformers.
 
     `checkpoint` is a folder, a Hub id, a loaded model, or a whole recipe; `text` calibrates and, further on, evaluates;
@@ -88,4 +53,4 @@ def convert(
         folder.write_text("README.md", model_card(result, Path(output).name))
 
     with share_shown(progress) as told:
-        return run_convert(recipe, loaded, output=output, resume=resume, progress=told, stop=stop, finish=finish)
+        return run(recipe, loaded, output=output, resume=resume, progress=told, stop=stop, finish=finish)
