@@ -1,11 +1,12 @@
 """Attention metrics at the Llama-2-7B shape in bf16, random weights made on the device, beside a plain forward pass.
 
-    python benchmarks/measure_7b.py [--tokens 4096 8192 16384 32768] [--long 131072]
+    python benchmarks/measure_7b.py [--tokens 4096 8192 16384 32768] [--long 131072] [--no-maps] [--profile 4096]
 
 One sample; plain forward: the stock decoder with its fast attention, no head, no cache. Measured: the same pass with
 every attention metric of every head, exact; `activations` adds those of the residual stream. Eager maps: the stock
 decoder with output_attentions, α taken from the maps layer by layer, up to where they run out of memory. Interleaved
-rounds, medians. Then the kernels alone. Prints tables as they are measured.
+rounds, medians. Then the kernels alone. Prints tables as they are measured. --profile: what the GPU does in a pass of
+so many tokens, and nothing else.
 """
 
 import argparse
@@ -106,11 +107,34 @@ def kernels(tokens: int, rate: float) -> None:
     )
 
 
+def profiled(model: PreTrainedModel, tokens: int) -> None:
+    """What is launched, how often the host waits, and which operators take the device's time."""
+    ids = torch.randint(0, SHAPE["vocab_size"], (1, tokens), device="cuda")
+    for way, run in {
+        "plain": lambda: stock(model, ids),
+        "attention": lambda: measured(model, ids, False),
+        "+ activations": lambda: measured(model, ids, True),
+    }.items():
+        run()
+        with torch.profiler.profile() as seen:
+            took = seconds_once(run)
+        events = seen.key_averages()
+        host = {e.key: e.count for e in events if e.key.startswith("cuda") or e.key.startswith("cuLaunch")}
+        device = sum(e.count for e in events if e.device_type == torch.autograd.DeviceType.CUDA)
+        busy = sum(e.self_device_time_total for e in events if e.device_type == torch.autograd.DeviceType.CUDA)
+        print(f"{way}: {1e3 * took:.0f} ms, {device:,} device events of {busy / 1e3:.0f} ms; {host}")
+        print(events.table(sort_by="self_device_time_total", row_limit=25, max_name_column_width=60), flush=True)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--tokens", type=int, nargs="*", default=[4096, 8192, 16384, 32768])
     arguments.add_argument("--long", type=int, default=0, help="also measure one sample of this many tokens, once")
+    arguments.add_argument("--no-maps", action="store_true", help="without the eager maps")
+    arguments.add_argument("--profile", type=int, help="profile one pass of each way at so many tokens")
     options = arguments.parse_args()
+    if options.profile:
+        return profiled(build().model, options.profile)
     rate, model = matmul_rate(), build().model
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {rate / 1e12:.0f} TFLOP/s bf16")
     for tokens in (8192, 32768):
@@ -123,7 +147,7 @@ def main() -> None:
             "attention": lambda ids=ids: measured(model, ids, False),
             "+ activations": lambda ids=ids: measured(model, ids, True),
         }
-        if tokens <= 32768:
+        if tokens <= 32768 and not options.no_maps:
             ways["eager maps"] = lambda ids=ids: eager(model, ids)
         found = timed(ways, 1 if tokens > 32768 else ROUNDS)
         for way, row in found.items():

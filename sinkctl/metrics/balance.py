@@ -3,7 +3,6 @@
 N samples, H query heads, S keys.
 """
 
-import torch
 from torch import Tensor
 
 from sinkctl.metrics.learned import learned_mass
@@ -17,6 +16,5 @@ def balance_error(view: AttentionView, scope: Scope) -> Tensor | None:
     """
     if view.weigh is not None:
         return None
-    received_NHS = torch.where(view.real_NT[:, None], view.sums.received_BHS, 0.0)
-    kept_NH, learned_NH = received_NHS.sum(-1) / view.length_N[:, None], learned_mass(view, scope)
+    kept_NH, learned_NH = view.sums.received_BHS.sum(-1) / view.length_N[:, None], learned_mass(view, scope)
     return (kept_NH - 1 + (0 if learned_NH is None else learned_NH)).abs()

@@ -3,7 +3,6 @@
 N samples, H query heads, T queries.
 """
 
-import torch
 from torch import Tensor
 
 from sinkctl.metrics.learned import log_learned
@@ -17,6 +16,7 @@ def mean_distance(view: AttentionView, scope: Scope) -> Tensor:
     Queries that give the keys nothing, as a sink logit takes all, do not count.
     """
     log_NHT, distance_NHT = log_learned(view), view.sums.distance_BHT
-    keys_NHT = torch.ones_like(distance_NHT) if log_NHT is None else -torch.expm1(log_NHT)
-    keys_NHT = keys_NHT if view.weigh is None else view.sums.lse_BHT.exp()  # the rows' own sums
+    if view.weigh is None and log_NHT is None:
+        return mean_over(distance_NHT, view.real_NT[:, None])
+    keys_NHT = -log_NHT.expm1() if view.weigh is None else view.sums.lse_BHT.exp()  # the rows' own sums
     return mean_over(distance_NHT / keys_NHT, view.real_NT[:, None] & (keys_NHT > 0))

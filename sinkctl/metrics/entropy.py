@@ -20,6 +20,11 @@ def entropy_share(view: AttentionView, scope: Scope) -> Tensor:
 
     Queries that see a single outcome do not count.
     """
-    outcomes_N1T = (keys_seen(view) + (view.sink_logit_H is not None))[:, None]
-    choosing_N1T = view.real_NT[:, None] & (outcomes_N1T > 1)
-    return mean_over(view.sums.entropy_BHT / outcomes_N1T.to(view.sums.entropy_BHT.dtype).log(), choosing_N1T)
+    more, dtype = view.sink_logit_H is not None, view.sums.lse_BHT.dtype
+
+    def most() -> tuple[Tensor, Tensor]:
+        outcomes_NT = keys_seen(view) + more
+        return outcomes_NT.to(dtype).log(), view.real_NT & (outcomes_NT > 1)
+
+    most_NT, choosing_NT = view.shared.once(("most", view.pattern, more, dtype), most)
+    return mean_over(view.sums.entropy_BHT / most_NT[:, None], choosing_NT[:, None])

@@ -6,9 +6,8 @@ N samples, H query heads, T queries, K leading keys.
 import torch
 from torch import Tensor
 
+from sinkctl.metrics.queries import leading
 from sinkctl.metrics.views import AttentionView, Scope
-
-TILE = 1 << 14  # queries at a time
 
 
 def first_keys(view: AttentionView, scope: Scope) -> Tensor:
@@ -16,11 +15,16 @@ def first_keys(view: AttentionView, scope: Scope) -> Tensor:
 
     A key out of the window receives 0.
     """
-    T, K = view.real_NT.shape[1], scope.sinks
-    tiles = [view.attention(slice(t, t + TILE), slice(0, K)).mean(1) for t in range(0, T, TILE)]
-    a_NTK = torch.nn.functional.pad(torch.cat(tiles, dim=1), (0, max(K - T, 0)))
-    place_T, key_K = (torch.arange(n, device=a_NTK.device) for n in (T, K))
+    a_NTK = leading(view, scope).mean(1)
+    a_NTK = torch.nn.functional.pad(a_NTK, (0, max(scope.sinks - a_NTK.shape[2], 0)))
+    return a_NTK.masked_fill(
+        view.shared.once(("missing", view.visible.causal, scope), lambda: _missing(view, scope)), torch.nan
+    )
+
+
+def _missing(view: AttentionView, scope: Scope) -> Tensor:
+    key_K = torch.arange(scope.sinks, device=view.real_NT.device)
     there_NTK = view.real_NT[..., None] & (key_K < view.length_N[:, None, None])
     if view.visible.causal:
-        there_NTK = there_NTK & (key_K <= place_T[:, None])
-    return a_NTK.masked_fill(~there_NTK, torch.nan)
+        there_NTK = there_NTK & (key_K <= view.place_T[:, None])
+    return ~there_NTK

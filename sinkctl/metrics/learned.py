@@ -17,14 +17,19 @@ def log_learned(view: AttentionView) -> Tensor | None:
     """s − lse_t, the log of the mass on the sink logit: [N, H, T], −inf past the end; None without one."""
     if view.sink_logit_H is None:
         return None
-    log_NHT = per_query(precise(view.sink_logit_H)) - view.sums.lse_BHT
-    return log_NHT.masked_fill(~view.real_NT[:, None], -torch.inf)
+    return view.own.once("log_learned", lambda: _log_learned(view, per_query(precise(view.sink_logit_H))))
+
+
+def _log_learned(view: AttentionView, logit_NHT: Tensor) -> Tensor:
+    return (logit_NHT - view.sums.lse_BHT).masked_fill(~view.real_NT[:, None], -torch.inf)
 
 
 def learned_mass(view: AttentionView, scope: Scope) -> Tensor | None:
     """Mean over queries of exp(s − lse_t), the mass on the sink logit: [N, H]; softmax1 is s = 0."""
     log_NHT = log_learned(view)
-    return None if log_NHT is None else mean_over(log_NHT.exp(), view.real_NT[:, None])
+    if log_NHT is None:
+        return None
+    return view.own.once("learned", lambda: mean_over(log_NHT.exp(), view.real_NT[:, None]))
 
 
 def learned_sinks(view: AttentionView, scope: Scope) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sinkctl.metrics.massive import lower_median
+from sinkctl.kernels.activations import lower_median
 from sinkctl.metrics.means import precise
 from sinkctl.metrics.observe import blocks_of
 from sinkctl.model.parts import in_streams, side_by_side, streams_axis

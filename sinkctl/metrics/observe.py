@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
 from sinkctl.metrics.samples import Samples
-from sinkctl.metrics.views import AttentionView, BlockView
+from sinkctl.metrics.views import AttentionView, BlockView, Known
 from sinkctl.model.attention import attached, hidden_states, sink_of
 from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
@@ -64,8 +64,8 @@ class Attending(Handler):
 
     def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
         self._patterns.append(visible(mask_function, tokens, device))
-        # Its value says which mask it is: layers may be handed a copy, on another device.
-        return torch.full((1, 1, 1, 1), len(self._patterns) - 1, device=device)
+        # Its value says which mask it is: layers may be handed a copy. A GPU would have to be waited for to read it.
+        return torch.full((1, 1, 1, 1), len(self._patterns) - 1)
 
     def _pattern(self, call: AttentionCall) -> Visible:
         if call.mask is None:  # families that bypass the interface are causal; vision models make no mask
@@ -90,6 +90,7 @@ class _Observer(Attending):
     measurer: Measurer | None = None
     streams: int | None = None  # the axis of several residual streams
     _shown: list[dict[str, Any]] = field(default_factory=list)
+    _tokens: dict[tuple, tuple[Tensor, Known]] = field(default_factory=dict)  # which there are, by how many and where
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         again = next((shown for shown in self._shown if shown["call"].module is call.module), None)
@@ -122,11 +123,16 @@ class _Observer(Attending):
             raise ModelError("its blocks do not give one row of channels a token (a hierarchy of patches, say)")
         apart = self.samples.apart
         h_NTC, channels = apart(side_by_side(h_BTC.detach(), self.streams)), h_BTC.shape[-1]
-        real_NT = self.samples.real(h_NTC.shape[1], h_NTC.device)
+        real_NT, shared = self._real(h_NTC.shape[1], h_NTC.device)
         for shown in self._shown:
-            self.measurer.attention(layer, _view(shown, real_NT, apart, channels))
+            self.measurer.attention(layer, _view(shown, real_NT, shared, apart, channels))
         self._shown.clear()
-        self.measurer.block(layer, BlockView(h_NTC, real_NT))
+        self.measurer.block(layer, BlockView(h_NTC, real_NT, shared))
+
+    def _real(self, tokens: int, device: torch.device) -> tuple[Tensor, Known]:
+        if (tokens, device) not in self._tokens:
+            self._tokens[tokens, device] = self.samples.real(tokens, device), Known()
+        return self._tokens[tokens, device]
 
     def routing(self, layer: int, module: nn.Module, output: Any) -> None:
         """After a router: which experts each token goes to."""
@@ -213,7 +219,9 @@ def _of_sink_key(key: SinkKey, sums: AttentionSums) -> Tensor:
     return (mass_BHT[..., None] * v_HE[:, None]).to(sums.out_BHTE.dtype)
 
 
-def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], channels: int) -> AttentionView:
+def _view(
+    shown: dict[str, Any], real_NT: Tensor, shared: Known, apart: Callable[..., Tensor], channels: int
+) -> AttentionView:
     call, sums, sink = shown["call"], shown["sums"], sink_of(shown["call"].module)
     if sink is not None and sink.attends:  # its constant part is attention's output too, and no gate
         sums = sums._replace(out_BHTE=sink.added(sums.out_BHTE.transpose(1, 2)).transpose(1, 2))
@@ -236,6 +244,7 @@ def _view(shown: dict[str, Any], real_NT: Tensor, apart: Callable[..., Tensor], 
         projection_CHE=weight,
         kept_NHTE=None if kept is None else apart(kept, 2),
         constant_HE=None if sink is None or sink.attends else sink.bias,
+        shared=shared,
     )
 
 

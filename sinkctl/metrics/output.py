@@ -3,21 +3,24 @@
 N samples, H query heads, T tokens, E value width, F the same, C channels.
 """
 
-import torch
 from torch import Tensor
 
-from sinkctl.metrics.means import mean_over, precise
+from sinkctl.kernels.query_sums import written_norm
+from sinkctl.metrics.means import mean_over, precise_product
 from sinkctl.metrics.views import AttentionView, Scope
 
 DORMANT = 0.1  # a head whose relative output is below this writes next to nothing
 
 
-def written_norm(x_NHTE: Tensor, projection_CHE: Tensor) -> Tensor:
-    """‖W_O^h x‖ by head, without the C channels: sqrt(xᵀ(WᵀW)x): [N, H, T]."""
-    projection_HCE = precise(projection_CHE).transpose(0, 1)
-    gram_HEF, x_NHTE = projection_HCE.mT @ projection_HCE, precise(x_NHTE)
-    wide = torch.promote_types(gram_HEF.dtype, x_NHTE.dtype)
-    return ((x_NHTE.to(wide) @ gram_HEF.to(wide)) * x_NHTE).sum(-1).clamp(min=0).sqrt()
+def written(view: AttentionView, x_NGTE: Tensor) -> Tensor:
+    """‖W_O^h x‖ by query head, for x by head or by key/value head: [N, H, T]."""
+    return written_norm(x_NGTE, view.own.once("gram", lambda: gram(view.projection_CHE)))
+
+
+def gram(projection_CHE: Tensor) -> Tensor:
+    """WᵀW of each head's part of the projection, [H, E, F], in float32 or wider."""
+    projection_HCE = projection_CHE.transpose(0, 1)
+    return precise_product(projection_HCE.mT, projection_HCE)
 
 
 def head_output(view: AttentionView, scope: Scope) -> Tensor | None:
@@ -25,7 +28,7 @@ def head_output(view: AttentionView, scope: Scope) -> Tensor | None:
     if view.projection_CHE is None:
         return None
     x_NHTE = view.sums.out_BHTE if view.kept_NHTE is None else view.kept_NHTE
-    return mean_over(written_norm(x_NHTE, view.projection_CHE), view.real_NT[:, None])
+    return mean_over(written(view, x_NHTE), view.real_NT[:, None])
 
 
 def relative_output(output_H: Tensor) -> Tensor:

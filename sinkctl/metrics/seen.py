@@ -14,9 +14,12 @@ TILE = 256  # queries at a time
 
 def keys_seen(view: AttentionView, below: int | None = None) -> Tensor:
     """How many keys each query sees, of the first `below` where given: [N, T], 0 past the end."""
-    T, visible = view.real_NT.shape[1], view.visible
-    below = T if below is None else below
-    place_T = torch.arange(T, device=view.real_NT.device)
+    below = view.real_NT.shape[1] if below is None else below
+    return view.shared.once(("seen", view.pattern, below), lambda: _keys_seen(view, below))
+
+
+def _keys_seen(view: AttentionView, below: int) -> Tensor:
+    T, visible, place_T = view.real_NT.shape[1], view.visible, view.place_T
     if visible.also is None:
         reach = T if visible.window is None else visible.window
         last_T = place_T if visible.causal else place_T + reach

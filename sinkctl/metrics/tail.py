@@ -1,12 +1,13 @@
 """What the last queries still give the first keys.
 
-N samples, H query heads, T tokens, K leading keys, L last queries.
+N samples, H query heads, T tokens, K leading keys.
 """
 
 import torch
 from torch import Tensor
 
 from sinkctl.metrics.means import mean_over
+from sinkctl.metrics.queries import leading
 from sinkctl.metrics.seen import keys_seen
 from sinkctl.metrics.views import AttentionView, Scope
 
@@ -16,15 +17,18 @@ def last_query(view: AttentionView, scope: Scope) -> Tensor:
 
     NaN for keys that the sample does not have.
     """
-    a_NHK = _tail(view, 1, scope.sinks)[:, :, 0]
+    a_NHTK, sample_N = leading(view, scope), torch.arange(len(view.real_NT), device=view.real_NT.device)
+    a_NHK = a_NHTK[sample_N, :, view.length_N - 1]
+    a_NHK = torch.nn.functional.pad(a_NHK, (0, scope.sinks - a_NHK.shape[2]))
     missing_NK = torch.arange(scope.sinks, device=a_NHK.device) >= view.length_N[:, None]
     return a_NHK.masked_fill(missing_NK[:, None], torch.nan)
 
 
 def tail_mass(view: AttentionView, scope: Scope) -> Tensor:
     """Mean over the last `tail` queries (all of them, if fewer) of the mass on the first `sinks` keys: [N, H]."""
-    queries_N1 = view.length_N.clamp(max=scope.tail)[:, None]
-    return _tail(view, scope.tail, scope.sinks).sum((-2, -1)) / queries_N1
+    return view.own.once(
+        ("tail", scope), lambda: mean_over(leading(view, scope).sum(-1), _last_NT(view, scope)[:, None])
+    )
 
 
 def boost(view: AttentionView, scope: Scope) -> Tensor:
@@ -32,18 +36,18 @@ def boost(view: AttentionView, scope: Scope) -> Tensor:
 
     [N, H]; NaN where none of these queries sees a leading key, as far behind a window.
     """
-    place_T = torch.arange(view.real_NT.shape[1], device=view.real_NT.device)
-    last_NT = view.real_NT & (place_T >= view.length_N[:, None] - scope.tail)
+    uniform_N1 = view.shared.once(("uniform", view.pattern, scope), lambda: _uniform(view, scope))
+    return tail_mass(view, scope) / uniform_N1
+
+
+def _uniform(view: AttentionView, scope: Scope) -> Tensor:
     seen_NT = keys_seen(view).clamp(min=1)
-    uniform_N1 = mean_over(keys_seen(view, scope.sinks) / seen_NT, last_NT)[:, None]
-    return (tail_mass(view, scope) / uniform_N1).masked_fill(uniform_N1 == 0, torch.nan)
+    uniform_N1 = mean_over(keys_seen(view, scope.sinks) / seen_NT, _last_NT(view, scope))[:, None]
+    return uniform_N1.masked_fill(uniform_N1 == 0, torch.nan)
 
 
-def _tail(view: AttentionView, last: int, leading: int) -> Tensor:
-    """The last rows of each sample's attention map at the leading keys: [N, H, L, K], 0 where there is no such key."""
-    a_NHLK = view.sums.lse_BHT.new_zeros(*view.sums.lse_BHT.shape[:2], last, leading)
-    for length in view.length_N.unique().tolist():
-        chosen_N = view.length_N == length
-        rows_NHLK = view.attention(slice(max(length - last, 0), length), slice(0, leading))[chosen_N]
-        a_NHLK[chosen_N, :, last - rows_NHLK.shape[2] :, : rows_NHLK.shape[3]] = rows_NHLK
-    return a_NHLK
+def _last_NT(view: AttentionView, scope: Scope) -> Tensor:
+    """The last `tail` tokens of each sample."""
+    return view.shared.once(
+        ("last", scope.tail), lambda: view.real_NT & (view.place_T >= view.length_N[:, None] - scope.tail)
+    )

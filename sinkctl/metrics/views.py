@@ -5,13 +5,15 @@ However samples were laid out for the model (padded, packed), here each begins a
 False and every number is 0.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sinkctl.kernels.column_sums import AttentionSums, Visible
+from sinkctl.kernels.query_sums import attention_part, scores
 
 TILE = 128  # queries at a time, where rows are made whole
 
@@ -27,8 +29,40 @@ class Scope:
     massive_ratio: float = 1000.0  # … and at least this many times the median |h|
 
 
+class Known:
+    """What is found out once, however many metrics ask for it."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, what: Hashable, find: Callable[[], Any]) -> Any:
+        if what not in self._found:
+            self._found[what] = find()
+        return self._found[what]
+
+
+class Tokens:
+    """What follows from which tokens there are, and is `shared` by the layers of a pass."""
+
+    real_NT: Tensor  # bool
+    shared: Known
+
+    @property
+    def place_T(self) -> Tensor:
+        return self.shared.once("place", lambda: torch.arange(self.real_NT.shape[1], device=self.real_NT.device))
+
+    @property
+    def length_N(self) -> Tensor:
+        return self.shared.once("length", lambda: self.real_NT.sum(-1))
+
+    @property
+    def rest_NT(self) -> Tensor:
+        """The real tokens but the first."""
+        return self.shared.once("rest", lambda: self.real_NT & (self.place_T > 0))
+
+
 @dataclass(frozen=True)
-class AttentionView:
+class AttentionView(Tokens):
     """One attention layer over N samples; queries and keys are rotated already."""
 
     q_NHTD: Tensor
@@ -46,47 +80,42 @@ class AttentionView:
     weighed_by: str | None = None  # its name
     kept_NHTE: Tensor | None = None  # what entered the output projection: after a gate or norm, where there is one
     constant_HE: Tensor | None = None  # of that, what a designed sink adds behind its gate
+    shared: Known = field(default_factory=Known, repr=False)
+    own: Known = field(default_factory=Known, init=False, repr=False)  # what several metrics need of this layer
 
     @property
-    def length_N(self) -> Tensor:
-        return self.real_NT.sum(-1)
+    def pattern(self) -> Hashable:
+        """What `shared` goes by where it depends on what queries see."""
+        return self.visible.causal, self.visible.window, self.visible.also
+
+    @property
+    def apart(self) -> Visible:
+        """What is seen among the real tokens of a sample."""
+        return Visible(self.visible.causal, self.visible.window, self._segment_NT, self.visible.also)
+
+    @property
+    def _segment_NT(self) -> Tensor | None:
+        return self.shared.once("segment", lambda: None if bool(self.real_NT.all()) else self.real_NT.long())
 
     def attention(self, queries: slice, keys: slice) -> Tensor:
         """A few rows or columns of the attention map, [N, H, queries, keys], in float32 or wider."""
+        inputs, bent = (self.q_NHTD, self.k_NGTD), dict(softcap=self.softcap, slope_H=self.slope_H)
         if self.weigh is None:
-            score_NHTS, seen = self._scores(queries, keys)
-            lse_NHT1 = self.sums.lse_BHT[:, :, queries, None].to(score_NHTS.dtype)
-            return (score_NHTS - lse_NHT1).exp().masked_fill(~seen, 0.0)
+            whole = self.sums.lse_BHT
+            return attention_part(*inputs, whole, queries, keys, scale=self.scale, visible=self.apart, **bent)
         rows, (first, end, _) = [], queries.indices(self.real_NT.shape[1])
         for start in range(first, end, TILE):  # a weight may depend on every key, so whole rows
-            score_NHTS, seen = self._scores(slice(start, min(start + TILE, end)), slice(None))
+            some = slice(start, min(start + TILE, end))
+            score_NHTS, seen = scores(*inputs, some, slice(None), scale=self.scale, visible=self.apart, **bent)
             rows.append(self.weigh(score_NHTS, seen).masked_fill(~seen, 0.0)[..., keys])
         return torch.cat(rows, dim=2)
 
-    def _scores(self, queries: slice, keys: slice) -> tuple[Tensor, Tensor]:
-        """(scores, which of them are seen)"""
-        precise = torch.promote_types(self.q_NHTD.dtype, torch.float32)
-        place_T = torch.arange(self.real_NT.shape[1], device=self.real_NT.device)
-        query_T1, key_S = place_T[queries, None], place_T[keys]
-        q_NHTD, k_NGSD = self.q_NHTD[:, :, queries].to(precise), self.k_NGTD[:, :, keys].to(precise)
-        k_NHSD = k_NGSD.repeat_interleave(q_NHTD.shape[1] // k_NGSD.shape[1], dim=1)
-        score_NHTS = (q_NHTD @ k_NHSD.mT) * self.scale
-        if self.softcap is not None:
-            score_NHTS = self.softcap * torch.tanh(score_NHTS / self.softcap)
-        if self.slope_H is not None:
-            score_NHTS = score_NHTS - self.slope_H.to(precise)[:, None, None] * (query_T1 - key_S).abs()
-        plain = Visible(self.visible.causal, self.visible.window, None, self.visible.also)
-        seen = plain.mask(query_T1, key_S) & self.real_NT[:, None, queries, None] & self.real_NT[:, None, None, keys]
-        return score_NHTS, seen
-
 
 @dataclass(frozen=True)
-class BlockView:
+class BlockView(Tokens):
     """The residual stream after one block, over N samples."""
 
     h_NTC: Tensor
     real_NT: Tensor  # bool
-
-    @property
-    def length_N(self) -> Tensor:
-        return self.real_NT.sum(-1)
+    shared: Known = field(default_factory=Known, repr=False)
+    own: Known = field(default_factory=Known, init=False, repr=False)

@@ -17,7 +17,7 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
-def _scores(product, distance, scale, softcap, fall, HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr):
+def scores(product, distance, scale, softcap, fall, HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr):
     """(x, unit), x·unit being the scores: the product itself, its scaling left to a later multiply-add, if possible."""
     unit = scale
     if HAS_CAP:  # tanh(x) = 1 − 2 / (2^(2x/ln 2) + 1)
@@ -30,7 +30,7 @@ def _scores(product, distance, scale, softcap, fall, HAS_CAP: tl.constexpr, HAS_
 
 
 @triton.jit
-def _load_columns(x, i, stride, bound, D: tl.constexpr, PD: tl.constexpr, MASKED: tl.constexpr):
+def load_columns(x, i, stride, bound, D: tl.constexpr, PD: tl.constexpr, MASKED: tl.constexpr):
     """Rows i of a matrix as columns: [PD, i], zeros outside."""
     d = tl.arange(0, PD)[:, None]
     if PD == D and not MASKED:
@@ -51,8 +51,8 @@ def _attend(
     for start in tl.range(first, end, BN):
         j = start + n
         distance = i[:, None] - j[None, :]
-        product = tl.dot(q, _load_columns(k, j, ks, T, D, PD, MASKED))
-        x, unit = _scores(product, distance, scale, softcap, fall, HAS_CAP, HAS_SLOPE)
+        product = tl.dot(q, load_columns(k, j, ks, T, D, PD, MASKED))
+        x, unit = scores(product, distance, scale, softcap, fall, HAS_CAP, HAS_SLOPE)
         seen = (j[None, :] <= i[:, None]) & (j[None, :] >= i[:, None] - window)
         if MASKED:  # finite, as a row may see no key of this tile, and as 0·x is to be 0
             x = tl.where(seen, x, -1e30)
@@ -127,9 +127,9 @@ def _receive(
     for start in tl.range(first, end, BM):
         i = start + tl.arange(0, BM)
         lse_tile = tl.load(lse + i, i < T, float("inf")) if MASKED else tl.load(lse + i)
-        product = tl.dot(k, _load_columns(q, i, qt, T, D, PD, MASKED))
+        product = tl.dot(k, load_columns(q, i, qt, T, D, PD, MASKED))
         distance = i[None, :] - j[:, None]
-        x, unit = _scores(product, distance, scale, softcap, fall, HAS_CAP, HAS_SLOPE)
+        x, unit = scores(product, distance, scale, softcap, fall, HAS_CAP, HAS_SLOPE)
         p = tl.exp2(x * unit - lse_tile[None, :])
         if MASKED:
             p = tl.where((i[None, :] >= j[:, None]) & (i[None, :] <= j[:, None] + window), p, 0.0)

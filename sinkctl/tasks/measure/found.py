@@ -25,40 +25,45 @@ class Place:
 
 @dataclass
 class Finder:
-    """Adds up, over the layers of a batch, how many heads sink on each key."""
+    """Adds up, over the layers of a batch, how many heads sink on each key; on their device until the batch ends."""
 
     epsilon: float
     places: list[Place] = field(default_factory=list)
     samples: int = 0
     eligible: list[Tensor] = field(default_factory=list)  # bool [T] a sample: keys that could be called sinks
+    _counted: dict[bool, Tensor] = field(default_factory=dict)  # causal → keys of this batch that could be
     _heads_NT: Tensor | None = None
     _best: tuple[Tensor, Tensor, Tensor] | None = None  # largest α of each key, its layer and its head
     _last_NT: Tensor | None = None  # last layer with a head that sinks on the key
 
-    def add(self, layer: int, alpha_NHT: Tensor, real_NT: Tensor, causal: bool) -> None:
-        """One layer of the batch."""
-        counted_NT = followed(real_NT) if causal else real_NT
-        alpha_NHT = alpha_NHT.nan_to_num(0.0).masked_fill(~counted_NT[:, None], 0.0)
-        heads_NT = (alpha_NHT > self.epsilon).sum(1).cpu()
-        alpha_NT, head_NT = (x.cpu() for x in alpha_NHT.max(1))
-        layer_NT = torch.full_like(head_NT, layer)
-        found = alpha_NT, layer_NT, head_NT
+    def add(self, layer: int, alpha_NHT: Tensor, sinking_NT: Tensor, real_NT: Tensor, causal: bool) -> None:
+        """One layer of the batch; `sinking_NT`: how many of its heads have α above ε."""
+        if causal not in self._counted:
+            self._counted[causal] = followed(real_NT) if causal else real_NT
+        counted_NT = self._counted[causal].to(alpha_NHT.device)
+        heads_NT = sinking_NT * counted_NT
+        alpha_NT, head_NT = alpha_NHT.nan_to_num(0.0).max(1)
+        found = torch.where(counted_NT, alpha_NT, 0.0), torch.full_like(head_NT, layer), head_NT
         if self._heads_NT is None:
-            self._heads_NT, self._best, self._last_NT = heads_NT, found, layer_NT
-            self.eligible += list(counted_NT.cpu())
+            self._heads_NT, self._best, self._last_NT = heads_NT, found, found[1]
             return
-        self._heads_NT += heads_NT
-        self._last_NT = torch.where(heads_NT > 0, layer_NT, self._last_NT)
-        better_NT = alpha_NT > self._best[0]
+        heads_NT, *found = (x.to(self._heads_NT.device) for x in (heads_NT, *found))
+        self._heads_NT = self._heads_NT + heads_NT
+        self._last_NT = torch.where(heads_NT > 0, layer, self._last_NT)
+        better_NT = found[0] > self._best[0]
         self._best = tuple(torch.where(better_NT, new, old) for new, old in zip(found, self._best, strict=True))
 
     def end(self, samples: int) -> None:
         """After a batch of so many samples."""
         if self._heads_NT is not None:
-            alpha_NT, layer_NT, head_NT = self._best
-            for n, key in self._heads_NT.nonzero().tolist():
+            self.eligible += list(next(iter(self._counted.values())).cpu())
+            heads_NT, last_NT, alpha_NT, layer_NT, head_NT = (
+                x.cpu() for x in (self._heads_NT, self._last_NT, *self._best)
+            )
+            for n, key in heads_NT.nonzero().tolist():
                 strongest = int(layer_NT[n, key]), int(head_NT[n, key])
-                heads, alpha = int(self._heads_NT[n, key]), float(alpha_NT[n, key])
-                self.places.append(Place(self.samples + n, key, heads, strongest, alpha, int(self._last_NT[n, key])))
+                heads, alpha = int(heads_NT[n, key]), float(alpha_NT[n, key])
+                self.places.append(Place(self.samples + n, key, heads, strongest, alpha, int(last_NT[n, key])))
         self.samples += samples
         self._heads_NT = self._best = self._last_NT = None
+        self._counted.clear()

@@ -4,7 +4,7 @@ N samples, H heads, T tokens of the longest sample; a *row* is one softmax atten
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from sinkctl.metrics import ATTENTION, BLOCK
-from sinkctl.metrics.alpha import sinking
 from sinkctl.metrics.experts import expert_load, first_token_experts
 from sinkctl.metrics.massive import massive_places
+from sinkctl.metrics.rank import gram, spectrum
 from sinkctl.metrics.views import AttentionView, BlockView, Scope
 from sinkctl.tasks.measure.found import Finder
 
 SURFACE_TOKENS, SURFACE_CELLS = 48, 128
+WAITING = 1 << 26  # elements of the matrices that wait for their spectrum
 
 
 @dataclass
@@ -29,14 +30,54 @@ class Mean:
     count: Tensor | float = 0.0
 
     def add(self, x_N: Tensor) -> None:
-        there = x_N.isfinite()
+        there = x_N.abs() < torch.inf
         self.total = self.total + x_N.masked_fill(~there, 0.0).sum(0, dtype=torch.float64)
         self.count = self.count + there.sum(0)
 
     @cached_property
+    def fetched(self) -> tuple[Tensor, Tensor]:
+        """Total and count on the CPU; asked for when everything is added."""
+        return self.total.cpu(), self.count.cpu()
+
+    @cached_property
     def value(self) -> Tensor:
         """float64 on the CPU, NaN where no sample had a number; asked for when everything is added."""
-        return (self.total / self.count).cpu()
+        total, count = self.fetched
+        return total / count
+
+
+@dataclass
+class Means(Mapping):
+    """Means of several metrics of one layer, by name; those of a batch are added side by side, in one go."""
+
+    _sums: dict[tuple[tuple[str, torch.Size], ...], Mean] = field(default_factory=lambda: defaultdict(Mean))
+
+    def add(self, found: dict[str, Tensor]) -> None:
+        if found:
+            layout = tuple((name, x.shape[1:]) for name, x in found.items())
+            self._sums[layout].add(torch.cat([x.reshape(len(x), -1) for x in found.values()], dim=1))
+
+    def __getitem__(self, name: str) -> Mean:
+        parts = [part for layout, mean in self._sums.items() if (part := _part(layout, mean, name)) is not None]
+        if not parts:
+            raise KeyError(name)
+        return Mean(sum(part.total for part in parts), sum(part.count for part in parts))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for layout in self._sums for name, _ in layout))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def _part(layout: tuple[tuple[str, torch.Size], ...], mean: Mean, name: str) -> Mean | None:
+    start = 0
+    for part, shape in layout:
+        end = start + shape.numel()
+        if part == name:
+            return Mean(*(x[start:end].reshape(shape) for x in mean.fetched))
+        start = end
+    return None
 
 
 @dataclass
@@ -47,7 +88,7 @@ class Row:
     heads: int
     causal: bool
     kind: str
-    means: dict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
+    means: Means = field(default_factory=Means)
     rates: dict[float, Mean] = field(default_factory=lambda: defaultdict(Mean))  # ε → share of heads, by key
 
 
@@ -60,7 +101,7 @@ class Tally:
     attention_metrics: dict[str, Callable] = field(default_factory=lambda: ATTENTION)
     block_metrics: dict[str, Callable] = field(default_factory=lambda: BLOCK)
     rows: list[Row] = field(default_factory=list)
-    blocks: dict[int, dict[str, Mean]] = field(default_factory=dict)
+    blocks: dict[int, Means] = field(default_factory=lambda: defaultdict(Means))
     massive: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # [N, 8] a batch
     places: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))  # of massive elements, [E, 3]
     surfaces: dict[int, Tensor] = field(default_factory=dict)  # of the first sample
@@ -74,6 +115,8 @@ class Tally:
     _row: int = 0
     _sinking_N: Tensor | float = 0.0  # heads, so far in this batch
     _norms_NT: Tensor | None = None
+    _length_N: Tensor | None = None
+    _grams: list[tuple[int, Tensor]] = field(default_factory=list)  # of layers whose rank waits for others
 
     def __post_init__(self) -> None:
         self.found = Finder(self.epsilons[0])
@@ -84,37 +127,56 @@ class Tally:
         if self._row == len(self.rows):
             self.rows.append(Row(layer, view.q_NHTD.shape[1], view.visible.causal, _kind(view)))
         row, self._row = self.rows[self._row], self._row + 1
-        for name, metric in self.attention_metrics.items():
-            x = metric(view, self.scope)
-            if x is None:
-                continue
-            row.means[name].add(x)
-            if name == "alpha":
-                self.broken = self.broken + (~x.isfinite() & view.real_NT[:, None]).any(-1).sum().cpu()
-                self.found.add(layer, x, view.real_NT, row.causal)
-                self._sinking_N = self._sinking_N + sinking(x[..., :1], self.epsilons[0]).nansum((1, 2)).cpu()
-                for epsilon in self.epsilons:
-                    row.rates[epsilon].add(sinking(x, epsilon).double().nanmean(1))
+        found = {name: metric(view, self.scope) for name, metric in self.attention_metrics.items()}
+        row.means.add({name: x for name, x in found.items() if x is not None})
+        if "alpha" in found:
+            self._sinks(layer, row, view, found["alpha"])
+
+    def _sinks(self, layer: int, row: Row, view: AttentionView, alpha_NHT: Tensor) -> None:
+        numbers_NHT = alpha_NHT.abs() < torch.inf
+        self._add("broken", (numbers_NHT.sum(-1) < view.length_N[:, None]).sum())
+        heads_NT = alpha_NHT.shape[1] - alpha_NHT.isnan().sum(1)
+        for epsilon in self.epsilons:
+            sinking_NT = (alpha_NHT > epsilon).sum(1)
+            row.rates[epsilon].add(sinking_NT.double() / heads_NT)
+            if epsilon == self.epsilons[0]:
+                self.found.add(layer, alpha_NHT, sinking_NT, view.real_NT, row.causal)
+                self._add("_sinking_N", sinking_NT[:, 0])
+
+    def _add(self, name: str, x: Tensor) -> None:
+        """To a sum over layers, which may be on several devices."""
+        before = getattr(self, name)
+        setattr(self, name, before + (x.to(before.device) if isinstance(before, Tensor) else x))
 
     def block(self, layer: int, view: BlockView) -> None:
         self.tokens, self.channels = view.h_NTC.shape[1:]
-        means = self.blocks.setdefault(layer, defaultdict(Mean))
-        for name, metric in self.block_metrics.items():
-            x = metric(view, self.scope)
-            if name == "massive":
-                self._massive(layer, view, x.cpu())
-            elif name == "patch_norms":
-                self._norms_NT = x.cpu()
-            else:
-                means[name].add(x)
+        wait = "rank" in self.block_metrics and view.h_NTC.is_cuda
+        found = {name: f(view, self.scope) for name, f in self.block_metrics.items() if not (wait and name == "rank")}
+        self._norms_NT = found.pop("patch_norms", None)
+        if (massive_N8 := found.pop("massive", None)) is not None:
+            self._massive(layer, view, massive_N8.cpu())
+        self.blocks[layer].add(found)
+        if wait:
+            self._grams.append((layer, gram(view)))
+            if sum(gram_NXX.numel() for _, gram_NXX in self._grams) > WAITING:
+                self._ranks()
         if not self.found.samples and self.block_metrics:
-            self.surfaces[layer] = _surface(view)
+            self.surfaces[layer], self._length_N = _surface(view), view.length_N
 
     def _massive(self, layer: int, view: BlockView, found_N8: Tensor) -> None:
         self.massive[layer].append(found_N8)
         if found_N8[:, 4].any():
             places_E3 = massive_places(view, self.scope, found_N8[:, 3]).cpu()
             self.places[layer].append(places_E3 + torch.tensor([self.found.samples, 0, 0]))
+
+    def _ranks(self) -> None:
+        """Of the layers that wait, those of one size together."""
+        for shape in dict.fromkeys((gram_NXX.shape, gram_NXX.device) for _, gram_NXX in self._grams):
+            alike = [(layer, g) for layer, g in self._grams if (g.shape, g.device) == shape]
+            found = spectrum(torch.cat([gram_NXX for _, gram_NXX in alike])).split(len(alike[0][1]))
+            for (layer, _), rank_N3 in zip(alike, found, strict=True):
+                self.blocks[layer].add({"rank": rank_N3})
+        self._grams.clear()
 
     def routed(self, layer: int, chosen_NTk: Tensor, experts: int, real_NT: Tensor) -> None:
         first, load = self.experts[layer]
@@ -123,10 +185,14 @@ class Tally:
 
     def end(self, samples: int) -> None:
         """After a batch of so many samples."""
+        if not self.found.samples and self.surfaces:
+            first = int(self._length_N[0])
+            self.surfaces = {layer: cells[:first].cpu() for layer, cells in self.surfaces.items()}
+        self._ranks()
         self.found.end(samples)
-        self.norms += [] if self._norms_NT is None else [self._norms_NT]
+        self.norms += [] if self._norms_NT is None else [self._norms_NT.cpu()]
         heads = sum(row.heads for row in self.rows)
-        self.shares += [float(sinking) / heads for sinking in self._sinking_N] if heads else []
+        self.shares += [sinking / heads for sinking in self._sinking_N.tolist()] if heads else []
         self._row, self._sinking_N = 0, 0.0
 
 
@@ -145,6 +211,6 @@ def _kind(view: AttentionView) -> str:
 
 def _surface(view: BlockView) -> Tensor:
     """|h| of the first sample: its first tokens, by cells of neighbouring channels, the largest of each."""
-    h_TC = view.h_NTC[0, : min(SURFACE_TOKENS, int(view.length_N[0]))].float().abs()
+    h_TC = view.h_NTC[0, :SURFACE_TOKENS].float().abs()
     width = -(-h_TC.shape[1] // SURFACE_CELLS)
-    return torch.stack([cell.amax(1) for cell in h_TC.split(width, dim=1)], dim=1).cpu()
+    return torch.nn.functional.pad(h_TC, (0, -h_TC.shape[1] % width)).unflatten(1, (-1, width)).amax(-1)
