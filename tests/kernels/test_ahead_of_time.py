@@ -19,6 +19,8 @@ from sinkctl.kernels.stream_attention import Strip
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels are not compiled", allow_module_level=True)
+if os.environ.get("SINKCTL_LONG") != "1":
+    pytest.skip("takes minutes; SINKCTL_LONG=1 runs it", allow_module_level=True)
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.driver import CudaDriver  # noqa: E402

@@ -18,9 +18,9 @@ def select(weights_NK: Sequence[Tensor]) -> tuple[Callable[[Tensor, Sequence[Ten
     runs, reason = triton_runs()
     if not runs:
         return None, reason
-    rows_apart = any(weight.stride(1) != 1 or weight.stride(0) % 8 for weight in weights_NK)
-    if rows_apart or len(weights_NK) > MOST:
-        return None, "matrices are not laid out row by row"
+    ragged = any(w.stride(1) != 1 or w.stride(0) % 8 or w.data_ptr() % 16 for w in weights_NK)
+    if ragged or len(weights_NK) > MOST:
+        return None, "rows of the matrices do not begin at multiples of 16 bytes"
     from sinkctl.kernels.row_products import triton
 
     return triton.row_products, f"one launch for matrices of one input, tiles tuned here ({reason})"
