@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -143,6 +144,39 @@ def gguf_told(say: Say) -> Iterator[list[str]]:
         here.tqdm, here.get_gguf_hf_weights_map, names.get_tensor_name_map = before
 
 
+class _Read(dict):
+    """What is read of a GGUF file: its config is there, the rest once it is asked for."""
+
+    def __init__(self, config: dict[str, Any], whole: Callable[[], dict[str, Any]]):
+        super().__init__(config=config)
+        self._whole = whole
+
+    def __missing__(self, name: str) -> Any:
+        self.update(self._whole() | self)
+        return self[name]
+
+
+@contextmanager
+def gguf_config_of(copy: Path) -> Iterator[None]:
+    """Inside, a GGUF file's config is read from its `copy` without the vocabulary, all of which costs seconds to read.
+
+    Looking for a tokenizer's class, which the config tells, transformers reads the whole file for it.
+    """
+    here = modeling_gguf_pytorch_utils
+    before = here.load_gguf_checkpoint
+
+    def quick(path: Any, return_tensors: bool = False, **keywords: Any) -> dict[str, Any]:
+        if return_tensors:
+            return before(path, return_tensors, **keywords)
+        return _Read(before(str(copy))["config"], lambda: before(path, **keywords))
+
+    here.load_gguf_checkpoint = quick
+    try:
+        yield
+    finally:
+        here.load_gguf_checkpoint = before
+
+
 def as_ordinary(model: PreTrainedModel) -> None:
     """Forget that a model was quantized before it was loaded: since 5.24 transformers refuses to save one that was."""
     for name in ("hf_quantizer", "quantization_method"):
@@ -229,5 +263,8 @@ TAKEN = (
     Taken("modeling_gguf_pytorch_utils.tqdm, get_gguf_hf_weights_map", "5.15.0", "5.24.0",
           lambda: callable(modeling_gguf_pytorch_utils.tqdm)
           and callable(modeling_gguf_pytorch_utils.get_gguf_hf_weights_map)),
+    Taken("modeling_gguf_pytorch_utils.load_gguf_checkpoint, its config; where it is not asked, nothing is gained",
+          "5.15.0", "5.24.0", lambda: "return_tensors"
+          in inspect.signature(modeling_gguf_pytorch_utils.load_gguf_checkpoint).parameters),
     Taken("get_cosine_with_min_lr_schedule_with_warmup_lr_rate", "5.15.0", "5.24.0", _schedule_takes),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 transformers reads the whole vocabulary, string by string, each time it looks for the config, the tokenizer or the
 weights: four times half a minute for one of 262,144 tokens. So config and weights are read from a copy of the file
-without it (the same bytes of every tensor), which is gone after loading, and the tokenizer, once made, is kept.
+without it (the same bytes of every tensor), which is gone after loading, the config a second time where the tokenizer's
+class is looked for; and the tokenizer, once made, is kept.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sinkctl.model.gguf.check import check_gguf, quantization
 from sinkctl.model.gguf.header import PLAIN, Header, aligned
 from sinkctl.model.kept import KEPT, cache_folder, keep, work_folder
 from sinkctl.model.named import Named
-from sinkctl.model.undocumented import Say, gguf_told
+from sinkctl.model.undocumented import Say, gguf_config_of, gguf_told
 
 VOCABULARY = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type", "merges"))
 QUICK = ("qwen35", "qwen35moe", "lfm2")  # read by another reader of transformers, which needs the vocabulary's length
@@ -135,9 +136,11 @@ def _tokenizer(
         with suppress(OSError):  # not ours to write: the new one is not kept
             kept.rename(work / "damaged")
     count = len(header.tokens)
-    say(f"making the tokenizer of {count:,} tokens{', a minute or so' * (count > 100_000)}; it is kept for next time")
+    say(f"making the tokenizer of {count:,} tokens{', some seconds' * (count > 100_000)}; it is kept for next time")
     made = work / "tokenizer"
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(made)
+    copy = work / COPY
+    with gguf_config_of(copy) if copy.exists() else nullcontext():
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(made)
     config.save_pretrained(made)
     (made / DIGESTS).write_text(json.dumps(_digests(made)), encoding="utf-8")
     return made if kept is None else keep(made, kept)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from gguf_files import STORIES, write_gguf
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from sinkctl.errors import ModelError
 from sinkctl.model import files
@@ -70,6 +70,19 @@ def test_blocks_are_dequantized_as_transformers_does_without_us(quantized):
         assert loaded.choices["weights"] == "Q4_1 (31 tensors), F32 (16) in the file, dequantized to float32"
     assert first.tokenizer(TEXT).input_ids == second.tokenizer(TEXT).input_ids
     assert first.fingerprint == second.fingerprint
+
+
+def test_its_tokenizer_is_transformers_own_and_its_vocabulary_is_not_read_for_the_config(exact, tmp_path, monkeypatch):
+    asked, read = [], modeling_gguf_pytorch_utils.load_gguf_checkpoint
+    counted = lambda path, *more, **named: asked.append(Path(path)) or read(path, *more, **named)  # noqa: E731
+    monkeypatch.setattr(modeling_gguf_pytorch_utils, "load_gguf_checkpoint", counted)
+    AutoTokenizer.from_pretrained(exact.parent, gguf_file=exact.name).save_pretrained(tmp_path)
+    without_us = asked.count(exact)
+    asked.clear()
+    load(str(exact))
+    (kept,) = cache_folder().glob("gguf/*/tokenizer.json")
+    assert kept.read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+    assert asked.count(exact) == max(0, without_us - 1)
 
 
 def test_a_conversion_of_it_is_an_ordinary_checkpoint(quantized, tmp_path):
