@@ -29,7 +29,6 @@ from sinkctl.kernels import decode_attention, sink_attention, stream_attention
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import cudnn_graphs_run, fa3_runs
 from sinkctl.kernels.stream_attention import Strip
-from sinkctl.model import products
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.costs import weight_bytes
 from sinkctl.tasks.bench.rates import rates as hardware
@@ -190,7 +189,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def decode(options: argparse.Namespace) -> None:
-    """`before` has the earlier kernel, and layers compiled with tuned reductions in place of products."""
+    """`before` has the earlier kernel."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "decode_attention", "decode_attention")
     for window, count in ((2044, 1), (1020, 1), (4092, 1), (2044, 32)):
         label, running = f"decode {N}+{window}, {count} rows", {}
@@ -198,10 +197,7 @@ def decode(options: argparse.Namespace) -> None:
         for name in (BEFORE, "sinkctl") if kernel else ("sinkctl",):
             old = name == BEFORE
             found = decode_attention.IMPLEMENTATIONS | ({"triton": kernel} if old else {})
-            with (
-                patch.dict(decode_attention.IMPLEMENTATIONS, found),
-                patch.object(products, "select", (lambda _: (None, "")) if old else products.select),
-            ):
+            with patch.dict(decode_attention.IMPLEMENTATIONS, found):
                 made = tried(label, name, partial(generating, loaded, window, count, prompts))
             if made is not None:
                 running[name] = made.step

@@ -96,16 +96,9 @@ def rotated(width: int) -> None:
     rotate(normal(1, H, T, width), *tables, start=0, interleaved=False)
 
 
-def multiplied(width: int) -> None:
-    from sinkctl.kernels.row_products.triton import TILES, _launch
-
-    for tile in TILES:
-        _launch(normal(8 * width), [normal(n, 8 * width) for n in (64, 16, 16)], normal(96), tile)
-
-
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
-    for run in (streamed, folded, decoded, summed, rotated, multiplied)
+    for run in (streamed, folded, decoded, summed, rotated)
     for width in (64, 128, 256)
 } | {
     "streamed_capped": partial(streamed, 128, softcap=50.0),

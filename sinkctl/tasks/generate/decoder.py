@@ -21,7 +21,6 @@ from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import last_logits
 from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.products import RowProducts
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.threads import one_thread, single_threaded
 from sinkctl.model.undocumented import cached
@@ -57,11 +56,9 @@ class Decoder:
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)
-        layers = blocks_of(model, facts)
-        self._products = RowProducts(layers if rows == 1 else ())
         self._compiled = None
-        if compiled:  # products with one row, without a kernel: plain reductions, tuned, are faster than cuBLAS
-            self._compiled = CompiledLayers(layers, coordinate_descent_tuning=not self._products)
+        if compiled:  # products with one row: plain reductions, tuned, come closer to the memory's speed than cuBLAS
+            self._compiled = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
         self._one_thread = one_thread(model, rows)
@@ -198,7 +195,6 @@ class Decoder:
             stack.enter_context(self._attachment.active())
             if self._one_thread:
                 stack.enter_context(single_threaded())
-            stack.enter_context(self._products.active())
             if self._compiled is not None:
                 stack.enter_context(self._compiled.active())
             logits_BV = self.loaded.model(
