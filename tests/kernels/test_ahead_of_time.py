@@ -89,6 +89,22 @@ def summed(width: int) -> None:
     triton_sums(*x, scale=0.1, visible=Visible(window=T // 2), sink_logit_H=normal(H))
 
 
+def queried(width: int, **options) -> None:
+    from sinkctl.kernels.query_sums.triton import fused_sums, fused_written
+
+    q, k, lse = normal(1, H, T, width), normal(1, G, T, width), normal(1, H, T, dtype=torch.float)
+    fused_sums(q, k, lse, scale=0.1, visible=Visible(window=T // 2), leading=N, local=64, **options)
+    fused_written(k, normal(H, width, width, dtype=torch.float))
+
+
+def spread(width: int) -> None:
+    from sinkctl.kernels.activations.triton import massive, outliers
+
+    h, real = normal(1, 64, 64 * width), torch.ones(1, 64, dtype=torch.bool)  # 4,096 to 16,384 channels
+    massive(h, real, 100.0, 1000.0)
+    outliers(h, real, 6)
+
+
 def rotated(width: int) -> None:
     from sinkctl.kernels.rotate.triton import rotate
 
@@ -98,7 +114,7 @@ def rotated(width: int) -> None:
 
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
-    for run in (streamed, folded, decoded, summed, rotated)
+    for run in (streamed, folded, decoded, summed, queried, spread, rotated)
     for width in (64, 128, 256)
 } | {
     "streamed_capped": partial(streamed, 128, softcap=50.0),
