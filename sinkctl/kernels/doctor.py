@@ -2,7 +2,7 @@
 
 import torch
 
-from sinkctl.kernels import column_sums, stream_attention
+from sinkctl.kernels import column_sums, linear, stream_attention
 from sinkctl.kernels.column_sums import Visible
 
 # What decides: dtype, width of keys, width of values, softcap.
@@ -25,6 +25,8 @@ def kernels_here() -> dict[str, str]:
     for device in devices:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         here = f"{device}, {str(dtype).removeprefix('torch.')}"
+        implementation, reason = linear.select(torch.empty(1, 1, dtype=dtype, device=device))
+        found[f"linear, {here}"] = f"{implementation.name}: {reason}"
         for case, (width, value_width, softcap) in _CASES.items():
             q, v = (torch.empty(1, 1, 1, w, dtype=dtype, device=device) for w in (width, value_width))
             implementation, reason = stream_attention.select(q, v, softcap=softcap)

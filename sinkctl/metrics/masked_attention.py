@@ -19,7 +19,7 @@ def attends_plainly(call: AttentionCall) -> bool:
 
 
 def masked_attention(call: AttentionCall, k_BGSD: Tensor, v_BGSE: Tensor, seen_TS: Tensor) -> Tensor:
-    """out_BHTE of the call's queries over these keys; `seen_TS` is bool, and every query sees a key."""
+    """out_BHTE of the call's queries over these keys; `seen_TS`: bool [T, S] or [B, 1, T, S], a key for each."""
     q_BHTD, groups = call.q_BHTD, call.q_BHTD.shape[1] // k_BGSD.shape[1]
     k_BHSD, v_BHSE = (x.repeat_interleave(groups, dim=1) for x in (k_BGSD, v_BGSE))
     if call.softcap is None and call.sink_logit_H is None and call.slope_H is None:
@@ -34,5 +34,5 @@ def _tile(call: AttentionCall, part: slice, k_BHSD: Tensor, v_BHSE: Tensor, seen
     score_BHtS = scores(call.q_BHTD[:, :, part], k_BHSD, call.scale, call.softcap, call.slope_H, distance_tS)
     logit = call.sink_logit_H
     logit = logit if logit is None or logit.dim() == 1 else logit[..., part]
-    a_BHtS = weights(score_BHtS.masked_fill(~seen_TS[part], -torch.inf), logit)[..., : k_BHSD.shape[2]]
+    a_BHtS = weights(score_BHtS.masked_fill(~seen_TS[..., part, :], -torch.inf), logit)[..., : k_BHSD.shape[2]]
     return (a_BHtS @ v_BHSE.to(a_BHtS.dtype)).to(call.q_BHTD.dtype)

@@ -3,7 +3,7 @@
 N samples, T queries, S keys, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ def hide(keys: Iterable[int], first: int = 0) -> Seen:
         return ~torch.isin(key_S, hidden.to(key_S.device)) | (key_S == query_T1) | (query_T1 < first)
 
     return seen
+
+
+def hide_each(keys_N: Sequence[Iterable[int]], first: int = 0) -> Seen:
+    """As `hide`, of each sample keys of its own: what is seen is [N, 1, T, S]."""
+    each = [hide(keys, first) for keys in keys_N]
+    return lambda query_T1, key_S: torch.stack([seen(query_T1, key_S) for seen in each])[:, None]
 
 
 def hide_nearest(count: int, first: int = 0) -> Seen:

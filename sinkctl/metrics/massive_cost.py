@@ -47,12 +47,54 @@ class Activations:
         self.median += float(median_N.sum())
         self.samples += len(h_NTC)
 
+    @property
+    def often(self) -> list[tuple[int, int]]:
+        """Places (token, channel) that are massive in at least half of the samples."""
+        return sorted(place for place, times in self.massive.items() if 2 * times >= self.samples)
+
+    @property
+    def height(self) -> float:
+        """The largest mean |h| of the first token, in medians."""
+        return float(self.first_C.max()) / max(self.median, 1e-30)
+
+
+@dataclass
+class Output:
+    """What one block gave of a batch, the block that `chosen` would take: those up to it need not be run again."""
+
+    layer: int = -1
+    given: Tensor | tuple | None = None
+    _massive: bool = False
+    _height: float = 0.0
+
+    def see(self, layer: int, block: Activations, given: Tensor | tuple) -> None:
+        """Layers come in order, the last one left out."""
+        massive = bool(block.often)
+        if not self._massive and (massive or block.height > self._height):
+            self.layer, self.given, self._massive, self._height = layer, given, massive, block.height
+
+    def of(self, rows: slice) -> "Output":
+        """That of some samples; TypeError where a block gives more than one tensor."""
+        if not isinstance(self.given, Tensor):
+            raise TypeError("its blocks give more than the residual stream")
+        return Output(self.layer, self.given[rows])
+
 
 @contextmanager
-def watched(model: PreTrainedModel, size: float, ratio: float, blocks: Sequence[Activations]) -> Iterator[None]:
-    """Inside, every block adds what it shows to its `Activations`; massive: |h| > size and |h| ≥ ratio · median."""
-    with after_blocks(model, lambda layer, h_NTC: blocks[layer].add(h_NTC, size, ratio)):
-        yield
+def watched(model: PreTrainedModel, size: float, ratio: float, blocks: Sequence[Activations]) -> Iterator[Output]:
+    """Inside, every block adds what it shows to its `Activations`; massive: |h| > size and |h| ≥ ratio · median.
+
+    Yields what is kept of one batch.
+    """
+    kept = Output()
+
+    def see(layer: int, h_NTC: Tensor, given: Tensor | tuple) -> None:
+        blocks[layer].add(h_NTC, size, ratio)
+        if layer < len(blocks) - 1:
+            kept.see(layer, blocks[layer], given)
+
+    with after_blocks(model, see):
+        yield kept
 
 
 def chosen(blocks: Sequence[Activations]) -> Elements | None:
@@ -64,12 +106,11 @@ def chosen(blocks: Sequence[Activations]) -> Elements | None:
     """
     ran = [(layer, block) for layer, block in enumerate(blocks[:-1]) if block.samples]
     for layer, block in ran:
-        often = sorted(place for place, times in block.massive.items() if 2 * times >= block.samples)
-        if often:
+        if often := block.often:
             return Elements(layer, often, massive=True)
     if not ran:
         return None
-    layer, block = max(ran, key=lambda each: float(each[1].first_C.max()) / max(each[1].median, 1e-30))
+    layer, block = max(ran, key=lambda each: each[1].height)
     channels = block.first_C.topk(min(LARGEST, len(block.first_C))).indices.tolist()
     return Elements(layer, [(0, channel) for channel in channels], massive=False)
 
@@ -80,7 +121,7 @@ def intervened(model: PreTrainedModel, elements: Elements, value_K: Tensor) -> I
     token_K, channel_K = (torch.tensor(x) for x in zip(*elements.places, strict=True))
     before_NK: list[Tensor] = []
 
-    def change(layer: int, h_NTC: Tensor) -> Tensor | None:
+    def change(layer: int, h_NTC: Tensor, _: Tensor | tuple) -> Tensor | None:
         if layer != elements.layer:
             return None
         before_NK.append(h_NTC[:, token_K, channel_K].double().cpu())
@@ -93,17 +134,33 @@ def intervened(model: PreTrainedModel, elements: Elements, value_K: Tensor) -> I
 
 
 @contextmanager
-def after_blocks(model: PreTrainedModel, told: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, `told(layer, h_NTC)` after every block; a tensor that it returns goes on in place of h_NTC.
+def resumed(model: PreTrainedModel, output: Output) -> Iterator[None]:
+    """Inside, a pass over the same samples goes on from that output; the blocks up to it are not run."""
+    blocks = blocks_of(model)[: output.layer + 1]
+    own = [vars(block).get("forward") for block in blocks]  # accelerate puts one on the instance
+    for block in blocks:
+        block.forward = lambda *_, **__: output.given
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
-    Several residual streams stand side by side in it, one after the other.
+
+@contextmanager
+def after_blocks(model: PreTrainedModel, told: Callable[..., Tensor | None]) -> Iterator[None]:
+    """Inside, `told(layer, h_NTC, output)` after every block; a tensor that it returns goes on in place of h_NTC.
+
+    Several residual streams stand side by side in h_NTC, one after the other; in the block's own output they do not.
     """
     axis = streams_axis(model)
 
     def hook(layer: int) -> Callable:
         def after(_: nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
             h, *others = output if isinstance(output, (tuple, list)) else (output,)
-            changed_NTC = told(layer, side_by_side(h.detach(), axis))
+            changed_NTC = told(layer, side_by_side(h.detach(), axis), output)
             if changed_NTC is None:
                 return None
             changed = in_streams(changed_NTC, h, axis)

@@ -3,6 +3,10 @@
 N samples of one length, T tokens, L blocks, C channels.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -10,8 +14,6 @@ from transformers import PreTrainedModel
 from sinkctl.errors import TextError
 from sinkctl.metrics.massive_cost import after_blocks
 from sinkctl.metrics.means import precise
-from sinkctl.metrics.next_token import Seen, decoded
-from sinkctl.metrics.samples import laid_out
 
 
 def swapped(ids_NT: Tensor, place: int, seed: int) -> Tensor:
@@ -28,19 +30,30 @@ def swapped(ids_NT: Tensor, place: int, seed: int) -> Tensor:
     return other_NT
 
 
-def spread(model: PreTrainedModel, ids_NT: Tensor, other_NT: Tensor, also: Seen | None = None) -> Tensor:
-    """‖h'_t − h_t‖ / ‖h_t‖ after every block, h' that of the other samples: [L, N, T]; `also` as in `decoded`."""
+@contextmanager
+def residuals(model: PreTrainedModel, rows: int) -> Iterator[list[Tensor]]:
+    """Inside, the residual stream after every block is kept, of the first `rows` samples; yields [N, T, C] a block."""
+    kept_NTC: list[Tensor] = []
+    with after_blocks(model, lambda _, h_NTC, __: kept_NTC.append(precise(h_NTC[:rows]))):
+        yield kept_NTC
+
+
+def spread(model: PreTrainedModel, before: Sequence[Tensor], run: Callable[[], Any]) -> Tensor:
+    """‖h'_t − h_t‖ / ‖h_t‖ after every block, h as `residuals` kept it, h' what `run` makes of the other samples.
+
+    Where it runs their last tokens alone, of those alone: [L, N, T].
+    """
     found: list[Tensor] = []
 
-    def compare(_: int, h_BTC: Tensor) -> None:
-        h_NTC, other_NTC = precise(h_BTC).chunk(2)
-        found.append(((other_NTC - h_NTC).norm(dim=-1) / h_NTC.norm(dim=-1)).cpu())
+    def compare(_: int, h_NTC: Tensor, __: Tensor | tuple) -> None:
+        before_NTC = before[len(found)][:, -h_NTC.shape[1] :]
+        found.append(((precise(h_NTC) - before_NTC).norm(dim=-1) / before_NTC.norm(dim=-1)).cpu())
 
     with after_blocks(model, compare):
-        decoded(model, laid_out([*ids_NT, *other_NT], model.device), also)
+        run()
     return torch.stack(found)
 
 
-def mixing(change_LNT: Tensor, place: int) -> list[float]:
-    """Mean over samples and over the tokens after `place`, a number a block."""
-    return change_LNT[:, :, place + 1 :].double().mean((1, 2)).tolist()
+def mixing(change_LNT: Tensor) -> list[float]:
+    """Mean over samples and tokens, a number a block."""
+    return change_LNT.double().mean((1, 2)).tolist()

@@ -21,8 +21,10 @@ from sinkctl.model.attention import attached, sink_of
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.head import last_logits, token_nll
 
-Seen = Callable[[Tensor, Tensor], Tensor]  # (query places [T, 1], key places [S]) → bool [T, S]
+# (query places [T, 1], key places [S]) → bool [T, S], or [N, 1, T, S] where samples differ
+Seen = Callable[[Tensor, Tensor], Tensor]
 Told = Callable[[AttentionCall, AttentionSums, Visible], None]  # every layer's attention, in the order of the calls
+Keep = Callable[[AttentionCall, Visible], None]  # the same before it is computed, without sums
 
 
 class NoInterface(ModelError):
@@ -42,16 +44,20 @@ class _Hiding(Attending):
     """Sums are made only for who is told of them."""
 
     told: Told | None = None
+    keep: Keep | None = None
     attentions: int = 0
 
     def attend(self, call: AttentionCall) -> Tensor:
         if getattr(sink_of(call.module), "kind", None) == "score_bias":
             raise NoInterface("score_bias acts on the first key a query sees, so a hidden one would pass it on")
+        pattern = self._pattern(call)
+        if self.keep is not None:
+            self.keep(call, pattern)
         if self.told is not None or not attends_plainly(call):
             return super().attend(call)
         self.attentions += 1
         place_T = torch.arange(call.q_BHTD.shape[2], device=call.q_BHTD.device)
-        seen_TS = self._pattern(call).mask(place_T[:, None], place_T)
+        seen_TS = pattern.mask(place_T[:, None], place_T)
         return masked_attention(call, call.k_BGTD, call.v_BGTE, seen_TS)
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
@@ -61,15 +67,16 @@ class _Hiding(Attending):
 
 
 def decoded(
-    model: PreTrainedModel, samples: Samples, also: Seen | None = None, told: Told | None = None
-) -> tuple[ModelOutput, int]:
+    model: PreTrainedModel, samples: Samples, also: Seen | None = None, told: Told | None = None,
+    keep: Keep | None = None,
+) -> tuple[ModelOutput, int]:  # fmt: skip
     """(the decoder's output, softmax attentions that asked); exact attention to the keys that `also` says are seen.
 
-    Without `also` and `told` the model runs as it is. Raises NoInterface where no layer asks for attention.
+    Without any of the three the model runs as it is. Raises NoInterface where no layer asks for attention.
     """
-    if also is None and told is None:
+    if also is None and told is None and keep is None:
         return run(model, samples), 0
-    handler = _Hiding(samples, also, told=told)
+    handler = _Hiding(samples, also, told=told, keep=keep)
     with attached(model, handler):
         output = run(model, samples)
     if not handler.attentions:
@@ -80,11 +87,12 @@ def decoded(
 
 
 def next_token(
-    model: PreTrainedModel, samples: Samples, also: Seen | None = None, first: int = 0, told: Told | None = None
-) -> NextToken:
+    model: PreTrainedModel, samples: Samples, also: Seen | None = None, first: int = 0, told: Told | None = None,
+    keep: Keep | None = None,
+) -> NextToken:  # fmt: skip
     """NLL of every next token after `first`, and the logits after the last one; the rest as in `decoded`."""
     assert samples.segment_BL is None, "samples of one length"
-    output, attentions = decoded(model, samples, also, told)
+    output, attentions = decoded(model, samples, also, told, keep)
     output.last_hidden_state = output.last_hidden_state[:, first:]
     return predicted(model, output, samples.inputs["input_ids"][:, first:], attentions)
 

@@ -1,12 +1,16 @@
 """Interventions against an edit by hand, the choice of elements against activations made by hand."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
+import pytest
 import torch
 from families import STREAMED, tiny
 
-from sinkctl.metrics.massive_cost import Activations, Elements, chosen, intervened, watched
+from sinkctl.metrics.masked_key import hide
+from sinkctl.metrics.massive_cost import Activations, Elements, chosen, intervened, resumed, watched
 from sinkctl.metrics.next_token import next_token
+from sinkctl.metrics.observe import blocks_of
 from sinkctl.metrics.samples import laid_out
 
 SIZE, RATIO = 100.0, 1000.0
@@ -38,6 +42,28 @@ def test_an_intervention_equals_the_second_block_run_on_an_edited_state():
     assert not torch.allclose(next_token(model, samples).last_NV, by_hand_NV)  # the model is as it was
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "smollm3"])
+def test_blocks_below_a_replaced_activation_need_not_run_again(family):
+    kind, settings = STREAMED[family]
+    deep = {"layer_types": 2 * settings["layer_types"]} if "layer_types" in settings else {}
+    model = tiny(kind, settings | dict(num_hidden_layers=4) | deep)
+    samples = laid_out(list(torch.randint(3, 64, (3, 12), generator=torch.Generator().manual_seed(0))), model.device)
+    blocks = [Activations() for _ in range(4)]
+    with watched(model, SIZE, RATIO, blocks) as output:
+        plain = next_token(model, samples, hide(()))
+    elements = chosen(blocks)
+    assert output.layer == elements.layer
+    for value_K in (None, torch.full((len(elements.places),), 9.0)):
+        with nullcontext() if value_K is None else intervened(model, elements, value_K):
+            whole = next_token(model, samples, hide(()))
+            with resumed(model, output):
+                above = next_token(model, samples, hide(()))
+        torch.testing.assert_close(above.nll_NT, whole.nll_NT, rtol=0, atol=1e-10)
+        assert torch.equal(above.last_NV, plain.last_NV) == (value_K is None)
+    assert above.attentions == 3 - elements.layer  # of the blocks above
+    assert not any("forward" in vars(block) for block in blocks_of(model))
+
+
 def test_a_massive_activation_is_watched_where_it_was_planted():
     model = tiny(*STREAMED["llama"])
     with torch.no_grad():
@@ -45,9 +71,10 @@ def test_a_massive_activation_is_watched_where_it_was_planted():
     ids_NT = torch.randint(8, 64, (4, 10), generator=torch.Generator().manual_seed(0))
     ids_NT[:2, 3] = 7
     blocks = [Activations() for _ in range(model.config.num_hidden_layers)]
-    with watched(model, SIZE, RATIO, blocks):
+    with watched(model, SIZE, RATIO, blocks) as output:
         next_token(model, laid_out(list(ids_NT), model.device))
     assert chosen(blocks) == Elements(0, [(3, 11)], massive=True)
+    assert output.layer == 0
 
 
 def test_massive_elements_are_those_of_half_of_the_samples_after_the_first_block_with_any():

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from families import REFUSED, tiny
+from families import REFUSED, STREAMED, tiny
 
 from sinkctl.errors import Interrupted
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
 from sinkctl.result.measure import LATER, SCORED
+from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.costs import Costs, costs
+from sinkctl.tasks.measure.inputs import token_reader
+from sinkctl.tasks.measure.passes import Passes
 
 SMALL = CostSettings(samples=8, length=128, window=60, tokens=1500)
 NAMES = [
@@ -79,6 +82,34 @@ def test_all_lines_score_the_same_tokens(of_demo):
     assert all("504 next tokens" in line.what for line in of_samples)  # 8 samples of 63
 
 
+def ablated(loaded: LoadedModel, ids_NT: torch.Tensor, bos: bool, batch: int) -> tuple[list[dict], list, int]:
+    """(lines, mixing, tokens run), where heads sink on nearly everything, token 7 hidden too."""
+    recipe, tokens = MeasureRecipe(batch=batch, epsilon=(0.001,)), []
+    others = [token_reader(loaded.tokenizer)(7)]
+    found = Ablations(recipe, loaded, ids_NT, bos, others, lambda _, count: tokens.append(count), lambda: None)
+    found.run()
+    told = [line.model_dump() | dict(line.taken_over or ()) for line in found.lines]
+    numbers = [{name: x for name, x in line.items() if isinstance(x, (int, float))} for line in told]
+    return numbers, [line.change for line in found.mixing], sum(tokens)
+
+
+@pytest.mark.parametrize(("family", "bos"), [("llama", False), ("gemma2", True)])
+def test_what_is_not_run_again_changes_no_line(family, bos, demo, monkeypatch):
+    kind, settings = STREAMED[family]
+    loaded = LoadedModel(tiny(kind, settings | dict(vocab_size=4096)), demo.tokenizer, "tiny", "in memory")
+    ids_NT = torch.randint(8, 4096, (3, 32), generator=torch.Generator().manual_seed(0))
+    ids_NT[:2, 9], ids_NT[2, 20] = 7, 7  # before the middle, and after it
+    parts, by_twos = ablated(loaded, ids_NT, bos, 3), ablated(loaded, ids_NT, bos, 2)
+    monkeypatch.setattr(Passes, "try_out", lambda *_: None)
+    whole = ablated(loaded, ids_NT, bos, 3)
+    assert parts[2] < 0.8 * whole[2]
+    assert len(whole[0]) == (9 if bos else 8) + 1
+    for found in (parts, by_twos):
+        for lines, expected in zip(found[:2], whole[:2], strict=True):
+            assert len(lines) == len(expected)
+            assert all(a == pytest.approx(b, rel=1e-10, abs=1e-12) for a, b in zip(lines, expected, strict=True))
+
+
 def test_learned_positions_fit_the_context_and_cannot_be_streamed(demo):
     kind, settings, _ = REFUSED["gpt2"]
     model = tiny(kind, settings | dict(vocab_size=4096), torch.float32)
@@ -98,4 +129,4 @@ def test_a_stop_between_two_steps_ends_it(demo):
     said = []
     with pytest.raises(Interrupted):
         costs(MeasureRecipe(cost=SMALL), demo, [], lambda what, _: said.append(what), lambda: len(said) > 1, Costs())
-    assert said == ["nothing taken away", NAMES[1]]
+    assert said == 2 * ["nothing taken away"]  # a batch, and then its first sample in parts

@@ -19,10 +19,22 @@ class Visible:
     causal: bool = True
     window: int | None = None  # keys at most this far away, the query itself not counted; None: all
     segment_BT: Tensor | None = None  # queries see keys of their own segment; 0 is padding, which sees nothing
-    also: Callable[[Tensor, Tensor], Tensor] | None = None  # (query places [T, 1], key places [S]) → bool [T, S]
+    # (query places [T, 1], key places [S]) → bool [T, S], or [B, 1, T, S] where rows differ
+    also: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def of(self, rows: slice) -> "Visible":
+        """The same of some rows."""
+        own, also = self.segment_BT, None
+        if self.also is not None:
+
+            def also(query_T1: Tensor, key_S: Tensor) -> Tensor:
+                seen = self.also(query_T1, key_S)
+                return seen[rows] if seen.dim() == 4 else seen
+
+        return Visible(self.causal, self.window, None if own is None else own[rows], also)
 
     def mask(self, query_T1: Tensor, key_S: Tensor) -> Tensor:
-        """Where query and key places see each other: [T, S], or [B, 1, T, S] with segments."""
+        """Where query and key places see each other: [T, S], or [B, 1, T, S] with segments or rows that differ."""
         distance_TS = query_T1 - key_S
         seen = distance_TS >= 0 if self.causal else torch.ones_like(distance_TS, dtype=torch.bool)
         if self.window is not None:

@@ -72,8 +72,7 @@ def _slices(count: int, step: int) -> Iterator[slice]:
 def _hidden(visible: Visible, b: slice, place_T: Tensor, place_S: Tensor) -> list[tuple[slice, Tensor]]:
     """(columns, where they are hidden) for the columns that some query of the tile may not see."""
     (start, end), (first, last) = ((int(x[0]), int(x[-1]) + 1) for x in (place_T, place_S))
-    if visible.segment_BT is not None:
-        visible = Visible(visible.causal, visible.window, visible.segment_BT[b], visible.also)
+    visible = visible.of(b)
     left, right = first, start + 1 if visible.causal else last
     if visible.window is not None:
         left, right = max(first, end - 1 - visible.window), min(right, start + visible.window + 1)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from sinkctl.errors import ModelError
-from sinkctl.metrics.continued import Kept, continued, runs_alone
-from sinkctl.metrics.masked_key import agreement, hide
-from sinkctl.metrics.massive_cost import Activations, Elements, chosen, intervened, watched
-from sinkctl.metrics.mixing import mixing, spread, swapped
+from sinkctl.metrics.continued import Kept
+from sinkctl.metrics.masked_key import agreement, hide, hide_each
+from sinkctl.metrics.massive_cost import Activations, Elements, Output, chosen, intervened, watched
 from sinkctl.metrics.next_token import NextToken, NoInterface, Seen, next_token
 from sinkctl.metrics.observe import blocks_of
 from sinkctl.metrics.samples import laid_out
@@ -24,11 +23,11 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import LATER, CostLine, MixingLine, TakenOver
 from sinkctl.tasks.measure.inputs import token_reader
+from sinkctl.tasks.measure.passes import Passes
 from sinkctl.tasks.measure.run import TOKENS
 from sinkctl.tasks.measure.standard_error import ratio_error
+from sinkctl.tasks.measure.swaps import Swaps
 from sinkctl.tasks.measure.variants import SHORTEST, Variant, hidden_keys, hidden_token, joined, perplexity
-
-MIXED = 2  # samples that a token is swapped in: they differ little
 
 
 class Ablations:
@@ -45,27 +44,29 @@ class Ablations:
         """`others`: the tokens besides the first that are hidden where heads sink on them, as text."""
         self.recipe, self.loaded, self.model = recipe, loaded, loaded.model
         self.ids_NT, self.bos = ids_NT, bos
-        self.progress, self.go_on = progress, go_on
         self.lines: list[CostLine] = []
         self.mixing: list[MixingLine] = []
         self.notes: list[str] = []
-        self.choices: dict[str, str] = {}
         self.half = ids_NT.shape[1] // 2
         self.targets = ids_NT[:, self.half + 1 :].numel()
         self.scored = f"{self.targets:,} next tokens, the second halves of {len(ids_NT)} samples"
         self._text = token_reader(loaded.tokenizer)
+        self._passes = Passes(loaded, ids_NT.shape[1] - self.half, progress, go_on)
+        self.choices = self._passes.choices
         self._plain: list[NextToken] = []
         self._sinks: tuple[list[SinkHeads], list[SinkHeads]] = ([], [])  # as it is, and with the first key hidden
         self._blocks = [Activations() for _ in blocks_of(self.model)]
+        self._outputs: list[Output] = []  # of one of the blocks, by batch
+        self._bare = Variant("BOS left out", "samples without the BOS token")
         self._variants = hidden_keys(ids_NT.shape[1], recipe.sinks)
         self._others = {token: hidden_token(token) for token in others}
+        self._swaps = Swaps(self._passes, ids_NT, recipe.input.seed)
         self._exact: Seen | None = None  # attention of our own, with nothing hidden; None: keys cannot be hidden
-        self._alone: bool | None = None  # whether second halves can be run alone
 
     def run(self) -> None:
         """Fills `lines`, `mixing`, `notes` and `choices`; raises ModelError where the loss is no number."""
         self._exact = hide(()) if self._asks() else None
-        for ids_BT in self._batches(self.ids_NT):
+        for ids_BT in self._batches():
             self._batch(ids_BT)
         self.baseline = joined(self._plain)
         self.perplexity = perplexity(self.baseline)
@@ -74,10 +75,7 @@ class Ablations:
                 f"{self.loaded.name}: the loss is no finite number in {_named(self.loaded.dtype)}; try --dtype float32"
             )
         if self.bos:
-            bare = Variant("BOS left out", "samples without the BOS token")
-            for ids_BT in self._batches(self.ids_NT):
-                bare.runs.append(self._whole(bare.name, ids_BT[:, 1:], self._exact))
-            self._line(bare)
+            self._line(self._bare)
         if self._exact is not None:
             for variant in [*self._variants, *(each for pair in self._others.values() for each in pair)]:
                 self._line(variant)
@@ -85,7 +83,8 @@ class Ablations:
             if asked < blocks:
                 self.notes.append(f"Keys were hidden in the {asked} softmax attention layers, of {blocks} layers.")
         self._replace_massive()
-        self._swap_a_token()
+        self.mixing += self._swaps.lines
+        self.notes += self._swaps.notes
 
     def _asks(self) -> bool:
         """Whether keys can be hidden at all, tried on a few tokens."""
@@ -97,61 +96,68 @@ class Ablations:
             return False
         return True
 
+    def _batches(self) -> Iterator[Tensor]:
+        size, tokens = self.recipe.batch, TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
+        yield from self.ids_NT.split(max(1, tokens // self.ids_NT.shape[1]) if size == "auto" else size)
+
     def _batch(self, ids_BT: Tensor) -> None:
-        """One batch as it is, and with keys hidden."""
-        kept, plain, hidden = Kept(self.half), SinkHeads(self.recipe.epsilon[0]), SinkHeads(self.recipe.epsilon[0])
-
-        def told(*layer) -> None:
-            kept.keep(*layer)
-            plain.add(*layer)
-
-        with watched(self.model, self.recipe.massive.size, self.recipe.massive.ratio, self._blocks):
-            seen = self._whole("nothing taken away", ids_BT, self._exact, None if self._exact is None else told)
+        """One batch as it is, without BOS, and with keys hidden."""
+        kept, plain, exact = Kept(self.half), SinkHeads(self.recipe.epsilon[0]), self._exact
+        asked = {} if exact is None else dict(told=plain.add, keep=kept.keep)
+        massive = self.recipe.massive
+        with watched(self.model, massive.size, massive.ratio, self._blocks) as output, self._swaps.kept() as before:
+            seen = self._passes.whole("nothing taken away", ids_BT, exact, **asked)
         self._plain.append(seen)
-        if self._exact is None:
-            return
-        ids_BT = ids_BT.to(self.loaded.device)
-        if self._alone is None:
-            self._alone, why = runs_alone(self.model, ids_BT, kept, seen)
-            self.choices["hidden keys"] = f"{'second halves alone' if self._alone else 'whole samples'}: {why}"
-        first, *scored = self._variants
-        first.runs.append(self._whole(first.name, ids_BT, first.also, hidden.add))
-        self._sinks[0].append(plain)
+        self._outputs.append(output)
+        self._passes.try_out(ids_BT, None if exact is None else kept, output, exact, seen)
+        self._swaps.run("with BOS" if self.bos else "no BOS", before, kept, exact)
+        if self.bos:
+            self._without_bos(ids_BT)
+        if exact is not None:
+            self._sinks[0].append(plain)
+            self._hide_first(ids_BT)
+            for variant in self._variants[1:]:
+                variant.runs.append(self._passes.after(variant.name, ids_BT, kept, variant.also))
+            self._hide_others(ids_BT, seen, kept, plain.heads_NT)
+        self._swaps.end(len(ids_BT))
+
+    def _without_bos(self, ids_BT: Tensor) -> None:
+        kept, exact = Kept(self.half - 1), self._exact
+        with self._swaps.kept() as before:
+            run = self._passes.whole(self._bare.name, ids_BT[:, 1:], exact, keep=exact and kept.keep)
+        self._bare.runs.append(run)
+        self._swaps.run("without BOS", before, kept, exact, bos=1)
+
+    def _hide_first(self, ids_BT: Tensor) -> None:
+        """From every later query."""
+        variant, kept, hidden = self._variants[0], Kept(self.half), SinkHeads(self.recipe.epsilon[0])
+        with self._swaps.kept() as before:
+            run = self._passes.whole(variant.name, ids_BT, variant.also, hidden.add, kept.keep)
+        variant.runs.append(run)
         self._sinks[1].append(hidden)
-        for variant in scored:
-            variant.runs.append(self._second(variant.name, ids_BT, kept, variant.also))
-        self._hide_others(ids_BT, seen, kept, plain.heads_NT)
+        if not self.bos:
+            self._swaps.run("no BOS, first key hidden", before, kept, variant.also)
 
     def _hide_others(self, ids_BT: Tensor, seen: NextToken, kept: Kept, heads_BT: Tensor) -> None:
+        """Each in the samples where heads sink on it; the others are as they are."""
         for token, (later, scored) in self._others.items():
-            for n, ids_T in enumerate(ids_BT):
-                keys = heads_BT[n].nonzero().flatten().tolist()
-                places = [key for key in keys if key and self._text(int(ids_T[key])) == token]
-                same = NextToken(seen.nll_NT[n : n + 1], seen.last_NV[n : n + 1], seen.attentions)
-                one, from_scored = ids_T[None], hide(places, self.half)
-                later.runs.append(self._whole(later.name, one, hide(places)) if places else same)
-                scored.runs.append(self._second(scored.name, one, kept.row(n), from_scored) if places else same)
-
-    def _whole(self, name: str, ids_BT: Tensor, also: Seen | None, told: Callable | None = None) -> NextToken:
-        self.go_on()
-        first = ids_BT.shape[1] - (self.ids_NT.shape[1] - self.half)
-        found = next_token(self.model, laid_out(list(ids_BT.cpu()), self.loaded.device), also, first, told)
-        self.progress(name, ids_BT.numel())
-        return found
-
-    def _second(self, name: str, ids_BT: Tensor, kept: Kept, also: Seen) -> NextToken:
-        """Hidden from second halves only."""
-        if not self._alone:
-            return self._whole(name, ids_BT, also)
-        self.go_on()
-        found = continued(self.model, ids_BT, kept, also)
-        self.progress(name, ids_BT[:, self.half :].numel())
-        return found
-
-    def _batches(self, ids_NT: Tensor, copies: int = 1) -> Iterator[Tensor]:
-        size, tokens = self.recipe.batch, TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
-        rows = tokens // ids_NT.shape[1] if size == "auto" else size
-        yield from ids_NT.split(max(1, rows // copies))
+            sinks = [heads_T.nonzero().flatten().tolist() for heads_T in heads_BT]
+            places = [
+                [key for key in keys if key and self._text(int(ids_T[key])) == token]
+                for ids_T, keys in zip(ids_BT, sinks, strict=True)
+            ]
+            rows = [n for n, keys in enumerate(places) if keys]
+            places = [places[n] for n in rows]
+            first = min(map(min, places), default=0) + 1  # a key is seen at its own place
+            for variant, also, begin in (
+                (later, hide_each(places), first), (scored, hide_each(places, self.half), None)
+            ):  # fmt: skip
+                found = seen
+                if rows:
+                    own = self._passes.after(variant.name, ids_BT[rows], kept.of(rows), also, begin)
+                    found = NextToken(seen.nll_NT.clone(), seen.last_NV.clone(), seen.attentions)
+                    found.nll_NT[rows], found.last_NV[rows] = own.nll_NT, own.last_NV
+                variant.runs.append(found)
 
     def _replace_massive(self) -> None:
         """Lines for massive activations at zero and at their means."""
@@ -174,27 +180,9 @@ class Ablations:
     @contextmanager
     def _changed(self, variant: Variant, elements: Elements, value_K: Tensor) -> Iterator[list[Tensor]]:
         with intervened(self.model, elements, value_K) as before_NK:
-            for ids_BT in self._batches(self.ids_NT):
-                variant.runs.append(self._whole(variant.name, ids_BT, self._exact))
+            for ids_BT, output in zip(self._batches(), self._outputs, strict=True):
+                variant.runs.append(self._passes.above(variant.name, ids_BT, output, elements.layer, self._exact))
         yield before_NK
-
-    def _swap_a_token(self) -> None:
-        """How far one token spreads, with the first key and without it: without BOS, or with the key hidden."""
-        place, ids_NT = max(2, self.ids_NT.shape[1] // 4), self.ids_NT[:MIXED]
-        other_NT = swapped(self.ids_NT, place, self.recipe.input.seed)[:MIXED]
-        self._mixing("with BOS" if self.bos else "no BOS", place, ids_NT, other_NT, self._exact)
-        if self.bos:
-            self._mixing("without BOS", place - 1, ids_NT[:, 1:], other_NT[:, 1:], self._exact)
-        elif self._exact is not None:
-            self._mixing("no BOS, first key hidden", place, ids_NT, other_NT, hide((0,)))
-
-    def _mixing(self, name: str, place: int, ids_NT: Tensor, other_NT: Tensor, also: Seen | None) -> None:
-        parts = []
-        for ids, other in zip(self._batches(ids_NT, 2), self._batches(other_NT, 2), strict=True):
-            self.go_on()
-            parts.append(spread(self.model, ids, other, also))
-            self.progress(f"one token swapped, {name}", 2 * ids.numel())
-        self.mixing.append(MixingLine(name=name, change=mixing(torch.cat(parts, dim=1), place)))
 
     def _line(self, variant: Variant) -> None:
         changed = variant.joined

@@ -15,7 +15,7 @@ from sinkctl.recipe.schema import MeasureRecipe, StreamRecipe, TextSettings
 from sinkctl.result.measure import CostLine
 from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 from sinkctl.tasks.stream.feed import Feed
-from sinkctl.tasks.stream.scorers import BlockScorer, Scorer, scorer_for
+from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
 from sinkctl.tasks.stream.settle import Settled, settle
 from sinkctl.text import TokenStream
 from sinkctl.text.special import check_ids
@@ -55,17 +55,19 @@ def streamed(
     bos, chunk = settled.bos_id is not None, settled.recipe.chunk
     with_sinks, without = (scorer_for(loaded, policy, bos) for policy in (kept, bare))
 
-    def run(scorer: Scorer, first: int, end: int) -> np.ndarray:
+    assert isinstance(with_sinks, BlockScorer)
+    assert isinstance(without, BlockScorer)
+
+    def run(scorer: BlockScorer, first: int, end: int, scored: bool = True) -> np.ndarray:
         parts = []
         for start in range(first, end, chunk):
             part = slice(start, min(start + chunk, end))
-            parts.append(scorer.step(ids_T[part], target_T[part]))
+            parts.append(scorer.step(ids_T[part], target_T[part] if scored else None))
             progress(part.stop - part.start)
             go_on()
         return np.concatenate(parts)
 
-    run(with_sinks, 0, full)
-    assert isinstance(without, BlockScorer)
+    run(with_sinks, 0, full, scored=False)
     data, tensors = with_sinks.state()
     without.restore(data, {name: tensor.clone() for name, tensor in tensors.items()})
     scored = text_T[full:]

@@ -10,6 +10,7 @@ from torch import Tensor
 from sinkctl.check import check
 from sinkctl.clock import carry, spent, timed
 from sinkctl.errors import Interrupted, ResumeError
+from sinkctl.model.linear import fast_linear
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.checkpoints import checkpoints
@@ -81,7 +82,8 @@ def run(
             measuring = Measuring(recipe, model, number, kept, told, stop)
             choices[label] = measuring.choices
             try:
-                with stoppable(model.model, stop):
+                with stoppable(model.model, stop), fast_linear(model.model) as why:
+                    measuring.choices |= {} if why is None else {"linear layers": why}
                     measuring.run(None if seconds is None else max(0.0, seconds) / (len(sources) - number))
             finally:
                 if measuring.inputs:

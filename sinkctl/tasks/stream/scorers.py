@@ -99,7 +99,8 @@ class BlockScorer(Scorer):
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()
-    def step(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+    def step(self, ids_T: Tensor, target_T: Tensor | None) -> np.ndarray:
+        """Without targets nothing is scored: NaN."""
         self._largest, losses = max(self._largest, len(ids_T)), []
         while len(ids_T):
             if self.seen == self._stage.end:
@@ -107,18 +108,19 @@ class BlockScorer(Scorer):
                 for part_T in self._past_T.split(self._largest):
                     self._take_in(part_T[None].to(self.loaded.device))
             fits = len(ids_T) if self._stage.end is None else self._stage.end - self.seen
-            losses.append(self._scored(ids_T[:fits], target_T[:fits]))
-            ids_T, target_T = ids_T[fits:], target_T[fits:]
+            losses.append(self._scored(ids_T[:fits], None if target_T is None else target_T[:fits]))
+            ids_T, target_T = ids_T[fits:], None if target_T is None else target_T[fits:]
         return np.concatenate(losses)
 
-    def _scored(self, ids_T: Tensor, target_T: Tensor) -> np.ndarray:
+    def _scored(self, ids_T: Tensor, target_T: Tensor | None) -> np.ndarray:
         """`step` within one stage."""
-        ids_BT, target_BT = (x[None].to(self.loaded.device) for x in (ids_T, target_T))
+        ids_BT, losses = ids_T[None].to(self.loaded.device), np.full(len(ids_T), np.nan, np.float32)
         output = self._take_in(ids_BT)
-        losses = self._losses(output, ids_BT, target_BT)[0]
+        if target_T is not None:
+            losses = self._losses(output, ids_BT, target_T[None].to(self.loaded.device))[0].cpu().numpy()
         self.seen += len(ids_T)
         self._past_T = self._past_T[:0] if self._stage.end is None else torch.cat([self._past_T, ids_T.cpu()])
-        return losses.cpu().numpy()
+        return losses
 
     def _take_in(self, ids_BT: Tensor) -> ModelOutput:
         """Run the decoder over a block, and move the cache on."""
