@@ -8,10 +8,11 @@ from torch import Tensor
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, PerHead, Policy
+from sinkctl.cache.policies import Evicting, PerHead, Policy, Snap
 from sinkctl.cache.precision.ring import RoundedRing
 from sinkctl.cache.redistribution.heads import moved_heads
 from sinkctl.cache.ring import RingCache
+from sinkctl.cache.snap import SnapCache
 from sinkctl.cache.split import SplitCache
 from sinkctl.model.probe import LayerFacts
 
@@ -21,8 +22,8 @@ Blocks = "BlockCache | RoundedBlocks | EvictingCache | SplitCache"
 
 def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int | None = None) -> Ring:
     """For `rows` streams that go on a token at a time; one that keeps everything needs the `capacity` in tokens."""
-    if isinstance(policy, Evicting):
-        return EvictingCache(layers, policy, rows)
+    if isinstance(policy, Evicting | Snap):
+        return (SnapCache if isinstance(policy, Snap) else EvictingCache)(layers, policy, rows)
     if policy.precision is None:
         made = partial(RingCache, rows=rows, capacity=capacity, moved=moved_heads(layers, policy))
     else:
@@ -31,7 +32,8 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
 
 
 def blocks(layers: Sequence[LayerFacts], policy: Policy) -> Blocks:
-    """For one stream that comes in blocks."""
+    """For one stream that comes in blocks; UsageError for a policy that waits for the end of a prompt."""
+    policy.check_scores()
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy)
     if policy.precision is None:

@@ -41,7 +41,12 @@ class Policy(BaseModel):
 
     @property
     def grows(self) -> bool:
-        """Whether memory grows with the text."""
+        """Whether memory grows with the text, and the cache is made to its length."""
+        return False
+
+    @property
+    def chooses_at_prompt_end(self) -> bool:
+        """Whether what is kept is chosen where a prompt ends; until then all of it is."""
         return False
 
     @property
@@ -65,6 +70,14 @@ class Policy(BaseModel):
         if self.precision is not None:
             raise UsageError(
                 f"--redistribute {self.redistribute.share:g}: not with keys and values in few bits; leave --kv out"
+            )
+
+    def check_scores(self) -> None:
+        """UsageError where it has no part in scoring a text."""
+        if self.chooses_at_prompt_end:
+            raise UsageError(
+                f"--policy {self.kind}: chooses where a prompt ends, and a text that is scored has no such place; give "
+                "heavy_hitter:S+W, or ask it with --questions, --generate or --chat"
             )
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:

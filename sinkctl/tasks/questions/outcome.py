@@ -133,6 +133,9 @@ def _notes(run: QuestionsRun) -> list[str]:
     stay = "stay in the stream" if recipe.keep else "leave the stream as it was"
     notes.append(f"Each text and question is tokenized by itself; questions and answers {stay}.")
     for policy in recipe.policies:
+        if policy.chooses_at_prompt_end:
+            after = "" if recipe.keep else "; the stream itself is never cut, only what an answer sees"
+            notes.append(f"{policy.label} holds all of the text until a question ends{after}.")
         notes += redistribution_notes(policy)
         if context is None or isinstance(policy, Recompute):
             continue
