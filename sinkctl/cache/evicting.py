@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, HeavyHitter, Keep, Snap
+from sinkctl.cache.policies import Evicting, HeavyHitter, Keep, PerLayer, Snap
 from sinkctl.errors import ModelError
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 from sinkctl.model.handler import AttentionCall, Handler, places
@@ -37,11 +37,11 @@ class Held:
 class EvictingCache(Handler):
     """Holds `rows` streams under an evicting policy, and answers the attention layers of an attached model."""
 
-    def __init__(self, layers: Sequence[LayerFacts], policy: Evicting | Snap, rows: int = 1):
+    def __init__(self, layers: Sequence[LayerFacts], policy: Evicting | Snap | PerLayer, rows: int = 1):
         """Layers trained on a shorter window than the policy's keep that, as they were trained."""
         self.policy, self.seen = policy, [0] * rows
         for facts in layers:
-            if facts.weighed:
+            if facts.weighed and not isinstance(policy, PerLayer):
                 raise ModelError(f"{policy.kind} goes by softmax weights, and {facts.sink} has none; take sink_window")
         self._facts = list(layers)
         self._keeps = kept_by(policy, layers)
@@ -166,7 +166,7 @@ class EvictingCache(Handler):
     def _kept(self, held: Held, index: int, row: int, seen: int) -> Held:
         """After the eviction that is due once `seen` tokens went by, if one is."""
         S, keep = held.k.shape[2], self._keeps[index]
-        surplus = S - keep.sinks - keep.window
+        surplus = 0 if keep.window is None else S - keep.sinks - keep.window
         if not self._shortened(index):
             return held if surplus <= 0 else Held(*(x[:, :, surplus:] for x in vars(held).values()))
         if not self._due(row, seen):

@@ -10,6 +10,7 @@ from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Evicting, PerHead, Policy, Snap
 from sinkctl.cache.precision.ring import RoundedRing
+from sinkctl.cache.prompts import PrefillWindows
 from sinkctl.cache.redistribution.heads import moved_heads
 from sinkctl.cache.ring import RingCache
 from sinkctl.cache.snap import SnapCache
@@ -22,8 +23,10 @@ Blocks = "BlockCache | RoundedBlocks | EvictingCache | SplitCache"
 
 def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int | None = None) -> Ring:
     """For `rows` streams that go on a token at a time; one that keeps everything needs the `capacity` in tokens."""
-    if isinstance(policy, Evicting | Snap):
-        return (SnapCache if isinstance(policy, Snap) else EvictingCache)(layers, policy, rows)
+    if policy.needs_prompts:
+        return (SnapCache if isinstance(policy, Snap) else PrefillWindows)(layers, policy, rows)
+    if isinstance(policy, Evicting):
+        return EvictingCache(layers, policy, rows)
     if policy.precision is None:
         made = partial(RingCache, rows=rows, capacity=capacity, moved=moved_heads(layers, policy))
     else:

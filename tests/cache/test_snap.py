@@ -60,7 +60,7 @@ def test_what_is_kept_of_a_prompt_is_that_of_the_rule_written_out(family, monkey
             cache, found, start, carried = SnapCache(facts, policy), [], 0, recurrent_cache(loaded.model)
             for tokens in cuts:
                 if start in (0, 38):
-                    cache.prompt([29 if start == 0 else 5])
+                    cache.prompt([29 if start == 0 else 5], ends=True)
                 found.append(losses(loaded, cache, ids[None, start:], [tokens], carried))
                 start += tokens
             np.testing.assert_allclose(np.concatenate(found, 1)[0], expected, rtol=0, atol=1e-10, err_msg=str(cuts))
@@ -98,7 +98,7 @@ def test_a_stream_that_outgrows_its_frequencies_holds_what_the_long_ones_alone_w
         fed.append(decoder.ids_B.clone())
         decoder.step()
     cache, whole_T = SnapCache(loaded.layers(127), policy), torch.cat(fed)
-    cache.prompt([20])
+    cache.prompt([20], ends=True)
     losses(loaded, cache, torch.cat([whole_T, whole_T[:1]])[None], [len(whole_T)])
     for name, tensor in cache.state().items():
         torch.testing.assert_close(decoder.cache.state()[name], tensor, rtol=0, atol=1e-10)
@@ -123,5 +123,5 @@ def test_a_question_asked_aside_is_the_end_of_the_text_before_it(demo, book):
 
 
 def test_a_text_that_is_scored_has_no_prompt():
-    with pytest.raises(UsageError, match=r"^--policy snap: chooses where a prompt ends, and a text that is scored"):
+    with pytest.raises(UsageError, match=r"^--policy snap 4\+20: goes by where a prompt ends"):
         BlockScorer(wrap(tiny(*STREAMED["llama"])), Snap(window=20))

@@ -45,14 +45,19 @@ class Policy(BaseModel):
         return False
 
     @property
-    def chooses_at_prompt_end(self) -> bool:
-        """Whether what is kept is chosen where a prompt ends; until then all of it is."""
+    def needs_prompts(self) -> bool:
+        """Whether it does one thing up to the end of a prompt, and another after it."""
         return False
 
     @property
     def holds_first(self) -> bool:
         """Whether layers hold the first token for every query, in front of all else."""
         return False
+
+    @property
+    def for_texts(self) -> str:
+        """What to take in its place where there are no prompts."""
+        return "sink_window"
 
     def said(self, keep: Keep) -> str:
         """What a layer that keeps so much does, in words."""
@@ -74,10 +79,10 @@ class Policy(BaseModel):
 
     def check_scores(self) -> None:
         """UsageError where it has no part in scoring a text."""
-        if self.chooses_at_prompt_end:
+        if self.needs_prompts:
             raise UsageError(
-                f"--policy {self.kind}: chooses where a prompt ends, and a text that is scored has no such place; give "
-                "heavy_hitter:S+W, or ask it with --questions, --generate or --chat"
+                f"--policy {self.size}: goes by where a prompt ends, and a text that is scored has no such place; give "
+                f"{self.for_texts}, or ask it with --questions or --generate"
             )
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:

@@ -37,8 +37,12 @@ class Snap(Policy):
         return f"{self.kind} {', '.join(settings)}"
 
     @property
-    def chooses_at_prompt_end(self) -> bool:
+    def needs_prompts(self) -> bool:
         return True
+
+    @property
+    def for_texts(self) -> str:
+        return "heavy_hitter:S+W"
 
     @property
     def last(self) -> int:

@@ -88,8 +88,8 @@ class Decoder:
             chunk = longest  # padding can only be told from tokens in a recurrent layer's first block
         self._chunk = chunk
         self._lengthen([len(text) for text in texts])
-        if prompt and self.policy.chooses_at_prompt_end:
-            self.cache.prompt([len(text) for text in texts])
+        if self.policy.needs_prompts:
+            self.cache.prompt([len(text) for text in texts], ends=prompt)
         for start in range(0, longest, chunk):
             part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
             part_BT = part_BT.to(model.device)

@@ -92,7 +92,7 @@ def _notes(run: GenerateRun) -> list[str]:
     longest = 0
     if policy.grows:
         longest = run.longest + run.steps
-    elif policy.chooses_at_prompt_end:
+    elif policy.needs_prompts:
         longest = max(run.longest, min(run.longest, policy.sinks + policy.window) + run.steps)
     if context is not None and longest > context:
         notes.append(f"{policy.label} extrapolates past the model's context of {context}.")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkctl.cache.policies import Evicting, Policy, Snap
+from sinkctl.cache.policies import Evicting, Policy
 from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
@@ -111,7 +111,7 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "no CUDA device"
     if policy.kind == "recompute":
         return False, "recomputation has no step to capture"
-    if isinstance(policy, Evicting | Snap):
+    if isinstance(policy, Evicting) or policy.needs_prompts:
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
     if policy.precision is not None:
         return False, "rounded keys and values are dequantized, and go through as blocks do"

@@ -29,7 +29,7 @@ class Lane:
         self.kept = _most_kept(loaded, policy, bos)
         self.place = 0  # tokens of the stream so far
         self._pending: list[np.ndarray] = []  # tokens of the stream not fed yet
-        self._held_back = policy.last if policy.chooses_at_prompt_end else 0  # of those: a question's end watches them
+        self._held_back = policy.last if isinstance(policy, Snap) else 0  # of those: a question's end watches them
 
     def take(self, ids_T: np.ndarray) -> None:
         """Let a text join the stream; it is fed once a block has come together, or something is asked."""
