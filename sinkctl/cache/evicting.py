@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, HeavyHitter, Keep
+from sinkctl.cache.policies import Evicting, HeavyHitter, Keep, PerLayer, Snap
 from sinkctl.errors import ModelError
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 from sinkctl.model.handler import AttentionCall, Handler, places
@@ -26,7 +26,7 @@ NAME, WHY = "plain torch", "what each key receives decides what is evicted"
 
 
 @dataclass
-class _Held:
+class Held:
     """What one layer holds of one row."""
 
     k: Tensor  # [1, G, N, D], un-rotated
@@ -37,11 +37,11 @@ class _Held:
 class EvictingCache(Handler):
     """Holds `rows` streams under an evicting policy, and answers the attention layers of an attached model."""
 
-    def __init__(self, layers: Sequence[LayerFacts], policy: Evicting, rows: int = 1):
+    def __init__(self, layers: Sequence[LayerFacts], policy: Evicting | Snap | PerLayer, rows: int = 1):
         """Layers trained on a shorter window than the policy's keep that, as they were trained."""
         self.policy, self.seen = policy, [0] * rows
         for facts in layers:
-            if facts.weighed:
+            if facts.weighed and not isinstance(policy, PerLayer):
                 raise ModelError(f"{policy.kind} goes by softmax weights, and {facts.sink} has none; take sink_window")
         self._facts = list(layers)
         self._keeps = kept_by(policy, layers)
@@ -73,7 +73,7 @@ class EvictingCache(Handler):
                 own = own.columns(columns)
             parts = [
                 self._piece(index, row, own.tokens(first, end), self.seen[row] + end)
-                for first, end in self._pieces(self.seen[row], own.q_BHTD.shape[2])
+                for first, end in self._pieces(row, own.q_BHTD.shape[2])
             ]
             if parts:
                 out_BHTE[row, :, columns] = torch.cat(parts, dim=2)[0]
@@ -113,7 +113,7 @@ class EvictingCache(Handler):
         self.seen = [seen] if isinstance(seen, int) else list(seen)
         self._held = [
             [
-                _Held(*(state[f"{index}.{row}.{name}"].to(facts.device) for name in ("k", "v", "got")))
+                Held(*(state[f"{index}.{row}.{name}"].to(facts.device) for name in ("k", "v", "got")))
                 for row in range(len(self.seen))
             ]
             for index, facts in enumerate(self._facts)
@@ -121,11 +121,12 @@ class EvictingCache(Handler):
 
     def bytes_held(self) -> int:
         """Size of keys, values, and what decides about them."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+        tensors = (x for held in self._held for own in held for x in vars(own).values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def _pieces(self, seen: int, tokens: int) -> Iterator[tuple[int, int]]:
+    def _pieces(self, row: int, tokens: int) -> Iterator[tuple[int, int]]:
         """Cuts of the next tokens, each ending where something is evicted, or with them."""
-        first = 0
+        first, seen = 0, self.seen[row]
         while first < tokens:
             end = min(tokens, first + self.policy.every - (seen + first) % self.policy.every)
             yield first, end
@@ -133,48 +134,68 @@ class EvictingCache(Handler):
 
     def _piece(self, index: int, row: int, call: AttentionCall, seen: int) -> Tensor:
         """Attention of tokens between which nothing is evicted; `seen` counts the stream with them."""
-        held, keep = self._held[index][row], self._keeps[index]
-        k, v = torch.cat([held.k, call.k_BGTD], dim=2), torch.cat([held.v, call.v_BGTE], dim=2)
-        T, S = call.q_BHTD.shape[2], k.shape[2]
-        rotation = self.rotations[row][index]
-        table = self._table(rotation, S, k)
-        q = rotate(call.q_BHTD, rotation, table and tuple(x[S - T :] for x in table))
-        a_BHTS = _weights(call, q, rotate(k, rotation, table), None if self._shortened(index) else keep.window)
-        out_BHTE = a_BHTS[..., :S] @ per_query_head(v, q).to(a_BHTS.dtype)
+        past, nothing = self._held[index][row], call.k_BGTD.new_zeros(call.k_BGTD.shape[:3])
+        new = Held(call.k_BGTD, call.v_BGTE, nothing.to(past.got.dtype))
+        held = Held(*(torch.cat(pair, dim=2) for pair in zip(vars(past).values(), vars(new).values(), strict=True)))
+        out_BHTE, held.got = self._answer(index, row, call, held, seen)
+        self._held[index][row] = self._kept(held, index, row, seen)
+        return out_BHTE.to(call.q_BHTD.dtype)
+
+    def _answer(self, index: int, row: int, call: AttentionCall, held: Held, seen: int) -> tuple[Tensor, Tensor]:
+        """Attention of the last of the held tokens, and what each has got with theirs."""
+        q, k = self._turned(index, row, call, held.k)
+        S = k.shape[2]
+        a_BHTS = _weights(call, q, k, None if self._shortened(index) else self._keeps[index].window)
+        out_BHTE = a_BHTS[..., :S] @ per_query_head(held.v, q).to(a_BHTS.dtype)
         if call.sink_key is not None and call.sink_key.v_GE is not None:
             out_BHTE += a_BHTS[..., S:] * per_query_head(call.sink_key.v_GE[None, :, None], q).to(a_BHTS.dtype)
-        got_BGS = a_BHTS[..., :S].sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
-        got_BGS[..., : S - T] += held.got
-        self._held[index][row] = self._kept(_Held(k, v, got_BGS), index, seen)
-        return out_BHTE.to(call.q_BHTD.dtype)
+        return out_BHTE, held.got + a_BHTS[..., :S].sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
+
+    def _turned(self, index: int, row: int, call: AttentionCall, k_BGSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys at their places in the cache."""
+        T, S = call.q_BHTD.shape[2], k_BGSD.shape[2]
+        rotation = self.rotations[row][index]
+        table = self._table(rotation, S, k_BGSD)
+        last = table and tuple(x[S - T :] for x in table)
+        return rotate(call.q_BHTD, rotation, last), rotate(k_BGSD, rotation, table)
 
     def _shortened(self, index: int) -> bool:
         """Whether the policy cuts this layer, and not its own window."""
         return self._keeps[index] != Keep(0, self._facts[index].window)
 
-    def _kept(self, held: _Held, index: int, seen: int) -> _Held:
+    def _kept(self, held: Held, index: int, row: int, seen: int) -> Held:
         """After the eviction that is due once `seen` tokens went by, if one is."""
         S, keep = held.k.shape[2], self._keeps[index]
-        surplus = S - keep.sinks - keep.window
-        if surplus <= 0 or seen % self.policy.every:
-            return held
+        surplus = 0 if keep.window is None else S - keep.sinks - keep.window
         if not self._shortened(index):
-            return _Held(*(x[:, :, surplus:] for x in vars(held).values()))
+            return held if surplus <= 0 else Held(*(x[:, :, surplus:] for x in vars(held).values()))
+        if not self._due(row, seen):
+            return held
+        if surplus <= 0:
+            return self._left(held)
         middle = slice(keep.sinks, S - self.policy.last)
-        rank_BGM = self._worth(held.got[:, :, middle], index, seen)
-        chosen_BGM = rank_BGM.topk(rank_BGM.shape[-1] - surplus, dim=-1).indices.sort(dim=-1).values + keep.sinks
+        got_BGM = held.got[:, :, middle]
+        chosen_BGM = self._best(got_BGM, got_BGM.shape[-1] - surplus, index, seen).sort(dim=-1).values + keep.sinks
         place_BGS = torch.arange(S, device=chosen_BGM.device).expand(*chosen_BGM.shape[:2], -1)
         place_BGN = torch.cat([place_BGS[..., : keep.sinks], chosen_BGM, place_BGS[..., middle.stop :]], dim=-1)
         k, v = (x.gather(2, place_BGN[..., None].expand(-1, -1, -1, x.shape[-1])) for x in (held.k, held.v))
-        return _Held(k, v, held.got.gather(2, place_BGN))
+        return self._left(Held(k, v, held.got.gather(2, place_BGN)))
 
-    def _worth(self, got_BGM: Tensor, index: int, seen: int) -> Tensor:
-        """By what the best are kept."""
+    def _due(self, row: int, seen: int) -> bool:
+        """Whether something is evicted after so many tokens of a row."""
+        return seen % self.policy.every == 0
+
+    def _best(self, got_BGM: Tensor, kept: int, index: int, seen: int) -> Tensor:
+        """Places of those that are kept, by the attention they got."""
         if isinstance(self.policy, HeavyHitter):
-            return got_BGM
+            return got_BGM.topk(kept, dim=-1).indices
         own = f"{self.policy.seed} {index} {seen}"  # of which torch takes 32 bits
         drawn = torch.Generator().manual_seed(crc32(own.encode()))
-        return torch.rand(got_BGM.shape, generator=drawn).to(got_BGM.device)
+        return torch.rand(got_BGM.shape, generator=drawn).to(got_BGM.device).topk(kept, dim=-1).indices
+
+    def _left(self, held: Held) -> Held:
+        """What goes on after an eviction was due."""
+        return held
 
     def _table(self, rotation: Rotation | None, tokens: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of positions 0 … `tokens`−1."""
@@ -182,16 +203,15 @@ class EvictingCache(Handler):
             return None
         key = (id(rotation), like.device)
         if key not in self._tables or len(self._tables[key][0]) < tokens:
-            # Once the cache is full this is all it takes.
-            self._tables[key] = rotation.table(range(max(tokens, self.policy.reach + 1)), like)
+            self._tables[key] = rotation.table(range(1 << (tokens - 1).bit_length()), like)  # seldom, as it grows
         return tuple(x[:tokens] for x in self._tables[key])
 
 
-def _empty(facts: LayerFacts) -> _Held:
+def _empty(facts: LayerFacts) -> Held:
     like = dict(device=facts.device, dtype=facts.dtype)
     precise = torch.promote_types(facts.dtype, torch.float32)
     k, v = (torch.zeros(1, facts.kv_heads, 0, width, **like) for width in (facts.width, facts.value_width))
-    return _Held(k, v, torch.zeros(1, facts.kv_heads, 0, device=facts.device, dtype=precise))
+    return Held(k, v, torch.zeros(1, facts.kv_heads, 0, device=facts.device, dtype=precise))
 
 
 def _weights(call: AttentionCall, q_BHTD: Tensor, k_BGSD: Tensor, window: int | None) -> Tensor:

@@ -8,10 +8,12 @@ from torch import Tensor
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, PerHead, Policy
+from sinkctl.cache.policies import Evicting, PerHead, Policy, Snap
 from sinkctl.cache.precision.ring import RoundedRing
+from sinkctl.cache.prompts import PrefillWindows
 from sinkctl.cache.redistribution.heads import moved_heads
 from sinkctl.cache.ring import RingCache
+from sinkctl.cache.snap import SnapCache
 from sinkctl.cache.split import SplitCache
 from sinkctl.model.probe import LayerFacts
 
@@ -21,6 +23,8 @@ Blocks = "BlockCache | RoundedBlocks | EvictingCache | SplitCache"
 
 def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int | None = None) -> Ring:
     """For `rows` streams that go on a token at a time; one that keeps everything needs the `capacity` in tokens."""
+    if policy.needs_prompts:
+        return (SnapCache if isinstance(policy, Snap) else PrefillWindows)(layers, policy, rows)
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy, rows)
     if policy.precision is None:
@@ -31,7 +35,8 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
 
 
 def blocks(layers: Sequence[LayerFacts], policy: Policy) -> Blocks:
-    """For one stream that comes in blocks."""
+    """For one stream that comes in blocks; UsageError for a policy that waits for the end of a prompt."""
+    policy.check_scores()
     if isinstance(policy, Evicting):
         return EvictingCache(layers, policy)
     if policy.precision is None:

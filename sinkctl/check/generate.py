@@ -58,7 +58,8 @@ def rules(recipe: GenerateRecipe) -> None:
         raise UsageError(f"--template-arg {next(iter(recipe.template_args))}: only a chat has a template; add --chat")
     if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
         raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
-    if recipe.policy.grows and (recipe.tokens == "endless" or recipe.chat):
+    keeps_all = recipe.policy.grows or (recipe.policy.needs_prompts and not recipe.chat)
+    if keeps_all and (recipe.tokens == "endless" or recipe.chat):
         kind, what = recipe.policy.kind, "a chat" if recipe.chat else "endless text"
         raise UsageError(f"--policy {kind} keeps every token, and {what} has no end; use sink_window, or --generate N")
     if recipe.bos == "never" and not (recipe.prompts or recipe.prompt_files):

@@ -21,6 +21,8 @@ def check_inputs(recipe: StreamRecipe) -> None:
 
 def rules(recipe: StreamRecipe) -> None:
     """UsageError for what does not go together, whatever the model."""
+    for policy in recipe.policies:
+        policy.check_scores()
     labels = different(recipe.policies)
     thresholds = [parse(text) for text in recipe.fail_on]
     if any("auto" in label for label in labels):  # what it will be called is for the model to say

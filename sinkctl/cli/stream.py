@@ -35,7 +35,7 @@ def stream(
         option(
             _CACHE,
             "sink_window (default), window, dense, recompute; or S+W, 0+W, recompute:S+W, heavy_hitter:S+W, "
-            "random:S+W, layers:S+W:0,8, heads:S+W:RUN@0.25. May repeat.",
+            "random:S+W, snap:S+W, layers:S+W:0,8, heads:S+W:RUN@0.25. May repeat.",
             "--policy",
             "-p",
         ),

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sinkctl.cache.precision.settings import KEEP
 from sinkctl.recipe.base import Settings
 
 Count = Annotated[int, Field(ge=1)]
@@ -115,6 +116,11 @@ class QualityCase(CaseSettings):
     caches: tuple[Count, ...] = Field((256,), min_length=1, description="Tokens in the cache: sinks and window.")
     peers: tuple[Literal["dense", "recompute", "heavy_hitter", "random"], ...] = ("dense",)
     every: Count = Field(1, description="recompute scores one token in so many; eviction happens once in so many.")
+    kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
+    kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
+        ("none",), min_length=1, description="What stays in full, as --kv-keep."
+    )
+    kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
 
 
 class RetrievalCase(CaseSettings):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-from sinkctl.cache.policies import Policy
+from sinkctl.cache.policies import Policy, SinkWindow, SlidingWindow
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.errors import UsageError
 from sinkctl.recipe import shorthand
 from sinkctl.recipe.bench import (
@@ -105,13 +106,18 @@ def _kernel(case: KernelCase) -> dict[str, Size]:
 
 
 def _quality(case: QualityCase) -> dict[str, Size]:
-    """One entry a policy; sinks that leave no window in a cache are left out."""
-    found: dict[str, Size] = {
-        f"{sinks}+{cache - sinks}": {"sinks": sinks, "window": cache - sinks, "cache": cache}
-        for cache in case.caches
-        for sinks in case.sinks
-        if sinks < cache
-    }
+    """One entry a policy and precision; sinks that leave no window in a cache are left out."""
+    whole = [(cache, sinks) for cache in case.caches for sinks in case.sinks if sinks < cache]
+    found: dict[str, Size] = {}
+    for (cache, sinks), kv in product(whole, case.kv):
+        size = {"sinks": sinks, "window": cache - sinks, "cache": cache}
+        if shorthand.bits(kv, f"{case.label}: kv") is None:
+            found[f"{sinks}+{cache - sinks}"] = size
+            continue
+        for keep in case.kv_keep:
+            rounded = size | {"kv": kv, "keep": keep}
+            kept_in(case, rounded).check()
+            found[label_of(f"{sinks}+{cache - sinks}", kv, f"keep={keep}")] = rounded
     if not found:
         raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
     if "dense" in case.peers:
@@ -123,6 +129,16 @@ def _quality(case: QualityCase) -> dict[str, Size]:
             pairs = [(cache, pinned) for cache in case.caches for pinned in PINNED if pinned < cache]
             found |= {f"{kind}-{p}+{cache - p}": {"policy": kind, "cache": cache, "pinned": p} for cache, p in pairs}
     return found
+
+
+def kept_in(case: QualityCase, size: Size) -> Policy:
+    """The policy of a size with `sinks`."""
+    precision = None
+    if "kv" in size:
+        precision = Precision(bits=shorthand.bits(size["kv"]), keep=size["keep"], recent=case.kv_recent)
+    if not size["sinks"]:
+        return SlidingWindow(window=size["window"], precision=precision)
+    return SinkWindow(sinks=size["sinks"], window=size["window"], precision=precision)
 
 
 def _retrieval(case: RetrievalCase) -> dict[str, Size]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from sinkctl.report.measured import without_empty
 from sinkctl.report.quality import quality_table, retrieval_table
+from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
@@ -11,17 +12,19 @@ from sinkctl.result.bench_words import advantage, ours_beside, times, worse
 from sinkctl.result.numbers import NOTHING, count, memory, quantity, rate
 
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
+SETTINGS = "Which setting, for how much memory?"
 MEMORY = "added memory"  # the head over what a call takes
 SAID_BY_NUMBER = ("bytes", "perplexity", "s")  # units that `quantity` writes by itself
 RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s", "read": "B/s"}
 
 
 def tables(detail: BenchDetail) -> list[tuple[str, ScoreTable]]:
-    """Every table that has rows, under its title: cases, quality, growth, changes."""
+    """Every table that has rows, under its title: cases, quality, growth, changes, settings."""
     titled = [(title, case_table(rows, detail)) for title, rows in case_rows(detail)]
     titled += [("Quality", quality_table(detail)), ("Retrieval", retrieval_table(detail))]
     titled += [("Startup", startup_table(detail))]
     titled += [("Growth", fit_table(detail.fits)), (changes_title(detail), change_table(detail.changes))]
+    titled += [(SETTINGS, settings_table(detail))]
     return [(title, table) for title, table in titled if table is not None and table.rows]
 
 

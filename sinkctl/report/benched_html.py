@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from sinkctl.report.bars import bars_svg
-from sinkctl.report.benched import case_rows, case_table, change_table, changes_title, fit_table
+from sinkctl.report.benched import SETTINGS, case_rows, case_table, change_table, changes_title, fit_table
 from sinkctl.report.benched_pictures import share_bars, size_picture
 from sinkctl.report.linepicture import line_svg
 from sinkctl.report.parts import escaped, figure, score_rows, section
 from sinkctl.report.quality import quality_svg, quality_table, retrieval_table
+from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_table
 from sinkctl.result.bench import BenchDetail, Row
 
@@ -27,7 +28,9 @@ def benched(detail: BenchDetail) -> list[str]:
         parts += section("Retrieval", score_rows(retrieval))
     startup = startup_table(detail)
     parts += section("Startup", score_rows(startup)) if startup is not None else []
-    return parts + section("Growth", score_rows(fit_table(detail.fits)) if detail.fits else [])
+    parts += section("Growth", score_rows(fit_table(detail.fits)) if detail.fits else [])
+    settings = settings_table(detail)
+    return parts if settings is None else parts + section(SETTINGS, score_rows(settings))
 
 
 def _pictures(name: str, title: str, rows: list[Row]) -> list[str]:

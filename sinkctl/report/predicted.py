@@ -1,5 +1,7 @@
 """Tokens to keep in full where keys and values are rounded, as a table."""
 
+import math
+
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.measure import Agreement, InputScore, PredictedSinks
 from sinkctl.result.numbers import count, percent, place
@@ -27,9 +29,24 @@ def predicted_table(score: InputScore, most: int | None = None) -> ScoreTable:
         f"places: massive in {channels} after layer {found.layer}; {_kept(found)}",
         f"{_agreement(found.all)}; besides the first token, {_agreement(found.besides_first)}",
     ]
+    if len(front := prefix(score)) > bool(score.bos):
+        legend.append(f"a prefix of as many tokens as samples have such places: {' '.join(map(quoted, front))}")
     if most is not None and len(found.tokens) > most:
         legend.append(f"and {count(len(found.tokens) - most)} more")
     return ScoreTable(columns, rows, set(), legend)
+
+
+def prefix(score: InputScore) -> list[str]:
+    """Tokens that in front of a text would be the massive ones, so that those in it need not be.
+
+    After PrefixQuant (Chen et al. 2024, arXiv 2410.05265): as many as a sample has such places, rounded up; those told
+    most often, BOS last where samples have it. As in its code, what fewer than a tenth of the samples have is left out.
+    """
+    found = score.predicted
+    assert found is not None
+    number = math.ceil(found.all.predicted / score.samples)
+    often = [token.token for token in found.tokens if token.token is not None and 10 * token.predicted >= score.samples]
+    return often[: number - 1] + (score.first_tokens[:1] if score.bos else [])
 
 
 def _kept(found: PredictedSinks) -> str:

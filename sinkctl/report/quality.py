@@ -45,6 +45,7 @@ def quality_svg(detail: BenchDetail) -> str | None:
     """
     rows = [row for row in _scored(detail) if known(row.value) and row.value > 0]
     rows = [row for row in rows if "sinks" in row.size or row.detail.get("extrapolates_from") is None]
+    rows = [row for row in rows if "kv" not in row.size]
     sinks = sorted({row.size["sinks"] for row in rows if "sinks" in row.size})
     if len(sinks) < 2:
         return None
@@ -113,7 +114,9 @@ def _cells(rows: list[Row], caches: list[int]) -> dict[Key, list[Row | None]]:
 
 
 def _kept(row: Row) -> int | str:
-    """Sinks, or a peer."""
+    """Sinks, with their precision where that is not full, or a peer."""
+    if "kv" in row.size:
+        return f"{row.size['sinks']}, {row.size['kv']}, " + row.size["keep"].replace("none", "nothing") + " kept"
     peer = f"{row.way}, {row.size['pinned']} sinks" if "pinned" in row.size else row.way
     return row.size.get("sinks", peer)
 

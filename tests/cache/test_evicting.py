@@ -8,7 +8,7 @@ from reference import stock_cache, token_by_token_nll, turn
 from test_blocks import stream, text, wrap
 
 from sinkctl.cache.evicting import EvictingCache
-from sinkctl.cache.policies import HeavyHitter, RandomKept, SinkWindow
+from sinkctl.cache.policies import HeavyHitter, Keep, RandomKept, SinkWindow
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import Handler
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
@@ -19,7 +19,7 @@ from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
 FAMILIES = ("llama", "gemma2", "gpt_oss", "bloom", "falcon_h1")
 
 
-class _HeadByHead(Handler):
+class HeadByHead(Handler):
     """H2O as published, one token a forward: after it every head drops keys that got least until enough are gone."""
 
     def __init__(self, layers, policy: HeavyHitter):
@@ -29,7 +29,7 @@ class _HeadByHead(Handler):
 
     def attend(self, call):
         facts, out = self.layers[call.module], []
-        own = facts.window is not None and facts.window <= self.policy.window
+        own = self.policy.keep(facts.window) == Keep(0, facts.window)
         self.seen[call.module] += 1
         for head, kept in enumerate(self.kept[call.module]):
             kept.append([call.k_BGTD[0, head, -1], call.v_BGTE[0, head, -1], torch.zeros((), dtype=torch.float64)])
@@ -55,15 +55,19 @@ class _HeadByHead(Handler):
                 out.append(weight_S @ v_SE)
             if own:
                 del kept[: max(0, len(kept) - facts.window)]
-            elif self.seen[call.module] % self.policy.every == 0:
-                while len(kept) > self.policy.sinks + self.policy.window:
-                    middle = range(self.policy.sinks, len(kept) - self.policy.last)
-                    del kept[min(middle, key=lambda place: kept[place][2])]
+            else:
+                self.evict(kept, self.seen[call.module])
         return torch.stack(out)[None, :, None]
 
+    def evict(self, kept: list, seen: int) -> None:
+        if seen % self.policy.every == 0:
+            while len(kept) > self.policy.sinks + self.policy.window:
+                middle = range(self.policy.sinks, len(kept) - self.policy.last)
+                del kept[min(middle, key=lambda place: kept[place][2])]
 
-def head_by_head(loaded, policy, ids_T) -> np.ndarray:
-    handler, found, one = _HeadByHead(loaded.layers(127), policy), [], torch.ones(1, 1, dtype=torch.long)
+
+def head_by_head(loaded, handler, ids_T) -> np.ndarray:
+    found, one = [], torch.ones(1, 1, dtype=torch.long)
     carried, model = stock_cache(loaded.model), loaded.model
     with attached(model, handler), torch.no_grad():
         for token, target in zip(ids_T[:-1], ids_T[1:], strict=True):
@@ -80,7 +84,7 @@ def test_heavy_hitters_are_those_of_the_rule_written_out(family, monkeypatch):
     cases = (dict(sinks=2, window=12), dict(sinks=0, window=11, recent=3), dict(sinks=1, window=12, every=5))
     for asked in cases if family == "llama" else cases[2:]:
         policy = HeavyHitter(**asked)
-        expected = head_by_head(loaded, policy, ids)
+        expected = head_by_head(loaded, HeadByHead(loaded.layers(127), policy), ids)
         for chunk in (7, 100):
             found = stream(loaded, policy, ids, chunk)
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10, err_msg=f"{asked} by {chunk}")
@@ -110,7 +114,7 @@ def test_chance_is_the_seeds_alone_and_takes_what_is_no_sink_and_not_recent():
         kept = cache._held[index][0]
         kept.k = marked[None, None, :, None].expand(1, layer.kv_heads, 49, layer.width)
         kept.v, kept.got = kept.k[..., : layer.value_width], kept.k[..., 0]
-        held.append(cache._kept(kept, index, 49).k[0, :, :, 0].tolist())
+        held.append(cache._kept(kept, index, 0, 49).k[0, :, :, 0].tolist())
     for places in (row for layer in held for row in layer):
         assert places[:2] == [0, 1]
         assert places[-6:] == list(range(43, 49))

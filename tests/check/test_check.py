@@ -74,6 +74,8 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
         (2, "stream --fail-on perplexty<=30"),
         (3, "stream -g 5 --prompt-file empty.txt"),
         (3, "stream --questions nowhere.jsonl"),
+        (2, "stream -p snap:4+60"),
+        (2, "stream -g endless -p snap:4+60"),
         (3, "measure demo pickled"),
         (2, "measure --text photo.png"),
         (2, "measure --fail-on sink_rat<=3"),

@@ -94,6 +94,7 @@ def test_policies_are_written_as_in_the_papers():
     assert policy("recompute:4+auto") == {"kind": "recompute", "sinks": 4, "window": "auto"}
     assert policy("dense") == {"kind": "dense"}
     assert policy("heavy_hitter:0+64") == {"kind": "heavy_hitter", "sinks": 0, "window": 64}
+    assert policy("snap:4+60") == {"kind": "snap", "sinks": 4, "window": 60}
     assert policy("random:4+60@16") == {"kind": "random", "sinks": 4, "window": 60, "every": 16}
     assert policy("recompute:4+60@20")["every"] == 20
     assert policy("layers:4+60:0,8") == {"kind": "layers", "sinks": 4, "window": 60, "whole": [0, 8]}
@@ -102,6 +103,7 @@ def test_policies_are_written_as_in_the_papers():
         "densse",
         "4+60@4",
         "random:4+60@0",
+        "snap:4+60@2",
         "dense:4+2",
         "4+",
         "window:x",

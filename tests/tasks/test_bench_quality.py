@@ -9,8 +9,9 @@ from sinkctl import api
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.sizes import sizes
+from sinkctl.recipe.sizes import kept_in, sizes
 from sinkctl.report.quality import quality_svg, quality_table, retrieval_table
+from sinkctl.report.settings import settings_table
 from sinkctl.result.bench import BenchDetail, Machine, Row
 from sinkctl.tasks.bench.cases import quality, retrieval, tasks
 from sinkctl.tasks.bench.subject import Subject
@@ -112,6 +113,43 @@ def test_the_picture_has_a_line_a_cache_and_shows_hostile_names_as_text(scored):
     assert "quality: dense" not in titles, "beyond the context it is off the scale of the others"
     assert not [element for element in root.iter() if element.tag.endswith("}b")]
     assert quality_svg(detail(scored[:1])) is None
+
+
+def test_precisions_are_sizes_of_their_own_and_bad_ones_are_refused_before_anything_runs():
+    case = QualityCase(sinks=(1,), caches=(64,), kv=("full", "2bit"), kv_keep=("none", "first:1"), kv_recent=8)
+    found = sizes(case)
+    assert list(found) == ["1+63", "1+63,2bit,keep=none", "1+63,2bit,keep=first-1", "dense"]
+    assert kept_in(case, found["1+63,2bit,keep=first-1"]).label == "1+63, 2-bit KV, last 8 in full, first 1 kept"
+    for settings, words in (
+        ({"kv": ("5bit",)}, "quality: kv 5bit: no such precision; one of full, 8bit"),
+        ({"kv": ("4bit",), "kv_recent": 40}, "a window of 63 holds no group of 32 tokens past those; give at most 31"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            sizes(case.model_copy(update=settings))
+
+
+def made(label: str, size: int, stretches: list[float], **detail) -> Row:
+    told = dict(unit="perplexity", better="lower", metric="perplexity", way=detail.pop("way", "sinkctl"))
+    own = {"setting": label, "bytes": size, "stretches": stretches, **detail}
+    value = np.exp(np.mean(stretches))
+    return Row(case="quality", label=label, size={"sinks": 1}, samples=[[value]], detail=own, **told)
+
+
+def test_settings_worth_their_memory_are_surely_better_than_the_one_before(scored):
+    """Differences are paired: a stretch that is hard for all settings makes none of them unsure."""
+    hard = np.array([1.0, 5.0, 2.0, 4.0])
+    cheap = made("cheap", 100, list(hard))
+    unsure = made("unsure", 200, list(hard - [0.3, -0.2, 0.3, -0.2]))  # −0.05 ± 0.144
+    better = made("better", 300, list(hard - [0.1, 0.12, 0.1, 0.12]))  # −0.11 ± 0.0058
+    others = [made("none", 0, list(hard)), made("far", 10, list(hard - 9), way="dense", extrapolates_from=512)]
+    table = settings_table(detail([better, unsure, cheap, *others]))
+    assert [row[:3] for row in table.rows] == [["100 B", "cheap", "20.09"], ["300 B", "better", "17.99"]]
+    assert [row[3:] for row in table.rows] == [["–", "+11.6 % ± 0.64"], ["-10.4 % ± 0.52", "–"]]
+    assert settings_table(detail([cheap])) is None
+    by_label = {row.label: row.detail for row in scored}
+    layers, width, float32 = 12, 64, 4
+    assert by_label["4+60"]["bytes"] == 64 * layers * 2 * width * float32
+    assert np.exp(np.mean(by_label["4+60"]["stretches"])) == pytest.approx(scored[2].value, rel=1e-6)
 
 
 def test_retrieval_counts_the_answers_that_questions_counts(demo):

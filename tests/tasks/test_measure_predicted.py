@@ -8,6 +8,7 @@ from carrier import HEAD, carrier
 
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
+from sinkctl.report.predicted import predicted_table, prefix
 from sinkctl.result.measure import PredictedToken
 from sinkctl.tasks.measure import run
 
@@ -75,6 +76,8 @@ def test_planted_massive_activations_tell_their_tokens_and_the_setting(records):
     ]
     assert (found.all.predicted, found.all.sinks, found.all.right) == (12, 12, 8)
     assert (found.besides_first.predicted, found.besides_first.sinks, found.besides_first.right) == (8, 8, 4)
+    assert prefix(score) == ["w5", "w6", score.first_tokens[0]], "three places a sample"
+    assert any("“w5” “w6”" in line for line in predicted_table(score).legend)
     named = {m.name: m.samples for m in result.measurements}
     assert named["predicted.precision"] == named["predicted.recall"] == pytest.approx([200 / 3])
     assert result.verdict[-1] == (

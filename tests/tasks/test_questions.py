@@ -163,14 +163,15 @@ def keys_and_questions(tmp_path) -> str:
 
 
 def test_a_model_that_can_answer_is_right_inside_its_cache_and_wrong_outside(tmp_path):
-    policies = ("4+8", "dense", "recompute:4+8")
+    policies = ("4+8", "dense", "recompute:4+8", "snap:4+8", "random:4+8")
     outcome = run(recipe(policies, questions=keys_and_questions(tmp_path), bos="always", chunk=5), lookup())
-    kept, dense, again = outcome.result.questions.policies
+    kept, dense, again, snap, chance = outcome.result.questions.policies
     assert kept.asked == dense.asked == again.asked == 3 * (KEYS - 20)
     assert [(g.group, g.exact / g.asked, g.inside) for g in kept.groups] == [
         ("2", 1.0, "yes"), ("12", 0.0, "no"), ("start", 1.0, "yes")  # the start is among the sinks
     ]  # fmt: skip
     assert dense.exact == dense.inside_asked == dense.asked
+    assert snap.exact == snap.asked > chance.exact, "the question finds what has to be kept"
     assert [(g.exact, g.inside) for g in again.groups] == [(KEYS - 20, "yes"), (0, "no"), (0, "no")]
     assert [g.tokens_back for g in kept.groups[:2]] == [2, 12]
     assert {answer.given for answer in outcome.answers if answer.inside == "no"} == {"none"}

@@ -11,10 +11,11 @@ from sinkctl.cache.policies.heads import PerHead
 from sinkctl.cache.policies.layers import PerLayer
 from sinkctl.cache.policies.recompute import Recompute
 from sinkctl.cache.policies.sink_window import SinkWindow
+from sinkctl.cache.policies.snap import Snap
 from sinkctl.cache.policies.window import SlidingWindow
 
 AnyPolicy = Annotated[
-    SinkWindow | SlidingWindow | Dense | Recompute | HeavyHitter | RandomKept | PerLayer | PerHead,
+    SinkWindow | SlidingWindow | Dense | Recompute | HeavyHitter | RandomKept | Snap | PerLayer | PerHead,
     Field(discriminator="kind"),
 ]
 
@@ -32,4 +33,5 @@ __all__ = [
     "Recompute",
     "SinkWindow",
     "SlidingWindow",
+    "Snap",
 ]

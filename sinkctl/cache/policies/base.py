@@ -41,13 +41,23 @@ class Policy(BaseModel):
 
     @property
     def grows(self) -> bool:
-        """Whether memory grows with the text."""
+        """Whether memory grows with the text, and the cache is made to its length."""
+        return False
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether it does one thing up to the end of a prompt, and another after it."""
         return False
 
     @property
     def holds_first(self) -> bool:
         """Whether layers hold the first token for every query, in front of all else."""
         return False
+
+    @property
+    def for_texts(self) -> str:
+        """What to take in its place where there are no prompts."""
+        return "sink_window"
 
     def said(self, keep: Keep) -> str:
         """What a layer that keeps so much does, in words."""
@@ -65,6 +75,14 @@ class Policy(BaseModel):
         if self.precision is not None:
             raise UsageError(
                 f"--redistribute {self.redistribute.share:g}: not with keys and values in few bits; leave --kv out"
+            )
+
+    def check_scores(self) -> None:
+        """UsageError where it has no part in scoring a text."""
+        if self.needs_prompts:
+            raise UsageError(
+                f"--policy {self.size}: goes by where a prompt ends, and a text that is scored has no such place; give "
+                f"{self.for_texts}, or ask it with --questions or --generate"
             )
 
     def resolve(self, context: int | None) -> tuple["Policy", str]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = {"8bit": 8, "fp8": "fp8", "4bit": 4, "3bit": 3, "2bit": 2}  # as the command line writes them
+KEEP = r"^(none|first:[1-9]\d*)$"
 NAMES = {bits: name for name, bits in FORMATS.items()}
 
 
@@ -29,7 +30,7 @@ class Precision(BaseModel):
     )
     recent: int = Field(128, ge=0, description="Last tokens seen in full, the query itself not counted.")
     keep: str = Field(
-        "none", pattern=r"^(none|first:[1-9]\d*)$",
+        "none", pattern=KEEP,
         description="Tokens that stay in full: none, or first:N, the first N of the stream.",
     )  # fmt: skip
 

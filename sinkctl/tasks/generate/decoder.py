@@ -65,16 +65,17 @@ class Decoder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._wants_graph = graph
 
-    def feed(self, texts: Sequence[Tensor], chunk: int) -> Tensor:
+    def feed(self, texts: Sequence[Tensor], chunk: int, prompt: bool = True) -> Tensor:
         """Take in a text a row (ids, [T] each, none empty), in blocks of `chunk`; returns the ids chosen next, [B].
 
-        Shorter texts are padded on the left; padding is neither kept nor seen.
+        Shorter texts are padded on the left; padding is neither kept nor seen. `prompt`: a prompt ends with them, and
+        with it what policies wait for that choose there.
         """
-        for _ in self.feeding(texts, chunk):
+        for _ in self.feeding(texts, chunk, prompt):
             pass
         return self.ids_B
 
-    def feeding(self, texts: Sequence[Tensor], chunk: int) -> Iterator[int]:
+    def feeding(self, texts: Sequence[Tensor], chunk: int, prompt: bool = True) -> Iterator[int]:
         """The same block by block: yields how many tokens of the longest text are in."""
         model, longest = self.loaded.model, max(map(len, texts))
         ids_BT = torch.zeros(len(texts), longest, dtype=torch.int64)
@@ -87,6 +88,8 @@ class Decoder:
             chunk = longest  # padding can only be told from tokens in a recurrent layer's first block
         self._chunk = chunk
         self._lengthen([len(text) for text in texts])
+        if self.policy.needs_prompts:
+            self.cache.prompt([len(text) for text in texts], ends=prompt)
         for start in range(0, longest, chunk):
             part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
             part_BT = part_BT.to(model.device)

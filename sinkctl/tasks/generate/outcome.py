@@ -89,7 +89,12 @@ def _notes(run: GenerateRun) -> list[str]:
     policy, context = run.recipe.policy, run.loaded.context
     if context is not None and isinstance(policy, Bounded) and policy.reach + 1 > context:
         notes.append(f"{policy.label} reaches position {policy.reach}, past the model's context of {context}.")
-    if context is not None and policy.grows and run.longest + run.steps > context:
+    longest = 0
+    if policy.grows:
+        longest = run.longest + run.steps
+    elif policy.needs_prompts:
+        longest = max(run.longest, min(run.longest, policy.sinks + policy.window) + run.steps)
+    if context is not None and longest > context:
         notes.append(f"{policy.label} extrapolates past the model's context of {context}.")
     return notes + run.decoder.notes
 

@@ -32,8 +32,8 @@ class RecomputeDecoder:
                 f"{policy.label}: windows of {policy.reach + 1} tokens do not fit the context of {loaded.context}"
             )
 
-    def feed(self, texts: Sequence[Tensor], chunk: int) -> Tensor:
-        """Take in a text a row; returns the ids chosen next, [B]. Nothing depends on `chunk`."""
+    def feed(self, texts: Sequence[Tensor], chunk: int, prompt: bool = True) -> Tensor:
+        """Take in a text a row; returns the ids chosen next, [B]. Nothing depends on `chunk` and `prompt`."""
         self._take(texts)
         return self._choose(texts)
 

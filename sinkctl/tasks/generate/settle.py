@@ -111,7 +111,7 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "no CUDA device"
     if policy.kind == "recompute":
         return False, "recomputation has no step to capture"
-    if isinstance(policy, Evicting):
+    if isinstance(policy, Evicting) or policy.needs_prompts:
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
     if policy.precision is not None:
         return False, "rounded keys and values are dequantized, and go through as blocks do"

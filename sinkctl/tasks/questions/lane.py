@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, Keep, PerHead, Policy, Recompute
+from sinkctl.cache.policies import Evicting, Keep, PerHead, Policy, Recompute, Snap
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
@@ -29,6 +29,7 @@ class Lane:
         self.kept = _most_kept(loaded, policy, bos)
         self.place = 0  # tokens of the stream so far
         self._pending: list[np.ndarray] = []  # tokens of the stream not fed yet
+        self._held_back = policy.last if isinstance(policy, Snap) else 0  # of those: a question's end watches them
 
     def take(self, ids_T: np.ndarray) -> None:
         """Let a text join the stream; it is fed once a block has come together, or something is asked."""
@@ -43,26 +44,26 @@ class Lane:
 
         With `keep` the question and its answer stay in the stream; otherwise the stream is as if nothing was asked.
         """
-        if self._keep:
-            self.place += len(ids_T)
-            ids_T, self._pending = np.concatenate([*self._pending, ids_T]), []
-        else:
+        if not self._keep:
             self._flush()
             saved = self.decoder.state()
+        place, ids_T = self.place + len(ids_T), np.concatenate([*self._pending, ids_T])
         answer = [int(self.decoder.feed([torch.from_numpy(ids_T)], self._chunk)[0])]
         while len(answer) < limit and not is_complete(answer):
             answer.append(int(self.decoder.step()[0]))
         if self._keep:  # the last id was chosen, and has not been fed
             self._pending = [np.array(answer[-1:], np.int64)]
-            self.place += len(answer)
+            self.place = place + len(answer)
         else:
             self.decoder.restore(*saved)
         return answer
 
     def _flush(self) -> None:
-        if self._pending:
-            self.decoder.feed([torch.from_numpy(np.concatenate(self._pending))], self._chunk)
-            self._pending = []
+        pending = np.concatenate([*self._pending, np.empty(0, np.int64)])
+        fed, left = np.split(pending, [max(0, len(pending) - self._held_back)])
+        if len(fed):
+            self.decoder.feed([torch.from_numpy(fed)], self._chunk, prompt=False)
+        self._pending = [left] if len(left) else []
 
 
 def inside(keep: Keep | None, first: int, end: int, asked: int) -> Inside:
@@ -77,7 +78,7 @@ def inside(keep: Keep | None, first: int, end: int, asked: int) -> Inside:
 
 def _most_kept(loaded: LoadedModel, policy: Policy, bos: bool) -> Keep | None:
     """The most that any layer keeps; None where heads choose."""
-    if isinstance(policy, Evicting | PerHead):
+    if isinstance(policy, Evicting | Snap | PerHead):
         return None
     if isinstance(policy, Recompute):
         return Keep(0, policy.reach - bos)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sinkctl import __version__
-from sinkctl.cache.policies import Bounded, Recompute
+from sinkctl.cache.policies import Bounded, Recompute, Snap
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.result.numbers import percent
 from sinkctl.result.questions import GroupScore, Mistake, PolicyAnswers, QuestionsDetail
@@ -133,6 +133,9 @@ def _notes(run: QuestionsRun) -> list[str]:
     stay = "stay in the stream" if recipe.keep else "leave the stream as it was"
     notes.append(f"Each text and question is tokenized by itself; questions and answers {stay}.")
     for policy in recipe.policies:
+        if isinstance(policy, Snap):
+            after = "" if recipe.keep else "; the stream itself is never cut, only what an answer sees"
+            notes.append(f"{policy.label} holds all of the text until a question ends{after}.")
         notes += redistribution_notes(policy)
         if context is None or isinstance(policy, Recompute):
             continue

@@ -17,6 +17,7 @@ from sinkctl.cache.policies import (
     Recompute,
     SinkWindow,
     SlidingWindow,
+    Snap,
 )
 from sinkctl.errors import UsageError
 from sinkctl.recipe.shorthand import policy
@@ -75,6 +76,13 @@ def test_labels_tell_policies_of_one_size_apart():
     assert RandomKept(window=20, every=5).reach == 28
     with pytest.raises(ValueError, match="recent: 21 are more than the window of 20"):
         HeavyHitter(window=20, recent=21)
+    snaps = [Snap(window=20), Snap(window=20, observe=10), Snap(window=20, observe=4, pool=1), Snap(window=99)]
+    assert [each.label for each in snaps] == ["snap 4+20", "snap 4+20", "snap 4+20, observe 4, pool 1", "snap 4+99"]
+    assert [each.last for each in snaps] == [10, 10, 4, 32]
+    with pytest.raises(ValueError, match="observe: 21 are more than the window of 20"):
+        Snap(window=20, observe=21)
+    with pytest.raises(ValueError, match="pool: 4 has no middle; give an odd number"):
+        Snap(pool=4)
 
 
 def test_whole_layers_keep_what_they_were_trained_on_and_others_a_window():

@@ -1,24 +1,31 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
-from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute, SinkWindow, SlidingWindow
+import numpy as np
+
+from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
 from sinkctl.errors import ModelError, TextError
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
-from sinkctl.recipe.sizes import ALL, Size, sizes
+from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.stream import PolicyScore
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream import run
 
+STRETCHES = 20  # at least, where there are so many tokens
+
 
 def group(case: QualityCase, subject: Subject, size: Size) -> Group:
     """The perplexity of one policy; the first call streams the text under all of them."""
     policy = _policy(case, size, subject.loaded.context)
-    score = _scores(case, subject)[policy.label]
+    score, stretches = _scores(case, subject)[policy.label]
     if score.common_perplexity is None:
         raise TextError(f"{case.label}: no token was scored by every policy; leave out a peer, or raise its limit")
     detail = {
+        "setting": policy.label,
+        "bytes": score.cache_bytes,
+        "stretches": stretches,
         "tokens": score.common_tokens,
         "own_perplexity": score.perplexity,
         "own_tokens": score.tokens,
@@ -31,8 +38,8 @@ def group(case: QualityCase, subject: Subject, size: Size) -> Group:
     return Group(readings=[reading], choices=choices)
 
 
-def _scores(case: QualityCase, subject: Subject) -> dict[str, PolicyScore]:
-    """By the policy's label, over the whole text; remembered by the subject."""
+def _scores(case: QualityCase, subject: Subject) -> dict[str, tuple[PolicyScore, list[float]]]:
+    """By the policy's label, with its loss by stretch of the text; remembered by the subject."""
     key = case.model_dump_json()
     if key not in subject.kept:
         loaded = subject.loaded
@@ -46,8 +53,16 @@ def _scores(case: QualityCase, subject: Subject) -> dict[str, PolicyScore]:
             limit=case.limit,
         )
         outcome = run(recipe, loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
-        subject.kept[key] = {score.label: score for score in outcome.result.stream.policies}
+        common = np.isfinite(list(outcome.nll.values())).all(0)
+        by_label = {label: _stretches(nll[common]) for label, nll in outcome.nll.items()}
+        subject.kept[key] = {score.label: (score, by_label[score.label]) for score in outcome.result.stream.policies}
     return subject.kept[key]
+
+
+def _stretches(nll: np.ndarray) -> list[float]:
+    """Mean losses over stretches of one length, by which any two policies can be compared; a rest is left out."""
+    length = max(1, len(nll) // STRETCHES)
+    return nll[: len(nll) // length * length].reshape(-1, length).mean(1, dtype=np.float64).tolist()
 
 
 def _policy(case: QualityCase, size: Size, context: int | None) -> Policy:
@@ -60,6 +75,4 @@ def _policy(case: QualityCase, size: Size, context: int | None) -> Policy:
     if "sinks" not in size:
         longest = size["cache"] if context is None else min(size["cache"], context - 1)
         return Recompute(sinks=0, window=longest, every=case.every)
-    if not size["sinks"]:
-        return SlidingWindow(window=size["window"])
-    return SinkWindow(sinks=size["sinks"], window=size["window"])
+    return kept_in(case, size)
