@@ -29,13 +29,14 @@ class Mean:
     count: Tensor | float = 0.0
 
     def add(self, x_N: Tensor) -> None:
+        vars(self).pop("value", None)  # of what was added before
         there = x_N.isfinite()
         self.total = self.total + x_N.masked_fill(~there, 0.0).sum(0, dtype=torch.float64)
         self.count = self.count + there.sum(0)
 
     @cached_property
     def value(self) -> Tensor:
-        """float64 on the CPU, NaN where no sample had a number; asked for when everything is added."""
+        """float64 on the CPU, NaN where no sample had a number."""
         return (self.total / self.count).cpu()
 
 
