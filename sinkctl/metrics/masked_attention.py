@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sinkctl.kernels.stream_attention.reference import scores, weights
+from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
+from sinkctl.kernels.stream_attention.tiled import linear_gains, linear_partial
 from sinkctl.model.handler import AttentionCall
 
 TILE = 128  # queries at a time, where scores are made by hand
@@ -20,12 +21,24 @@ def attends_plainly(call: AttentionCall) -> bool:
 
 def masked_attention(call: AttentionCall, k_BGSD: Tensor, v_BGSE: Tensor, seen_TS: Tensor) -> Tensor:
     """out_BHTE of the call's queries over these keys; `seen_TS`: bool [T, S] or [B, 1, T, S], a key for each."""
-    q_BHTD, groups = call.q_BHTD, call.q_BHTD.shape[1] // k_BGSD.shape[1]
-    k_BHSD, v_BHSE = (x.repeat_interleave(groups, dim=1) for x in (k_BGSD, v_BGSE))
-    if call.softcap is None and call.sink_logit_H is None and call.slope_H is None:
+    q_BHTD, plain = call.q_BHTD, call.softcap is None and call.sink_logit_H is None and call.slope_H is None
+    if plain and linear_gains(q_BHTD)[0]:
+        return _by_head(q_BHTD, k_BGSD, v_BGSE, seen_TS, call.scale)
+    k_BHSD, v_BHSE = (per_query_head(x, q_BHTD) for x in (k_BGSD, v_BGSE))
+    if plain:
         return scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSE, attn_mask=seen_TS, scale=call.scale)
     tiles = range(0, q_BHTD.shape[2], TILE)
     return torch.cat([_tile(call, slice(t, t + TILE), k_BHSD, v_BHSE, seen_TS) for t in tiles], dim=2)
+
+
+def _by_head(q_BHTD: Tensor, k_BGSD: Tensor, v_BGSE: Tensor, seen_TS: Tensor, scale: float) -> Tensor:
+    """A key/value head at a time: A = B·G of them, R = H/G query heads each."""
+    (B, H, T, D), (G, S) = q_BHTD.shape, k_BGSD.shape[1:3]
+    mask_TS = torch.zeros_like(seen_TS, dtype=q_BHTD.dtype).masked_fill_(~seen_TS, -torch.inf)
+    mask = mask_TS if mask_TS.dim() == 2 else mask_TS.expand(B, G, T, S).reshape(B * G, 1, T, S)
+    k, v = (x.flatten(0, 1)[:, None] for x in (k_BGSD, v_BGSE))
+    out_ARTE, _ = linear_partial(q_BHTD.reshape(B * G, H // G, T, D), k, v, mask, scale, None)
+    return out_ARTE.reshape(B, H, T, -1)
 
 
 def _tile(call: AttentionCall, part: slice, k_BHSD: Tensor, v_BHSE: Tensor, seen_TS: Tensor) -> Tensor:

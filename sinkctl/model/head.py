@@ -13,8 +13,9 @@ from transformers.utils import ModelOutput
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import decoder_of
 
-# Logits alive at once (tokens × vocabulary): 256 MiB in float32.
-LOGITS = 1 << 26
+# Logits alive at once (tokens × vocabulary): 256 MiB in float32; on a CPU 32 MiB, which its allocator hands out again
+# and again, while it maps, zeroes and unmaps what is larger (a third of the head's time). But not too few tokens.
+LOGITS, ON_CPU, LEAST_TOKENS = 1 << 26, 1 << 23, 64
 
 
 @torch.no_grad()
@@ -26,7 +27,8 @@ def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tenso
     """
     hidden_BTD = decoder_output.last_hidden_state
     vocabulary = model.get_input_embeddings().num_embeddings
-    step = max(1, LOGITS // (vocabulary * len(ids_BT)))
+    tokens = max(LEAST_TOKENS, (ON_CPU if hidden_BTD.device.type == "cpu" else LOGITS) // vocabulary)
+    step = max(1, tokens // len(ids_BT))
     losses = []
     for start in range(0, hidden_BTD.shape[1], step):
         part = slice(start, start + step)

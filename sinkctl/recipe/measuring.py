@@ -43,5 +43,5 @@ class CostSettings(Settings):
         "auto", description="Window W of the streams 4+W and 0+(W+4); auto: half the context, at most 1020."
     )
     tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Tokens streamed; auto: 4 windows (the first fills the cache), or more."
+        "auto", description="Tokens streamed; auto: 8 windows (the first fills the cache), or more."
     )

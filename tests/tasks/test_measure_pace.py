@@ -89,6 +89,7 @@ def test_a_stopped_run_leaves_a_partial_report_and_goes_on(demo, short, tmp_path
     said = [now.found for now in told if now.found]
     assert said[-1] == tuple(whole.verdict[:2])
     assert said[0][0].startswith("natural, BOS, first 2 samples: ")
+    assert [line.partition(" ")[0] for line in said[0][1:]] == ["Layers", "No"]  # what its verdict says of them
     assert said[1][0].startswith("natural, BOS: ")
     assert len(said) == 6  # one input before the stop, twice; it and the other one after, twice; and all together
     assert all(a.share <= b.share for a, b in zip(told[:3], told[1:3], strict=False))

@@ -28,6 +28,7 @@ IMPLEMENTATIONS = {
         Implementation("reference", reference.stream_attention),
         Implementation("tiled", partial(tiled.tiled, tiled.matmul_partial)),
         Implementation("tiled_cpu_flash", partial(tiled.tiled, tiled.cpu_flash_partial)),
+        Implementation("tiled_linear", partial(tiled.tiled, tiled.linear_partial)),
         Implementation("cuda_flash", cuda_flash.cuda_flash),
         Implementation("triton", _triton),
         Implementation("fa3", _fa3),
@@ -47,6 +48,9 @@ def select(
         return IMPLEMENTATIONS["weighed"], f"plain torch: {weighed_by} is no softmax"
     device, width, value_width = q_BHTD.device.type, q_BHTD.shape[-1], v_BGSE.shape[-1]
     lacks = "softcap" if softcap is not None else "values of another width than keys" if width != value_width else None
+    gains, why = tiled.linear_gains(q_BHTD)
+    if gains:
+        return IMPLEMENTATIONS["tiled_linear"], f"a key/value head at a time, {why}"
     if device == "cpu" and lacks is None:
         return IMPLEMENTATIONS["tiled_cpu_flash"], "torch's CPU flash operator, in tiles of queries"
     if device == "cpu":

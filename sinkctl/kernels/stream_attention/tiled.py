@@ -9,11 +9,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sinkctl.kernels import linear
 from sinkctl.kernels.stream_attention.reference import Strip
 
 # Wide enough for the matrix product, narrow enough that a short window wastes little (measured on a CPU: 96-192 alike;
 # on an H200 256 takes 0.5 to 1.0 of what 128 takes, which waits for launches).
 TILE, ON_GPU = 128, 256
+CACHED = 1 << 18  # scores of a key/value head at a time that stay in the cache of a CPU's core
 
 # (q_ARTD, k_ARSD, v_ARSE, mask or None, scale, softcap) → (out_ARTE, lse_ART); the mask, [T, S] or any shape that
 # broadcasts to [A, R, T, S], is added to the scores.
@@ -38,8 +40,37 @@ def cpu_flash_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
 
 
+def linear_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float | None):
+    """The same a key/value head at a time, by the products of `kernels.linear`: without gradients, any width."""
+    (A, R, T, _), S, E = q.shape, k.shape[2], v.shape[-1]
+    product, _ = linear.select(k)
+    out, lse, q = q.new_empty(A, R, T, E), q.new_empty(A, R, T), q * scale
+    size = max(16, CACHED // (R * S))
+    for a in range(A):
+        for start in range(0, T, size):
+            part = a, slice(None), slice(start, start + size)
+            score = product(q[part].flatten(0, 1), k[a, 0]).unflatten(0, (R, -1))
+            if softcap is not None:
+                score = softcap * torch.tanh(score / softcap)
+            if mask is not None:
+                score += mask.expand(A, R, T, S)[part]
+            weight = score.softmax(-1)
+            out[part] = product(weight.flatten(0, 1), v[a, 0].mT).unflatten(0, (R, -1))
+            lse[part] = score.amax(-1) - weight.amax(-1).log()  # the softmax of the greatest score is e^(it − lse)
+    return out, lse
+
+
+def linear_gains(q: Tensor) -> tuple[bool, str]:
+    """Whether `linear_partial` is the fastest on a CPU (it is from widths of 64 on), and what its products are."""
+    product, reason = linear.select(q)
+    gains = product.name != "torch" and q.shape[-1] >= 64 and not (q.requires_grad and torch.is_grad_enabled())
+    return gains, f"products by {product.name}: {reason}"
+
+
 def partial_for(q: Tensor, v: Tensor, softcap: float | None) -> Partial:
-    """The faster of the two that knows how."""
+    """The fastest of the three that knows how."""
+    if linear_gains(q)[0]:
+        return linear_partial
     flash = q.device.type == "cpu" and softcap is None and q.shape[-1] == v.shape[-1]
     return cpu_flash_partial if flash else matmul_partial
 

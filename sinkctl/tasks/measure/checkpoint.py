@@ -15,10 +15,10 @@ from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, Mixing
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
 from sinkctl.tasks.measure.inputs import InputSet, inputs
-from sinkctl.tasks.measure.pace import said, within, work
+from sinkctl.tasks.measure.pace import LOST, STREAMED, said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
-from sinkctl.tasks.measure.verdict import early_line, rate_line, verdict
-from sinkctl.tasks.pace import STREAMED, Pace, probed
+from sinkctl.tasks.measure.verdict import early_lines, rate_line, verdict
+from sinkctl.tasks.pace import Pace, probed
 from sinkctl.tasks.stream.outcome import model_report
 
 
@@ -128,7 +128,8 @@ class Measuring:
         name, before = f"{self.number}/{each.name}", self.pace.done
 
         def told(share: float) -> None:
-            early = early_line(each.name, measured.tally.shares) if before == self.pace.done and share < 1 else ()
+            first = before == self.pace.done and share < 1
+            early = tuple(early_lines(measured.score())[: 1 if self.inputs else None]) if first else ()
             self.pace.do(before + share * self._input_work - self.pace.done)
             self.told(Progress(each.name, self.pace.share, self.pace.seconds_left, early))
 
@@ -148,7 +149,7 @@ class Measuring:
 
     def _cost(self, name: str) -> None:
         def told(what: str, tokens: int) -> None:
-            self.pace.do(tokens * (STREAMED if what == STREAMING else 1.0))
+            self.pace.do(tokens * (STREAMED if what == STREAMING else LOST))
             self.told(Progress(what, self.pace.share, self.pace.seconds_left))
 
         try:

@@ -4,10 +4,12 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.numbers import count, duration
 from sinkctl.tasks.measure.streamed import SINKS, tokens_of, window_of
-from sinkctl.tasks.pace import INPUT, STREAMED
 
-# What a token of an ablation's sample costs beside one of a plain forward pass, over all of its lines.
-ABLATED = 9.0
+# What a token costs beside one of a plain forward pass without head, roughly: of an input's sample, measured in full;
+# of an ablation's, with the losses of its second half; streamed, with head and long past. And how many tokens the lines
+# of the ablations run, all together, a token of their samples.
+INPUT, LOST, STREAMED = 2.0, 1.3, 2.0
+LINES = 6.8
 LEAST_INPUTS, LEAST_SAMPLES, MOST_GROWTH = 4, 2, 4.0
 NEAR = 0.9  # of a budget, as an estimate this rough may err
 
@@ -21,7 +23,7 @@ def work(recipe: MeasureRecipe, loaded: LoadedModel, shown: int) -> tuple[float,
     length = length if loaded.context is None else min(length, loaded.context)
     full, tokens = SINKS + window_of(recipe, loaded.context), tokens_of(recipe, loaded.context)
     streamed = 2 * tokens - full if tokens > full + 1 else 0
-    return inputs, ABLATED * recipe.cost.samples * length + STREAMED * streamed
+    return inputs, LOST * LINES * recipe.cost.samples * length + STREAMED * streamed
 
 
 def within(recipe: MeasureRecipe, loaded: LoadedModel, shown: int, seconds: float, pace: float) -> MeasureRecipe:

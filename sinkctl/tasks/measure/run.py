@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 import torch
@@ -30,6 +31,7 @@ from sinkctl.tasks.measure.tally import Tally
 # Tokens a forward pass takes where nothing else is said; a sample is never divided.
 TOKENS = {"cpu": 1024, "cuda": 32768}
 MOST = 256  # samples a forward pass: with all their heads they still number less than a launch's 65,535 rows
+EARLY = 4  # samples of the first pass: enough to say what is to be expected
 
 
 class InputRun:
@@ -68,10 +70,13 @@ class InputRun:
                 f"{self.shown.name}: attention is not finite in {int(self.tally.broken):,} of {every:,} (sample, head) "
                 f"pairs, which no mean counts; a wider dtype may help."
             )
-        model, seconds = self.loaded.model, time.monotonic() - began
+        return self.score(time.monotonic() - began), arrays(self.tally)
+
+    def score(self, seconds: float = 0.0) -> InputScore:
+        """Of the samples measured by now."""
+        model, shown = self.loaded.model, replace(self.shown, samples=self.shown.samples[: self.tally.found.samples])
         leading = leading_tokens(model) if self.loaded.kind == "vision" else []
-        score = input_score(self.shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
-        return score, arrays(self.tally)
+        return input_score(shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
 
     def _note_text(self) -> None:
         unequal = {sink.kind for sink in sinks_of(self.loaded.model) if not sink.normalises} - {"score_bias"}
@@ -95,12 +100,14 @@ class InputRun:
             self.notes.append(f"Samples of {tokens:,} tokens go past the model's context of {context:,}.")
 
     def _batches(self, size: int) -> Iterator[Sequence[torch.Tensor]]:
-        """At most `size` samples in a row, of lengths that the stock class turns alike: it goes by the longest."""
+        """At most `size` samples in a row, few at first, of lengths that the stock class turns alike (it goes by the
+        longest)."""
         samples, config = self.shown.samples, self.loaded.model.config
         ends = [alike_up_to(config, len(sample)) if self._tokens else None for sample in samples]
         first = 0
         while first < len(samples):
-            alike = takewhile(lambda end, own=ends[first]: end == own, ends[first : first + size])
+            most = size if first else min(size, EARLY)
+            alike = takewhile(lambda end, own=ends[first]: end == own, ends[first : first + most])
             last = first + len(list(alike))
             yield samples[first:last]
             first = last

@@ -21,7 +21,7 @@ from sinkctl.text import TokenStream
 from sinkctl.text.special import check_ids
 
 SINKS, WINDOW = 4, 1020  # of the published stream
-WINDOWS, LEAST = 4, 1024  # streamed where nothing is said; but so many through a full cache
+WINDOWS, LEAST = 8, 1024  # streamed where nothing is said; but so many through a full cache
 BLOCKS = 4  # clusters of a window that its standard error counts
 NAME = f"0+W instead of {SINKS}+W"
 

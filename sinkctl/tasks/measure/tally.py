@@ -30,18 +30,20 @@ class Mean:
     count: Tensor | float = 0.0
 
     def add(self, x_N: Tensor) -> None:
+        for told in ("fetched", "value"):  # of what was added before
+            vars(self).pop(told, None)
         there = x_N.abs() < torch.inf
         self.total = self.total + x_N.masked_fill(~there, 0.0).sum(0, dtype=torch.float64)
         self.count = self.count + there.sum(0)
 
     @cached_property
     def fetched(self) -> tuple[Tensor, Tensor]:
-        """Total and count on the CPU; asked for when everything is added."""
+        """Total and count on the CPU."""
         return self.total.cpu(), self.count.cpu()
 
     @cached_property
     def value(self) -> Tensor:
-        """float64 on the CPU, NaN where no sample had a number; asked for when everything is added."""
+        """float64 on the CPU, NaN where no sample had a number."""
         total, count = self.fetched
         return total / count
 

@@ -1,13 +1,10 @@
 """What a measured checkpoint's numbers say, in words: whether it sinks, on what, what carries it, what to do."""
 
 from collections.abc import Sequence
-from math import isfinite
-from statistics import mean
 
 from sinkctl.result.measure import LATER, SCORED, CostLine, FoundSink, InputScore, LayerScore, TakenOver
 from sinkctl.result.numbers import count, figures, percent, points
 from sinkctl.result.words import quoted, ranges
-from sinkctl.tasks.measure.score import standard_error
 
 NO_SINK, WEAK_SINK = 5.0, 20.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
@@ -64,12 +61,12 @@ def rate_line(score: InputScore) -> tuple[str, ...]:
     return (_rate(score.name, first_percent(score), score.sinks[0].error),)
 
 
-def early_line(name: str, shares: Sequence[float]) -> tuple[str, ...]:
-    """The same of the first samples alone: `shares` of heads that sink on the first token, a sample."""
-    if not shares or not all(map(isfinite, shares)):
-        return ()
-    first = f"{name}, first {count(len(shares))} sample{'s' * (len(shares) > 1)}"
-    return (_rate(first, 100 * mean(shares), standard_error(shares)),)
+def early_lines(score: InputScore) -> list[str]:
+    """The same of its first samples alone, and what can be said of them."""
+    if score.heads is None or first_percent(score) is None:
+        return []
+    first = f"{score.name}, first {count(score.samples)} sample{'s' * (score.samples > 1)}"
+    return [_rate(first, first_percent(score), score.sinks[0].error), *_where(score), *_carriers(score)]
 
 
 def _rate(name: str, rate: float, error: float | None) -> str:
