@@ -11,6 +11,7 @@ class SinkctlError(Exception):
     """A problem the user can act on: say what, where, and what to do next."""
 
     exit_code = 3
+    said = False  # already, by another process
 
 
 class UsageError(SinkctlError):

@@ -81,9 +81,17 @@ def _run(words: list[str], handles: list[Connection], environment: dict[str, str
 
 def saving_often() -> None:
     """A checkpoint after every block, so that kills fall on every stage of writing one."""
-    from sinkctl.tasks.stream import task
+    from sinkctl.tasks.stream import kept
 
-    task.SAVE_SECONDS, task.SAVE_SHARE = 0, 1e9
+    kept.SAVE_SECONDS, kept.SAVE_SHARE = 0, 1e9
+
+
+def in_small_parts() -> None:
+    """Saving often, every file of a few hundred bytes a part."""
+    from sinkctl.tasks.stream import parts
+
+    saving_often()
+    parts.LEAST = 100
 
 
 def piped(line: str) -> list[tuple[int, str]]:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from sinkctl.api.shared import Model, checked, finish_folder, settings_of
 from sinkctl.clock import timed
 from sinkctl.errors import UsageError
+from sinkctl.launched import first
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.recipe.shorthand import policy as parse_policy
@@ -26,18 +27,18 @@ def stream(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     **settings: Any,
-) -> Outcome:
+) -> Outcome | None:
     """Per-token losses of a text under one or more cache policies.
 
     `text` is a file, several, or a whole recipe; `policies` are kinds or sizes (`4+252`, `dense`; default
     `sink_window`), or as a recipe has them, with `precision` and `redistribute`; `settings` are the recipe's other
-    fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`, `errors`). With `output`, a run folder is kept
-    there (and continued with `resume`). Returns the Result and, by policy, NLL in nats a token, float32. Raises
-    SinkctlError.
+    fields (`chunk`, `limit`, …, and those of `text`: `bos`, `field`, `errors`, `each`). With `output`, a run folder is
+    kept there (and continued with `resume`). Returns the Result and, by policy, NLL in nats a token, float32; of
+    several processes, which share out texts on their own (`each`), in the first one alone. Raises SinkctlError.
     """
     recipe = _recipe(text, policies, settings, model)
     loaded = checked(recipe, model, output=output, resume=resume)
-    with tqdm(unit="tok", unit_scale=True, disable=progress is not None) as bar:
+    with tqdm(unit="tok", unit_scale=True, disable=progress is not None or not first()) as bar:
         return run(
             recipe,
             loaded,
@@ -69,7 +70,7 @@ def _recipe(text, policies, settings: dict[str, Any], model: Model) -> StreamRec
         return text
     files = [text] if isinstance(text, (str, Path)) else list(text)
     chosen = [policies] if isinstance(policies, str) else policies or ["sink_window"]
-    of_text = {key: settings.pop(key) for key in ("field", "errors", "bos", "bos_each_file") if key in settings}
+    of_text = {key: settings.pop(key) for key in ("field", "errors", "bos", "bos_each_file", "each") if key in settings}
     data = {
         "task": "stream",
         "model": settings_of(model).model_dump(),

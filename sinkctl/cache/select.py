@@ -34,11 +34,14 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
     return SplitCache(layers, policy, made) if isinstance(policy, PerHead) else made(layers, kept_by(policy, layers))
 
 
-def blocks(layers: Sequence[LayerFacts], policy: Policy) -> Blocks:
-    """For one stream that comes in blocks; UsageError for a policy that waits for the end of a prompt."""
+def blocks(layers: Sequence[LayerFacts], policy: Policy, rows: int = 1) -> Blocks:
+    """For one stream that comes in blocks, or `rows` of them that come in one block each, from their beginnings.
+
+    UsageError for a policy that waits for the end of a prompt.
+    """
     policy.check_scores()
     if isinstance(policy, Evicting):
-        return EvictingCache(layers, policy)
+        return EvictingCache(layers, policy, rows)
     if policy.precision is None:
         made = partial(BlockCache, moved=moved_heads(layers, policy))
     else:

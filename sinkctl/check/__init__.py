@@ -9,6 +9,7 @@ from pathlib import Path
 from sinkctl.check.precision import check_heads
 from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
+from sinkctl.launched import processes
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import Recipe
@@ -30,6 +31,8 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
         of_task.check_inputs(recipe)
     if recipe.task == "convert" and output is not None:
         of_task.check_folder(Path(output), resume)
+    elif recipe.task == "stream" and processes() > 1:  # the run asks the first of them, and the others hear of it
+        return
     elif resume:
         RunFolder(output).state_data()
     elif output is not None:

@@ -1,19 +1,24 @@
 """Before a text is streamed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sinkctl.cache.policies import Policy
 from sinkctl.check.redistribution import check_calibration
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import UsageError
+from sinkctl.launched import processes
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
+from sinkctl.text import holds_records
+from sinkctl.text.source import STDIN, is_pipe
 
 OF_A_POLICY = ("perplexity", "common_perplexity")
 
 
 def check_inputs(recipe: StreamRecipe) -> None:
     """Raises UsageError or TextError."""
+    check_processes(recipe)
     rules(recipe)
     check_calibration(recipe.policies, recipe.text.files, built_in=not recipe.text.files and recipe.limit is None)
     check_texts(recipe.text.files, recipe.text.field, recipe.text.errors)
@@ -29,6 +34,28 @@ def rules(recipe: StreamRecipe) -> None:
         thresholds = [t for t in thresholds if t.metric.rpartition(".")[2] not in OF_A_POLICY]
     check_names(thresholds, measured(labels))
     check_field(recipe.text.field, recipe.text.files)
+    text = recipe.text
+    if text.each == "record" and not any(holds_records(name, text.field) for name in text.files):
+        raise UsageError("--each record: none of the texts is a .jsonl file; --each file has every file as a text")
+    if text.each is None and recipe.rows != "auto":
+        raise UsageError(
+            f"--rows {recipe.rows}: all files are one text, which has no rows; --each file has every file as a text"
+        )
+
+
+def check_processes(recipe: StreamRecipe) -> None:
+    """UsageError for what several processes cannot share out."""
+    if processes() == 1:
+        return
+    if recipe.text.each is None:
+        many = f"the {len(recipe.text.files)} files are one text" if len(recipe.text.files) > 1 else "this is one text"
+        raise UsageError(
+            f"{processes()} processes: {many}, which goes on in one cache to its end, so one process alone can score "
+            "it; --each file, or --each record, has texts that begin anew (in one process too: the result is the same)"
+        )
+    pipe = next((name for name in recipe.text.files if is_pipe(name) and (name == STDIN or Path(name).exists())), None)
+    if pipe is not None:
+        raise UsageError(f"{pipe}: a pipe is read by one process alone; {processes()} of them need files")
 
 
 def different(policies: Sequence[Policy]) -> list[str]:

@@ -11,7 +11,7 @@ from sinkctl.text.decode import Errors, TextDecoder
 from sinkctl.text.foreign import foreign
 from sinkctl.text.source import STDIN, check, is_pipe
 
-HEAD = 1 << 20  # bytes of each that are looked at
+HEAD, ALL_HEADS, LEAST_HEAD = 1 << 20, 1 << 26, 1 << 12  # bytes looked at: of a text, of all of them, at least
 
 
 def check_texts(files: Sequence[str], field: str | None = None, errors: Errors = "strict", usual: str = "text") -> None:
@@ -22,7 +22,8 @@ def check_texts(files: Sequence[str], field: str | None = None, errors: Errors =
     if not files:
         return
     check(files)
-    hold = [_holds_text(name, field or usual, errors) for name in files]  # every one is looked at
+    size = max(LEAST_HEAD, min(HEAD, ALL_HEADS // len(files)))
+    hold = [_holds_text(name, field or usual, errors, size) for name in files]  # every one is looked at
     if not any(hold):
         raise TextError(f"{', '.join(files)}: no text in it; check the file")
 
@@ -44,12 +45,12 @@ def check_field(field: str | None, files: Sequence[str], what: str = "texts") ->
         raise UsageError(f"--field {field}: none of the {what} is a .jsonl file")
 
 
-def _holds_text(name: str, field: str, errors: Errors) -> bool:
+def _holds_text(name: str, field: str, errors: Errors, size: int) -> bool:
     if is_pipe(name):
         return not _is_nothing(name)
     source = Source(name)
     try:
-        head = source.read(HEAD)
+        head = source.read(size)
     finally:
         source.close()
     if (what := foreign(name, head)) is not None:
@@ -60,5 +61,5 @@ def _holds_text(name: str, field: str, errors: Errors) -> bool:
             "or pass --errors replace, which leaves them in"
         )
     decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
-    whole = len(head) < HEAD
+    whole = len(head) < size
     return bool(decoder.feed(head, final=whole).text) or not whole

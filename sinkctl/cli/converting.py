@@ -1,6 +1,5 @@
 """Running a `convert` recipe from the command line."""
 
-import os
 import shlex
 from pathlib import Path
 
@@ -10,14 +9,14 @@ from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import importing, loaded_model, quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
+from sinkctl.launched import first, processes
 
 KEPT = "the checkpoint, README.md, result.json, report.html"
 
 
 def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
     """The report goes to standard output, progress to standard error."""
-    others = os.environ.get("RANK", "0") != "0"  # of several processes the first one speaks
-    words = Console(stderr=True, quiet=quiet or others)
+    words = Console(stderr=True, quiet=quiet or not first())  # of several processes the first one speaks
     if dry_run:
         from sinkctl.cli.plan import show_conversion
 
@@ -41,7 +40,7 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
 
 def _leave() -> None:
     """Take leave of the other processes, where there are any."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         from accelerate import PartialState
 
         PartialState().destroy_process_group()

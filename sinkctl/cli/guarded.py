@@ -3,7 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import typer
 
 from sinkctl.errors import SinkctlError, UnforeseenError
+from sinkctl.launched import local_rank
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -27,6 +29,16 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(ended(error)) from error
 
     return run
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What is wrong in here is wrong in every process of a machine, of which the first says so."""
+    try:
+        yield
+    except SinkctlError as error:
+        error.said = local_rank() > 0
+        raise
 
 
 def ended(error: Exception) -> int:
@@ -46,7 +58,8 @@ def ended(error: Exception) -> int:
         )
     elif not isinstance(error, SinkctlError):
         error = UnforeseenError.of(error)
-    print(f"sinkctl: {error}", file=sys.stderr)
+    if not error.said:
+        print(f"sinkctl: {error}", file=sys.stderr)
     return error.exit_code
 
 

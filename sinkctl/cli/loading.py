@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from rich.console import Console
 
 from sinkctl.clock import phase
+from sinkctl.launched import first
 
 
 @contextmanager
@@ -29,9 +30,14 @@ def loaded_model(settings, words: Console, weights: bool = True):
         with importing():
             quiet_transformers()
             from sinkctl.model.load import load
+            from sinkctl.model.placement import own_device
             from sinkctl.result.versions import outside
 
-        loaded = load(settings, say=lambda text: status and status.update(f"loading: {text}"), weights=weights)
+        loaded = load(
+            own_device(settings), say=lambda text: status and status.update(f"loading: {text}"), weights=weights
+        )
+    if not first():  # of several processes the first one speaks
+        return loaded
     for line in outside():
         words.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     for note in loaded.notes:  # in a quiet run too: another tokenizer than expected is no progress

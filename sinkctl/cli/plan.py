@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
+from sinkctl.launched import processes
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import (
@@ -18,13 +19,15 @@ from sinkctl.recipe.schema import (
     StreamRecipe,
 )
 from sinkctl.recipe.sizes import sizes
-from sinkctl.result.numbers import memory
+from sinkctl.result.numbers import count, memory
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
 from sinkctl.tasks.generate import GenerateRun
 from sinkctl.tasks.generate.chat import Conversation
 from sinkctl.tasks.questions import QuestionsRun
 from sinkctl.tasks.stream import StreamRun
+from sinkctl.tasks.stream.parts import shared_out
+from sinkctl.tasks.stream.plan import laid_out
 
 
 def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
@@ -35,6 +38,8 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     for what, choice in run.choices.items():
         words.print(f"{what}: {choice}")
     words.print(run.settled.bos)
+    if recipe.text.each is not None:
+        _show_parts(run, words)
     for label, scorer in run.scorers.items():
         held = getattr(scorer, "bytes_a_token", None)
         size = getattr(scorer.policy, "reach", None)
@@ -42,6 +47,16 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
             words.print(f"{label}: cache of {size} tokens, {memory(scorer.cache_bytes or held * size)}")
         for line in [*scorer.layers, *(f"{what}: {choice}" for what, choice in scorer.choices.items())]:
             words.print(f"{label}: {line}")
+
+
+def _show_parts(run: StreamRun, words: Console) -> None:
+    """What is scored by itself, and by which process, by sizes on disk."""
+    sizes, parts = laid_out(run.settled)
+    held = [sum(sizes[first:end]) for first, end in parts]
+    words.print(f"{count(len(sizes))} files, {memory(sum(held))} on disk, in {count(len(parts))} parts")
+    for rank, share in enumerate(shared_out(held, processes()) if processes() > 1 else ()):
+        own = sum(held[part] for part in share)
+        words.print(f"process {rank}: {count(len(share))} parts, {memory(own)}")
 
 
 def show_generation(recipe: GenerateRecipe, loaded: LoadedModel, as_json: bool) -> None:

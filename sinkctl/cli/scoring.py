@@ -5,6 +5,9 @@ from pathlib import Path
 from sinkctl.cli.conclude import conclude, show
 from sinkctl.cli.loading import importing, loaded_model
 from sinkctl.cli.stopping import Stopping
+from sinkctl.launched import first
+
+KEPT = "result.json, report.html, nll.npy"
 
 
 def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
@@ -13,7 +16,9 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
 
     from sinkctl.cli.progress import shown
 
-    words = Console(stderr=True, quiet=quiet)
+    words = Console(stderr=True, quiet=quiet or not first())  # of several processes the first one speaks
+    if dry_run and not first():
+        return
     loaded = loaded_model(recipe.model, words, weights=not dry_run)
     if dry_run:
         from sinkctl.cli.plan import show_plan
@@ -26,5 +31,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     stopping = Stopping()
     with shown(words) as progress, stopping:
         outcome = stream(recipe, model=loaded, output=output, resume=resume, progress=progress, stop=stopping.asked)
-    show(outcome.result, words, as_json=as_json, output=output, kept="result.json, nll.npy, report.html")
+    if outcome is None:  # the first process has it
+        return
+    show(outcome.result, words, as_json=as_json, output=output, kept=KEPT + ", texts.npy" * (outcome.texts is not None))
     conclude(outcome.result, recipe, words)

@@ -6,6 +6,7 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.build import number
+from sinkctl.cli.guarded import said_once
 from sinkctl.cli.options import option
 from sinkctl.cli.stream_flags import stream_recipe, template_args
 
@@ -73,10 +74,27 @@ def stream(
         option(_CACHE, "That other text (default: the end of the built-in one). May repeat.", metavar="FILE"),
     ] = None,
     chunk: Annotated[str | None, option(_CACHE, "Tokens a forward pass; the result does not depend on it.")] = None,
-    limit: Annotated[int | None, option(_TEXT, "Stop after this many tokens of text.")] = None,
+    each: Annotated[
+        str | None,
+        option(
+            _TEXT,
+            "Texts on their own, each with an empty cache: every file, or every record of .jsonl files. Several "
+            "processes (torchrun, accelerate launch) share them out.",
+            metavar="file|record",
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None, option(_TEXT, "Of these, texts side by side; auto (default): as many as a forward pass holds.")
+    ] = None,
+    limit: Annotated[
+        int | None, option(_TEXT, "Stop after this many tokens of text; with --each, of each text.")
+    ] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
     errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
-    bos: Annotated[str | None, option(_TEXT, "BOS in front: auto (as the tokenizer does), always, never.")] = None,
+    bos: Annotated[
+        str | None,
+        option(_TEXT, "BOS in front: auto (as the tokenizer does), always, never; each: of every file, in one text."),
+    ] = None,
     questions: Annotated[
         str | None,
         option(
@@ -150,7 +168,9 @@ def stream(
         "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens,
-        "FILE": files or None, "field": field, "errors": errors, "bos": bos, "chunk": number(chunk), "limit": limit,
+        "FILE": files or None, "field": field, "errors": errors, "bos": None if bos == "each" else bos,
+        "bos each": True if bos == "each" else None, "each": each, "rows": number(rows),
+        "chunk": number(chunk), "limit": limit,
         "fail-on": fail_on or None, "questions": questions, "generate": number(generate), "prompt": prompt or None,
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
         "template-arg": template_args(template_arg or []) or None,
@@ -158,14 +178,15 @@ def stream(
         "min-p": number(min_p), "repetition-penalty": number(repetition_penalty),
         "no-repeat-ngram-size": number(no_repeat_ngram_size), "min-new-tokens": number(min_new_tokens),
     }  # fmt: skip
-    built = stream_recipe(
-        flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
-        kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, redistribute=redistribute or [],
-        redistribute_heads=redistribute_heads, redistribute_text=redistribute_text or [], assignments=set_ or [],
-    )  # fmt: skip
-    from sinkctl.check import check
+    with said_once():
+        built = stream_recipe(
+            flags, recipe=recipe, resume=resume, output=output, policies=policy or [], sinks=sinks, window=window,
+            kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, redistribute=redistribute or [],
+            redistribute_heads=redistribute_heads, redistribute_text=redistribute_text or [], assignments=set_ or [],
+        )  # fmt: skip
+        from sinkctl.check import check
 
-    check(built, output=resume or output, resume=resume is not None)
+        check(built, output=resume or output, resume=resume is not None)
     run = dict(output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run)
     if built.task == "stream":
         from sinkctl.cli.scoring import score

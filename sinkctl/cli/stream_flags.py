@@ -16,7 +16,9 @@ _SAMPLING = {
 }  # fmt: skip
 FIELDS = {
     "stream": _COMMON | {
-        "FILE": "text.files", "field": "text.field", "errors": "text.errors", "bos": "text.bos", "limit": "limit",
+        "FILE": "text.files", "field": "text.field", "errors": "text.errors", "bos": "text.bos",
+        "bos each": "text.bos_each_file",
+        "each": "text.each", "rows": "rows", "limit": "limit",
     },
     "generate": _COMMON | _SAMPLING | {
         "generate": "tokens", "prompt": "prompts", "prompt-file": "prompt_files", "field": "field", "bos": "bos",

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's weights fit the GPU, from its config alone."""
+"""Which GPU a process takes, and whether a checkpoint's weights fit it, from its config alone."""
 
 from typing import Any
 
@@ -8,7 +8,16 @@ from accelerate.utils import compute_module_sizes
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from sinkctl import launched
 from sinkctl.model.quantized_files import Quantized
+from sinkctl.model.settings import ModelSettings
+
+
+def own_device(settings: ModelSettings) -> ModelSettings:
+    """The settings, of several processes with a GPU for this one; on a CPU, or alone, as they are."""
+    if launched.processes() == 1 or settings.device == "cpu" or not torch.cuda.is_available():
+        return settings
+    return settings.model_copy(update={"device": f"cuda:{launched.local_rank()}"})
 
 
 def exceeds_gpu(

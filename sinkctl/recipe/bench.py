@@ -66,6 +66,18 @@ class MemoryCase(CaseSettings):
     peers: tuple[Literal["dense"], ...] = Field((), description="dense: everything kept.")
 
 
+class ProcessesCase(CaseSettings):
+    """A corpus shared out among so many processes, each on a core or GPU of its own; scoring alone is timed."""
+
+    kind: Literal["processes"] = "processes"
+    processes: tuple[Count, ...] = Field((1, 2), min_length=1, description="How many; they take turns.")
+    texts: Count = Field(6, description="Files, all of one length.")
+    tokens: Annotated[int, Field(ge=16)] = Field(4096, description="Tokens a file, about.")
+    sinks: Sinks = Field(4, description="First tokens always kept.")
+    window: Count = Field(252, description="Recent tokens kept.")
+    rounds: Count = Field(3, description="Runs with each number of processes; each starts all of them.")
+
+
 class MeasureCase(CaseSettings):
     """Attention metrics of samples of so many tokens, beside a forward pass and beside eager attention maps."""
 
@@ -164,6 +176,7 @@ AnyCase = Annotated[
     StreamCase
     | DecodeCase
     | MemoryCase
+    | ProcessesCase
     | MeasureCase
     | TrainCase
     | KernelCase

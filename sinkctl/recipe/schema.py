@@ -21,6 +21,11 @@ class TextSettings(TextFiles):
         "auto", description="A BOS token in front: as the tokenizer does it, always, or never."
     )
     bos_each_file: bool = Field(False, description="Put it in front of every file, not only of the first.")
+    each: Literal["file", "record"] | None = Field(
+        None,
+        description="Texts on their own, each with an empty cache and its own BOS: every file, or every record of "
+        ".jsonl files; none: all files are one text, in a row.",
+    )
 
 
 class StreamRecipe(Settings):
@@ -34,7 +39,12 @@ class StreamRecipe(Settings):
     compile: bool | Literal["auto"] = Field(
         "auto", description="torch.compile the decoder layers; auto: where it pays."
     )
-    limit: int | None = Field(None, ge=1, description="Stop after this many text tokens.")
+    rows: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Texts a forward pass takes side by side, where they are on their own (text.each)."
+    )
+    limit: int | None = Field(
+        None, ge=1, description="Stop after this many text tokens; of each text, where they are on their own."
+    )
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 

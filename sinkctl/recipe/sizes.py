@@ -15,6 +15,7 @@ from sinkctl.recipe.bench import (
     KernelCase,
     MeasureCase,
     MemoryCase,
+    ProcessesCase,
     QualityCase,
     RetrievalCase,
     StartupCase,
@@ -34,6 +35,7 @@ MEASURED = {
     "stream": ("tokens_per_s", "added_memory"),
     "decode": ("ms_per_token", "added_memory"),
     "memory": ("peak_memory",),
+    "processes": ("tokens_per_s", "efficiency"),
     "measure": ("tokens_per_s", "added_memory"),
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
@@ -41,7 +43,7 @@ MEASURED = {
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }
-UNTIMED = ("memory", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
+UNTIMED = ("memory", "processes", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
 FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
 
 
@@ -91,6 +93,10 @@ def _memory(case: MemoryCase) -> dict[str, Size]:
         for tokens in case.lengths
         for way in (ITSELF, *case.peers)
     }
+
+
+def _processes(case: ProcessesCase) -> dict[str, Size]:
+    return {str(count): {"processes": count} for count in case.processes}
 
 
 def _measure(case: MeasureCase) -> dict[str, Size]:
@@ -162,6 +168,7 @@ SIZES: dict[str, Callable[..., dict[str, Size]]] = {
     "stream": _stream,
     "decode": _decode,
     "memory": _memory,
+    "processes": _processes,
     "measure": _measure,
     "train": _train,
     "kernel": _kernel,

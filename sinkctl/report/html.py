@@ -15,7 +15,15 @@ from sinkctl.report.parts import escaped, figure, listed, score_rows, section, t
 from sinkctl.report.picture import memory_svg, svg
 from sinkctl.report.printable import as_yaml
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
-from sinkctl.report.summary import measurement_row, model_line, phases_line, score_table, speed_line, unfinished
+from sinkctl.report.summary import (
+    measurement_row,
+    model_line,
+    phases_line,
+    score_table,
+    speed_line,
+    tokens_line,
+    unfinished,
+)
 from sinkctl.result import numbers
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.questions import QuestionsDetail
@@ -79,7 +87,8 @@ def _header(result: Result, title: str) -> list[str]:
 def _stream(stream: StreamDetail) -> list[str]:
     parts = score_rows(score_table(stream.policies))
     if any(policy.curve for policy in stream.policies):
-        caption = " ".join(["Perplexity against position in the text.", *captions(stream.policies)])
+        where = "the text" if stream.texts is None else "each text"
+        caption = " ".join([f"Perplexity against position in {where}.", *captions(stream.policies)])
         parts += figure(svg(stream.policies), caption)
     if stream.passages:
         under = f"Highest mean NLL under {stream.policies[0].label}." if stream.policies else ""
@@ -128,7 +137,7 @@ def _how(result: Result) -> list[str]:
     if result.stream is not None:
         stream = result.stream
         facts = [
-            ["text", f"{numbers.count(stream.tokens)} tokens"],
+            ["text", tokens_line(stream)],
             ["BOS", stream.bos],
             ["forward pass", f"{numbers.count(stream.chunk)} tokens"],
         ]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sinkctl.result import numbers
 from sinkctl.result.schema import Measurement, ModelReport, Result
-from sinkctl.result.stream import PolicyScore
+from sinkctl.result.stream import PolicyScore, StreamDetail
 
 BEST, BEYOND = " *", " †"
 SHOWN = 0.01  # of the whole time, for a phase to be worth a word
@@ -58,9 +58,16 @@ def model_line(model: ModelReport) -> str:
     return f"{model.name}: {model.model_type}, {size} parameters, {model.dtype} on {model.device}, {context}"
 
 
+def tokens_line(stream: StreamDetail) -> str:
+    """57,044 tokens of 128 texts, in 2 processes."""
+    texts = "" if stream.texts is None else f" of {numbers.count(stream.texts)} text{'s' * (stream.texts != 1)}"
+    processes = "" if stream.processes == 1 else f", in {stream.processes} processes"
+    return f"{numbers.count(stream.tokens)} tokens{texts}{processes}"
+
+
 def speed_line(result: Result) -> str:
-    """Speed, peak memory and time, as far as they were measured."""
-    said = []
+    """Speed, peak memory and time, as far as they were measured; of texts on their own, how many."""
+    said = [] if result.stream is None or result.stream.texts is None else [tokens_line(result.stream)]
     shown = (
         ("stream.tokens_per_s", "{}"),
         ("stream.peak_memory", "peak memory {}"),

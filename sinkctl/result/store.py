@@ -1,9 +1,10 @@
 """The run folder: whole files or none, arrays that grow on disk, and the checkpoint a run resumes from."""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,26 +146,25 @@ class RunFolder:
         if not states.exists():
             return
         (states / CHECKPOINT).unlink(missing_ok=True)  # first, so that what is left never looks resumable
-        for file in states.iterdir():
-            file.unlink()
-        states.rmdir()
+        shutil.rmtree(states)
 
 
 class GrowingArray:
-    """An array of four-byte numbers that grows on disk, so that memory does not; becomes a .npy file at the end."""
+    """An array of numbers that grows on disk, so that memory does not; becomes a .npy file at the end."""
 
     def __init__(self, path: Path, length: int = 0, dtype: str = "<f4"):
         """Open `path`, keeping its first `length` values (what a checkpoint vouches for)."""
-        if length and (not path.exists() or path.stat().st_size < 4 * length):
+        size = length * np.dtype(dtype).itemsize
+        if length and (not path.exists() or path.stat().st_size < size):
             raise ResumeError(f"{path}: shorter than the checkpoint says; start the run again")
         self.path, self.length, self._dtype = path, length, dtype
         self._file = path.open("r+b" if length else "w+b")
-        self._file.truncate(4 * length)
-        self._file.seek(4 * length)
+        self._file.truncate(size)
+        self._file.seek(size)
 
     def append(self, values: np.ndarray) -> None:
         self._file.write(values.astype(self._dtype).tobytes())
-        self.length += len(values)
+        self.length += values.size
 
     def sync(self) -> None:
         """Put everything appended so far on disk."""
@@ -184,15 +184,18 @@ class GrowingArray:
 
 def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
     """Write one array as it is, several as rows, to a .npy file, in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
     shape = arrays[0].shape if len(arrays) == 1 else (len(arrays), *arrays[0].shape)
-    if arrays[0].size:
-        target = np.lib.format.open_memmap(temporary, mode="w+", dtype=arrays[0].dtype, shape=shape)
-        for row, array in zip([target] if len(arrays) == 1 else target, arrays, strict=True):
-            row[...] = array
-        target.flush()
-        del target
-    else:
-        with temporary.open("wb") as file:
-            np.save(file, np.zeros(shape, arrays[0].dtype))
+    save_pieces(path, shape, arrays[0].dtype, arrays)
+
+
+def save_pieces(path: Path, shape: tuple[int, ...], dtype: Any, pieces: Iterable[np.ndarray]) -> None:
+    """Write an array of this shape to a .npy file, in one step, from pieces that fill it one after the other."""
+    temporary, left = path.with_name(f".{path.name}.tmp"), math.prod(shape)
+    with temporary.open("wb") as file:
+        described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, described)
+        for piece in pieces:
+            piece.astype(dtype, copy=False).tofile(file)
+            left -= piece.size
+    assert not left
     os.replace(temporary, path)

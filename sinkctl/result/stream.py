@@ -6,7 +6,7 @@ from sinkctl.result.record import Record
 
 
 class CurvePoint(Record):
-    """Mean NLL of the scored tokens with positions in `first … end−1`."""
+    """Mean NLL of the scored tokens with positions in `first … end−1`; of texts on their own, each in its text."""
 
     first: int
     end: int
@@ -62,6 +62,8 @@ class StreamDetail(Record):
     """Scores, curves and places of one streamed text."""
 
     tokens: int
+    texts: int | None = Field(None, description="Texts on their own; null: all files are one.")
+    processes: int = Field(1, description="That scored them.")
     bos: str
     chunk: int
     policies: list[PolicyScore]

@@ -3,14 +3,28 @@
 import json
 import re
 from collections.abc import Iterator
+from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 
-from sinkctl.errors import TextError
+from sinkctl.errors import ResumeError, TextError
 from sinkctl.text.decode import NOTHING, Characters, Errors, bom_length
+from sinkctl.text.source import Source
 
 JOIN = "\n\n"
+READ = 1 << 16  # bytes at once
 SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Record(NamedTuple):
+    """One record's text, and where its line is: bytes `byte … end` of the decompressed file."""
+
+    text: str
+    byte: int
+    line: int
+    end: int
+    sha256: str = ""  # of all bytes before `end`
 
 
 class RecordDecoder:
@@ -31,21 +45,12 @@ class RecordDecoder:
         self._pending.append(data)
         if not final and b"\n" not in data:
             return NOTHING
-        data = b"".join(self._pending)
-        if self._byte == 0:
-            self._byte = bom_length(self.name, data, self.errors)
-            data = data[self._byte :]
-        lines = data.split(b"\n")
-        self._pending = [] if final else [lines.pop()]
         texts, starts, numbers = [], [], []
-        for line in lines:
-            if line.strip():
-                texts.append(("" if self._first else JOIN) + self._text(line))
-                starts.append(self._byte)
-                numbers.append(self._line)
-                self._first = False
-            self._byte += len(line) + 1
-            self._line += 1
+        for record in self._complete(b"".join(self._pending), final):
+            texts.append(("" if self._first else JOIN) + record.text)
+            starts.append(record.byte)
+            numbers.append(record.line)
+            self._first = False
         lengths = [len(text) for text in texts]
         return Characters(
             "".join(texts),
@@ -55,12 +60,47 @@ class RecordDecoder:
 
     def each(self, data: bytes) -> Iterator[str]:
         """The text of every record of a whole file."""
-        self._byte = bom_length(self.name, data, self.errors)
-        for line in data[self._byte :].split(b"\n"):
-            if line.strip():
-                yield self._text(line)
+        return (record.text for record in self._complete(data, final=True))
+
+    def records(self, source: Source, after: "Record | None" = None) -> Iterator["Record"]:
+        """The records of a source one by one, those behind `after`; ResumeError where it does not stand there."""
+        read = sha256()
+        if after is not None:
+            self._byte, self._line = after.end, after.line + 1
+            while source.bytes_read < after.end and (raw := source.read(min(READ, after.end - source.bytes_read))):
+                read.update(raw)
+            if source.bytes_read < after.end or read.hexdigest() != after.sha256:
+                raise ResumeError(
+                    f"{self.name}: changed since the run was started (in its first {after.end} bytes); start a new run"
+                )
+        raw = b"\n"
+        while raw:
+            raw = source.read(READ)
+            self._pending.append(raw)
+            if not raw or b"\n" in raw:
+                data, first = b"".join(self._pending), self._byte
+                view, hashed = memoryview(data), self._byte
+                for record in self._complete(data, final=not raw):
+                    read.update(view[hashed - first : record.end - first])
+                    hashed = record.end
+                    yield record._replace(sha256=read.hexdigest())
+                read.update(view[hashed - first : self._byte - first])  # blank lines
+
+    def _complete(self, data: bytes, final: bool) -> Iterator["Record"]:
+        """The records of `data`, which stands at `_byte`; what is left of an unfinished line is pending."""
+        if self._byte == 0:
+            self._byte = bom_length(self.name, data, self.errors)
+            data = data[self._byte :]
+        lines = data.split(b"\n")
+        self._pending = [] if final else [lines.pop()]
+        for index, line in enumerate(lines):
+            text = self._text(line) if line.strip() else None
+            begin, number = self._byte, self._line
             self._byte += len(line) + 1
             self._line += 1
+            if text is not None:
+                without_newline = final and index == len(lines) - 1
+                yield Record(text, begin, number, self._byte - without_newline)
 
     def _text(self, line: bytes) -> str:
         try:

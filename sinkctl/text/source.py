@@ -111,6 +111,11 @@ def is_records(name: str | Path) -> bool:
     return (path.with_suffix("") if compression(path) else path).suffix.lower() == ".jsonl"
 
 
+def holds_records(name: str | Path, field: str | None) -> bool:
+    """Whether it is read as records: a .jsonl file; standard input where their field is named."""
+    return is_records(name) or (str(name) == STDIN and field is not None)
+
+
 def check(files: Sequence[str | Path]) -> None:
     """Raise TextError for what can be seen to be unreadable before reading anything."""
     if not files:

@@ -59,11 +59,13 @@ class SpecialTokens:
         return notes
 
     def state(self) -> dict[str, Any]:
-        """What `restore` goes on from, as JSON."""
+        """What was counted, as JSON."""
         return {"found": [list(item) for item in self.found.items()], "twice": self.twice}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.found, self.twice = Counter(dict(map(tuple, state["found"]))), state["twice"]
+    def join(self, state: dict[str, Any]) -> None:
+        """Add what another `state` counted."""
+        self.found.update(dict(map(tuple, state["found"])))
+        self.twice += state["twice"]
 
     def _name(self, number: int) -> str:
         return str(self._tokenizer.convert_ids_to_tokens(int(number)))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,6 +20,13 @@ from sinkctl.text.source import Source
 from sinkctl.text.stages import Stages
 
 Encode = Callable[[str], tuple[np.ndarray, np.ndarray]]
+
+
+class Prepared(NamedTuple):
+    """A tokenizer made ready for texts, once for many of them; see `prepared`."""
+
+    encode: Encode  # a text → (its ids, the first character of each)
+    cuts: SafeCuts | NoCuts
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +55,7 @@ class TokenStream:
     def __init__(
         self,
         files: Sequence[str | Path],
-        tokenizer: Any,
+        tokenizer: Any,  # of transformers, or `prepared`
         *,
         field: str | None = None,
         errors: Errors = "strict",
@@ -61,7 +68,7 @@ class TokenStream:
         self._start = start or TextPosition()
         if start is not None:
             self._check_start(start)
-        self._encode, self._cuts = _prepare(tokenizer)
+        self._encode, self._cuts = tokenizer if isinstance(tokenizer, Prepared) else prepared(tokenizer)
         self.bounded, self.bounded_reason = self._cuts.bounded, self._cuts.reason
         self.largest_buffer = 0  # most characters ever held
         self._sizes = [None if source.is_pipe(name) else Path(name).stat().st_size for name in self._files]
@@ -146,7 +153,7 @@ class TokenStream:
         return TokenBlock(ids[len(guard) :], held.bytes[characters], held.lines[characters], start.file, start)
 
     def _decoder(self, name: str) -> TextDecoder | RecordDecoder:
-        if source.is_records(name) or (name == source.STDIN and self._field is not None):
+        if source.holds_records(name, self._field):
             return RecordDecoder(name, self._field or "text", self._errors)
         return TextDecoder(name, self._errors)
 
@@ -207,8 +214,8 @@ class _Buffer:
         return position
 
 
-def _prepare(tokenizer: Any) -> tuple[Encode, SafeCuts | NoCuts]:
-    """A function from text to (ids, first character of each), and the cuts that are exact for it."""
+def prepared(tokenizer: Any) -> Prepared:
+    """What reads texts of any length by this tokenizer; TextError for one without a fast implementation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise TextError(
@@ -223,7 +230,7 @@ def _prepare(tokenizer: Any) -> tuple[Encode, SafeCuts | NoCuts]:
             out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             return _arrays(out["input_ids"], out["offset_mapping"])
 
-        return encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})")
+        return Prepared(encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})"))
     # A copy: the caller's truncation and padding stay, and no post-processor trims spaces off the offsets.
     copy = Tokenizer.from_str(serialized)
     copy.no_truncation()
@@ -235,7 +242,7 @@ def _prepare(tokenizer: Any) -> tuple[Encode, SafeCuts | NoCuts]:
         encoding = copy.encode(text, add_special_tokens=False)
         return _arrays(encoding.ids, encoding.offsets)
 
-    return encode, SafeCuts(Stages(serialized))
+    return Prepared(encode, SafeCuts(Stages(serialized)))
 
 
 def _arrays(ids: list[int], offsets: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,19 @@
 
 import gc
 import itertools
+import json
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from sinkctl.errors import UsageError
+from sinkctl.recipe.load import load
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
-from sinkctl.tasks.bench.cases import kernel, measure, train
+from sinkctl.tasks.bench.cases import kernel, measure, processes, train
 from sinkctl.tasks.bench.subject import Subject
 
 SMALL = dict(heads=4, kv_heads=2, width=16, tokens=[40])
@@ -149,3 +152,29 @@ def test_only_the_implementations_asked_for_are_beside_the_selected_one(monkeypa
     group = kernel_group("stream_attention")
     assert "reference" not in group.ways
     assert "T×T map" in group.choices["stream_attention.reference"]
+
+
+def test_the_efficiency_of_processes_is_that_of_the_same_round(monkeypatch):
+    subject, taken = subject_of(dict(kind="processes", processes=[1, 2], rounds=3, texts=2, tokens=50), shape=None), []
+    seconds = {1: iter([10, 20, 12]), 2: iter([6, 10, 8])}
+
+    def run(recipe, count, output, pinned):
+        settled = load(recipe)
+        assert (settled.text.each, len(settled.text.files), pinned) == ("file", 2, True)
+        assert all(Path(name).stat().st_size > 100 for name in settled.text.files)
+        taken.append(count)
+        output.mkdir()
+        rate = {"name": "stream.tokens_per_s", "samples": [1200 / next(seconds[count])]}
+        (output / "result.json").write_text(json.dumps({"measurements": [rate]}))
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(processes, "_cores", lambda: [0, 1])
+    case = subject.recipe.cases[0]
+    alone, both = (processes.group(case, subject, size).readings for size in sizes(case).values())
+    assert taken == [1, 2, 2, 1, 1, 2], "they take turns"
+    assert [(reading.metric, reading.value) for reading in alone] == [("tokens_per_s", [120, 60, 100])]
+    assert [(reading.metric, reading.value) for reading in both] == [
+        ("tokens_per_s", [200, 120, 150]), ("efficiency", pytest.approx([100 * 10 / 12, 100, 75])),
+    ]  # fmt: skip
+    monkeypatch.setattr(processes, "_cores", lambda: [0])
+    assert processes.group(case, subject, {"processes": 2}).choices == {"2 processes": "left out: 1 core here"}

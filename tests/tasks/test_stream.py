@@ -239,7 +239,7 @@ def test_a_signal_saves_the_run_and_says_how_to_go_on(tmp_path, book, name):
     assert code == 130
     assert f"continue with: sinkctl stream --resume {cut}" in said
     folder = RunFolder(cut)
-    assert folder.load_state()[0]["scored"] > 0
+    assert folder.load_state()[0]["tally"]["scored"] > 0
 
 
 @pytest.mark.parametrize("change", ["recipe", "text", "prefix", "model"])

@@ -43,14 +43,14 @@ FEW = settings(
 @pytest.fixture(autouse=True)
 def prepared_once(monkeypatch: pytest.MonkeyPatch, _prepared: dict = {}) -> None:  # noqa: B006 (the cache is meant)
     """Examine each tokenizer once, not once an example."""
-    prepare = tokens_module._prepare
+    prepare = tokens_module.prepared
 
     def cached(tokenizer: PreTrainedTokenizerFast):
         if id(tokenizer) not in _prepared:
             _prepared[id(tokenizer)] = prepare(tokenizer), tokenizer
         return _prepared[id(tokenizer)][0]
 
-    monkeypatch.setattr(tokens_module, "_prepare", cached)
+    monkeypatch.setattr(tokens_module, "prepared", cached)
 
 
 def joined(blocks: list[TokenBlock], name: str) -> list[int]:

@@ -31,7 +31,7 @@ def test_what_a_text_spells_is_counted_once_in_any_blocks(demo):
     for start in range(0, len(ids), 7):
         parts.add(ids[start : start + 7], ids[start - 1] if start else demo.bos_id, "it")
         state, parts = parts.state(), SpecialTokens(demo.tokenizer, demo.rows, demo.bos_id)
-        parts.restore(state)
+        parts.join(state)
     assert (parts.found, parts.twice) == (whole.found, whole.twice)
 
 

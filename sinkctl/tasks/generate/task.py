@@ -20,7 +20,7 @@ from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
 from sinkctl.tasks.generate.outcome import result_of
 from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
-from sinkctl.tasks.stream.task import SAVE_SECONDS, SAVE_SHARE
+from sinkctl.tasks.stream.kept import SAVE_SECONDS, SAVE_SHARE
 
 SPELT = 4096  # tokens that are spelt at once
 

@@ -1,6 +1,9 @@
 """A finished (or stopped) stream → its Result: measurements, and what they say in words."""
 
 import json
+from dataclasses import dataclass
+
+import numpy as np
 
 from sinkctl import __version__
 from sinkctl.cache.policies import Bounded, Policy, Recompute
@@ -17,34 +20,50 @@ NO_SINK, WEAK_SINK = 0.01, 0.1
 ENOUGH = 200
 
 
-def result_of(run: StreamRun, complete: bool) -> Result:
+@dataclass(frozen=True)
+class Outcome:
+    """A Result and its per-token arrays: label of the policy → NLL in nats, float32; NaN where not scored.
+
+    Of texts on their own `texts` has a row each, int64: index of its first scored token, and this one's file, byte and
+    line.
+    """
+
+    result: Result
+    nll: dict[str, np.ndarray]
+    texts: np.ndarray | None = None
+
+
+def result_of(run: StreamRun, complete: bool, processes: int = 1) -> Result:
     """Everything the run found."""
     policies = [_score(run, label) for label in run.scorers]
     layers = [line for scorer in run.scorers.values() for line in scorer.layers]
     choices = dict(run.choices)
     for scorer in run.scorers.values():
         choices |= scorer.choices
-    marks = {*map(tuple, run.file_starts), *map(tuple, run.marks.items)}
+    tally = run.tally
+    marks = {*map(tuple, tally.file_starts), *map(tuple, tally.marks.items)}
     return Result(
         task="stream",
         sinkctl_version=__version__,
         recipe=run.recipe.model_dump(mode="json"),
         model=model_report(run.loaded, layers),
         choices=choices,
-        seconds=run.seconds,
+        seconds=tally.seconds,
         complete=complete,
         measurements=_measurements(run, policies),
         verdict=_verdict(run, policies),
         notes=_notes(run),
         stream=StreamDetail(
-            tokens=run.scored,
+            tokens=tally.scored,
+            texts=None if run.recipe.text.each is None else tally.texts,
+            processes=processes,
             bos=run.settled.bos,
             chunk=run.recipe.chunk,
             policies=policies,
             marks=[FileMark(index=i, file=run.settled.names[f], byte=b) for i, f, b in sorted(marks)],
-            passages=[Passage(**{**p, "file": run.settled.names[p["file"]]}) for p in run.passages.found],
-            memory=run.memory.items,
-            sink_rate=run.sink_rate,
+            passages=[Passage(**{**p, "file": run.settled.names[p["file"]]}) for p in tally.passages.found],
+            memory=tally.memory.items,
+            sink_rate=tally.sink_rate,
         ),
     )
 
@@ -64,23 +83,29 @@ def model_report(loaded: LoadedModel, layers: list[str]) -> ModelReport:
 
 
 def _score(run: StreamRun, label: str) -> PolicyScore:
-    scorer, policy = run.scorers[label], run.scorers[label].policy
+    policy, tally = run.scorers[label].policy, run.tally
     bounded = isinstance(policy, Bounded)
     context = run.loaded.context
-    beyond = context is not None and (policy.reach + 1 > context if bounded else run.totals[label].tokens > context)
+    held = policy.reach + 1 if bounded else 0 if _stops(run, label) else tally.longest
+    beyond = context is not None and held > context
     return PolicyScore(
         label=label,
         kind=policy.kind,
         settings=policy.model_dump(mode="json"),
-        tokens=run.totals[label].tokens,
-        perplexity=run.totals[label].perplexity,
-        common_perplexity=run.common[label].perplexity,
-        common_tokens=run.common[label].tokens,
+        tokens=tally.totals[label].tokens,
+        perplexity=tally.totals[label].perplexity,
+        common_perplexity=tally.common[label].perplexity,
+        common_tokens=tally.common[label].tokens,
         cache_tokens=policy.reach if bounded else None,
-        cache_bytes=scorer.cache_bytes,
+        cache_bytes=tally.cache_bytes[label],
         extrapolates_from=context if beyond else None,
-        curve=run.curves[label].points(),
+        curve=tally.curves[label].points(),
     )
+
+
+def _stops(run: StreamRun, label: str) -> bool:
+    """Whether a policy that keeps everything could not go on to the end of every text."""
+    return run.scorers[label].policy.grows and run.tally.totals[label].tokens < run.tally.scored
 
 
 def _measurements(run: StreamRun, policies: list[PolicyScore]) -> list[Measurement]:
@@ -94,25 +119,21 @@ def _measurements(run: StreamRun, policies: list[PolicyScore]) -> list[Measureme
     first = policies[0]
     if first.perplexity is not None:
         found.insert(0, Measurement(name="perplexity", samples=[first.perplexity], unit="perplexity", better="lower"))
-    speed = run.scored / max(run.seconds, 1e-9)
+    speed = run.tally.scored / max(run.tally.seconds, 1e-9)
     found.append(Measurement(name="stream.tokens_per_s", samples=[speed], unit="tok/s", better="higher"))
-    found.append(Measurement(name="stream.peak_memory", samples=[run.peak_bytes], unit="bytes", better="lower"))
-    if run.sink_rate is not None:
-        found.append(Measurement(name="sink_rate", samples=[100 * run.sink_rate], unit="% of heads", better="neither"))
+    found.append(Measurement(name="stream.peak_memory", samples=[run.tally.peak_bytes], unit="bytes", better="lower"))
+    if run.tally.sink_rate is not None:
+        found.append(
+            Measurement(name="sink_rate", samples=[100 * run.tally.sink_rate], unit="% of heads", better="neither")
+        )
     return found
 
 
 def _verdict(run: StreamRun, policies: list[PolicyScore]) -> list[str]:
-    said = []
-    if run.sink_rate is not None:
-        share = f"{percent(100 * run.sink_rate)} of heads give the first token more than 0.3 of their attention"
-        found = (
-            "No sink found"
-            if run.sink_rate < NO_SINK
-            else "Hardly a sink"
-            if run.sink_rate < WEAK_SINK
-            else "Sink found"
-        )
+    said, sink_rate = [], run.tally.sink_rate
+    if sink_rate is not None:
+        share = f"{percent(100 * sink_rate)} of heads give the first token more than 0.3 of their attention"
+        found = "No sink found" if sink_rate < NO_SINK else "Hardly a sink" if sink_rate < WEAK_SINK else "Sink found"
         said.append(
             f"{found}: {share} (samples of 64 tokens from the text's beginning; "
             "sinkctl measure spreads 100 over all of it, so its rate may differ)."
@@ -196,13 +217,14 @@ def _notes(run: StreamRun) -> list[str]:
         policy = scorer.policy
         if isinstance(policy, Bounded) and context is not None and policy.reach + 1 > context:
             notes.append(f"{label} reaches position {policy.reach}, past the model's context of {context}.")
-        if policy.grows and context is not None and run.scored > context:
-            stops = run.totals[label].tokens < run.scored
-            notes.append(f"{label} {'stops at' if stops else 'extrapolates past'} the model's context of {context}.")
+        if policy.grows and context is not None and run.tally.longest > context:
+            goes = "stops at" if _stops(run, label) else "extrapolates past"
+            notes.append(f"{label} {goes} the model's context of {context}.")
         if isinstance(policy, Recompute) and policy.every > 1:
             notes.append(f"{label} scored one token in {policy.every}.")
         notes += redistribution_notes(policy)
         notes += scorer.notes
-    if not run.stream.bounded:
-        notes.append(f"The text was held in memory whole: {run.stream.bounded_reason}.")
+    cuts = run.shared.tokenizer.cuts
+    if not cuts.bounded:
+        notes.append(f"The text was held in memory whole: {cuts.reason}.")
     return notes

@@ -38,6 +38,16 @@ class Passages:
         self._first += done
         self._pending = self._pending[:, done:].copy()
 
+    def cut(self) -> None:
+        """No window reaches from here to what comes next."""
+        self._first += self._pending.shape[1]
+        self._pending = self._pending[:, :0]
+
+    def join(self, found: list[dict[str, Any]], first: int, files: int) -> None:
+        """Take what was found in the tokens from `first` on, whose files are counted from `files`."""
+        moved = [{**p, "index": p["index"] + first, "file": p["file"] + files} for p in found]
+        self.found = sorted([*self.found, *moved], key=lambda p: -p["nll"])[:KEPT]
+
     def _offer(self, start: int, nll: float) -> None:
         window = self._pending[:, start : start + TOKENS]
         index = self._first + start

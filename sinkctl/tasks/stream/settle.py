@@ -43,12 +43,16 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     files = named or (str(DEMO / "text.txt"),)
     bos_id, bos = bos_rule(recipe.text.bos, loaded)
     if bos_id is not None:
-        bos += ", in front of every file" if recipe.text.bos_each_file else ", once, in front of the text"
+        every = "text" if recipe.text.each is not None else "file" if recipe.text.bos_each_file else None
+        bos += ", once, in front of the text" if every is None else f", in front of every {every}"
     chunk, compile_ = recipe.chunk, recipe.compile
     if chunk == "auto":
         chunk, choices["chunk"] = auto_chunk(loaded)
+    if recipe.text.each is not None and recipe.rows == "auto":
+        choices["rows"] = f"auto: as many texts as a forward pass of {chunk:,} tokens holds, padding included"
     if compile_ == "auto":
-        compile_, reason = worth_compiling(loaded.model, loaded.device, recipe.limit or _expected_tokens(files))
+        tokens = recipe.limit if recipe.text.each is None else None
+        compile_, reason = worth_compiling(loaded.model, loaded.device, tokens or _expected_tokens(files))
         choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
     settled = {
         "policies": policies,

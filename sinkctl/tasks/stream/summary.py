@@ -19,8 +19,11 @@ class Total:
 
     def add(self, nll: np.ndarray) -> None:
         scored = nll[np.isfinite(nll)]
-        self.nll += float(scored.sum(dtype=np.float64))
-        self.tokens += len(scored)
+        self.join(float(scored.sum(dtype=np.float64)), len(scored))
+
+    def join(self, nll: float, tokens: int) -> None:
+        """Add another sum and count."""
+        self.nll, self.tokens = self.nll + nll, self.tokens + tokens
 
     @property
     def perplexity(self) -> float | None:
@@ -39,16 +42,28 @@ class Curve:
 
     def add(self, first: int, nll: np.ndarray) -> None:
         """Add the losses of the positions from `first` on; NaN is not scored."""
-        self.end = first + len(nll)
+        self.end = max(self.end, first + len(nll))
         while self.end > BINS * self.width:
-            self.width *= 2
-            for name in ("sums", "counts"):
-                pairs = getattr(self, name).reshape(-1, 2).sum(1)
-                setattr(self, name, np.concatenate([pairs, np.zeros_like(pairs)]))
+            self._widen()
         scored = np.isfinite(nll)
         bins = (first + np.flatnonzero(scored)) // self.width
         self.sums += np.bincount(bins, nll[scored].astype(np.float64), BINS)
         self.counts += np.bincount(bins, minlength=BINS)
+
+    def join(self, other: "Curve") -> None:
+        """Add the losses of another curve, position by position."""
+        while self.width < other.width:
+            self._widen()
+        while other.width < self.width:
+            other._widen()
+        self.end = max(self.end, other.end)
+        self.sums, self.counts = self.sums + other.sums, self.counts + other.counts
+
+    def _widen(self) -> None:
+        self.width *= 2
+        for name in ("sums", "counts"):
+            pairs = getattr(self, name).reshape(-1, 2).sum(1)
+            setattr(self, name, np.concatenate([pairs, np.zeros_like(pairs)]))
 
     def points(self) -> list[CurvePoint]:
         return [

@@ -1,36 +1,26 @@
 """Run a stream to its end, keeping what it finds on disk."""
 
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from sinkctl.check.stream import check_processes
 from sinkctl.clock import phase, timed
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.environment import environment
-from sinkctl.result.schema import Result
-from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
+from sinkctl.result.store import ENVIRONMENT, RunFolder, save_arrays
 from sinkctl.tasks.finishing import Finish, finished
+from sinkctl.tasks.stream.apart import run_apart
 from sinkctl.tasks.stream.calibration import calibrated
-from sinkctl.tasks.stream.outcome import result_of
+from sinkctl.tasks.stream.crew import Crew
+from sinkctl.tasks.stream.kept import Kept, memory_told
+from sinkctl.tasks.stream.outcome import Outcome, result_of
 from sinkctl.tasks.stream.scoring import Progress, StreamRun
-
-# A checkpoint is written this often, and never takes more than a twentieth of the time.
-SAVE_SECONDS, SAVE_SHARE = 2.0, 0.05
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A Result and its per-token arrays: label of the policy → NLL in nats, float32; NaN where not scored."""
-
-    result: Result
-    nll: dict[str, np.ndarray]
 
 
 @timed()
@@ -43,15 +33,30 @@ def run(
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     finish: Finish = lambda folder, result: None,
-) -> Outcome:
+) -> Outcome | None:
     """Stream the recipe's text; with `output`, keep a run folder there and, with `resume`, continue the one there.
 
     `stop` is asked after every block: where it says yes, the state is saved and Interrupted raised. `finish` adds to
-    the folder of a finished run, while it can still be resumed.
+    the folder of a finished run, while it can still be resumed. Of several processes, which share out texts on their
+    own, the first alone has the outcome; the others return None.
     """
+    check_processes(recipe)
+    crew = Crew()
+
+    def told(what: str, share: float) -> None:
+        progress(Progress(0, share, 0, {}, 0, None, what))
+
+    def settled() -> StreamRecipe:
+        if output is not None:
+            folder = RunFolder(output)
+            folder.state_data() if resume else folder.check_free()
+        return calibrated(recipe, loaded, told, stop)
+
     with phase("preparing"):
-        told = lambda what, share: progress(Progress(0, share, 0, {}, 0, None, what))  # noqa: E731
-        recipe = calibrated(recipe, loaded, told, stop)
+        recipe = crew.agreed(settled)
+    if recipe.text.each is not None:
+        return run_apart(recipe, loaded, crew, output, resume, progress, stop, finish)
+    with phase("preparing"):
         folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
         stream = StreamRun(recipe, loaded, folder.load_state() if resume else None)
         if folder is not None and not resume:
@@ -67,48 +72,19 @@ def _run(
     stream: StreamRun, scratch: Path, folder: RunFolder | None, progress: Callable[[Progress], None],
     stop: Callable[[], bool], finish: Finish,
 ) -> Outcome:  # fmt: skip
-    arrays = {
-        label: GrowingArray(scratch / f"nll-{number}.f32", stream.scored) for number, label in enumerate(stream.scorers)
-    }
-    saved, cost = time.monotonic(), 0.0
-    keeps = folder is not None and stream.resumable
-
-    def save() -> None:
-        nonlocal saved, cost
-        began = time.monotonic()
-        for array in arrays.values():
-            array.sync()
-        folder.save_state(*stream.state())
-        saved = time.monotonic()
-        cost = saved - began
-
+    kept = Kept(stream, scratch, folder)
     try:
-        with phase("scoring"):
-            for block in stream:
-                for label, nll in block.nll.items():
-                    arrays[label].append(nll)
-                progress(stream.progress())
-                if stop():
-                    if keeps:
-                        save()
-                    raise Interrupted(_stopped(stream, folder))
-                if keeps and time.monotonic() - saved > max(SAVE_SECONDS, cost / SAVE_SHARE):
-                    save()
+        with phase("scoring"), memory_told(stream.recipe.chunk, stream.loaded.device):
+            if not kept.through(lambda: progress(stream.progress()), stop):
+                raise Interrupted(_stopped(stream, folder))
             result = result_of(stream, complete=True)
-        values = {label: array.values() for label, array in arrays.items()}
+        values = [array.values() for array in kept.losses]
         if folder is not None:
-            save_arrays(folder.path / "nll.npy", list(values.values()))
+            save_arrays(folder.path / "nll.npy", values)
         result = finished(result, folder, finish, lambda what: progress(replace(stream.progress(), what=what)))
-        return Outcome(result, {label: np.array(array) for label, array in values.items()})
-    except torch.OutOfMemoryError as error:
-        hint = f"a block of {stream.recipe.chunk} tokens does not fit; --chunk takes fewer"
-        raise ModelError(f"{stream.loaded.device} is out of memory: {hint}") from error
+        return Outcome(result, {label: np.array(array) for label, array in zip(stream.scorers, values, strict=True)})
     finally:
-        for array in arrays.values():
-            array.close()
-        if folder is not None and not (folder.path / "state").exists():
-            for array in arrays.values():
-                array.path.unlink(missing_ok=True)
+        kept.close(remove=folder is not None and not (folder.path / "state").exists())
 
 
 def _stopped(stream: StreamRun, folder: RunFolder | None) -> str:
@@ -118,4 +94,4 @@ def _stopped(stream: StreamRun, folder: RunFolder | None) -> str:
         kept = "a pipe cannot be read again, so there is nothing to resume"
     else:
         kept = f"continue with: sinkctl stream --resume {folder.path}"
-    return f"stopped after {stream.scored:,} tokens; {kept}"
+    return f"stopped after {stream.tally.scored:,} tokens; {kept}"

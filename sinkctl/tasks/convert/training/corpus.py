@@ -13,9 +13,9 @@ from torch import Tensor
 from sinkctl.errors import Interrupted, TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.base import TextFiles
-from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
+from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, holds_records
 from sinkctl.text.records import JOIN
-from sinkctl.text.source import STDIN, check, is_pipe
+from sinkctl.text.source import check, is_pipe
 
 BLOCK = 1 << 20  # bytes of records, or ids of an array, taken at once
 NONE = np.empty(0, np.int64)
@@ -41,7 +41,7 @@ def of_files(
     for ids that the model has no embeddings of. UsageError for a field without .jsonl files, Interrupted for `stop`.
     """
     check(settings.files)
-    records = [is_records(name) or (name == STDIN and settings.field is not None) for name in settings.files]
+    records = [holds_records(name, settings.field) for name in settings.files]
     if settings.field is not None and not any(records):
         raise UsageError(f"field {settings.field}: none of the texts to train on is a .jsonl file")
     sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]

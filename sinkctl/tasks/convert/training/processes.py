@@ -1,6 +1,5 @@
 """One process or several, under `accelerate launch`."""
 
-import os
 from datetime import timedelta
 
 import torch
@@ -9,6 +8,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from sinkctl.errors import UsageError
+from sinkctl.launched import processes
+from sinkctl.model.placement import own_device
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
 
@@ -16,24 +17,16 @@ from sinkctl.recipe.training import TrainingSettings
 PATIENCE = timedelta(hours=6)
 
 
-def launched() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def place(recipe: ConvertRecipe) -> ConvertRecipe:
     """The recipe with this process's own device, where there are several; UsageError for what one alone does."""
-    if not launched():
+    count = processes()
+    if count == 1:
         return recipe
     if not recipe.steps:
         raise UsageError("--steps 0 computes the start alone, which takes one process; leave accelerate launch out")
-    processes, batch = int(os.environ["WORLD_SIZE"]), recipe.training.batch
-    if batch % processes:
-        raise UsageError(f"--batch {batch}: cannot be shared among {processes} processes equally")
-    if recipe.model.device != "cpu" and torch.cuda.is_available():
-        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": own})})
-    return recipe
+    if recipe.training.batch % count:
+        raise UsageError(f"--batch {recipe.training.batch}: cannot be shared among {count} processes equally")
+    return recipe.model_copy(update={"model": own_device(recipe.model)})
 
 
 def check_spread(accelerator: Accelerator, settings: TrainingSettings, mechanism: str) -> None:
@@ -55,7 +48,7 @@ def check_spread(accelerator: Accelerator, settings: TrainingSettings, mechanism
 
 def accelerator_on(device: torch.device, half: bool) -> Accelerator:
     """For models that are on `device` already."""
-    if not launched():  # what an earlier run of this process settled does not bind this one
+    if processes() == 1:  # what an earlier run of this process settled does not bind this one
         AcceleratorState._reset_state(reset_partial_state=True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
