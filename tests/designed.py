@@ -36,16 +36,14 @@ GATES["output_headwise_constant"] = {
 DRAWN = dict(logit=(2, 1), key=(0, 1), value=(0, 1), offset=(-1, 0.5), first=(2, 1), bias=(0, 1))
 
 
-def designed(
-    model_type: str, sink: dict, dtype: torch.dtype = torch.float32, seed: int = 0, **config
-) -> PreTrainedModel:
+def designed(family: str, sink: dict, dtype: torch.dtype = torch.float32, seed: int = 0, **config) -> PreTrainedModel:
     """A random checkpoint of a family of `sinkctl.sinks.code`, in eval mode; `config` goes over the family's own.
 
     In half precision the sink stays in float32, as transformers loads it.
     """
-    classes = FAMILIES[STREAMED[model_type][0]].classes()
+    classes = FAMILIES[STREAMED[family][0]].classes()
     config_class, model_class = classes["AutoConfig"], classes["AutoModelForCausalLM"]
-    settings = {**SHAPE, **STREAMED[model_type][1], **config}
+    settings = {**SHAPE, **STREAMED[family][1], **config}
     settings = {name: value for name, value in settings.items() if value is not None}
     torch.manual_seed(seed)
     model = model_class._from_config(

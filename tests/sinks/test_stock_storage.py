@@ -380,7 +380,7 @@ def test_what_a_form_lacks_is_named(case):
     assert lacks(AutoConfig.for_model(model_type, **small, **settings)).startswith(reason)
 
 
-@pytest.mark.parametrize("model_type", ["gemma3_text", "phi3", "glm", "granite", "gpt_oss", "mistral"])
+@pytest.mark.parametrize("model_type", ["smollm3", "phi3", "glm", "granite", "gpt_oss", "mistral"])
 def test_what_the_model_type_alone_refuses_the_config_refuses_too(model_type):
     config = AutoConfig.for_model(model_type, num_hidden_layers=2)
     told = [kind for kind, sink in SINKS.items() if unstorable_for(sink(), model_type) is not None]
