@@ -13,9 +13,9 @@ from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import CostLine, InputScore, MixingLine
 from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.inputs import inputs
+from sinkctl.tasks.measure.reading import elsewhere, main_input
 from sinkctl.tasks.measure.streamed import streamed
 from sinkctl.tasks.measure.variants import SHORTEST
-from sinkctl.tasks.measure.verdict import elsewhere, main_input
 
 LENGTH = 256
 STREAMING = "streaming without sinks"

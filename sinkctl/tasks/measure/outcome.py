@@ -8,7 +8,7 @@ from sinkctl.metrics.head_class import THRESHOLDS
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, LayerScore, MeasureDetail
 from sinkctl.result.schema import Measurement, Result
-from sinkctl.tasks.measure.verdict import cost_of, first_percent, main_input
+from sinkctl.tasks.measure.reading import cost_of, first_percent, main_input
 
 
 def result_of(
