@@ -49,5 +49,5 @@ def test_advice_goes_by_costs_as_far_as_they_are_sure(measured, begins):
     costs += [] if streamed is None else [line("0+W instead of 4+W", *streamed)]
     (said,) = advice("decoder", shown(rate, bos=True), other, costs)
     assert said.startswith(begins)
-    for name in re.findall(r"sinkctl stream -p ([^\s:,;]+)", said):
+    for name in re.findall(r"sinkctl stream -p ([^\s:,;.]+)", said):
         assert policy(name)
