@@ -1,4 +1,4 @@
-"""The README tells the truth: its commands run, its Python runs, its table of models is the tested one."""
+"""README and docs tell the truth: their commands run, their Python runs, the models they name are the tested ones."""
 
 import gzip
 import json
@@ -11,20 +11,24 @@ import pytest
 from families import HYBRID, STREAMED
 from processes import piped
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+def blocks(language: str, *pages: Path) -> list[str]:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages or PAGES)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
 def commands() -> list[str]:
-    return [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    """Every line of a block marked `sh`, once."""
+    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines() if line.strip()]
+    return list(dict.fromkeys(lines))
 
 
 @pytest.fixture
 def desk(tmp_path, book, monkeypatch):
-    """The files that the README speaks of, small."""
+    """The files that these pages speak of, small."""
     (tmp_path / "book.txt").write_text(book[:12_000], encoding="utf-8")
     (tmp_path / "chapters").mkdir()
     (tmp_path / "chapters/one.txt.gz").write_bytes(gzip.compress(book[:2000].encode()))
@@ -36,7 +40,7 @@ def desk(tmp_path, book, monkeypatch):
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_runs(desk, command, sinkctl, in_this_process):
+def test_every_command_that_is_shown_runs(desk, command, sinkctl, in_this_process):
     """Lines of plain `sinkctl …` in this process, one after the other; what is joined by pipes in processes."""
     if "|" in command:
         ends = piped(command)
@@ -49,25 +53,33 @@ def test_every_command_of_the_readme_runs(desk, command, sinkctl, in_this_proces
         assert code == 0, said
 
 
-def test_the_readme_has_commands():
-    assert len(commands()) > 10
+def test_the_readme_is_short_and_the_docs_have_commands():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 200
+    assert len(commands()) > 30
 
 
-def test_the_python_of_the_readme_runs(desk, capsys):
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_python_that_is_shown_runs(desk, capsys):
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "a page", "exec"), {})
     assert "Sink found" in capsys.readouterr().out
 
 
 def test_the_main_command_of_the_readme_is_the_documented_default(desk):
-    (install, test) = blocks("bash")
+    (install, test) = blocks("bash", PAGES[0])
     assert install.split("&&")[-1].strip() == ".venv/bin/sinkctl stream"
     assert shlex.split(test.split("&&")[-1]) == [".venv/bin/pytest"]
 
 
 def test_the_models_named_are_the_models_tested():
-    listed = re.search(r"Tested: (.*?)\. Layers", README, re.S)[1].replace("\n", " ")
+    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    listed = re.search(r"Tested: (.*?)\. Layers", page, re.S)[1].replace("\n", " ")
     named = re.sub(r" \(.*?\)", "", listed).split(", ")
     first_of_its_type = {model_type: name for name, (model_type, _) in reversed(STREAMED.items())}
     assert sorted(named) == sorted(first_of_its_type.values())
-    assert re.search(r"Hybrids: (.*?)\. Their", README, re.S)[1].replace("\n", " ").split(", ") == list(HYBRID)
+    assert re.search(r"Hybrids: (.*?)\. Their", page, re.S)[1].replace("\n", " ").split(", ") == list(HYBRID)

@@ -1,6 +1,6 @@
 """What real checkpoints do, where the folder that SINKCTL_REAL names has them: smollm2.gguf, gemma.gguf.
 
-Figures that other tools gave, or that the README shows: a change that moves one of them has changed what is measured.
+Figures that other tools gave, or that docs/figures show: a change that moves one of them has changed what is measured.
 """
 
 import os
