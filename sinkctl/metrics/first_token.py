@@ -71,10 +71,10 @@ def constant_part(seen: FirstToken, kept_HN: Tensor, added_HNE: Tensor | float =
 
 
 def folded_start(seen: FirstToken, kept_HN: Tensor) -> dict[str, Tensor]:
-    """What keys and values lose, `key` [G, D] and `value` [G, E], and the constant `bias` [H, E] that outputs gain."""
+    """What keys and values lose, `lost_key` [G, D] and `lost_value` [G, E], and outputs gain: `bias` [H, E]."""
     out_HNE = seen.folded.out_HNE - seen.values_HE[:, None]
     bias_HE = (seen.written_HNE() - kept_HN[..., None] * out_HNE).mean(1)
-    return {"key": seen.folded.key_GD, "value": seen.value_GE, "bias": bias_HE}
+    return {"lost_key": seen.folded.key_GD, "lost_value": seen.value_GE, "bias": bias_HE}
 
 
 def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 36) -> Tensor:
