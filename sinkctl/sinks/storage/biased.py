@@ -21,9 +21,8 @@ from transformers import (
 )
 
 from sinkctl.model.undocumented import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from sinkctl.sinks.storable import OPTIONAL_BIAS
 
-# Families whose `attention_bias` reaches the output projection, with nothing between it and the heads.
-OPTIONAL = ("llama", "granite", "qwen3", "gemma2", "gpt_neox")
 # Families whose layers are Llama's, but for biases and windows.
 RENAMED = ("mistral", "qwen2")
 ATTENTION = ("self_attn", "attention", "self_attention", "attn")
@@ -68,7 +67,7 @@ def _target(config: PreTrainedConfig) -> PreTrainedConfig:
         windowed = dict(layer_types=kinds, use_sliding_window=window is not None, sliding_window=window)
         return AutoConfig.for_model("smollm3", **settings, **windowed, no_rope_layers=every_layer)
     target = copy.deepcopy(config)
-    if config.model_type in OPTIONAL:
+    if config.model_type in OPTIONAL_BIAS:
         target.attention_bias = True
     return target
 
