@@ -23,7 +23,7 @@ class Folded(NamedTuple):
 
     softmax over [q·(k − k*), s] is softmax over [q·k, s + q·k*]: a constant on the keys makes the logit s depend on the
     query, as a key of its own would. A constant before the rotation is turned with its key, so k* has only the pairs
-    that turn by less than a radian over all the model reads. Σ p (v − v*) + v* is Σ p v + (1 − Σ p) v*, whatever p.
+    that turn by less than a radian over all its layer reads. Σ p (v − v*) + v* is Σ p v + (1 − Σ p) v*, whatever p.
     """
 
     key_GD: Tensor  # k*: of the first token's key, what lies in slow pairs

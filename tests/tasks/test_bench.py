@@ -18,6 +18,7 @@ from sinkctl.tasks.bench.cases import processes, stream
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
+from sinkctl.tasks.bench.pace import Pace
 from sinkctl.tasks.bench.process import Worker
 from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.way import Group, Way
@@ -48,6 +49,25 @@ def test_a_sample_repeats_a_call_until_it_is_long_enough():
     calls.clear()
     clock.sample("once", once)
     assert len(calls) == 1
+
+
+def test_what_is_left_takes_as_long_as_the_same_took_before():
+    clock = [0.0]
+    pace = Pace(["a", "b", "a", "b"], lambda: clock[0])
+    pace.begin()
+    assert pace.seconds_left is None
+    clock[0] = 10.0
+    pace.end()
+    assert pace.seconds_left == 10 + 10 + 10, "b as long as a, as far as is known"
+    pace.begin()
+    clock[0] = 14.0
+    assert pace.seconds_left == 6 + 10 + 10
+    clock[0] = 40.0
+    assert pace.seconds_left == 0 + 10 + 10
+    pace.end()
+    assert pace.seconds_left == 10 + 30
+    pace.skip(["b"])
+    assert pace.seconds_left == 10
 
 
 def test_the_floor_is_the_slower_of_products_and_bytes():

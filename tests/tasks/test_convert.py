@@ -137,6 +137,18 @@ def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():
     assert torch.equal(slow_part(key_GD, None, reach=5, read=51), key_GD)
 
 
+def test_keys_lose_what_is_slow_within_the_reach_of_their_layer():
+    """Gemma-3: a layer that sees 8 past tokens, and one that sees all of 128."""
+    loaded, window = LoadedModel(tiny(*STREAMED["gemma3"], dtype=torch.float32), None, "gemma3", "in memory"), 7
+    ids_T = torch.randint(3, 64, (sample_length(window),), generator=torch.Generator().manual_seed(1))
+    layers = loaded.layers(window + 1)
+    assert [layer.window for layer in layers] == [8, None]
+    for layer, one, read in zip(layers, calibrate(loaded, [ids_T], window, folded=True), (8, 128), strict=True):
+        lost = one.folded.key_GD.unflatten(-1, (2, -1)).abs().amax((0, 1)) > 0
+        assert lost.tolist() == (layer.rotation.inv_freq_n * read < 1).tolist()
+        assert 0 < lost.sum() < len(lost)
+
+
 def test_calibration_is_the_published_rule_with_one_sink(demo, book):
     ids_T = torch.tensor(demo.tokenizer(book[:8000]).input_ids)[: sample_length(40)]
     (first, *_) = calibrate(demo, [ids_T], 40)

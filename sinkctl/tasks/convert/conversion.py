@@ -164,7 +164,7 @@ class Conversion:
         starts = starts_of(self.sink, self.loaded, seen, window)
         if self.sink.folds:
             self.choices["biases"] = (
-                "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
+                "keys lose what of the first token's turns by less than a radian over all its layer reads, values its "
                 "value"
             )
         if seen:
