@@ -3,7 +3,8 @@
     python benchmarks/measure_cost.py MODEL --against FOLDER [--rounds 2] [--samples 20] [--text FILE]
 
 FOLDER is a checkout of what is compared with. Rounds are interleaved, one process each, on one thread; a process's
-user and system time count, loading included. Prints medians, their ratio, and the cost lines of each.
+user and system time count, loading included, and so do the seconds before its first word on what it found. Prints
+medians, their ratio, and the cost lines of each.
 """
 
 import argparse
@@ -16,19 +17,31 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parents[1]
+FOUND = b"so far: "  # begins a line of what can be said already
 
 
-def measured(tree: Path, asked: list[str]) -> tuple[float, dict]:
-    """CPU seconds, and the result."""
+def spent(pid: int) -> float:
+    """CPU seconds of a running process, its threads and the children it waited for included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def measured(tree: Path, asked: list[str]) -> tuple[float, list[tuple[float, str]], dict]:
+    """CPU seconds, those at which each first word came and the word, and the result."""
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as out:
-        command = [sys.executable, "-m", "sinkctl", "measure", *asked, "--json", "--quiet"]
-        process = subprocess.Popen(command, cwd=tree, env=environment, stdout=out)
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "sinkctl", "measure", *asked, "--output", f"{out}/run"]
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        words = []
+        for line in process.stderr:
+            if line.startswith(FOUND):
+                words.append((spent(process.pid), line.removeprefix(FOUND).decode().strip()))
         _, status, used = os.wait4(process.pid, 0)
         if status:
             sys.exit(f"{tree}: exit status {os.waitstatus_to_exitcode(status)}")
-        out.seek(0)
-        return used.ru_utime + used.ru_stime, json.load(out)
+        return used.ru_utime + used.ru_stime, words, json.loads(Path(f"{out}/run/result.json").read_text())
 
 
 def main() -> None:
@@ -45,9 +58,11 @@ def main() -> None:
     results = {}
     for _ in range(given.rounds):
         for name, tree in trees.items():
-            used, results[name] = measured(tree, asked)
+            used, words, results[name] = measured(tree, asked)
             seconds[name].append(used)
-            print(f"{name}: {used:.0f} CPU seconds", flush=True)
+            print(f"{name}: {used:.1f} CPU seconds", flush=True)
+            for at, word in words[:2]:
+                print(f"    after {at:.1f} of them ({at / used:.0%}): {word}", flush=True)
     there, here = (median(seconds[name]) for name in trees)
     print(f"medians of {given.rounds}: {there:.0f} there, {here:.0f} here, {here / there:.1%}")
     for name, result in results.items():

@@ -9,7 +9,7 @@ from sinkctl.sinks.code import FAMILIES
 # What attends in another way; name → `sink` of config.json.
 ATTENDING = {
     "sink_logit": dict(kind="sink_logit", parameters=["logit"]),
-    "sink_logit_bias": dict(kind="sink_logit", parameters=["logit", "bias"]),
+    "sink_logit_bias": dict(kind="sink_logit", parameters=["logit", "bias", "lost_key", "lost_value"]),
     "key_bias": dict(kind="key_bias", parameters=["key"]),
     "kv_bias": dict(kind="kv_bias", parameters=["key", "value"]),
     "kv_bias_bias": dict(kind="kv_bias", parameters=["key", "value", "bias"]),
@@ -33,7 +33,10 @@ GATES["output_headwise_constant"] = {
     "parameters": [*GATES["output_headwise"]["parameters"], "bias"],
 }
 # Mean and spread of the parameters: logits and scores near a log-sum-exp, a gamma that clips many weights but not all.
-DRAWN = dict(logit=(2, 1), key=(0, 1), value=(0, 1), offset=(-1, 0.5), first=(2, 1), bias=(0, 1))
+DRAWN = dict(
+    logit=(2, 1), key=(0, 1), value=(0, 1), offset=(-1, 0.5), first=(2, 1), bias=(0, 1), lost_key=(0, 1),
+    lost_value=(0, 1),
+)  # fmt: skip
 
 
 def designed(family: str, sink: dict, dtype: torch.dtype = torch.float32, seed: int = 0, **config) -> PreTrainedModel:

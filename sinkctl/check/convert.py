@@ -1,5 +1,6 @@
 """Before a checkpoint is converted."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,10 +9,13 @@ from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
 from sinkctl.model.adapter_files import resolved
 from sinkctl.model.files import decoder_type
+from sinkctl.model.gguf.header import read_header
+from sinkctl.model.named import resolve
+from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
-from sinkctl.sinks.storable import unstorable_for
+from sinkctl.sinks.storable import never_stock, unstorable_for
 from sinkctl.text.source import check
 
 METRICS = (
@@ -22,6 +26,7 @@ METRICS = (
     "train.tokens_per_s", "convert.seconds",
 )  # fmt: skip
 OF_ROUNDING = tuple(f"{whose}kv_{name}.cost" for whose in ("", "original.", "control.") for name in FORMATS)
+OUTPUT_BIAS = re.compile(r"att(n|ention)\.(o_proj|dense|out_proj)\.bias$")
 LEAST_WINDOW = 33  # of a cache whose keys can be rounded, 32 together, besides a first token
 OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 
@@ -82,11 +87,24 @@ def check_rounded(recipe: ConvertRecipe, window: int | str) -> None:
 
 
 def _check_storable(recipe: ConvertRecipe) -> None:
+    if recipe.store == "stock" and never_stock(recipe.sink):
+        said = f"no class of transformers has {recipe.sink.kind} as asked for; leave --store stock out"
+        raise ModelError(f"{recipe.sink.kind} cannot be stored in a stock class: {said}")
     name = resolved(recipe.model).name
     kind = decoder_type(name)
-    why = None if kind is None else unstorable_for(recipe.sink, kind)
+    biased = _output_bias(name) if kind is not None and recipe.sink.kind == "value_bias" else None
+    why = None if kind is None else unstorable_for(recipe.sink, kind, biased)
     if why is not None:
         raise ModelError(f"{name} ({kind}) cannot be given {recipe.sink.kind}: {why}; --to sink_token needs neither")
+
+
+def _output_bias(name: str) -> bool | None:
+    """Whether the weights of a folder or GGUF file have biases behind their heads; None where no header tells."""
+    named = resolve(name)
+    if named.form == "gguf":
+        return any(tensor.name.endswith("attn_output.bias") for tensor in read_header(named.path).tensors)
+    names = [name for path in weight_files(named.path) for name, _ in shapes_in(path)]
+    return any(OUTPUT_BIAS.search(name) for name in names) if names else None
 
 
 def training_rules(recipe: ConvertRecipe) -> None:

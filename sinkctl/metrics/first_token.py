@@ -23,7 +23,7 @@ class Folded(NamedTuple):
 
     softmax over [q·(k − k*), s] is softmax over [q·k, s + q·k*]: a constant on the keys makes the logit s depend on the
     query, as a key of its own would. A constant before the rotation is turned with its key, so k* has only the pairs
-    that turn by less than a radian over all the model reads. Σ p (v − v*) + v* is Σ p v + (1 − Σ p) v*, whatever p.
+    that turn by less than a radian over all its layer reads. Σ p (v − v*) + v* is Σ p v + (1 − Σ p) v*, whatever p.
     """
 
     key_GD: Tensor  # k*: of the first token's key, what lies in slow pairs
@@ -71,10 +71,10 @@ def constant_part(seen: FirstToken, kept_HN: Tensor, added_HNE: Tensor | float =
 
 
 def folded_start(seen: FirstToken, kept_HN: Tensor) -> dict[str, Tensor]:
-    """What keys and values lose, `key` [G, D] and `value` [G, E], and the constant `bias` [H, E] that outputs gain."""
+    """What keys and values lose, `lost_key` [G, D] and `lost_value` [G, E], and outputs gain: `bias` [H, E]."""
     out_HNE = seen.folded.out_HNE - seen.values_HE[:, None]
     bias_HE = (seen.written_HNE() - kept_HN[..., None] * out_HNE).mean(1)
-    return {"key": seen.folded.key_GD, "value": seen.value_GE, "bias": bias_HE}
+    return {"lost_key": seen.folded.key_GD, "lost_value": seen.value_GE, "bias": bias_HE}
 
 
 def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 36) -> Tensor:

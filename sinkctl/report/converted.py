@@ -67,8 +67,8 @@ def mechanism_words(detail: ConvertDetail) -> str:
         words += f"; {mix:g} of that is mixed with {1 - mix:g} of the softmax"
     layers = [] if detail.calibration is None else detail.calibration.layers
     begun = {name for layer in layers for name in layer.begun}
-    if detail.mechanism in ("sink_logit", "softmax1") and "key" in begun:
-        words += ", and biases on keys, values and outputs hold more of the first token"
+    if "lost_key" in begun:
+        words += ", and constants on keys, values and outputs hold more of the first token"
     elif detail.mechanism != "value_bias" and "bias" in begun:
         words += ", and a constant is added to what each head gives"
     return words

@@ -56,7 +56,7 @@ class Sink(BaseModel):
 
     @property
     def folds(self) -> bool:
-        """Whether biases on keys and values serve the start, where the class it is stored in has them."""
+        """Whether the start also takes a part of the first token's key and value from all keys and values."""
         return False
 
     def begin(self, shape: LayerShape, seen: "FirstToken | None") -> "Start":

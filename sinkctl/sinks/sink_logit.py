@@ -20,8 +20,8 @@ class SinkLogit(Sink):
     )
     bias: bool = Field(
         True,
-        description="match, mean: add the first token's mean contribution to the output; match, where the class has "
-        "biases for it: also take what of its key hardly turns, and its value, from all keys and values.",
+        description="match, mean: add the first token's mean contribution to the output; match: also take what of its "
+        "key hardly turns, and its value, from all keys and values.",
     )
     share: float = Field(0.01, gt=0, lt=1, description="warm: mass the logit takes where the log-sum-exp is average.")
 

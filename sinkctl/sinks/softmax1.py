@@ -13,9 +13,8 @@ class Softmax1(Sink):
     kind: Literal["softmax1"] = "softmax1"
     start: Literal["match", "zero"] = Field(
         "match",
-        description="match: the first token goes, its mean contribution stays as a bias; where the class has biases "
-        "for it, what of its key hardly turns, and its value, are also taken from all keys and values; zero: nothing "
-        "else.",
+        description="match: the first token goes, its mean contribution stays as a bias; what of its key hardly turns, "
+        "and its value, are also taken from all keys and values; zero: nothing else.",
     )
 
     @property

@@ -50,6 +50,10 @@ def desk(tmp_path, monkeypatch) -> Path:
     (tmp_path / "finished").mkdir()
     write_gguf(tmp_path / "seven.gguf", sizes={"block_count": 7})
     write_gguf(tmp_path / "phi.gguf", arch="phi3")
+    (tmp_path / "phi").mkdir()
+    phi = json.loads((DEMO / "config.json").read_text()) | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]}
+    (tmp_path / "phi/config.json").write_text(json.dumps(phi))
+    save_file({"model.layers.0.self_attn.o_proj.weight": np.zeros((4, 4))}, tmp_path / "phi/model.safetensors")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
     part = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight".format
@@ -69,6 +73,10 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
         (3, "stream -m seven.gguf"),
         (3, "stream -m demo --adapter adapter"),
         (3, "convert phi.gguf --to kv_bias -o x"),
+        (3, "convert phi.gguf --to value_bias -o x"),
+        (3, "convert phi.gguf --to gate -o x"),
+        (3, "convert phi --to value_bias -o x"),
+        (3, "convert demo --to gate --start match --store stock -o x"),
         (3, "stream /dev/null"),
         (2, "stream --device gpu"),
         (2, "stream --fail-on perplexty<=30"),

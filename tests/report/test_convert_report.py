@@ -434,9 +434,9 @@ def test_what_was_trained_is_named_without_a_mechanism_that_is_not_there():
     assert said("none", "new") == "nothing (5,512,345 parameters)"
 
 
-def test_what_biases_hold_of_the_first_token_is_named():
+def test_what_constants_hold_of_the_first_token_is_named():
     plain, layer = calibration(), calibration().layers[1]
-    folded = layer.model_copy(update={"begun": layer.begun | {"key": 1.0, "value": 0.1}})
+    folded = layer.model_copy(update={"begun": layer.begun | {"lost_key": 1.0, "lost_value": 0.1}})
     said = mechanism_words(detail(calibration=plain.model_copy(update={"layers": [folded]})))
-    assert said.endswith(", and biases on keys, values and outputs hold more of the first token")
+    assert said.endswith(", and constants on keys, values and outputs hold more of the first token")
     assert mechanism_words(detail()).endswith(", and a constant is added to what each head gives")

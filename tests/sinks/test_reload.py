@@ -35,6 +35,7 @@ CONFIG = {
 GATES = [dict(place=place, form=form) for place in ("output", "value", "input") for form in ("headwise", "elementwise")]
 CASES = {
     "sink_logit": ("sink_logit", {}, ("logit", "bias")),
+    "sink_logit_lost": ("sink_logit", {}, ("logit", "bias", "lost_key", "lost_value")),
     "softmax1": ("softmax1", {}, ("logit",)),
     "key_bias": ("key_bias", {}, ("key", "bias")),
     "kv_bias": ("kv_bias", {}, ("key", "value")),
@@ -102,6 +103,7 @@ def start_of(names: tuple[str, ...], shape: dict, sink, seed: int) -> dict[str, 
     start = {
         "logit": 2 + normal(H), "key": normal(G, D), "value": normal(G, D), "first": 2 * normal(H),
         "offset": normal(H) - 1, "gamma": -0.05 - 0.05 * normal(H).abs(), "bias": 0.5 * normal(H, D),
+        "lost_key": normal(G, D), "lost_value": normal(G, D),
     }  # fmt: skip
     if sink.kind == "softmax1":
         start["logit"] = torch.zeros(H)
@@ -146,6 +148,11 @@ def referring(model, sink, starts: list[dict[str, Tensor]]):
     def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, **_):
         start, kept = start_by[id(module)], shown[id(module)]
         groups = query.shape[1] // key.shape[1]
+        if "lost_key" in start:
+            cos, sin = (x.double()[:, None] for x in kept["turn"])
+            lost, rest = start["lost_key"].double()[:, None].split((cos.shape[-1], key.shape[-1] - cos.shape[-1]), -1)
+            lost = torch.cat([lost * cos + half_turned(lost) * sin, rest.expand(1, -1, cos.shape[2], -1)], -1)
+            key, value = key.double() - lost, value.double() - start["lost_value"].double()[:, None]
         q, k, v = (x.double() for x in (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)))
         score = q @ k.mT * scaling
         score = score if softcap is None else softcap * torch.tanh(score / softcap)
@@ -312,13 +319,17 @@ class Doubling(torch.nn.Module):
 
 
 @pytest.mark.parametrize("sink", [
-    dict(kind="kv_bias", parameters=["key", "value"]), *(
+    dict(kind="kv_bias", parameters=["key", "value"]),
+    dict(kind="sink_logit", parameters=["logit", "lost_key", "lost_value"]), *(
         dict(kind="gate", place=place, form="headwise", parameters=["gate.weight"]) for place in ("output", "value")
     ),
 ])  # fmt: skip
 @torch.no_grad()
 def test_a_sink_stays_where_it_acts_when_projections_are_replaced_or_the_model_is_copied(sink):
-    for family, names in (("llama", ("q_proj", "v_proj", "o_proj")), ("gpt_neox", ("query_key_value", "dense"))):
+    for family, names in (
+        ("llama", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("gpt_neox", ("query_key_value", "dense")),
+    ):
         model = designed(family, sink)
         for name in names:
             doubled, wrapped = copy.deepcopy(model), copy.deepcopy(model)

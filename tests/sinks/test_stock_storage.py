@@ -11,6 +11,7 @@ from families import DELTA, LLAMA3, SLIDING, YARN, in_float64, tiny
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
+from sinkctl.check.convert import OUTPUT_BIAS
 from sinkctl.errors import ModelError
 from sinkctl.model.probe import probe
 from sinkctl.sinks import SINKS
@@ -383,11 +384,13 @@ def test_what_a_form_lacks_is_named(case):
 @pytest.mark.parametrize("model_type", ["smollm3", "phi3", "glm", "granite", "gpt_oss", "mistral"])
 def test_what_the_model_type_alone_refuses_the_config_refuses_too(model_type):
     config = AutoConfig.for_model(model_type, num_hidden_layers=2)
-    told = [kind for kind, sink in SINKS.items() if unstorable_for(sink(), model_type) is not None]
+    has_bias = any(map(OUTPUT_BIAS.search, biased.empty(config).state_dict()))
+    told = [kind for kind, sink in SINKS.items() if unstorable_for(sink(), model_type, has_bias) is not None]
     for kind in told:
         with pytest.raises(ModelError, match=f"(cannot be given {kind}|score_bias needs it kept)"):
             form_for(SINKS[kind](), config)
-    assert ("kv_bias" in told) == (model_type != "mistral")
+    assert ("kv_bias" in told) == ("gate" in told) == (model_type != "mistral")
+    assert ("value_bias" in told) == (model_type in ("smollm3", "phi3", "glm"))
     assert ("sink_logit" in told) == (model_type not in ("granite", "mistral", "gpt_oss"))
 
 

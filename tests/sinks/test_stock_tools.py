@@ -13,6 +13,7 @@ from sinkctl.sinks.storage import granite_swa
 HEADS, WIDTH = 4, 16
 IDS = torch.randint(3, 64, (2, 24), generator=torch.Generator().manual_seed(0))
 OWN = {
+    "sink_logit": dict(kind="sink_logit", parameters=["logit", "bias", "lost_key", "lost_value"]),
     "kv_bias": dict(kind="kv_bias", parameters=["key", "value"]),
     "softpick": dict(kind="softpick", parameters=["offset", "bias"]),
     "gate": dict(kind="gate", place="output", form="headwise", parameters=["gate.weight"]),

@@ -18,6 +18,7 @@ from sinkctl.tasks.bench.cases import processes, stream
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
+from sinkctl.tasks.bench.pace import Pace
 from sinkctl.tasks.bench.process import Worker
 from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.way import Group, Way
@@ -48,6 +49,25 @@ def test_a_sample_repeats_a_call_until_it_is_long_enough():
     calls.clear()
     clock.sample("once", once)
     assert len(calls) == 1
+
+
+def test_what_is_left_takes_as_long_as_the_same_took_before():
+    clock = [0.0]
+    pace = Pace(["a", "b", "a", "b"], lambda: clock[0])
+    pace.begin()
+    assert pace.seconds_left is None
+    clock[0] = 10.0
+    pace.end()
+    assert pace.seconds_left == 10 + 10 + 10, "b as long as a, as far as is known"
+    pace.begin()
+    clock[0] = 14.0
+    assert pace.seconds_left == 6 + 10 + 10
+    clock[0] = 40.0
+    assert pace.seconds_left == 0 + 10 + 10
+    pace.end()
+    assert pace.seconds_left == 10 + 30
+    pace.skip(["b"])
+    assert pace.seconds_left == 10
 
 
 def test_the_floor_is_the_slower_of_products_and_bytes():
@@ -246,22 +266,30 @@ def test_a_baseline_of_another_machine_is_refused_before_anything_is_measured(sa
     assert not [now for now in began if "round" in now.what]
 
 
-def test_what_fails_is_measured_once_more(saved, tmp_path):
+@pytest.mark.parametrize(("anew", "percent", "failed"), [(1.0, 99, True), (0.01, 0, False)])
+def test_what_fails_is_measured_once_more(anew, percent, failed, saved, tmp_path, in_this_process, monkeypatch):
+    """A clock says 1 s a call, and of ours 0.01 s for the baseline, 1 s now, and `anew` when asked once more."""
     _, folder = saved
     data = json.loads((folder / "result.json").read_text())
     for row in data["bench"]["rows"]:
-        if row["way"] == "sinkctl" and row["metric"] == "tokens_per_s":
-            row["samples"] = [[100 * sample for sample in process] for process in row["samples"]]
+        if row["metric"] == "tokens_per_s":
+            row["samples"] = [[row["work"]["count"] / (0.01 if row["way"] == "sinkctl" else 1.0)] * 5]
     faster = tmp_path / "faster.json"
     faster.write_text(json.dumps(data))
+    seconds = [1.0]
+    monkeypatch.setattr(Clock, "sample", lambda clock, name, way: seconds[-1] if name == "sinkctl" else 1.0)
     recipe = recipe_of(SMALL, rounds=5).model_copy(update={"fail_on": ("stream.tokens_per_s:50%",)})
-    said = []
-    found = sinkctl.bench(recipe, baseline=faster, progress=lambda now: said.append(now.what))
+
+    def told(now) -> None:
+        if now.what.startswith("once more: "):
+            seconds.append(anew)
+
+    found = sinkctl.bench(recipe, baseline=faster, progress=told)
     (gated,) = [change for change in found.bench.changes if change.limit is not None]
-    assert (gated.failed, gated.reran) == (True, True)
-    assert 90 < gated.first_percent < 100
-    assert 90 < gated.percent < 100
-    assert any(what.startswith("once more: ") for what in said)
+    assert (gated.failed, gated.reran) == (failed, True)
+    assert gated.first_percent == pytest.approx(99)
+    assert gated.percent == pytest.approx(percent)
+    assert len(seconds) > 1
 
 
 def test_a_resumed_run_is_held_against_what_it_began_with(saved, tmp_path):

@@ -1,5 +1,9 @@
 """`sinkctl bench startup`: whole commands in processes of their own."""
 
+import os
+import select
+import sys
+
 import pytest
 
 from sinkctl.check import check
@@ -9,6 +13,7 @@ from sinkctl.recipe.named import built_in
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import STARTUP, sizes
 from sinkctl.tasks.bench.cases import startup
+from sinkctl.tasks.bench.process import PROTOCOL, Worker
 from sinkctl.tasks.bench.subject import Subject
 
 
@@ -31,3 +36,20 @@ def test_the_phases_of_a_command_add_up_to_its_own_total_which_is_nearly_the_clo
         startup.group(case, broken, sizes(case)["stream,empty"])
     with pytest.raises(UsageError, match="not with random weights; leave shape out"):
         check(recipe_of("shape=tiny"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes have no groups there")
+def test_a_command_under_way_ends_with_the_worker_that_runs_it(tmp_path):
+    """As Ctrl-C ends it: `held` is open as long as the command runs."""
+    os.mkfifo(tmp_path / "held")
+    python = tmp_path / "python"
+    answer = f"""read request; echo '{{"answer": {PROTOCOL}}}'"""
+    python.write_text(f"#!/bin/sh\n{answer}\n(echo up; sleep 60) > {tmp_path}/held &\nwait\n")
+    python.chmod(0o755)
+    with Worker({}, python=str(python)), open(tmp_path / "held", "rb", buffering=0) as command:
+        assert command.readline() == b"up\n"
+        held = os.dup(command.fileno())
+        assert not select.select([held], [], [], 0)[0]
+    assert select.select([held], [], [], 20)[0]
+    assert os.read(held, 1) == b""
+    os.close(held)

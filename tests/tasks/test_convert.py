@@ -15,7 +15,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.positions import Rotation
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS
-from sinkctl.sinks.storage import granite_swa, own_code
+from sinkctl.sinks.storage import form_for, granite_swa, own_code
 from sinkctl.sinks.tokenizer import without_bos
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length, slow_part
@@ -54,26 +54,35 @@ def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_w
     assert (bare[settled - 1 :] - kept[settled:]).abs().max() > 1e-2
 
 
-SLOW = dict(rope_theta=1e30)  # but for the first pair of a head, nothing turns
+OWN = ("llama", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt_neox")
+
+
+def still(family: str):
+    """A tiny model in which nothing turns but the first pair of each head, which no query sees."""
+    model_type, settings = STREAMED[family]
+    rope = {"rope_type": "default", **settings.get("rope_parameters", {}), "rope_theta": 1e60}
+    rope |= {"partial_rotary_factor": 0.25} if family == "gpt_neox" else {}
+    rope = dict.fromkeys(("full_attention", "sliding_attention"), rope) if family == "gemma3" else rope
+    linear = {"attn_logit_softcapping": 1e6} if family == "gemma2" else {}
+    model = tiny(model_type, {**settings, **linear, "rope_parameters": rope}, dtype=torch.float64)
+    config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if ".q_proj." in name:
+                x.unflatten(0, (-1, 2, width // 2))[:, :, 0] = 0
+            if ".query_key_value." in name:
+                x.unflatten(0, (-1, 3, width))[:, 0, [0, width // 8]] = 0
+    return model
 
 
 @pytest.mark.parametrize("kind", ["sink_logit", "softmax1"])
 @pytest.mark.parametrize(
     ("family", "own"),
-    [
-        ("llama", False), ("llama_yarn", False), ("mistral", False), ("qwen2", False),
-        ("llama", True), ("llama_yarn", True), ("qwen2", True),
-    ],
-)  # fmt: skip
-def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases(family, own, kind, tmp_path):
-    model_type, settings = STREAMED[family]
-    rope = {"rope_type": "default", **settings.get("rope_parameters", {}), **SLOW}
-    model, window = tiny(model_type, {**settings, "rope_parameters": rope}, dtype=torch.float64), 7
-    width = model.config.hidden_size // model.config.num_attention_heads
-    with torch.no_grad():
-        for name, x in model.named_parameters():
-            if ".q_proj." in name:  # no query sees the pair that turns
-                x.unflatten(0, (-1, 2, width // 2))[:, :, 0] = 0
+    [*((family, False) for family in OWN[:4]), *((family, True) for family in OWN)],
+)
+def test_a_first_token_whose_key_does_not_turn_goes_into_what_keys_and_values_lose(family, own, kind, tmp_path):
+    model, window = still(family), 7
     original = LoadedModel(model, None, family, "in memory")
     ids_T = torch.randint(3, 64, (120,), generator=torch.Generator().manual_seed(1))
     ids_T[0] = 1
@@ -91,16 +100,18 @@ def test_a_first_token_whose_key_does_not_turn_goes_into_the_biases(family, own,
     assert (bare[39:] - kept[40:]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", OWN)
 def test_a_training_begins_with_what_is_written_untrained_and_comes_back_to_it(family, tmp_path):
     model, window = tiny(*STREAMED[family], dtype=torch.float32), 7
     original = LoadedModel(model, None, family, "in memory")
     ids_T = torch.randint(3, 64, (sample_length(window),), generator=torch.Generator().manual_seed(1))
     sink = SINKS["sink_logit"]()
     starts = starts_of(sink, original, calibrate(original, [ids_T], window, folded=True), window)
-    granite_swa.build(model, starts).save_pretrained(tmp_path / "untrained")
+    form = form_for(sink, model.config)
+    assert form.own_code is (family not in OWN[:4])
+    form.build(model, starts).save_pretrained(tmp_path / "untrained")
     training = runnable(model, sink, starts)
-    granite_swa.build(*taken_apart(training, model, sink)).save_pretrained(tmp_path / "back")
+    form.build(*taken_apart(training, model, sink)).save_pretrained(tmp_path / "back")
     untrained, back = (AutoModelForCausalLM.from_pretrained(tmp_path / x).eval() for x in ("untrained", "back"))
     for name, tensor in untrained.state_dict().items():
         torch.testing.assert_close(back.state_dict()[name], tensor, rtol=0, atol=1e-7)
@@ -108,7 +119,9 @@ def test_a_training_begins_with_what_is_written_untrained_and_comes_back_to_it(f
         for other in (training, back):
             found, expected = (each(input_ids=ids_T[None]).logits for each in (other, untrained))
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    assert any(bool(x.abs().max() > 1e-3) for name, x in training.named_parameters() if name.endswith("k_proj.bias"))
+    lost = [x for name, x in training.named_parameters() if name.endswith("lost_key")]
+    assert len(lost) == model.config.num_hidden_layers
+    assert all(bool(x.abs().max() > 1e-3) and not x.requires_grad for x in lost)
 
 
 def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():
@@ -122,6 +135,18 @@ def test_of_a_key_what_turns_by_less_than_a_radian_is_slow():
     none_D = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0])
     assert torch.allclose(slow_part(key_GD, pairs, reach=5, read=51)[0], none_D, atol=1e-6)
     assert torch.equal(slow_part(key_GD, None, reach=5, read=51), key_GD)
+
+
+def test_keys_lose_what_is_slow_within_the_reach_of_their_layer():
+    """Gemma-3: a layer that sees 8 past tokens, and one that sees all of 128."""
+    loaded, window = LoadedModel(tiny(*STREAMED["gemma3"], dtype=torch.float32), None, "gemma3", "in memory"), 7
+    ids_T = torch.randint(3, 64, (sample_length(window),), generator=torch.Generator().manual_seed(1))
+    layers = loaded.layers(window + 1)
+    assert [layer.window for layer in layers] == [8, None]
+    for layer, one, read in zip(layers, calibrate(loaded, [ids_T], window, folded=True), (8, 128), strict=True):
+        lost = one.folded.key_GD.unflatten(-1, (2, -1)).abs().amax((0, 1)) > 0
+        assert lost.tolist() == (layer.rotation.inv_freq_n * read < 1).tolist()
+        assert 0 < lost.sum() < len(lost)
 
 
 def test_calibration_is_the_published_rule_with_one_sink(demo, book):

@@ -87,7 +87,10 @@ def _written(
     x, parts, out, xb, xg, xt, H, G, T,
     E: tl.constexpr, PE: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """xᵀ (WᵀW) x, WᵀW the sum of its parts."""
+    """xᵀ (WᵀW) x, WᵀW the sum of its parts, of which the first is the greatest by far.
+
+    It comes last: matrix units cut off what a step adds below the last bits of the sum, which is small until then.
+    """
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     i, e = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, PE)
     rows, live = x + b * xb + h // (H // G) * xg + i.to(tl.int64)[:, None] * xt, (i < T)[:, None]
@@ -95,7 +98,7 @@ def _written(
     for column in range(0, E, BF):
         f = column + tl.arange(0, BF)
         product = tl.zeros([BT, BF], tl.float32)
-        for part in tl.static_range(PARTS):
+        for part in tl.static_range(PARTS - 1, -1, -1):
             square = parts + (part * H + h) * E * E + e[:, None] * E + f[None, :]
             product = tl.dot(tile, tl.load(square, (e < E)[:, None] & (f < E)[None, :], 0.0), product)
         total += tl.sum(product * tl.load(rows + f[None, :], live & (f < E)[None, :], 0.0).to(tl.float32), 1)
@@ -152,13 +155,13 @@ def fused_norm(x_BGTE: Tensor) -> Tensor:
 def fused_written(x_BGTE: Tensor, gram_HEF: Tensor) -> Tensor:
     """As `reference.written_norm`, for half precision on CUDA and WᵀW in float32.
 
-    WᵀW over its greatest element is the sum of three matrices of half precision, to the last bit of float32 but for
-    what is 2^−24 of the greatest; their products with x are exact, and added up in float32.
+    WᵀW, scaled by a power of 4 to about 1, is the sum of three matrices of half precision, to the last bit of float32
+    but for what is 2^−24 of its greatest element; their products with x are exact, and added up in float32.
     """
     assert x_BGTE.stride(-1) == 1
     (B, G, T, E), H = x_BGTE.shape, len(gram_HEF)
-    greatest_H = gram_HEF.abs().amax((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-    left_HEF, parts = gram_HEF / greatest_H[:, None, None], []
+    half_H, parts = gram_HEF.abs().amax((1, 2)).frexp().exponent // 2, []
+    left_HEF = gram_HEF.ldexp(-2 * half_H[:, None, None])
     for _ in range(PARTS):
         parts.append(left_HEF.to(x_BGTE.dtype))
         left_HEF = left_HEF - parts[-1]
@@ -169,4 +172,4 @@ def fused_written(x_BGTE: Tensor, gram_HEF: Tensor) -> Tensor:
             x_BGTE, torch.stack(parts), out_BHT, *x_BGTE.stride()[:3], H, G, T,
             E=E, PE=PE, BT=BT, BF=COLUMNS, PARTS=PARTS, num_stages=1,
         )  # fmt: skip
-    return out_BHT.clamp_(min=0).sqrt_() * greatest_H.sqrt()[:, None]
+    return out_BHT.clamp_(min=0).sqrt_().ldexp(half_H[:, None])

@@ -20,6 +20,7 @@ class AttentionSink(nn.Module):
 
     logit [H]: one more outcome of the softmax, of value 0 (gpt-oss; fixed at 0: softmax off by one).
     key [G, D], value [G, E]: a key that every query sees, facing the query before its rotation; its value, or 0.
+    lost_key [G, D], lost_value [G, E]: taken from every key, before its rotation, and every value; they do not learn.
     offset [H]: added to the scores of sigmoid, elu and softpick. gamma [H]: the lower stretch of clipped softmax.
     first [H]: added to the score of the first token. bias [H, E]: added to what each head gives.
     gate (a linear layer of the hidden state): sigmoid, times the attention's output, its values or its input.
@@ -33,10 +34,10 @@ class AttentionSink(nn.Module):
         self.raw_BTHD: Tensor | None = None  # queries before their rotation, from the layer's own projection
         shapes = dict(
             logit=(heads,), key=(groups, width), value=(groups, width), offset=(heads,), gamma=(heads,), first=(heads,),
-            bias=(heads, width),
+            bias=(heads, width), lost_key=(groups, width), lost_value=(groups, width),
         )  # fmt: skip
         for name, shape in shapes.items():
-            learns = (self.kind, name) != ("softmax1", "logit")
+            learns = (self.kind, name) != ("softmax1", "logit") and not name.startswith("lost_")
             held = nn.Parameter(torch.zeros(shape), learns) if name in sink["parameters"] else None
             self.register_parameter(name, held)
         self.gate = None

@@ -12,8 +12,16 @@ from torch import Tensor, nn
 
 from .sink_attention import NAME, AttentionSink
 
-# Of attention modules, the projection that writes, and those that make values and queries: apart or in one.
-OUTPUTS, VALUE, QUERIES, FUSED = ("o_proj", "dense"), "v_proj", ("q_norm", "q_proj"), "query_key_value"
+# Of attention modules, the projection that writes, and the one that makes queries, keys and values where it is one.
+OUTPUTS, FUSED = ("o_proj", "dense"), "query_key_value"
+# At which module a sink acts in its layer: the first that is there.
+PLACES = {
+    "output": OUTPUTS,
+    "value": (FUSED, "v_proj"),
+    "queries": (FUSED, "q_norm", "q_proj"),
+    "lost keys": (FUSED, "k_norm", "k_proj"),
+    "lost values": (FUSED, "v_proj"),
+}
 
 
 class SinkModel:
@@ -22,7 +30,7 @@ class SinkModel:
     # In bfloat16 a sink would lose its small updates; the second is what quantizers leave alone.
     _keep_in_fp32_modules_strict = ["sink"]
     _keep_in_fp32_modules = ["sink", r".*\.sink"]  # the second for quantizers, which match from a name's beginning
-    norms_by_head = False  # whether q_norm takes queries as [B, H, T, D] (Gemma-3), not [B, T, H, D]
+    norms_by_head = False  # whether q_norm and k_norm take [B, H, T, D] (Gemma-3), not [B, T, H, D]
 
     def __init__(self, config):
         if config.sink["kind"] != "gate":  # so that transformers refuses what would not see the sink
@@ -38,8 +46,16 @@ class SinkModel:
             if attention.sink.gate is None:  # these attend by their own function, whatever the masks are made for
                 attention.config = copy.copy(attention.config)
                 attention.config._attn_implementation_internal = NAME
-            if attention.sink.gate is not None or attention.sink.key is not None:
-                _Wire(attention, rotary, config.sink.get("place", "queries"), self.norms_by_head)
+            for place in _places(attention.sink, config.sink):
+                _Wire(attention, rotary, place, self.norms_by_head)
+
+
+def _places(sink: AttentionSink, config: dict) -> list[str]:
+    """Where a sink acts in its layer, besides in the attention itself."""
+    if sink.gate is not None:
+        return [config["place"]]
+    held = {"queries": sink.key, "lost keys": sink.lost_key, "lost values": sink.lost_value}
+    return [place for place, parameter in held.items() if parameter is not None]
 
 
 def attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -53,7 +69,7 @@ def output_of(attention: nn.Module) -> nn.Linear | None:
 
 
 class _Wire:
-    """Brings a gate or a sink key to where it acts in its layer.
+    """Brings a gate, a sink key, or what keys or values lose, to where it acts in its layer.
 
     What tools put in a projection's place (LoRA, quantization) is found before every pass, and hooks are methods, so
     that a copied model has its own.
@@ -71,8 +87,7 @@ class _Wire:
     def _tie(self) -> None:
         if self.place == "input":
             return
-        names = {"output": OUTPUTS, "value": (FUSED, VALUE), "queries": (FUSED, *QUERIES)}[self.place]
-        found = next(getattr(self.attention, name) for name in names if hasattr(self.attention, name))
+        found = next(getattr(self.attention, name) for name in PLACES[self.place] if hasattr(self.attention, name))
         if found is not self.projection:
             self.projection = found
             if any(found is module for module in self.hooked):
@@ -81,7 +96,8 @@ class _Wire:
             if self.place == "output":
                 found.register_forward_pre_hook(self.gate_output)
             else:
-                found.register_forward_hook(self.gate_value if self.place == "value" else self.keep_queries)
+                acts = {"value": self.gate_value, "queries": self.keep_queries}
+                found.register_forward_hook(acts.get(self.place, self.lessen))
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Ahead of the layer's attention. An input gate: queries, keys and values from x ⊙ σ(W x)."""
@@ -119,13 +135,29 @@ class _Wire:
         each = 3 * width if self.fused else width
         if self.norms_by_head:
             queries = queries.transpose(1, 2)
-        raw_BTHD = queries.reshape(*queries.shape[:2], -1, each)[..., :width]
+        self.attention.sink.raw_BTHD = self._lengthened(queries.reshape(*queries.shape[:2], -1, each)[..., :width])
+
+    def lessen(self, module: nn.Module, inputs: tuple, out: Tensor) -> Tensor | None:
+        """Keys before their rotation, or values, less what they lose."""
+        if module is not self.projection:
+            return None
+        sink, keys = self.attention.sink, self.place == "lost keys"
+        lost_GD = self._lengthened(sink.lost_key, -1) if keys else sink.lost_value
+        if self.fused:
+            zeros = torch.zeros_like(lost_GD)
+            lost = torch.cat([zeros, lost_GD, zeros] if keys else [zeros, zeros, lost_GD], dim=-1).flatten()
+        elif out.dim() == 3:
+            lost = lost_GD.flatten()
+        else:
+            lost = lost_GD[:, None] if self.norms_by_head else lost_GD
+        return (out - lost).to(out.dtype)
+
+    def _lengthened(self, x: Tensor, power: int = 1) -> Tensor:
+        """Queries or keys as rotary embedding lengthens them where it turns them (YaRN), by that power; [..., D]."""
         of = f"{getattr(self.attention, 'layer_type', None)}_"  # where kinds of layers have tables of their own
         of = of if hasattr(self.rotary, f"{of}inv_freq") else ""
         turned, scale = 2 * len(getattr(self.rotary, f"{of}inv_freq")), getattr(self.rotary, f"{of}attention_scaling")
-        if scale != 1:  # YaRN makes queries longer where it turns them
-            raw_BTHD = torch.cat([scale * raw_BTHD[..., :turned], raw_BTHD[..., turned:]], dim=-1)
-        self.attention.sink.raw_BTHD = raw_BTHD
+        return x if scale == 1 else torch.cat([scale**power * x[..., :turned], x[..., turned:]], dim=-1)
 
     def _times(self, x: Tensor, shown: Tensor) -> Tensor:
         """x ⊙ σ(W shown), in as many equal parts as there are scores; as precisely as the gate is held."""

@@ -21,14 +21,13 @@ from transformers import (
 )
 
 from sinkctl.model.undocumented import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from sinkctl.sinks.storable import OPTIONAL_BIAS
 
-# Families whose `attention_bias` reaches the output projection, with nothing between it and the heads.
-OPTIONAL = ("llama", "granite", "qwen3", "gemma2", "gpt_neox")
 # Families whose layers are Llama's, but for biases and windows.
 RENAMED = ("mistral", "qwen2")
 ATTENTION = ("self_attn", "attention", "self_attention", "attn")
 OUTPUT = ("o_proj", "dense", "out_proj")
-LESSENED = ("key", "value")  # of a start: what keys and values lose
+LOST = {"lost_key", "lost_value"}  # of a start: what keys and values lose
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -68,7 +67,7 @@ def _target(config: PreTrainedConfig) -> PreTrainedConfig:
         windowed = dict(layer_types=kinds, use_sliding_window=window is not None, sliding_window=window)
         return AutoConfig.for_model("smollm3", **settings, **windowed, no_rope_layers=every_layer)
     target = copy.deepcopy(config)
-    if config.model_type in OPTIONAL:
+    if config.model_type in OPTIONAL_BIAS:
         target.attention_bias = True
     return target
 
@@ -98,10 +97,10 @@ def folded(projection: nn.Linear, bias_HE: Tensor) -> Tensor:
 
 
 def lessened(model: PreTrainedModel, output: str, start: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name → bias of a layer's projections that take `key` [G, D] and `value` [G, E] from all keys, before their
-    rotation, and all values; `output` is the name of its output projection."""
+    """Name → bias of a layer's projections that take `lost_key` [G, D] from all keys, before their rotation, and
+    `lost_value` [G, E] from all values; `output` is the name of its output projection."""
     attention = output.rpartition(".")[0]
-    lost = {"k_proj": start["key"] / _lengthened(model), "v_proj": start["value"]}
+    lost = {"k_proj": start["lost_key"] / _lengthened(model), "v_proj": start["lost_value"]}
     return {f"{attention}.{n}.bias": _less(model.get_submodule(f"{attention}.{n}"), x) for n, x in lost.items()}
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from sinkctl.model.masks import FAR
 from sinkctl.sinks.storable import LOGIT_SOURCES
 from sinkctl.sinks.storage.biased import (
+    LOST,
     SLIDING,
     dense_settings,
     filled,
@@ -55,11 +56,11 @@ def lacks(config: PreTrainedConfig) -> str | None:
 def build(model: PreTrainedModel, starts: Sequence[dict[str, Tensor]]) -> PreTrainedModel:
     """The model to save: `logit` [H] of each start as its layer's sinks, `bias` [H, E], if any, behind the heads.
 
-    `key` [G, D] and `value` [G, E], if any, are taken from every key, before its rotation, and from every value.
+    `lost_key` [G, D] and `lost_value` [G, E], if any, are taken from every key, before its rotation, and every value.
     """
     weights, biased = model.state_dict(), False
     for (name, projection), start in zip(output_projections(model), starts, strict=True):
-        assert {"logit"} <= set(start) <= {"logit", "bias", "key", "value"}, start.keys()
+        assert {"logit"} <= set(start) <= {"logit", "bias", *LOST}, start.keys()
         assert math.isfinite(start["logit"].sum()), "a sink that takes nothing has logit -1e4"
         attention = name.rpartition(".")[0]
         weights[f"{attention}.sinks"] = start["logit"].to(projection.weight, copy=True)
@@ -67,7 +68,7 @@ def build(model: PreTrainedModel, starts: Sequence[dict[str, Tensor]]) -> PreTra
         biased |= query_biased or set(start) != {"logit"}
         if "bias" in start:
             weights[f"{name}.bias"] = folded(projection, start["bias"])
-        if "key" in start:
+        if "lost_key" in start:
             weights |= lessened(model, name, start)
     return filled(_target(model.config, biased), model, weights)
 

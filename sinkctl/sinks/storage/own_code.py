@@ -12,11 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from sinkctl.sinks.base import Sink
 from sinkctl.sinks.code import FAMILIES
 from sinkctl.sinks.code.sink_model import attention_layers, output_of
-from sinkctl.sinks.storage.biased import LESSENED, lessened, output_projections
 
 INPUTS = ("q_proj", "k_proj", "v_proj", "query_key_value")
-# Families with nothing between the biases of keys and values and attention; whether they are there by a setting.
-FOLDING = {"llama": {"attention_bias": True}, "qwen2": {}}
 
 
 def lacks(config: PreTrainedConfig) -> str | None:
@@ -29,40 +26,27 @@ def lacks(config: PreTrainedConfig) -> str | None:
 def build(model: PreTrainedModel, sink: Sink, starts: Sequence[dict[str, Tensor] | None]) -> PreTrainedModel:
     """The same weights in a class with sinks; layers whose start is None stay as they are.
 
-    What `sink.folds` takes from keys and values goes into the biases of their projections (families of FOLDING). The
-    model is for saving: it shares the tensors of `model`, and its buffers are on the meta device.
+    The model is for saving: it shares the tensors of `model`, and its buffers are on the meta device.
     """
-    folded, settings = {}, {}
-    if sink.folds and any("key" in start for start in starts if start is not None):
-        settings = FOLDING[model.config.model_type]
-        named = dict(zip((name for name, _ in output_projections(model)), starts, strict=True))
-        folded = {k: x for name, start in named.items() if start for k, x in lessened(model, name, start).items()}
-        starts = [start and {k: x for k, x in start.items() if k not in LESSENED} for start in starts]
     classes = FAMILIES[model.config.model_type].classes()
     config_class, model_class = classes["AutoConfig"], classes["AutoModelForCausalLM"]
     names = list(dict.fromkeys(name for start in starts if start is not None for name in start))
     has = [number for number, start in enumerate(starts) if start is not None]
     said = sink.stored() | {"parameters": names} | ({} if len(has) == len(starts) else {"layers": has})
     kept = {k: v for k, v in model.config.to_dict().items() if k not in LEFT_OUT}
-    config = config_class(**kept | settings, sink=said)
+    config = config_class(**kept, sink=said)
     config.architectures = [model_class.__name__]
     config.auto_map = FAMILIES[model.config.model_type].auto_map
     with torch.device("meta"):
         built = model_class(config)
-    own = model.state_dict()
-    weights = own | folded
+    weights = model.state_dict()
     names_of = {id(module): name for name, module in model.named_modules()}
     for attention, start in zip(attention_layers(model), starts, strict=True):
         name = names_of[id(attention)]
         weights |= {f"{name}.sink.{key}": x.float() for key, x in (start or {}).items()}
         for projection in doubled(attention, sink):
             weights[f"{names_of[id(projection)]}.weight"] = 2 * projection.weight.detach()
-    new = [name for name in built.state_dict() if settings and name.endswith("_proj.bias") and name not in own]
-    for name in new:  # of the other projections too, as one setting is for all
-        weights.setdefault(name, torch.zeros(built.get_parameter(name).shape, dtype=model.dtype, device=model.device))
     built.load_state_dict(weights, strict=True, assign=True)
-    for name in new:  # a control has none that could learn
-        built.get_parameter(name).requires_grad_(False)
     built.tie_weights()
     built.generation_config = copy.deepcopy(model.generation_config)
     return built

@@ -10,6 +10,7 @@ from sinkctl.errors import Interrupted, SinkctlError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import FRESH, sizes
 from sinkctl.result.numbers import quantity
+from sinkctl.tasks.bench.pace import Pace
 from sinkctl.tasks.bench.process import Worker
 from sinkctl.tasks.bench.way import METRICS
 
@@ -29,6 +30,7 @@ class Progress(NamedTuple):
     what: str
     share: float
     found: tuple[str, ...] = ()
+    seconds_left: float | None = None
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Driver:
         for plain, case in zip(self._plain["cases"], recipe.cases, strict=True):
             plain["kind"] = case.kind
         self._progress, self._stop, self._save, self._met = progress, stop, save, met
+        self._pace = Pace()
 
     def keys(self) -> list[Key]:
         """Every case at each of its sizes."""
@@ -119,6 +122,9 @@ class Driver:
         """Measure `keys` in every process, what is done already left out; Interrupted where asked to stop."""
         processes = self.recipe.timing.processes
         total, past = processes * len(keys), 0
+        order = [key for keys_of_worker in self._workers(keys) for key in keys_of_worker]
+        left = [(process, key) for process in range(processes) for key in order]
+        self._pace.ahead = [key for each in left if each not in collected.done for key in each[1:]]
         for process in range(processes):
             for keys_of_worker in self._workers(keys):
                 wanted = [key for key in keys_of_worker if (process, key) not in collected.done]
@@ -126,6 +132,7 @@ class Driver:
                 if process:  # what is not timed comes out the same in every process
                     untimed = [key for key in wanted if not collected.found[HERE][key].opened["ways"]]
                     past += len(untimed)
+                    self._pace.skip(untimed)
                     wanted = [key for key in wanted if key not in untimed]
                 if not wanted:
                     continue
@@ -142,15 +149,20 @@ class Driver:
                         facts.append(workers[lane].ask("facts", measured=lane == HERE and not rated and not fresh))
                     self._met(collected.facts[HERE][-1])
                     for key in wanted:
+                        self._pace.begin()
                         self._group(workers, key, process, collected, what, past / total, 1 / total)
+                        self._pace.end()
                         collected.done.add((process, key))
                         past += 1
                         self._save(collected)
                         name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
                         said = f"{name}: {said_of(collected.found[HERE][key])}"
-                        self._progress(Progress(name, past / total, (said,)))
-        self._progress(Progress("done", 1.0))
+                        self._say(name, past / total, said)
+        self._say("done", 1.0)
         return collected
+
+    def _say(self, what: str, share: float, *found: str) -> None:
+        self._progress(Progress(what, share, found, self._pace.seconds_left))
 
     def _workers(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
         """Keys that share a process; a case that measures the process itself has one for each size."""
@@ -171,7 +183,7 @@ class Driver:
         step: float,
     ) -> None:  # fmt: skip
         name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
-        self._progress(Progress(f"{name}: building", share))
+        self._say(f"{name}: building", share)
         found = {}
         for lane, worker in workers.items():
             self._asked_to_stop()
@@ -184,7 +196,7 @@ class Driver:
                 for way, seconds in workers[lane].ask("round").items():
                     of_way = found[lane].seconds.setdefault(way, [[]])
                     of_way[0].append(seconds)
-            self._progress(Progress(f"{name}: round {number + 1} of {rounds}", share + step * (number + 1) / rounds))
+            self._say(f"{name}: round {number + 1} of {rounds}", share + step * (number + 1) / rounds)
         for lane, worker in workers.items():
             worker.ask("close")
             kept = collected.found.setdefault(lane, {})
@@ -198,7 +210,7 @@ class Driver:
 
         def told(said: str, part: float) -> None:
             self._asked_to_stop()
-            self._progress(Progress(f"{what}{said}", share() + step * part))
+            self._say(f"{what}{said}", share() + step * part)
 
         return told
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,8 +64,12 @@ class Worker:
         raise self._died()
 
     def end(self) -> None:
-        """Kill it: nothing it holds is worth waiting for."""
-        self._process.kill()
+        """Kill it, with every process that it started: nothing they hold is worth waiting for."""
+        if os.name == "nt":
+            self._process.kill()
+        else:
+            with suppress(ProcessLookupError):  # none of them is left
+                os.killpg(self._process.pid, signal.SIGKILL)  # the group that a session of its own gave it
         self._process.wait()
         with suppress(OSError):  # what it never read cannot be sent any more
             self._process.stdin.close()

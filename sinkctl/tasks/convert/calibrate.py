@@ -68,7 +68,9 @@ class _Calibrating(Handler):
         self._rotations: list[Rotation | None] = [layer.rotation for layer in facts]
         self.kept = [_Kept() for _ in facts]
         self._whole_rows, self._told = whole_rows, told
-        self._first_keys, self._read = first_keys, max(loaded.context or 0, sample_length(window))
+        read = max(loaded.context or 0, sample_length(window))
+        self._first_keys = first_keys
+        self._read = [read if layer.window is None else min(read, layer.window) for layer in facts]
 
     def attend(self, call: AttentionCall) -> Tensor:
         index, asked = self._index[id(call.module)], call.q_BHTD.dtype
@@ -106,7 +108,7 @@ class _Calibrating(Handler):
             before = sum(score_HN.shape[1] for score_HN in kept.scores)
             kept.rows.append(ScoreRows(before, _plain(rows[0]), _plain(call.v_BGTE[0])))
         if self._first_keys is not None:
-            key_GD = slow_part(self._first_keys[id(call.module)].to(k), rotation, reach, self._read)
+            key_GD = slow_part(self._first_keys[id(call.module)].to(k), rotation, reach, self._read[index])
             lost = rotate(key_GD[None, :, None].expand_as(k).contiguous(), rotation, table)
             less_out, less_lse = attention(q, k - lost, call.v_BGTE, keep.window)
             kept.folded.append(Folded(_plain(key_GD), _plain(less_lse[0]), _plain(less_out[0])))
@@ -144,7 +146,10 @@ class _Attention:
 
 
 def slow_part(key_GD: Tensor, rotation: Rotation | None, reach: int, read: int) -> Tensor:
-    """Of an un-rotated key at a distance of `reach` tokens, what turns by less than a radian over `read` tokens."""
+    """Of an un-rotated key at a distance of `reach` tokens, what turns by less than a radian over `read` tokens.
+
+    `read`: how far apart queries and keys can be.
+    """
     if rotation is None:
         return key_GD
     facing_GD = rotate(key_GD[None, :, None], rotation, rotation.table([-reach], key_GD))[0, :, 0]

@@ -18,7 +18,6 @@ from sinkctl.model.parts import towers_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.undocumented import runs_by
 from sinkctl.result.convert import CONVERTED, ORIGINAL, ConvertDetail, Training
-from sinkctl.sinks.storage import own_code
 from sinkctl.sinks.storage.token_row import with_row
 from sinkctl.sinks.tokenizer import PlacedToken, with_sink_token, without_bos
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
@@ -119,12 +118,6 @@ class Conversion:
         return written, self.judge.found.ordered()
 
     @property
-    def folds(self) -> bool:
-        """Whether biases on keys and values serve the start; trained is the mechanism's own code."""
-        ours = self.form.own_code or self.recipe.steps
-        return self.sink.folds and (not ours or self.loaded.model.config.model_type in own_code.FOLDING)
-
-    @property
     def named(self) -> str | None:
         """What the converted tokenizer puts in front, where it is no BOS token."""
         return "sink token" if self.sink.kind == "sink_token" else None
@@ -158,7 +151,7 @@ class Conversion:
             told("calibrating", 0.0)
             seen = calibrate(
                 self.loaded, samples, window, whole_rows=self.sink.whole_rows, hidden=self.sink.hidden,
-                folded=self.folds,
+                folded=self.sink.folds,
                 progress=lambda share: told("calibrating", share),
                 stop=self.stop,
             )  # fmt: skip
@@ -169,9 +162,9 @@ class Conversion:
                     f"none keeps a first token; take --window {max(f.window for f in facts)} or less, or --start zero"
                 )
         starts = starts_of(self.sink, self.loaded, seen, window)
-        if self.folds:
+        if self.sink.folds:
             self.choices["biases"] = (
-                "keys lose what of the first token's turns by less than a radian over all the model reads, values its "
+                "keys lose what of the first token's turns by less than a radian over all its layer reads, values its "
                 "value"
             )
         if seen:

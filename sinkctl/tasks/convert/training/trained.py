@@ -121,10 +121,7 @@ def taken_apart(trained: PreTrainedModel, original: PreTrainedModel, sink: Sink)
         for projection in own_code.doubled(layer, sink):
             name = f"{names_of[id(projection)]}.weight"
             weights[name] = weights[name] / 2
-    config = copy.deepcopy(original.config)
-    if hasattr(config, "attention_bias"):  # which own code may have been given
-        config.attention_bias = trained.config.attention_bias
-    return filled(config, original, weights), [start or None for start in starts]
+    return filled(copy.deepcopy(original.config), original, weights), [start or None for start in starts]
 
 
 def _only(row: int):
