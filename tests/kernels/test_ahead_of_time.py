@@ -31,7 +31,7 @@ from triton.runtime.driver import driver  # noqa: E402
 # H query heads, G key/value heads, T tokens, S keys, R ring slots, N sinks, D head width, n rotated pairs
 H, G, T, N, BF16 = 8, 2, 512, 4, torch.bfloat16
 # Bytes of stack a thread may take: in decoding the program that takes sinks and the new token, before its loop.
-SPILLED = {("decoded_256", "_part"): 104, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8}
+SPILLED = {("decoded_256", "_part"): 64, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8}
 MOST_SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}  # bytes a program may have
 BIN = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 

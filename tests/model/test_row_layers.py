@@ -21,9 +21,9 @@ def made(family: str):
     return tiny(*STREAMED[family]).eval()
 
 
-def decoder(model) -> Decoder:
+def decoder(model, graph: bool = False) -> Decoder:
     loaded = LoadedModel(model, None, "tiny", "in memory")
-    made = Decoder(loaded, SinkWindow(sinks=2, window=6), Sampler(1, loaded.device, greedy=True))
+    made = Decoder(loaded, SinkWindow(sinks=2, window=6), Sampler(1, loaded.device, greedy=True), graph=graph)
     made.feed([torch.arange(3, 13)], 4)
     return made
 
@@ -61,3 +61,20 @@ def test_what_is_done_to_a_layer_keeps_it_out():
     hook.remove()
     blocks[1].mlp.up_proj = torch.nn.Sequential(blocks[1].mlp.up_proj, torch.nn.Linear(48, 48))
     assert misfit(model, blocks) == "an adapter, or another kind of weights, is in its layers"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FITTING)
+def test_captured_steps_on_a_gpu_are_as_close_to_float64_as_the_layers_of_transformers(family):
+    model = made(family)
+    half = [copy.deepcopy(model).to("cuda", torch.bfloat16) for _ in range(2)]
+    truth, stock, own = decoder(model), decoder(half[0]), decoder(half[1], graph=True)
+    stock._layers = None
+    assert own.choices["row_products"].startswith("triton: ")
+    errors = torch.zeros(2)
+    for _ in range(20):
+        for each in (truth, stock, own):
+            each.ids_B.fill_(7)  # the same text, whatever they would have chosen
+            each.step()
+        errors += torch.stack([(each._logits_BV.cpu() - truth._logits_BV).norm() for each in (stock, own)])
+    assert errors[1] <= 2 * errors[0]

@@ -182,7 +182,7 @@ def decode_attention(
     out = torch.empty(B, H, E, dtype=q_BHD.dtype, device=q_BHD.device)
     tables = (None,) * 4 if turn is None else tuple(x.contiguous() for x in turn[:4])
     PE, BM = max(16, triton.next_power_of_2(E)), max(16, triton.next_power_of_2(H // G))
-    early = present.overlapping(q_BHD) if max(D, E) <= 128 else dict(OVERLAPS=False)  # wider, it costs registers
+    early, wide = present.overlapping(q_BHD), max(D, E) > 128
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
         _part[(parts, B * G)](
             q_BHD, k_BGD, v_BGE, *ring, t_B, *tables, None if slope_H is None else slope_H.float() * LOG2E,
@@ -192,7 +192,8 @@ def decode_attention(
             SHARE=H // G, START=0 if turn is None else turn.start,
             PAIRS=0 if turn is None else turn.cos_Bn.shape[-1], INTERLEAVED=turn is not None and turn.interleaved,
             BM=BM, BN=BN, HAS_CAP=softcap is not None, HAS_SLOPE=slope_H is not None,
-            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3, **early,
+            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_stages=3,
+            num_warps=8 if wide else 4, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, parts,
