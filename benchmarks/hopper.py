@@ -29,9 +29,11 @@ from sinkctl.kernels import decode_attention, sink_attention, stream_attention
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import cudnn_graphs_run, fa3_runs
 from sinkctl.kernels.stream_attention import Strip
+from sinkctl.model.row_layers import row_layers
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.costs import weight_bytes
 from sinkctl.tasks.bench.rates import rates as hardware
+from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.sampling import Sampler
 from sinkctl.tasks.stream.scorers import BlockScorer
@@ -189,7 +191,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def decode(options: argparse.Namespace) -> None:
-    """`before` has the earlier kernel."""
+    """`before` has the earlier kernel, in layers that torch.compile made."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "decode_attention", "decode_attention")
     for window, count in ((2044, 1), (1020, 1), (4092, 1), (2044, 32)):
         label, running = f"decode {N}+{window}, {count} rows", {}
@@ -197,7 +199,8 @@ def decode(options: argparse.Namespace) -> None:
         for name in (BEFORE, "sinkctl") if kernel else ("sinkctl",):
             old = name == BEFORE
             found = decode_attention.IMPLEMENTATIONS | ({"triton": kernel} if old else {})
-            with patch.dict(decode_attention.IMPLEMENTATIONS, found):
+            rows = (lambda *_: (None, "")) if old else row_layers
+            with patch.dict(decode_attention.IMPLEMENTATIONS, found), patch.object(decoder, "row_layers", rows):
                 made = tried(label, name, partial(generating, loaded, window, count, prompts))
             if made is not None:
                 running[name] = made.step
@@ -209,10 +212,10 @@ def decode(options: argparse.Namespace) -> None:
 
 def generating(loaded, window: int, count: int, prompts: list[Tensor]) -> Decoder:
     greedy = Sampler(count, CUDA, greedy=True)
-    decoder = Decoder(loaded, SinkWindow(sinks=N, window=window), greedy, rows=count, graph=True, compiled=True)
-    decoder.feed(prompts, max(256, 4096 // count))
-    decoder.step()
-    return decoder
+    made = Decoder(loaded, SinkWindow(sinks=N, window=window), greedy, rows=count, graph=True, compiled=True)
+    made.feed(prompts, max(256, 4096 // count))
+    made.step()
+    return made
 
 
 def score(options: argparse.Namespace) -> None:

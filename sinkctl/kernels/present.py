@@ -25,6 +25,16 @@ def hopper(x: Tensor) -> bool:
     return x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) == (9, 0)
 
 
+def overlapping(x: Tensor) -> dict[str, bool]:
+    """Options of a Triton kernel with the constant OVERLAPS: on x's GPU it may begin while the one before it ends.
+
+    That is programmatic dependent launch. Such a kernel says at once that the next may begin, and touches nothing that
+    another kernel writes before it has waited for the one in front, which has waited likewise.
+    """
+    can = x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    return dict(OVERLAPS=True, launch_pdl=True) if can else dict(OVERLAPS=False)
+
+
 FA3_WIDTHS = (64, 128, 192, 256)  # of heads it has kernels of; others it would pad
 
 

@@ -21,7 +21,8 @@ from sinkctl.model.undocumented import attending_by, cached
 NAME = "sinkctl"
 
 
-def _attention(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
+def through_handler(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
+    """An attention function as transformers calls it: the live handler's answer, [B, T, H, E], and no weights."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sink = sink_of(module)
     if sink is None or not sink.attends:
@@ -71,7 +72,7 @@ class Attachment:
         self._handler = handler
         self._adapted = bypassing(model)
         self._configs = configs_of(model)
-        AttentionInterface.register(NAME, _attention)
+        AttentionInterface.register(NAME, through_handler)
         AttentionMaskInterface.register(NAME, _mask)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """torch.compile for the decoder layers, around an attention that stays outside the graph."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,7 +50,7 @@ class CompiledLayers:
     def __init__(self, blocks: list[nn.Module], **options: bool):
         """`options` are torch.compile's."""
         self._blocks = blocks
-        self._calls: list | None = None
+        self._calls: list[Callable] | None = None
         self._options = options or None
 
     @contextmanager
@@ -58,17 +58,26 @@ class CompiledLayers:
         # One graph a layer at worst; past the limit dynamo would silently run layers uncompiled.
         # Gates are hooks: unguarded, a model would run what was compiled for another of its class, without them.
         with torch._dynamo.config.patch(recompile_limit=8 + 4 * len(self._blocks), skip_nnmodule_hook_guards=False):
-            before = [block._compiled_call_impl for block in self._blocks]
             if self._calls is None:
-                for block in self._blocks:
-                    block.compile(dynamic=False, options=self._options)
-                self._calls = [block._compiled_call_impl for block in self._blocks]
-            self._use(self._calls)
-            try:
+                self._calls = self._compile()
+            with called_as(self._blocks, self._calls):
                 yield
-            finally:
-                self._use(before)
 
-    def _use(self, calls: list) -> None:
-        for block, call in zip(self._blocks, calls, strict=True):
+    def _compile(self) -> list[Callable]:
+        with called_as(self._blocks, [None] * len(self._blocks)):
+            for block in self._blocks:
+                block.compile(dynamic=False, options=self._options)
+            return [block._compiled_call_impl for block in self._blocks]
+
+
+@contextmanager
+def called_as(blocks: Sequence[nn.Module], calls: Sequence[Callable | None]) -> Iterator[None]:
+    """Inside it, to call a block is to call what stands in for it; afterwards it is as it was."""
+    before = [block._compiled_call_impl for block in blocks]
+    try:
+        for block, call in zip(blocks, calls, strict=True):
+            block._compiled_call_impl = call
+        yield
+    finally:
+        for block, call in zip(blocks, before, strict=True):
             block._compiled_call_impl = call

@@ -31,7 +31,7 @@ from triton.runtime.driver import driver  # noqa: E402
 # H query heads, G key/value heads, T tokens, S keys, R ring slots, N sinks, D head width, n rotated pairs
 H, G, T, N, BF16 = 8, 2, 512, 4, torch.bfloat16
 # Bytes of stack a thread may take: in decoding the program that takes sinks and the new token, before its loop.
-SPILLED = {("decoded_256", "_part"): 104, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8}
+SPILLED = {("decoded_256", "_part"): 64, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8}
 MOST_SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}  # bytes a program may have
 BIN = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 
@@ -112,9 +112,19 @@ def rotated(width: int) -> None:
     rotate(normal(1, H, T, width), *tables, start=0, interleaved=False)
 
 
+def multiplied(width: int) -> None:
+    from sinkctl.kernels.row_products import Norm
+    from sinkctl.kernels.row_products.triton import row_products
+
+    x, matrices = normal(16 * width), [normal(rows * width, 16 * width) for rows in (16, 16)]
+    row_products(x, [*matrices, matrices[0]], norm=Norm(x, 1e-5))
+    row_products(x, matrices, norm=Norm(x, 1e-5), gated=True)
+    row_products(x, matrices[:1], add_N=x)
+
+
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
-    for run in (streamed, folded, decoded, summed, queried, spread, rotated)
+    for run in (streamed, folded, decoded, summed, queried, spread, rotated, multiplied)
     for width in (64, 128, 256)
 } | {
     "streamed_capped": partial(streamed, 128, softcap=50.0),
@@ -145,6 +155,8 @@ def compiled(monkeypatch):
             patch.setattr(triton.JITFunction, "run", compile_only)
             patch.setattr(driver, "_active", _Elsewhere(capability))
             patch.setattr(present, "hopper", lambda x: capability == 90)
+            early = dict(OVERLAPS=True, launch_pdl=True) if capability == 90 else dict(OVERLAPS=False)
+            patch.setattr(present, "overlapping", lambda x: early)
             call()
         return found
 

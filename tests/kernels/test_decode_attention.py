@@ -15,7 +15,12 @@ SHAPES = [
     (6, 1, 1, 1, 8, 8, 2, 4, False),
     (4, 4, 4, 70, 8, 8, 0, 0, False),
 ]
-LONG = [(8, 2, 4, 300, 64, 64, 32, 0, False), (4, 4, 4, 1020, 128, 128, 64, 0, False)]
+LONG = [
+    (8, 2, 4, 300, 64, 64, 32, 0, False),
+    (4, 4, 4, 1020, 128, 128, 64, 0, False),
+    (8, 1, 4, 300, 128, 128, 64, 0, False),
+    (4, 2, 4, 300, 256, 256, 128, 0, False),
+]
 START = (0, 5, 2)  # the rows of a batch are at different places of their streams
 COUNT = 24
 

@@ -9,7 +9,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sinkctl.kernels import present
 from sinkctl.kernels.decode_attention.reference import Ring, Turn
 
 LOG2E = 1.4426950408889634
@@ -61,8 +63,11 @@ def _part(
     qb, qh, kb, kg, vb, vg, G, R, S, span, spans, scale, softcap,
     D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, PS: tl.constexpr, SHARE: tl.constexpr,
     START: tl.constexpr, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     part, b, g = tl.program_id(0), (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
     t = tl.load(t_row + b)
     head = b * G + g
@@ -127,8 +132,11 @@ def _part(
 @triton.jit
 def _merge(
     m_in, norm_in, acc_in, sink, out, H, parts,
-    E: tl.constexpr, PE: tl.constexpr, PP: tl.constexpr, HAS_SINK: tl.constexpr,
+    E: tl.constexpr, PE: tl.constexpr, PP: tl.constexpr, HAS_SINK: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     p, e = tl.arange(0, PP), tl.arange(0, PE)
     here = row * parts + p
@@ -174,6 +182,7 @@ def decode_attention(
     out = torch.empty(B, H, E, dtype=q_BHD.dtype, device=q_BHD.device)
     tables = (None,) * 4 if turn is None else tuple(x.contiguous() for x in turn[:4])
     PE, BM = max(16, triton.next_power_of_2(E)), max(16, triton.next_power_of_2(H // G))
+    early, wide = present.overlapping(q_BHD), max(D, E) > 128
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
         _part[(parts, B * G)](
             q_BHD, k_BGD, v_BGE, *ring, t_B, *tables, None if slope_H is None else slope_H.float() * LOG2E,
@@ -183,10 +192,11 @@ def decode_attention(
             SHARE=H // G, START=0 if turn is None else turn.start,
             PAIRS=0 if turn is None else turn.cos_Bn.shape[-1], INTERLEAVED=turn is not None and turn.interleaved,
             BM=BM, BN=BN, HAS_CAP=softcap is not None, HAS_SLOPE=slope_H is not None,
-            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_warps=4, num_stages=3,
+            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_stages=3,
+            num_warps=8 if wide else 4, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, parts,
-            E=E, PE=PE, PP=triton.next_power_of_2(parts), HAS_SINK=sink_logit_H is not None, num_warps=4,
+            E=E, PE=PE, PP=triton.next_power_of_2(parts), HAS_SINK=sink_logit_H is not None, num_warps=4, **early,
         )  # fmt: skip
     return out

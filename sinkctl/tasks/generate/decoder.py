@@ -22,6 +22,7 @@ from sinkctl.model.head import last_logits
 from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
+from sinkctl.model.row_layers import RowLayers, row_layers
 from sinkctl.model.threads import one_thread, single_threaded
 from sinkctl.model.undocumented import cached
 from sinkctl.tasks.generate.sampling import Sampler
@@ -56,9 +57,9 @@ class Decoder:
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)
-        self._compiled = None
-        if compiled:  # products with one row: plain reductions, tuned, come closer to the memory's speed than cuBLAS
-            self._compiled = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
+        self._layers, self._layers_why = row_layers(model, blocks_of(model, facts), rows)
+        if compiled and self._layers is None:  # plain reductions, tuned, come closer to the memory's speed than cuBLAS
+            self._layers = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
         self._one_thread = one_thread(model, rows)
@@ -153,6 +154,8 @@ class Decoder:
         """Which attention implementations run, and why."""
         chosen = {"stream_attention": self.cache.block_implementations, "decode_attention": self.cache.implementations}
         said = {op: "; ".join(f"{name}: {why}" for name, why in found.items()) for op, found in chosen.items()}
+        if isinstance(self._layers, RowLayers):
+            said |= {"row_products": self._layers_why, "compile": "off: row_products needs nothing compiled"}
         return said | self._lengths.choice(self.policy.label, max(self.cache.seen))
 
     @property
@@ -198,8 +201,8 @@ class Decoder:
             stack.enter_context(self._attachment.active())
             if self._one_thread:
                 stack.enter_context(single_threaded())
-            if self._compiled is not None:
-                stack.enter_context(self._compiled.active())
+            if self._layers is not None:
+                stack.enter_context(self._layers.active())
             logits_BV = self.loaded.model(
                 input_ids=self.ids_B[:, None], position_ids=self._zeros, attention_mask=self._ones, **carried
             ).logits[:, -1]

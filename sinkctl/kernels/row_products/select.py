@@ -1,0 +1,37 @@
+"""Which implementation of `row_products` runs, and why."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels.implementation import Implementation
+from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.row_products import reference
+
+MOST = 3  # matrices a call
+
+
+def _triton(*args, **kwargs) -> Tensor:
+    from sinkctl.kernels.row_products.triton import row_products
+
+    return row_products(*args, **kwargs)
+
+
+IMPLEMENTATIONS = {
+    implementation.name: implementation
+    for implementation in (Implementation("reference", reference.row_products), Implementation("triton", _triton))
+}
+
+
+def select(weights_NK: Sequence[Tensor]) -> tuple[Implementation | None, str]:
+    """(implementation, reason); None where nothing is faster than torch's own products."""
+    for weight in weights_NK:
+        if not weight.is_cuda or weight.dtype not in (torch.float16, torch.bfloat16):
+            return None, f"no kernel for {weight.device.type} in {weight.dtype}"
+        if weight.stride(1) != 1 or weight.stride(0) % 8:
+            return None, "matrices are not laid out row by row"
+    runs, reason = triton_runs()
+    if not runs:
+        return None, reason
+    return IMPLEMENTATIONS["triton"], f"four launches a layer, every matrix read once ({reason})"

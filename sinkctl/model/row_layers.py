@@ -1,0 +1,98 @@
+"""Decoder layers for one token of one row, as four reads of their matrices: norms, gates and sums ride along.
+
+What torch.compile makes of such a layer is bound by the same reads, but comes less close to the memory's speed, and
+has to be compiled. C channels, D width of a head.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sinkctl.kernels.implementation import Implementation
+from sinkctl.kernels.row_products import Norm, select
+from sinkctl.model.attention import through_handler
+from sinkctl.model.compiled import called_as
+
+# Layers of transformers that add attention, then a gated SiLU of two matrices, each behind an RMSNorm of its own.
+CLASSES = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+
+
+class RowLayers:
+    """Runs layers by `row_products` inside `with active()`."""
+
+    def __init__(self, blocks: Sequence[nn.Module], products: Implementation):
+        """`blocks` of which `misfit` says nothing."""
+        self._blocks = blocks
+        self._calls = [_Layer(block, products) for block in blocks]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with called_as(self._blocks, self._calls):
+            yield
+
+
+class _Layer:
+    """One layer, called as it is, by one token."""
+
+    def __init__(self, block: nn.Module, products: Implementation):
+        attention, mlp = block.self_attn, block.mlp
+        self._attention, self._products = attention, products
+        into = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self._into, self._bias = [part.weight for part in into], None
+        if into[0].bias is not None:
+            self._bias = torch.cat([part.bias for part in into])
+        self._gated = [mlp.gate_proj.weight, mlp.up_proj.weight]
+        self._out, self._down = [attention.o_proj.weight], [mlp.down_proj.weight]
+        self._norms = [
+            Norm(norm.weight, norm.variance_epsilon) for norm in (block.input_layernorm, block.post_attention_layernorm)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
+        """[1, 1, C] → [1, 1, C]; queries and keys stay as they are at position 0, where rotation is the identity."""
+        attention, x_C = self._attention, hidden_states.view(-1)
+        qkv = self._products(x_C, self._into, norm=self._norms[0], add_N=self._bias)
+        sizes = [len(weight) for weight in self._into]
+        q, k, v = (part.view(1, -1, 1, attention.head_dim) for part in qkv.split(sizes))
+        seen, _ = through_handler(attention, q, k, v, attention_mask, scaling=attention.scaling)
+        x_C = self._products(seen.view(-1), self._out, add_N=x_C)
+        wide = self._products(x_C, self._gated, norm=self._norms[1], gated=True)
+        return self._products(wide, self._down, add_N=x_C).view_as(hidden_states)
+
+
+def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -> tuple[RowLayers | None, str]:
+    """(what runs the layers of a step, its reason), or None and why not."""
+    if rows > 1:
+        return None, "a step has several rows"
+    if (problem := misfit(model, blocks)) is not None:
+        return None, problem
+    for block in blocks:
+        products, reason = select([part.weight for part in block.modules() if isinstance(part, nn.Linear)])
+        if products is None:
+            return None, reason
+    return RowLayers(blocks, products), f"{products.name}: {reason}"
+
+
+def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
+    """What keeps these layers from being run so; None: nothing."""
+    if any(getattr(module, "attention_scaling", 1.0) != 1.0 for module in model.modules()):
+        return "its rotary embedding scales what it turns"
+    for block in blocks:
+        kind = type(block)
+        if kind.__name__ not in CLASSES or not kind.__module__.startswith("transformers.models."):
+            return f"{kind.__name__} is not one of {', '.join(CLASSES)}"
+        parts = list(block.modules())
+        if any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts):
+            return "something is hooked into its layers"
+        linear = [part for part in parts if type(part) is nn.Linear]
+        if len(linear) != 7:
+            return "an adapter, or another kind of weights, is in its layers"
+        if any(part.bias is not None for part in linear[3:]):
+            return "its output projections have biases"
+        if type(block.mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
+            return "its gate is no SiLU"
+    return None
