@@ -67,6 +67,7 @@ def measure(
     adapter: options.AdapterBeside = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    parallel: options.Parallel = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
     tokenizer: options.Tokenizer = None,
@@ -104,7 +105,7 @@ def measure(
     flags = {
         "model": model, "adapter": adapter or None,
         "revision": revision[0] if revision and not several else None, "revisions": several,
-        "device": device, "dtype": dtype, "trust-remote-code": trust_remote_code or None,
+        "device": device, "dtype": dtype, "parallel": parallel, "trust-remote-code": trust_remote_code or None,
         "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,

@@ -42,6 +42,14 @@ Dtype = Annotated[
         rich_help_panel="Model",
     ),
 ]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        help="tensor: the processes that torchrun starts share the heads and weights of every layer.",
+        rich_help_panel="Model",
+        metavar="tensor",
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
 ]

@@ -141,6 +141,7 @@ def stream(
     revision: options.Revision = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    parallel: options.Parallel = None,
     trust_remote_code: options.TrustRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
     tokenizer: options.Tokenizer = None,
@@ -167,7 +168,7 @@ def stream(
     flags = {
         "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
-        "special-tokens": special_tokens,
+        "special-tokens": special_tokens, "parallel": parallel,
         "FILE": files or None, "field": field, "errors": errors, "bos": None if bos == "each" else bos,
         "bos each": True if bos == "each" else None, "each": each, "rows": number(rows),
         "chunk": number(chunk), "limit": limit,

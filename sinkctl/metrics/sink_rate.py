@@ -12,6 +12,7 @@ from sinkctl.metrics.observe import Attending, run
 from sinkctl.metrics.samples import laid_out
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import AttentionCall
+from sinkctl.model.parallel import all_heads
 
 EPSILON, LENGTH = 0.3, 64
 
@@ -24,7 +25,8 @@ class _Importance(Attending):
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         real_NT = self.samples.real(sums.received_BHS.shape[2], sums.received_BHS.device)
-        self.alpha_NHT.append(importance(sums.received_BHS, real_NT, pattern.causal).cpu())
+        received_NHT = all_heads(sums.received_BHS, self.sharers)
+        self.alpha_NHT.append(importance(received_NHT, real_NT, pattern.causal).cpu())
 
 
 def sink_rate(model: PreTrainedModel, ids_NT: Tensor, epsilon: float = EPSILON) -> float:

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sinkctl import launched
 from sinkctl.clock import phase
 from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
@@ -30,6 +31,7 @@ from sinkctl.model.fingerprint import folder_fingerprint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
+from sinkctl.model.parallel import sharers, sharing
 from sinkctl.model.parts import towers_of
 from sinkctl.model.placement import exceeds_gpu
 from sinkctl.model.probe import LayerFacts, probe
@@ -98,6 +100,16 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    @property
+    def sharers(self) -> int:
+        """How many processes have its heads between them; 1: it is whole here."""
+        return sharers(self.model)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says and keeps what the model's processes find."""
+        return self.sharers == 1 or launched.first()
+
     def layers(self, reach: int) -> list[LayerFacts]:
         """The attention layers, with positions 0 … `reach` explained by the position probe; ModelError where not."""
         known = (reach, self.dtype, self.device)
@@ -137,12 +149,16 @@ def load(
         storage = storage_of(config, settings, device, choices)
         dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
-        spread = settings.device == "auto" and device.type == "cuda"
-        spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
+        if settings.parallel is not None:
+            placed = sharing(settings.name, config, device, choices)
+        else:
+            spread = settings.device == "auto" and device.type == "cuda"
+            spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
+            placed = {"device_map": "auto" if spread else {"": device}}
         model, report = auto_class.from_pretrained(
             source,
             dtype=dtype,
-            device_map="auto" if spread else {"": device},
+            **placed,
             use_safetensors=None if settings.allow_pickle else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name

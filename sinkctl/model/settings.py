@@ -31,6 +31,9 @@ class ModelSettings(BaseModel):
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], BeforeValidator(_own_name)] = Field(
         "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere; bf16, fp16, half … too."
     )
+    parallel: Literal["tensor"] | None = Field(
+        None, description="tensor: the processes that torchrun starts share every layer's heads and weights."
+    )
     dequantize: bool = Field(False, description="Write quantized weights out in the dtype, once they are loaded.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")

@@ -88,6 +88,13 @@ def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> N
     tokenizer._should_update_post_processor = False
 
 
+def shared_among(processes: int) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that share a model's heads and weights out by the plan of its class."""
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=processes)}
+
+
 class _Asked(dict):
     """Names of a GGUF file's tensors → those of a model; counts how often it is asked for one that it has."""
 
@@ -248,6 +255,9 @@ TAKEN = (
     Taken("tokenizer._add_bos_token, _should_update_post_processor", "5.15.0", "5.24.0", _post_processor_is_kept),
     Taken("model._get_logits_processor, _prepare_special_tokens", "5.15.0", "5.24.0",
           lambda: len(logits_processors(_tiny(), GenerationConfig(repetition_penalty=1.5), 1)) == 1),
+    Taken("DistributedConfig; base_model_tp_plan of a config; tp_size of a model", "5.15.0", "5.24.0",
+          lambda: shared_among(2) and "colwise" in (_tiny().config.base_model_tp_plan or {}).values()
+          and _tiny().tp_size is None),
     Taken("arguments of a mask function", "5.15.0", "5.24.0",
           lambda: {"batch_size", "q_length", "kv_length", "mask_function", "device"}
           <= set(inspect.signature(sdpa_mask).parameters)),
