@@ -85,6 +85,8 @@ class LoadedModel:
     @property
     def rows(self) -> int:
         """Of the embedding matrix: the ids that it takes are those below."""
+        if self.sharers > 1:  # of the matrix itself there may be a part here
+            return self.model.config.get_text_config().vocab_size
         return self.model.get_input_embeddings().weight.shape[0]
 
     @cached_property

@@ -133,6 +133,9 @@ class InputRun:
         if recurrent_only(self.loaded.model):
             self.notes.append("This model has no softmax attention: there are no attention maps to measure.")
             return
+        if self.loaded.sharers > 1:
+            kind = self.loaded.model.config.model_type
+            raise ModelError(f"{kind} attends by itself, so that heads cannot be shared; leave --parallel tensor out")
         if not self._mapped:
             self._mapped = True
             self.choices["column_sums"] = "eager maps: the model does not call transformers' attention interface"
