@@ -7,10 +7,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from families import STREAMED, tiny
 from places import DATA
 from processes import launched, saving_often
 from safetensors.torch import load_file
+
+from sinkctl.result.store import RESULT
 
 TEXT = (DATA / "stories.txt").read_text(encoding="utf-8")[:3000]
 TIMED = ("second", "_ms", "ms_", "phases", "memory", "pace", "choices", "per_s")  # in names of what differs every time
@@ -136,3 +139,37 @@ def test_what_cannot_be_shared_is_refused_in_a_line(stored, tmp_path, sinkctl, m
     ):
         (folder / "config.json").write_text(json.dumps(config | more))
         assert said in sinkctl(*words)[2]
+
+
+def test_checkpoints_are_shared_out_and_a_killed_measurement_goes_on_in_any_number(tmp_path, sinkctl, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"step{number}" for number in (1, 2, 3)]
+    for name in names:
+        shutil.copytree(DATA / "stories260K", name)
+    words = ["measure", *names, "--samples", 40, "--no-cost", "--device", "cpu", "-q"]
+    assert sinkctl(*words, "-o", "one")[0] == 0
+
+    def same(folder):
+        (found, arrays), (truth, others) = (
+            (numbers(json.loads((path / RESULT).read_text())), load_file(path / "arrays.safetensors"))
+            for path in (tmp_path / folder, tmp_path / "one")
+        )
+        assert found == truth
+        assert arrays.keys() == others.keys()
+        assert all(torch.equal(x.nan_to_num(), others[name].nan_to_num()) for name, x in arrays.items())
+
+    assert [process.ended() for process in launched([*words, "-o", "two"])] == [(0, "", "")] * 2
+    same("two")
+    first, second = launched([*words, "-o", "cut"])
+    own = tmp_path / "cut/state/process-1/state/state.json"
+    while second.poll() is None and not own.exists():
+        time.sleep(0.005)
+    second.send_signal(signal.SIGKILL)
+    code, out, said = first.ended()
+    assert (code, out) == (3, ""), said
+    assert "another process died; what all have measured is kept: continue with: sinkctl measure --resume cut" in said
+    whole = json.loads((tmp_path / "cut/state/state.json").read_text())["parts"]
+    assert {"0/costs", "2/costs"} <= whole.keys(), "the other one did all of its own"
+    assert [process.ended()[0] for process in launched(["measure", "--resume", "cut", "-q"], 3)] == [0, 0, 0]
+    assert not (tmp_path / "cut/state").exists()
+    same("cut")
