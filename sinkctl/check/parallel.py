@@ -20,6 +20,7 @@ TASKS = ("stream", "generate", "measure")
 
 def check_parallel(recipe: Recipe) -> None:
     """UsageError or ModelError for what processes cannot share, and for several where one alone can do it."""
+    _check_laid_out(recipe)
     chats = recipe.task == "generate" and recipe.chat
     if recipe.model.parallel is None:
         if processes() > 1 and recipe.task in ("generate", "questions"):
@@ -56,6 +57,29 @@ def _check_model(settings: ModelSettings) -> None:
         raise UsageError(f"--device {settings.device}: with {FLAG} every process has a GPU of its own; give cuda")
     if named.local and (named.path / "config.json").is_file():
         check_heads_shared(settings.name, config_of(settings))
+
+
+def _check_laid_out(recipe: Recipe) -> None:
+    """UsageError for a device map where none can be followed."""
+    asked = recipe.model
+    if asked.device_map is None:
+        given = next((name for name in ("max_memory", "offload_folder") if getattr(asked, name)), None)
+        if given is not None:
+            raise UsageError(f"--{given.replace('_', '-')}: says more of a --device-map; give --device-map auto")
+        return
+    flag = f"--device-map {asked.device_map}"
+    if asked.parallel is not None:
+        raise UsageError(f"{flag}: with {FLAG} every process has a part of each layer; leave one out")
+    if recipe.task in ("convert", "bench"):
+        raise UsageError(f"{flag}: not for sinkctl {recipe.task}; leave it out")
+    if asked.device.startswith("cuda:"):
+        raise UsageError(f"{flag}: --device {asked.device} is one GPU; give cuda, or CUDA_VISIBLE_DEVICES")
+    if asked.offload_folder is not None and not Path(asked.offload_folder).is_dir():
+        raise UsageError(f"--offload-folder {asked.offload_folder}: no such folder; create it, or leave the flag out")
+    models = [each.settings for each in checkpoints(recipe)] if recipe.task == "measure" else [asked]
+    file = next((each.name for each in models if resolve(resolved(each).name).form == "gguf"), None)
+    if file is not None:
+        raise UsageError(f"{flag}: {file} is a GGUF file, which is read whole; leave the flag out")
 
 
 def _check_policy(policy: Policy) -> None:

@@ -62,7 +62,7 @@ def quiet_transformers() -> None:
 
     transformers imports torchao wherever it is installed, which says at each import what it was not built for.
     """
-    for name in ("torchao", "torch.utils._pytree"):
+    for name in ("torchao", "torch.utils._pytree", "accelerate.big_modeling"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as of_transformers
 

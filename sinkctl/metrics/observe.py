@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -252,7 +253,8 @@ def _view(
 
 def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
     """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
-    weight = local(module.weight.detach())
+    with align_module_device(module):  # from the disk, where accelerate keeps it there
+        weight = local(module.weight.detach())
     if (
         type(weight) is not Tensor
         or weight.dtype not in PLAIN

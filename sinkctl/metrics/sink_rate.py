@@ -13,6 +13,7 @@ from sinkctl.metrics.samples import laid_out
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.parallel import all_heads
+from sinkctl.model.parts import device_of
 
 EPSILON, LENGTH = 0.3, 64
 
@@ -34,7 +35,7 @@ def sink_rate(model: PreTrainedModel, ids_NT: Tensor, epsilon: float = EPSILON) 
 
     ids_NT holds the samples, 64 tokens each in the published definition.
     """
-    samples = laid_out(list(ids_NT.cpu()), model.device)
+    samples = laid_out(list(ids_NT.cpu()), device_of(model))
     handler = _Importance(samples)
     with attached(model, handler):
         run(model, samples)

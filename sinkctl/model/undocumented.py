@@ -33,6 +33,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from sinkctl.model.parts import device_of
+
 Say = Callable[[str], None]  # told what takes time
 
 # What a module may call its cache: the first since 5.24, the last in Mamba's layers before.
@@ -77,9 +79,9 @@ def runs_by(model: PreTrainedModel) -> list[str]:
 
 def logits_processors(model: PreTrainedModel, config: GenerationConfig, prompt: int) -> list[LogitsProcessor]:
     """Those that `generate()` would run, in its order, after a prompt of so many tokens."""
-    model._prepare_special_tokens(config, device=model.device)
+    model._prepare_special_tokens(config, device=device_of(model))
     empty = LogitsProcessorList()
-    return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=model.device))
+    return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=device_of(model)))
 
 
 def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> None:

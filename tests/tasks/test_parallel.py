@@ -8,15 +8,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from families import STREAMED, tiny
+from families import STREAMED
 from places import DATA
 from processes import launched, saving_often
+from results import numbers, store
 from safetensors.torch import load_file
 
 from sinkctl.result.store import RESULT
 
 TEXT = (DATA / "stories.txt").read_text(encoding="utf-8")[:3000]
-TIMED = ("second", "_ms", "ms_", "phases", "memory", "pace", "choices", "per_s")  # in names of what differs every time
 # Two key/value heads, so that each process has one (Qwen, with biases; Llama); experts; sink logits, which are shared
 # out with the heads, and layers with windows.
 CASES = [
@@ -33,33 +33,6 @@ WORDS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def stored(tmp_path):
-    """A folder with a checkpoint of a shape, in float32, and the tokenizer of stories260K."""
-
-    def store(model_type, settings):
-        folder = tmp_path / model_type
-        tiny(model_type, settings | {"vocab_size": 512}).float().save_pretrained(folder)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(DATA / "stories260K" / name, folder)
-        return folder
-
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    return store
-
-
-def numbers(found, place=""):
-    """Every number of a result but times and sizes of memory, by its place."""
-    if isinstance(found, dict):
-        name = str(found.get("name", ""))
-        inner = {f"{place}.{key}": each for key, each in found.items() if not any(w in name + "." + key for w in TIMED)}
-    elif isinstance(found, list):
-        inner = {f"{place}.{number}": each for number, each in enumerate(found)}
-    else:
-        return {place: found} if isinstance(found, float) else {}
-    return {own: x for key, each in inner.items() for own, x in numbers(each, key).items()}
-
-
 def two(words):
     """The words in two processes that end well; the second one says nothing."""
     (code, _, said), second = (process.ended() for process in launched([*words, "--parallel", "tensor"]))
@@ -67,9 +40,18 @@ def two(words):
 
 
 @pytest.mark.parametrize(("shape", "task"), CASES)
-def test_two_processes_find_what_one_finds(shape, task, stored, tmp_path, sinkctl, monkeypatch):
+def test_two_processes_find_what_one_finds(shape, task, tmp_path, sinkctl, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [*WORDS[task], "--model", stored(*STREAMED[shape]), "--device", "cpu", "--dtype", "float64"]
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    words = [
+        *WORDS[task],
+        "--model",
+        store(tmp_path / shape, *STREAMED[shape]),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float64",
+    ]
     assert sinkctl(*words, "-o", "one", "-q")[0] == 0
     two([*words, "-o", "two"])
     one, both = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two"))
@@ -83,9 +65,10 @@ def test_two_processes_find_what_one_finds(shape, task, stored, tmp_path, sinkct
         np.testing.assert_array_equal(np.load(path), np.load(tmp_path / "two" / path.name))
 
 
-def test_a_stopped_run_goes_on_as_one_of_all_heads(stored, tmp_path, sinkctl, monkeypatch):
+def test_a_stopped_run_goes_on_as_one_of_all_heads(tmp_path, sinkctl, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = stored("llama", dict(num_key_value_heads=4))
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    folder = store(tmp_path / "llama", "llama", dict(num_key_value_heads=4))
     words = ["stream", "text.txt", "-p", "4+60", "--chunk", 8, "--model", folder, "--device", "cpu", "-q"]
     assert sinkctl(*words, "-o", "one")[0] == 0
     first, second = launched([*words, "--parallel", "tensor", "-o", "two"], before=saving_often)
@@ -103,9 +86,10 @@ def test_a_stopped_run_goes_on_as_one_of_all_heads(stored, tmp_path, sinkctl, mo
     np.testing.assert_allclose(np.load("two/nll.npy"), np.load("one/nll.npy"), atol=2e-5)
 
 
-def test_what_cannot_be_shared_is_refused_in_a_line(stored, tmp_path, sinkctl, monkeypatch):
+def test_what_cannot_be_shared_is_refused_in_a_line(tmp_path, sinkctl, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder, falcon = stored(*STREAMED["llama"]), stored(*STREAMED["falcon"])
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    folder, falcon = (store(tmp_path / name, *STREAMED[name]) for name in ("llama", "falcon"))
     words = ["stream", "text.txt", "--model", folder, "--device", "cpu", "--parallel", "tensor"]
     assert sinkctl(*words)[::2] == (
         2, "sinkctl: --parallel tensor: one process has nobody to share the model with; start "
@@ -143,6 +127,7 @@ def test_what_cannot_be_shared_is_refused_in_a_line(stored, tmp_path, sinkctl, m
 
 def test_checkpoints_are_shared_out_and_a_killed_measurement_goes_on_in_any_number(tmp_path, sinkctl, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     names = [f"step{number}" for number in (1, 2, 3)]
     for name in names:
         shutil.copytree(DATA / "stories260K", name)

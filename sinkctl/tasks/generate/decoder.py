@@ -94,7 +94,7 @@ class Decoder:
             self.cache.prompt([len(text) for text in texts], ends=prompt)
         for start in range(0, longest, chunk):
             part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
-            part_BT = part_BT.to(model.device)
+            part_BT = part_BT.to(self.loaded.device)
             self._growth.add(part_BT, here_BT)
             output = self._take_in(part_BT, here_BT)
             yield start + part_BT.shape[1]

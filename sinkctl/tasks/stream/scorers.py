@@ -179,7 +179,7 @@ class LearnedDenseScorer(Scorer):
         fits = max(0, min(len(ids_T), self.loaded.context - self.seen))
         if fits:
             model = self.loaded.model
-            ids_BT, target_BT = (x[None, :fits].to(model.device) for x in (ids_T, target_T))
+            ids_BT, target_BT = (x[None, :fits].to(self.loaded.device) for x in (ids_T, target_T))
             decoder = decoder_of(model)
             output = decoder(input_ids=ids_BT, **cached(decoder, self._past))
             nll[:fits] = self._losses(output, ids_BT, target_BT)[0].cpu().numpy()
