@@ -31,13 +31,17 @@ def laid_out(
 
     What the folder holds is needed as long as the model is.
     """
-    most: dict[str | int, str] = {int(n) if n.isdigit() else n: size for n, size in settings.max_memory.items()}
+    most = {_number(name): _number(size) for name, size in settings.max_memory.items()}  # GPUs and bytes are numbers
     if device.type == "cpu" and "cpu" not in most:
-        most["cpu"] = str(psutil.virtual_memory().available)  # where nothing is said, GPUs are taken
+        most["cpu"] = psutil.virtual_memory().available  # where nothing is said, GPUs are taken
     folder = tempfile.TemporaryDirectory(prefix="sinkctl-", dir=settings.offload_folder)
     choices["device_map"] = f"{settings.device_map}: asked for"
     options = {"device_map": settings.device_map, "max_memory": most or None, "offload_folder": folder.name}
     return options, folder
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 def check_laid_out(name: str, model: PreTrainedModel, settings: ModelSettings, choices: dict[str, str]) -> None:

@@ -75,6 +75,8 @@ def test_what_a_device_map_cannot_do_is_said_in_a_line(tmp_path, sinkctl):
         code, out, heard = sinkctl(*words, *more)
         assert (code, out, heard.count("\n")) == (2, "", 1), heard
         assert said in heard
+    brief = ["stream", TEXT, "--limit", 20, "--model", folder, "--device", "cpu", *auto]
+    assert sinkctl(*brief)[0] == 0, "where it fits, all of it is in memory"
     code, _, heard = sinkctl(*words, *auto, "--max-memory", "cpu=much")
     assert (code, heard.count("\n")) == (2, 1)
     assert heard.startswith("sinkctl: --max-memory")
