@@ -155,7 +155,7 @@ def spread_model(bench: Bench, folder: Path, text: Path) -> None:
         steps = [measurement(each, "generate.ms_per_token") for each in (alone, result)]
         bench.row(
             f"generating {size}, {name}, a token", f"{steps[0]:.2f} ms",
-            f"{steps[1]:.2f} ms ({steps[0] / steps[1]:.2f}×)", None, "the losses above say whether it is the same model",
+            f"{steps[1]:.2f} ms ({steps[0] / steps[1]:.2f}×)", None, "whether it is the same model, the losses say",
         )  # fmt: skip
 
 
