@@ -6,6 +6,7 @@ Signals, readers that have enough and exit codes are those of any process.
 import multiprocessing
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +58,14 @@ class Command:
         for file in self._said:
             file.seek(0)
         return code, *(file.read().decode() for file in self._said)
+
+
+def launched(words, processes: int = 2, **how) -> list[Command]:
+    """As torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [Command(*words, RANK=str(n), LOCAL_RANK=str(n), **common, **how) for n in range(processes)]
 
 
 def _run(words: list[str], handles: list[Connection], environment: dict[str, str], before) -> None:

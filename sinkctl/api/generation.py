@@ -9,6 +9,7 @@ from tqdm import tqdm
 from sinkctl.api.shared import Model, checked, finish_folder, settings_of
 from sinkctl.clock import timed
 from sinkctl.errors import UsageError
+from sinkctl.launched import first
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.schema import GenerateRecipe, SamplingSettings
 from sinkctl.recipe.shorthand import policy as parse_policy
@@ -26,13 +27,13 @@ def generate(
     progress: Callable[[Tokens, GenerateRun], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     **settings: Any,
-) -> Generated:
+) -> Generated | None:
     """Text past any context length, one prompt or several side by side.
 
     `settings` are the recipe's other fields (`tokens`, a number or "endless"; `bos`, `chunk`, …, and those of
     `sampling`: `temperature`, `repetition_penalty`, `seed`, …). `progress` sees the tokens as they come. With `output`,
     a run folder is kept there (and continued with `resume`). Returns the Result and the ids, int32 [steps, rows], −1
-    where a row had ended. Raises SinkctlError.
+    where a row had ended; of processes that share a model, in the first one alone. Raises SinkctlError.
     """
     if isinstance(prompts, GenerateRecipe):
         if settings or policy is not None:
@@ -52,7 +53,7 @@ def generate(
     if recipe.chat:
         raise UsageError("a chat takes turns; see sinkctl.tasks.generate.chat.Conversation")
     loaded = checked(recipe, model, output=output, resume=resume)
-    with tqdm(unit="tok", disable=progress is not None) as bar:
+    with tqdm(unit="tok", disable=progress is not None or not first()) as bar:
 
         def show(tokens: Tokens, now: GenerateRun) -> None:
             bar.total = now.limit

@@ -21,12 +21,13 @@ def measure(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
     **settings: Any,
-) -> Outcome:
+) -> Outcome | None:
     """Where the sinks of one or more checkpoints are, how strong, what carries them, what they cost.
 
     `checkpoints` are folders, Hub ids, a loaded model, or a whole recipe; `settings` are the recipe's other fields
     (`epsilon`, `sinks`, …), those of `input` (`kinds`, `files`, `bos`, `samples`, `length`, `seed`) and of `model`
-    (`device`, `dtype`, …). Returns the Result and every metric as an array by layer and head. Raises SinkctlError.
+    (`device`, `dtype`, …). Returns the Result and every metric as an array by layer and head; of several
+    processes in the first one alone. Raises SinkctlError.
     """
     loaded = checkpoints if isinstance(checkpoints, LoadedModel) else None
     if isinstance(checkpoints, MeasureRecipe):

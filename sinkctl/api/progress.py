@@ -6,11 +6,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sinkctl.launched import first
+
 
 @contextmanager
 def share_shown(progress: Callable | None) -> Iterator[Callable[[Any], None]]:
     """The callback given, or a bar."""
-    with tqdm(total=100, unit="%", disable=progress is not None) as bar:
+    with tqdm(total=100, unit="%", disable=progress is not None or not first()) as bar:
 
         def show(now: Any) -> None:
             bar.set_description(now.what)

@@ -6,10 +6,11 @@ Every command and every Python call asks here first; a task's `settle` asks its 
 from importlib import import_module
 from pathlib import Path
 
+from sinkctl.check.parallel import check_parallel
 from sinkctl.check.precision import check_heads
 from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
-from sinkctl.launched import processes
+from sinkctl.launched import first, processes
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import Recipe
@@ -22,6 +23,7 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
     `output` is the run's folder: new, or with `resume` that of a run to go on with.
     """
     _check_resumable(recipe, output, resume)
+    check_parallel(recipe)
     if loads:
         _check_models(recipe)
     of_task = import_module(f"sinkctl.check.{recipe.task}")
@@ -31,8 +33,8 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
         of_task.check_inputs(recipe)
     if recipe.task == "convert" and output is not None:
         of_task.check_folder(Path(output), resume)
-    elif recipe.task == "stream" and processes() > 1:  # the run asks the first of them, and the others hear of it
-        return
+    elif processes() > 1 and (recipe.task in ("stream", "measure") or not first()):
+        return  # the run asks the first of them, and the others hear of it
     elif resume:
         RunFolder(output).state_data()
     elif output is not None:

@@ -43,9 +43,9 @@ def rules(recipe: StreamRecipe) -> None:
         )
 
 
-def check_processes(recipe: StreamRecipe) -> None:
-    """UsageError for what several processes cannot share out."""
-    if processes() == 1:
+def check_processes(recipe: StreamRecipe, shared: bool = False) -> None:
+    """UsageError for what several processes cannot share out, but where they have one model between them (`shared`)."""
+    if processes() == 1 or shared or recipe.model.parallel is not None:
         return
     if recipe.text.each is None:
         many = f"the {len(recipe.text.files)} files are one text" if len(recipe.text.files) > 1 else "this is one text"

@@ -9,7 +9,9 @@ from sinkctl.errors import UsageError
 # Flag of the command line → field of the recipe.
 MODEL = {
     "model": "model.name", "adapter": "model.adapters", "revision": "model.revision", "device": "model.device",
-    "dtype": "model.dtype", "trust-remote-code": "model.trust_remote_code", "allow-pickle": "model.allow_pickle",
+    "dtype": "model.dtype", "parallel": "model.parallel",
+    "device-map": "model.device_map", "max-memory": "model.max_memory", "offload-folder": "model.offload_folder",
+    "trust-remote-code": "model.trust_remote_code", "allow-pickle": "model.allow_pickle",
     "tokenizer": "model.tokenizer", "special-tokens": "model.special_tokens", "fail-on": "fail_on",
 }  # fmt: skip
 

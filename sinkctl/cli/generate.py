@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sinkctl.cli.conclude import conclude
-from sinkctl.cli.loading import importing, loaded_model
+from sinkctl.cli.loading import importing, leave, loaded_model
 from sinkctl.cli.printing import say
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
+from sinkctl.launched import first
 
 
 def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bool, dry_run: bool) -> None:
@@ -21,8 +22,10 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
         raise UsageError(
             "--json shows a finished run, and endless text has no end; give --generate a number, or -o DIR"
         )
-    words = Console(stderr=True, quiet=quiet)
+    words = Console(stderr=True, quiet=quiet or not first())  # of several processes the first one speaks
     loaded = loaded_model(recipe.model, words, weights=not dry_run)
+    if dry_run and not first():
+        return
     if dry_run:
         from sinkctl.cli.plan import show_generation
 
@@ -31,7 +34,7 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
     with importing():
         from sinkctl.api.generation import generate
 
-    stopping, said = Stopping(), _Said(as_json)
+    stopping, said = Stopping(), _Said(as_json or not first())
     noted = recipe.tokens != "endless"  # then the result says it
     with reading(words) as read, stopping:
 
@@ -47,6 +50,9 @@ def run_generate(recipe, *, output: Path | None, resume: bool, as_json: bool, qu
             generated = generate(recipe, model=loaded, output=output, resume=resume, progress=show, stop=stopping.asked)
         finally:
             said.finish()
+    leave()
+    if generated is None:  # the first process has it
+        return
     if as_json:
         print(generated.result.model_dump_json(indent=1))
     elif not quiet:

@@ -8,7 +8,8 @@ from contextlib import contextmanager, nullcontext
 from rich.console import Console
 
 from sinkctl.clock import phase
-from sinkctl.launched import first
+from sinkctl.errors import UsageError
+from sinkctl.launched import first, processes
 
 
 @contextmanager
@@ -26,6 +27,8 @@ def importing() -> Iterator[None]:
 
 def loaded_model(settings, words: Console, weights: bool = True):
     """The `LoadedModel` of a recipe's model settings; without `weights` as far as a plan needs it."""
+    if settings.parallel is not None and not weights:
+        raise UsageError("--dry-run: shows what one process does; leave --parallel out")
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext() as status:
         with importing():
             quiet_transformers()
@@ -45,12 +48,21 @@ def loaded_model(settings, words: Console, weights: bool = True):
     return loaded
 
 
+def leave() -> None:
+    """Take leave of the other processes, where there are any; NCCL asks for it."""
+    if processes() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def quiet_transformers() -> None:
     """Keep transformers' warnings and bars off the terminal: what matters of them is in our own words.
 
     transformers imports torchao wherever it is installed, which says at each import what it was not built for.
     """
-    for name in ("torchao", "torch.utils._pytree"):
+    for name in ("torchao", "torch.utils._pytree", "accelerate.big_modeling"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as of_transformers
 

@@ -5,6 +5,17 @@ from typing import Annotated
 
 import typer
 
+from sinkctl.errors import UsageError
+
+
+def sizes(given: list[str] | None) -> dict[str, str] | None:
+    """What each device may take; UsageError where one is not named so."""
+    pairs = [each.partition("=") for each in given or []]
+    wrong = next((each for each, (name, _, size) in zip(given or [], pairs, strict=True) if not (name and size)), None)
+    if wrong is not None:
+        raise UsageError(f"--max-memory {wrong}: say cpu=8GiB, or the number of a GPU, 0=20GiB")
+    return {name: size for name, _, size in pairs} or None
+
 
 def option(panel: str, help: str, *names: str, metavar: str | None = None):
     """A flag of one command, in a panel of its help."""
@@ -40,6 +51,34 @@ Dtype = Annotated[
     typer.Option(
         help="auto (default: float32 on a CPU, else as stored), float32, bfloat16, float16, float64.",
         rich_help_panel="Model",
+    ),
+]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        help="tensor: the processes that torchrun starts share the heads and weights of every layer.",
+        rich_help_panel="Model",
+        metavar="tensor",
+    ),
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, balanced, …: layers over the GPUs, then the memory, then the disk, as accelerate lays them out.",
+        rich_help_panel="Model",
+        metavar="auto",
+    ),
+]
+MaxMemory = Annotated[
+    list[str] | None,
+    typer.Option(help="What each may take of it. May repeat.", rich_help_panel="Model", metavar="cpu=8GiB|0=20GiB"),
+]
+OffloadFolder = Annotated[
+    str | None,
+    typer.Option(
+        help="Where layers go that cannot be read from the checkpoint as they stand (default: a temporary folder).",
+        rich_help_panel="Model",
+        metavar="DIR",
     ),
 ]
 TrustRemoteCode = Annotated[

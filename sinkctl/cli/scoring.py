@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sinkctl.cli.conclude import conclude, show
-from sinkctl.cli.loading import importing, loaded_model
+from sinkctl.cli.loading import importing, leave, loaded_model
 from sinkctl.cli.stopping import Stopping
 from sinkctl.launched import first
 
@@ -31,6 +31,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     stopping = Stopping()
     with shown(words) as progress, stopping:
         outcome = stream(recipe, model=loaded, output=output, resume=resume, progress=progress, stop=stopping.asked)
+    leave()
     if outcome is None:  # the first process has it
         return
     show(outcome.result, words, as_json=as_json, output=output, kept=KEPT + ", texts.npy" * (outcome.texts is not None))

@@ -51,6 +51,8 @@ ATTENTION = {
     "balance_error": balance_error,  # [N, H]
 }
 
+MEANS_OF_HEADS = ("first_keys",)  # the others are by head, in dimension 1
+
 BLOCK = {
     "massive": massive,  # [N, 8]: top-1, top-2, top-3, median, massive elements, token, channel, not-finite elements
     "residual_norms": residual_norms,  # [N, 2]: first, mean of the others

@@ -20,10 +20,12 @@ from sinkctl.metrics.samples import Samples
 from sinkctl.model.attention import attached, sink_of
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.head import last_logits, token_nll
+from sinkctl.model.parallel import all_heads
 
 # (query places [T, 1], key places [S]) → bool [T, S], or [N, 1, T, S] where samples differ
 Seen = Callable[[Tensor, Tensor], Tensor]
-Told = Callable[[AttentionCall, AttentionSums, Visible], None]  # every layer's attention, in the order of the calls
+# Every layer's attention, in the order of the calls; of a model that processes share, what the keys of all heads got.
+Told = Callable[[AttentionCall, AttentionSums, Visible], None]
 Keep = Callable[[AttentionCall, Visible], None]  # the same before it is computed, without sums
 
 
@@ -63,7 +65,8 @@ class _Hiding(Attending):
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         self.attentions += 1
         if self.told is not None:
-            self.told(call, sums, pattern)
+            received = all_heads(sums.received_BHS, self.sharers)
+            self.told(call, sums._replace(received_BHS=received), pattern)
 
 
 def decoded(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,6 +20,7 @@ from sinkctl.metrics.views import AttentionView, BlockView, Known
 from sinkctl.model.attention import attached, hidden_states, sink_of
 from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
+from sinkctl.model.parallel import local
 from sinkctl.model.parts import side_by_side, streams_axis, text_modules
 
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
@@ -125,7 +127,7 @@ class _Observer(Attending):
         h_NTC, channels = apart(side_by_side(h_BTC.detach(), self.streams)), h_BTC.shape[-1]
         real_NT, shared = self._real(h_NTC.shape[1], h_NTC.device)
         for shown in self._shown:
-            self.measurer.attention(layer, _view(shown, real_NT, shared, apart, channels))
+            self.measurer.attention(layer, _view(shown, real_NT, shared, apart, channels, self.sharers))
         self._shown.clear()
         self.measurer.block(layer, BlockView(h_NTC, real_NT, shared))
 
@@ -220,7 +222,7 @@ def _of_sink_key(key: SinkKey, sums: AttentionSums) -> Tensor:
 
 
 def _view(
-    shown: dict[str, Any], real_NT: Tensor, shared: Known, apart: Callable[..., Tensor], channels: int
+    shown: dict[str, Any], real_NT: Tensor, shared: Known, apart: Callable[..., Tensor], channels: int, sharers: int
 ) -> AttentionView:
     call, sums, sink = shown["call"], shown["sums"], sink_of(shown["call"].module)
     if sink is not None and sink.attends:  # its constant part is attention's output too, and no gate
@@ -244,13 +246,15 @@ def _view(
         projection_CHE=weight,
         kept_NHTE=None if kept is None else apart(kept, 2),
         constant_HE=None if sink is None or sink.attends else sink.bias,
+        sharers=sharers,
         shared=shared,
     )
 
 
 def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
     """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
-    weight = module.weight.detach()
+    with align_module_device(module):  # from the disk, where accelerate keeps it there
+        weight = local(module.weight.detach())
     if (
         type(weight) is not Tensor
         or weight.dtype not in PLAIN

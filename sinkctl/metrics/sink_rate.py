@@ -12,6 +12,8 @@ from sinkctl.metrics.observe import Attending, run
 from sinkctl.metrics.samples import laid_out
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import AttentionCall
+from sinkctl.model.parallel import all_heads
+from sinkctl.model.parts import device_of
 
 EPSILON, LENGTH = 0.3, 64
 
@@ -24,7 +26,8 @@ class _Importance(Attending):
 
     def seen(self, call: AttentionCall, sums: AttentionSums, pattern: Visible) -> None:
         real_NT = self.samples.real(sums.received_BHS.shape[2], sums.received_BHS.device)
-        self.alpha_NHT.append(importance(sums.received_BHS, real_NT, pattern.causal).cpu())
+        received_NHT = all_heads(sums.received_BHS, self.sharers)
+        self.alpha_NHT.append(importance(received_NHT, real_NT, pattern.causal).cpu())
 
 
 def sink_rate(model: PreTrainedModel, ids_NT: Tensor, epsilon: float = EPSILON) -> float:
@@ -32,7 +35,7 @@ def sink_rate(model: PreTrainedModel, ids_NT: Tensor, epsilon: float = EPSILON) 
 
     ids_NT holds the samples, 64 tokens each in the published definition.
     """
-    samples = laid_out(list(ids_NT.cpu()), model.device)
+    samples = laid_out(list(ids_NT.cpu()), device_of(model))
     handler = _Importance(samples)
     with attached(model, handler):
         run(model, samples)

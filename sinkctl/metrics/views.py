@@ -79,6 +79,7 @@ class AttentionView(Tokens):
     weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # (scores, seen) → weights, in place of softmax
     weighed_by: str | None = None  # its name
     kept_NHTE: Tensor | None = None  # what entered the output projection: after a gate or norm, where there is one
+    sharers: int = 1  # processes that have the layer's heads between them: H and G are this one's share
     constant_HE: Tensor | None = None  # of that, what a designed sink adds behind its gate
     shared: Known = field(default_factory=Known, repr=False)
     own: Known = field(default_factory=Known, init=False, repr=False)  # what several metrics need of this layer

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
 from sinkctl.model.handler import Handler, SinkKey, answered, handling
+from sinkctl.model.parallel import sharers
 from sinkctl.model.parts import decoder_of
 from sinkctl.model.undocumented import attending_by, cached
 
@@ -70,6 +71,7 @@ class Attachment:
         if model.training:
             raise ModelError("the model is in training mode; call model.eval() first")
         self._handler = handler
+        handler.sharers = sharers(model)
         self._adapted = bypassing(model)
         self._configs = configs_of(model)
         AttentionInterface.register(NAME, through_handler)

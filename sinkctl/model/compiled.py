@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from sinkctl.model.parallel import sharers
 from sinkctl.model.probe import LayerFacts
 from sinkctl.model.quantized import is_quantized
 from sinkctl.model.recurrent import recurrent_cache
@@ -21,6 +22,8 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
     """Whether to compile for a text of about `tokens` tokens, and why."""
     if device.type != "cuda":
         return False, "only pays on a GPU"
+    if sharers(model) > 1:
+        return False, "what processes add up is no part of a graph"
     if tokens is None:
         return False, "the length of the text is unknown"
     if is_quantized(model):

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from sinkctl.model.generation_fields import MORE, NO_MATTER, NOT_USED, PROCESSORS, WARPERS
+from sinkctl.model.parts import device_of
 from sinkctl.model.undocumented import logits_processors
 
 
@@ -53,7 +54,7 @@ def stock_processors(
     For a text of `prompt` tokens with at most `limit` after them, which ends at `eos_ids`, those of the checkpoint's
     config among them.
     """
-    ends, device = sorted(eos_ids) or None, model.device
+    ends, device = sorted(eos_ids) or None, device_of(model)
     own = model.generation_config.eos_token_id
     config = GenerationConfig(**fields, eos_token_id=ends if own is None else own)
     if config.min_new_tokens is not None:

@@ -68,6 +68,8 @@ def places(real_BT: Tensor | None) -> list[list[int]] | None:
 class Handler:
     """Answers every attention layer of an attached model."""
 
+    sharers = 1  # processes that have the model's heads between them; each is asked for its own
+
     def attend(self, call: AttentionCall) -> Tensor:
         """Return out_BHTE."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sinkctl import launched
 from sinkctl.clock import phase
 from sinkctl.errors import ModelError, SinkctlError
 from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
@@ -30,8 +32,9 @@ from sinkctl.model.fingerprint import folder_fingerprint
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
-from sinkctl.model.parts import towers_of
-from sinkctl.model.placement import exceeds_gpu
+from sinkctl.model.parallel import sharers, sharing
+from sinkctl.model.parts import device_of, towers_of
+from sinkctl.model.placement import check_laid_out, exceeds_gpu, laid_out
 from sinkctl.model.probe import LayerFacts, probe
 from sinkctl.model.quantized import as_asked, storage_of
 from sinkctl.model.settings import ModelSettings
@@ -57,6 +60,7 @@ class LoadedModel:
     stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
     notes: list[str] = field(default_factory=list)  # for the result
     settings: ModelSettings | None = None  # it was loaded by; None for a model made in memory
+    offloaded: TemporaryDirectory | None = None  # of layers that are read from the disk whenever they run
     _probed: dict[tuple, list[LayerFacts]] = field(default_factory=dict, repr=False)
 
     @property
@@ -83,6 +87,8 @@ class LoadedModel:
     @property
     def rows(self) -> int:
         """Of the embedding matrix: the ids that it takes are those below."""
+        if self.sharers > 1:  # of the matrix itself there may be a part here
+            return self.model.config.get_text_config().vocab_size
         return self.model.get_input_embeddings().weight.shape[0]
 
     @cached_property
@@ -92,11 +98,21 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return device_of(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def sharers(self) -> int:
+        """How many processes have its heads between them; 1: it is whole here."""
+        return sharers(self.model)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process says and keeps what the model's processes find."""
+        return self.sharers == 1 or launched.first()
 
     def layers(self, reach: int) -> list[LayerFacts]:
         """The attention layers, with positions 0 … `reach` explained by the position probe; ModelError where not."""
@@ -128,6 +144,7 @@ def load(
     source = named.source
     choices: dict[str, str] = {}
     notes: list[str] = []
+    offloaded: TemporaryDirectory | None = None
     device = chosen_device(settings.device, choices)
     common = dict(revision=base.revision, trust_remote_code=settings.trust_remote_code)
     with explained(settings.name):
@@ -137,12 +154,18 @@ def load(
         storage = storage_of(config, settings, device, choices)
         dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
         auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
-        spread = settings.device == "auto" and device.type == "cuda"
-        spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
+        if settings.parallel is not None:
+            placed = sharing(settings.name, config, device, choices)
+        elif settings.device_map is not None:
+            placed, offloaded = laid_out(settings, device, choices)
+        else:
+            spread = settings.device == "auto" and device.type == "cuda"
+            spread = spread and exceeds_gpu(auto_class, config, dtype, common, choices, storage.in_memory)
+            placed = {"device_map": "auto" if spread else {"": device}}
         model, report = auto_class.from_pretrained(
             source,
             dtype=dtype,
-            device_map="auto" if spread else {"": device},
+            **placed,
             use_safetensors=None if settings.allow_pickle else True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
@@ -151,6 +174,8 @@ def load(
             **storage.options,
             **common,
         )
+        if offloaded is not None:
+            check_laid_out(settings.name, model, base, choices)
         left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
         if left_out is not None and kind == "decoder":  # of the others, heads are left out
             choices["weights"] = left_out
@@ -164,8 +189,9 @@ def load(
         processor = _processor(source, common) if kind == "vision" else None
     fingerprints = [_fingerprint(source, base.revision), *adapter_fingerprints(base)]
     loaded = LoadedModel(
-        model, tokenizer, settings.name, "+".join(fingerprints), choices, kind, processor, stored, notes, settings
-    )
+        model, tokenizer, settings.name, "+".join(fingerprints), choices, kind, processor, stored, notes, settings,
+        offloaded,
+    )  # fmt: skip
     beyond = None if tokenizer is None else check_rows(tokenizer, loaded.rows, settings.name)
     notes += [] if beyond is None else [beyond]
     return loaded

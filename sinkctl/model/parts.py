@@ -1,5 +1,6 @@
 """The part of a model that text goes through: of a multimodal checkpoint its text decoder alone."""
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -17,6 +18,14 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     if not isinstance(decoder, nn.Module):
         raise ModelError("its class does not tell the decoder from the head; this is not supported")
     return decoder
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where its inputs go: where its first layers run, which may be kept elsewhere (accelerate's offloading)."""
+    if model.device.type != "meta":
+        return model.device
+    places = model.hf_device_map.values()
+    return torch.device(next((place for place in places if place not in ("cpu", "disk")), "cpu"))
 
 
 def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -1,7 +1,10 @@
 """Which GPU a process takes, and whether a checkpoint's weights fit it, from its config alone."""
 
+import tempfile
+from collections import Counter
 from typing import Any
 
+import psutil
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import compute_module_sizes
@@ -9,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sinkctl import launched
+from sinkctl.errors import ModelError
 from sinkctl.model.quantized_files import Quantized
 from sinkctl.model.settings import ModelSettings
 
@@ -18,6 +22,40 @@ def own_device(settings: ModelSettings) -> ModelSettings:
     if launched.processes() == 1 or settings.device == "cpu" or not torch.cuda.is_available():
         return settings
     return settings.model_copy(update={"device": f"cuda:{launched.local_rank()}"})
+
+
+def laid_out(
+    settings: ModelSettings, device: torch.device, choices: dict[str, str]
+) -> tuple[dict[str, Any], tempfile.TemporaryDirectory]:
+    """(the arguments of `from_pretrained` that lay layers out over devices and the disk, a folder for the latter).
+
+    What the folder holds is needed as long as the model is.
+    """
+    most = {_number(name): _number(size) for name, size in settings.max_memory.items()}  # GPUs and bytes are numbers
+    if device.type == "cpu" and "cpu" not in most:
+        most["cpu"] = psutil.virtual_memory().available  # where nothing is said, GPUs are taken
+    folder = tempfile.TemporaryDirectory(prefix="sinkctl-", dir=settings.offload_folder)
+    choices["device_map"] = f"{settings.device_map}: asked for"
+    options = {"device_map": settings.device_map, "max_memory": most or None, "offload_folder": folder.name}
+    return options, folder
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def check_laid_out(name: str, model: PreTrainedModel, settings: ModelSettings, choices: dict[str, str]) -> None:
+    """Say in `choices` what is where; ModelError for what cannot be run from the disk."""
+    laid = getattr(model, "hf_device_map", {"": model.device})  # it has none where all is in one place
+    places = Counter(map(str, laid.values()))
+    parts = ", ".join(f"{count} on {f'GPU {place}' if place.isdigit() else place}" for place, count in places.items())
+    choices["device_map"] += f"; parts of the model: {parts}"
+    away = {key for key, weight in model.named_parameters() if weight.is_meta}
+    sink = next((key for key in away if ".sink." in key), None)
+    if sink is not None:
+        raise ModelError(f"{name}: {sink}, a designed sink, has to stay in memory; leave --device-map out")
+    if away and settings.adapters:
+        raise ModelError(f"{name}: adapters cannot be merged into layers on the disk; merge them first")
 
 
 def exceeds_gpu(

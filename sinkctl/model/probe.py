@@ -14,7 +14,7 @@ from sinkctl.model.carried import check_carried, held
 from sinkctl.model.families import known
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.masks import past_keys
-from sinkctl.model.parts import text_modules
+from sinkctl.model.parts import device_of, text_modules
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.recurrent import RecurrentCache, recurrent_cache
 
@@ -128,8 +128,8 @@ def _record(
 ) -> _Recorder:
     recorder = _Recorder()
     with attached(model, recorder):
-        positions = None if positions is None else positions.to(model.device)
-        recorder.hidden = hidden_states(model, ids.to(model.device), positions, past).last_hidden_state
+        positions = None if positions is None else positions.to(device_of(model))
+        recorder.hidden = hidden_states(model, ids.to(device_of(model)), positions, past).last_hidden_state
     return recorder
 
 

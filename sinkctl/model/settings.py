@@ -31,6 +31,19 @@ class ModelSettings(BaseModel):
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16", "float64"], BeforeValidator(_own_name)] = Field(
         "auto", description="auto: float32 on a CPU, the checkpoint's own elsewhere; bf16, fp16, half … too."
     )
+    parallel: Literal["tensor"] | None = Field(
+        None, description="tensor: the processes that torchrun starts share every layer's heads and weights."
+    )
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
+        None,
+        description="Layers over the GPUs, the memory and, last, the disk, as accelerate lays them out.",
+    )
+    max_memory: dict[str, Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMG]i?B)?$")]] = Field(
+        {}, description="With device_map, what each may take: {0: 20GiB, cpu: 8GiB}; accelerate's max_memory."
+    )
+    offload_folder: str | None = Field(
+        None, description="Where layers on the disk are put that cannot be read from the checkpoint as they stand."
+    )
     dequantize: bool = Field(False, description="Write quantized weights out in the dtype, once they are loaded.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the checkpoint.")
     allow_pickle: bool = Field(False, description="Load weights that are not safetensors; a pickle can run code.")

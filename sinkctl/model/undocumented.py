@@ -33,6 +33,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from sinkctl.model.parts import device_of
+
 Say = Callable[[str], None]  # told what takes time
 
 # What a module may call its cache: the first since 5.24, the last in Mamba's layers before.
@@ -77,15 +79,22 @@ def runs_by(model: PreTrainedModel) -> list[str]:
 
 def logits_processors(model: PreTrainedModel, config: GenerationConfig, prompt: int) -> list[LogitsProcessor]:
     """Those that `generate()` would run, in its order, after a prompt of so many tokens."""
-    model._prepare_special_tokens(config, device=model.device)
+    model._prepare_special_tokens(config, device=device_of(model))
     empty = LogitsProcessorList()
-    return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=model.device))
+    return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=device_of(model)))
 
 
 def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> None:
     """Say that it adds BOS, or not; the public setter replaces the whole post-processor, and what else it adds."""
     tokenizer._add_bos_token = adds_bos
     tokenizer._should_update_post_processor = False
+
+
+def shared_among(processes: int) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that share a model's heads and weights out by the plan of its class."""
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=processes)}
 
 
 class _Asked(dict):
@@ -248,6 +257,9 @@ TAKEN = (
     Taken("tokenizer._add_bos_token, _should_update_post_processor", "5.15.0", "5.24.0", _post_processor_is_kept),
     Taken("model._get_logits_processor, _prepare_special_tokens", "5.15.0", "5.24.0",
           lambda: len(logits_processors(_tiny(), GenerationConfig(repetition_penalty=1.5), 1)) == 1),
+    Taken("DistributedConfig; base_model_tp_plan of a config; tp_size of a model", "5.15.0", "5.24.0",
+          lambda: shared_among(2) and "colwise" in (_tiny().config.base_model_tp_plan or {}).values()
+          and _tiny().tp_size is None),
     Taken("arguments of a mask function", "5.15.0", "5.24.0",
           lambda: {"batch_size", "q_length", "kv_length", "mask_function", "device"}
           <= set(inspect.signature(sdpa_mask).parameters)),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
+from sinkctl.model.parallel import local
 
 WRONG = {
     "config.json": "one of the two belongs to another checkpoint",
@@ -93,7 +94,8 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     weights: dict[torch.device, list[tuple[str, nn.Parameter]]] = defaultdict(list)
     with torch.no_grad():
         for key, weight in model.named_parameters():
-            if type(weight) is nn.Parameter and weight.dtype in PLAIN and not weight.is_meta:
+            weight = local(weight)
+            if type(weight) in (nn.Parameter, Tensor) and weight.dtype in PLAIN and not weight.is_meta:
                 weights[weight.device].append((key, weight))
                 sound[weight.device].append(weight.sum().isfinite())
         suspects = [

@@ -3,7 +3,6 @@
 import gzip
 import json
 import signal
-import socket
 import time
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from families import HYBRID, STREAMED, in_float64, tiny
 from fed import wrap
 from places import DATA
-from processes import Command, in_small_parts
+from processes import in_small_parts, launched
 from torch.nn.functional import cross_entropy
 
 from sinkctl.errors import Interrupted, ResumeError, TextError
@@ -207,14 +206,6 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_with_a_whole_one(stories, c
     run(built, stories, output=tmp_path / "cut", resume=True)
     run(built, stories, output=tmp_path / "one")
     assert contents(tmp_path / "cut") == contents(tmp_path / "one")
-
-
-def launched(words, processes, **how):
-    """As torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    return [Command(*words, RANK=str(n), LOCAL_RANK=str(n), **common, **how) for n in range(processes)]
 
 
 def test_a_process_that_is_killed_is_named_and_the_others_work_is_kept(tmp_path, sinkctl, monkeypatch):

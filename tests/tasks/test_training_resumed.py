@@ -1,15 +1,15 @@
 """Training that is stopped, killed, shared or breaks: nothing of it is lost, and nothing comes out otherwise."""
 
 import errno
+import json
 import math
 import signal
-import socket
 import time
 
 import pytest
 import torch
 import yaml
-from processes import Command
+from processes import Command, launched
 from training_runs import JUDGED, small, train, weights
 
 from sinkctl.errors import Interrupted, ModelError, ResumeError
@@ -24,6 +24,11 @@ from sinkctl.tasks.convert.training import train as training
 SHARED = ("--steps", 3, "--set", "training.loss.kl=0.5", "--set", "training.micro_batch=1", "--dtype", "float32")
 # AdamW moves a weight whose gradient is nothing but rounding by its whole rate: small beside what is compared.
 SLOWLY = ("--lr", 1e-4, "--set", "training.sink_lr=0.0001")
+# What the second process compares meanwhile: the start and the control.
+COMPARED = (
+    "--control", "--set", "evaluation.run=true", "--set", "evaluation.tokens=100", "--set", "evaluation.samples=2",
+    "--set", "evaluation.length=32",
+)  # fmt: skip
 CONTROLLED = {"control": True, "save_seconds": 0, "lr": 1e-2}
 
 
@@ -188,13 +193,8 @@ def test_a_process_that_is_killed_goes_on_from_its_last_state(stored, text, tmp_
 
 
 def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as by torchrun
-    words = convert(stored, text, tmp_path / "out", *SHARED, *SLOWLY)
-    both = [Command(*words, RANK=rank, LOCAL_RANK=rank, **launched) for rank in ("0", "1")]
-    (first, out, err), (second, silent, other) = (process.ended() for process in both)
+    words = convert(stored, text, tmp_path / "out", *SHARED, *SLOWLY, *COMPARED)
+    (first, out, err), (second, silent, other) = (process.ended() for process in launched(words))
     assert (first, second) == (0, 0), err + other
     assert (out.count("trained: 3 steps"), silent) == (1, ""), "the first process alone speaks"
     alone = run(recipe_in(tmp_path / "out"), output=tmp_path / "alone")
@@ -205,10 +205,42 @@ def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
         assert ours.objective == pytest.approx(theirs.objective, abs=1e-5)
         assert ours.gradient == pytest.approx(theirs.gradient, rel=1e-4)
+    for table in ("streams", "checkpoints"):
+        ours, theirs = (getattr(each.convert, table) for each in (result_of(tmp_path / "out"), alone.result))
+        assert [line.checkpoint for line in ours] == [line.checkpoint for line in theirs]
+        assert {line.checkpoint for line in ours} >= {"original", "converted", "control"}
+        for mine, other in zip(ours, theirs, strict=True):
+            trained = mine.checkpoint in ("converted", "control")
+            assert mine.perplexity == pytest.approx(other.perplexity, rel=1e-4 if trained else 0), mine
     ours, theirs = weights(tmp_path / "out"), weights(alone.path)
     assert ours.keys() == theirs.keys()
     # As a whole: AdamW moves a single weight by its rate also where its gradient is nothing but rounding.
     assert all((ours[name].float() - x.float()).norm() <= 1e-5 * x.float().norm() for name, x in theirs.items())
+
+
+def test_a_training_goes_on_in_another_number_of_processes(stored, text, tmp_path, sinkctl):
+    out, state = tmp_path / "out", tmp_path / "out" / STATE / CHECKPOINT
+    words = convert(stored, text, out, "--steps", 40, "--dtype", "float32", *SLOWLY)
+
+    def steps() -> int:
+        runs = json.loads(state.read_text())["runs"] if state.exists() else {}
+        return runs["converted"]["course"]["step"] if runs else 0
+
+    for processes, asked in ((2, words), (1, ["convert", "--resume", out])):
+        begun, running = steps(), launched(asked, processes)
+        while steps() <= begun and running[0].poll() is None:
+            time.sleep(0.01)
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        assert [process.ended()[0] for process in running] == [130] * processes
+        assert begun < steps() < 40
+    assert [process.ended()[0] for process in launched(["convert", "--resume", out], 2)] == [0, 0]
+    found, truth = (
+        each.convert.training.curves[0]
+        for each in (result_of(out), run(recipe_in(out), output=tmp_path / "alone").result)
+    )
+    assert len(found.loss) == 40
+    assert found.loss == pytest.approx(truth.loss, abs=1e-4)
 
 
 def test_a_step_that_processes_cannot_share_equally_is_refused_at_once(stored, text, tmp_path, sinkctl, monkeypatch):

@@ -48,6 +48,8 @@ class Conversion:
         self.tokenizer_class = "AutoTokenizer"  # of transformers, that loads it as it is written
         self.tokenizer: PreTrainedTokenizerBase | None = None  # as it is written, once the start is there
         self.token: PlacedToken | None = None  # of a sink token
+        self.others: Callable[[], list[Evaluation]] = list  # what other processes found, which train with this one
+        self._original = False  # whether it was compared already
 
     @cached_property
     def texts(self) -> Texts:
@@ -112,10 +114,17 @@ class Conversion:
         if self.judge is None:
             return written, Evaluation()
         with phase("comparing"):
-            if self.recipe.scratch is None:
-                self.judge(ORIGINAL, loaded, self.judging(ORIGINAL))
+            self.judge_original()
             self.judge(CONVERTED, written, self.judging(CONVERTED), self.named)
+            for found in self.others():
+                self.judge.found.join(found)
         return written, self.judge.found.ordered()
+
+    def judge_original(self) -> None:
+        """Once, where there is one."""
+        if self.recipe.scratch is None and not self._original:
+            self._original = True
+            self.judge(ORIGINAL, self.loaded, self.judging(ORIGINAL))
 
     @property
     def named(self) -> str | None:

@@ -50,6 +50,13 @@ class Evaluation:
     streamed: int = 0
     scored: int = 0
 
+    def join(self, other: "Evaluation") -> None:
+        """Add what another process found of other checkpoints."""
+        for name in ("streams", "checkpoints", "rounded"):
+            getattr(self, name).extend(getattr(other, name))
+        self.notes += [note for note in other.notes if note not in self.notes]
+        self.streamed = max(self.streamed, other.streamed)
+
     def ordered(self) -> "Evaluation":
         """The same, checkpoints in the order in which they came to be."""
         order = (ORIGINAL, START, CONVERTED, CONTROL).index

@@ -66,7 +66,7 @@ def run(
     The folder appears when all of it is there; where there is training, its states are kept in a folder of this name
     until then, and `resume` goes on from the last. `stop` is asked now and then: where it says yes, Interrupted is
     raised, and nothing is left behind but such states. `finish` may add to the folder. Of several processes, the main
-    one alone evaluates and writes; the others return None.
+    one alone writes, and two of them compare; all but the main one return None.
     """
     output = Path(output)
     check(recipe, output=output, resume=resume, loads=loaded is None)
@@ -113,6 +113,7 @@ def _trained(conversion: Conversion, output: Path, finish: Finish) -> Result | N
     with phase("training"):
         trained = training()
     if not training.main:
+        training.others()
         return None
     with whole_or_nothing(output, size_of(conversion.loaded, conversion.settled.dtype), replaces=True) as folder:
         return _written(conversion, trained.built, trained, folder, output, finish)

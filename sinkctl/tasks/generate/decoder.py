@@ -21,6 +21,7 @@ from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import last_logits
 from sinkctl.model.lengths import Lengths
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parallel import own_state, whole_state
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.row_layers import RowLayers, row_layers
 from sinkctl.model.threads import one_thread, single_threaded
@@ -93,7 +94,7 @@ class Decoder:
             self.cache.prompt([len(text) for text in texts], ends=prompt)
         for start in range(0, longest, chunk):
             part_BT, here_BT = (x[:, start : start + chunk] for x in (ids_BT, real_BT))
-            part_BT = part_BT.to(model.device)
+            part_BT = part_BT.to(self.loaded.device)
             self._growth.add(part_BT, here_BT)
             output = self._take_in(part_BT, here_BT)
             yield start + part_BT.shape[1]
@@ -147,7 +148,8 @@ class Decoder:
 
     def bytes_held(self) -> int:
         """Bytes of keys, values and recurrent states."""
-        return self.cache.bytes_held() + (0 if self.recurrent is None else self.recurrent.bytes_held())
+        held = self.cache.bytes_held() * self.loaded.sharers
+        return held + (0 if self.recurrent is None else self.recurrent.bytes_held())
 
     @property
     def choices(self) -> dict[str, str]:
@@ -171,7 +173,8 @@ class Decoder:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """(plain data, tensors) that continue the streams; copies."""
-        tensors = {f"ring.{name}": buffer.clone() for name, buffer in self.cache.state().items()}
+        held = whole_state(self.cache.state(), self.loaded.sharers)
+        tensors = {f"ring.{name}": buffer.clone() for name, buffer in held.items()}
         if self.recurrent is not None:
             tensors |= {f"recurrent.{name}": tensor for name, tensor in self.recurrent.state().items()}
         tensors |= {f"fed.{name}": tensor for name, tensor in self._growth.state().items()}
@@ -184,7 +187,7 @@ class Decoder:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             own[kind][rest] = tensor
-        self.cache.restore(own["ring"], data["seen"])
+        self.cache.restore(own_state(own["ring"], self.loaded.sharers), data["seen"])
         if self._growth.restore(own["fed"], data["seen"]):
             self._graph = None
         self._chunk = data["chunk"]

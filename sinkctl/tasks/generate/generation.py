@@ -16,6 +16,7 @@ from sinkctl.clock import carry, phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
+from sinkctl.model.parallel import as_the_first_says
 from sinkctl.model.probe import LearnedPositions
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.stream import MemorySample
@@ -99,7 +100,7 @@ class GenerateRun:
             count = burst if self.limit is None else min(burst, self.limit - self.steps)
             began = time.perf_counter()
             ids = torch.stack([self.decoder.step().clone() for _ in range(count)]).cpu().numpy()
-            took = time.perf_counter() - began
+            took = as_the_first_says(time.perf_counter() - began, self.loaded.sharers)
             self.seconds += took
             if not self.ends:
                 burst = min(2 * burst, LONGEST_BURST) if took < BURST_SECONDS / 2 else burst

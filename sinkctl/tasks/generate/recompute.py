@@ -87,7 +87,7 @@ class RecomputeDecoder:
     def _choose(self, fed: Sequence[Tensor] | Tensor) -> Tensor:
         model, logits = self.loaded.model, []
         for seen, window in zip(self.seen, self._recent, strict=True):  # windows may differ in length: row by row
-            ids_1L = window[None].to(model.device).clone()
+            ids_1L = window[None].to(self.loaded.device).clone()
             if self._bos is not None and seen > self.policy.reach + 1:
                 ids_1L[:, 0] = self._bos
             output = decoder_of(model)(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L), use_cache=False)

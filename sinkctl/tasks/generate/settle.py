@@ -119,6 +119,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "redistributed heads have no kernel for single tokens, which go through as blocks do"
     if recurrent_cache(loaded.model) is not None:
         return False, "recurrent layers keep their state in a cache that is not static"
+    if loaded.sharers > 1:
+        return False, "processes share the model, and add up what they find between its layers"
     if len({parameter.device for parameter in loaded.model.parameters()}) > 1:
         return False, "the model is spread over devices"
     if is_quantized(loaded.model):
@@ -136,6 +138,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
 def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
     if loaded.device.type != "cuda":
         return False, "only pays on a GPU"
+    if loaded.sharers > 1:
+        return False, "what processes add up is no part of a graph"
     if is_quantized(loaded.model):
         return False, "its quantized weights are run as transformers runs them"
     if is_mixture(loaded.model):

@@ -12,11 +12,13 @@ import torch
 from sinkctl.clock import phase, timed
 from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parallel import tell
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
 from sinkctl.tasks.finishing import Finish, finished
+from sinkctl.tasks.following import follow
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
 from sinkctl.tasks.generate.outcome import result_of
 from sinkctl.tasks.generate.spelling import PATIENCE, Spelling
@@ -43,8 +45,13 @@ def run(
     progress: Callable[[Tokens, GenerateRun], None] = lambda tokens, run: None,
     stop: Callable[[], bool] = lambda: False,
     finish: Finish = lambda folder, result: None,
-) -> Generated:
-    """Generate the recipe's tokens; `output`, `resume`, `stop` and `finish` as in `stream`."""
+) -> Generated | None:
+    """Generate the recipe's tokens; `output`, `resume`, `stop` and `finish` as in `stream`.
+
+    Of processes that have the model between them, the first alone has the outcome; the others return None.
+    """
+    if not loaded.speaks:
+        return follow(GenerateRun(recipe, loaded, RunFolder(output).load_state() if resume else None))
     with phase("preparing"):
         folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
         generation = GenerateRun(recipe, loaded, folder.load_state() if resume else None)
@@ -78,7 +85,10 @@ def _run(
             for tokens in generation:
                 array.append(tokens.ids.ravel())
                 progress(tokens, generation)
-                asked = stop()
+                asked, waited = stop(), time.monotonic() - saved
+                due = asked or waited > max(SAVE_SECONDS, cost / SAVE_SHARE)
+                saving = due and folder is not None and generation.steps > 0
+                tell((saving, asked), generation.loaded.sharers)
                 if asked and not generation.steps:
                     raise Interrupted("stopped in the prompt, before the first token; nothing was kept")
                 if asked:
@@ -88,8 +98,7 @@ def _run(
                         _write_texts(folder, array, generation)
                         kept = f"continue with: sinkctl stream --resume {folder.path}"
                     raise Interrupted(f"stopped after {generation.steps:,} tokens; {kept}")
-                waited = time.monotonic() - saved
-                if folder is not None and generation.steps and waited > max(SAVE_SECONDS, cost / SAVE_SHARE):
+                if saving:
                     save()
             result = result_of(generation)
         ids = np.array(array.values().reshape(-1, generation.rows))

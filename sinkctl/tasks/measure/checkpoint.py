@@ -10,6 +10,7 @@ from torch import Tensor
 from sinkctl.clock import phase, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parallel import as_the_first_says
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, MixingLine
 from sinkctl.result.store import RunFolder
@@ -47,6 +48,10 @@ class Kept:
         self.parts[name] = part
         self.arrays |= arrays or {}
         self.step += 1
+        self.save()
+
+    def save(self) -> None:
+        """Everything so far, on disk."""
         if self.folder is not None:
             state = {
                 "step": self.step,
@@ -104,6 +109,10 @@ class Measuring:
         if shown[0].samples[0].dim() == 1:
             check_fits(self.loaded, max(map(len, shown[0].samples)), self.recipe)
             speed = probed(self.loaded, shown[0].samples)
+        if speed is not None:  # sizes may go by them
+            speed, seconds = (
+                None if x is None else as_the_first_says(x, self.loaded.sharers) for x in (speed, seconds)
+            )
         if known is None:
             sized, choice = self.recipe, {}
             if seconds is not None and speed is not None:

@@ -30,6 +30,7 @@ from sinkctl.tasks.measure.tally import Tally
 
 # Tokens a forward pass takes where nothing else is said; a sample is never divided.
 TOKENS = {"cpu": 1024, "cuda": 32768}
+FROM_DISK = 8192  # and at least where layers may be there
 MOST = 256  # samples a forward pass: with all their heads they still number less than a launch's 65,535 rows
 EARLY = 4  # samples of the first pass: enough to say what is to be expected
 
@@ -133,6 +134,9 @@ class InputRun:
         if recurrent_only(self.loaded.model):
             self.notes.append("This model has no softmax attention: there are no attention maps to measure.")
             return
+        if self.loaded.sharers > 1:
+            kind = self.loaded.model.config.model_type
+            raise ModelError(f"{kind} attends by itself, so that heads cannot be shared; leave --parallel tensor out")
         if not self._mapped:
             self._mapped = True
             self.choices["column_sums"] = "eager maps: the model does not call transformers' attention interface"
@@ -153,8 +157,11 @@ class InputRun:
             return self.recipe.batch
         longest = max(map(len, self.shown.samples)) if self._tokens else 1024
         tokens = TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
+        why = f"a forward pass on {self.loaded.device.type}"
+        if self.loaded.offloaded is not None:
+            tokens, why = max(tokens, FROM_DISK), "a forward pass, each of which may read layers from the disk"
         size = min(MOST, max(1, tokens // longest))
-        self.choices["batch"] = f"{size}: {tokens:,} tokens a forward pass on {self.loaded.device.type}"
+        self.choices["batch"] = f"{size}: {tokens:,} tokens {why}"
         return size
 
 

@@ -11,11 +11,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sinkctl.metrics import ATTENTION, BLOCK
+from sinkctl.metrics import ATTENTION, BLOCK, MEANS_OF_HEADS
 from sinkctl.metrics.experts import expert_load, first_token_experts
 from sinkctl.metrics.massive import massive_places
 from sinkctl.metrics.rank import gram, spectrum
 from sinkctl.metrics.views import AttentionView, BlockView, Scope
+from sinkctl.model.parallel import all_heads
 from sinkctl.tasks.measure.found import Finder
 
 SURFACE_TOKENS, SURFACE_CELLS = 48, 128
@@ -127,10 +128,12 @@ class Tally:
         if not self.attention_metrics:
             return
         if self._row == len(self.rows):
-            self.rows.append(Row(layer, view.q_NHTD.shape[1], view.visible.causal, _kind(view)))
+            heads = view.q_NHTD.shape[1] * view.sharers
+            self.rows.append(Row(layer, heads, view.visible.causal, _kind(view)))
         row, self._row = self.rows[self._row], self._row + 1
         found = {name: metric(view, self.scope) for name, metric in self.attention_metrics.items()}
-        row.means.add({name: x for name, x in found.items() if x is not None})
+        found = {name: _of_all(name, x, view.sharers) for name, x in found.items() if x is not None}
+        row.means.add(found)
         if "alpha" in found:
             self._sinks(layer, row, view, found["alpha"])
 
@@ -196,6 +199,13 @@ class Tally:
         heads = sum(row.heads for row in self.rows)
         self.shares += [sinking / heads for sinking in self._sinking_N.tolist()] if heads else []
         self._row, self._sinking_N = 0, 0.0
+
+
+def _of_all(name: str, x: Tensor, sharers: int) -> Tensor:
+    """What a metric is over the heads of all processes that share the layer."""
+    if sharers > 1 and name in MEANS_OF_HEADS:
+        return all_heads(x[:, None], sharers).mean(1)
+    return all_heads(x, sharers)
 
 
 def _kind(view: AttentionView) -> str:

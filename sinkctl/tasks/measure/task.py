@@ -3,26 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from sinkctl.check import check
-from sinkctl.clock import carry, spent, timed
-from sinkctl.errors import Interrupted, ResumeError
+from sinkctl.clock import spent, timed
+from sinkctl.errors import Interrupted
 from sinkctl.model.linear import fast_linear
 from sinkctl.model.load import LoadedModel, load
+from sinkctl.model.parallel import asked_of_the_first
+from sinkctl.model.placement import own_device
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
-from sinkctl.result.environment import environment
+from sinkctl.result.measure import CheckpointScore
 from sinkctl.result.schema import Result
-from sinkctl.result.store import ENVIRONMENT, RunFolder
+from sinkctl.result.store import RunFolder
 from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.measure.checkpoint import Kept, Measuring, Progress
 from sinkctl.tasks.measure.outcome import result_of
 from sinkctl.tasks.measure.pace import seconds_of
 from sinkctl.tasks.measure.settle import settle
+from sinkctl.tasks.measure.shares import Share
 from sinkctl.tasks.stopping import stoppable
 
 ARRAYS = "arrays.safetensors"
@@ -50,77 +53,90 @@ def run(
     progress: Callable[[Progress], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     finish: Finish = lambda folder, result: None,
-) -> Outcome:
+) -> Outcome | None:
     """Measure the recipe's checkpoints (`loaded` stands in for a single one).
 
     With `output`, a run folder is kept there, with what every checkpoint and input showed as soon as it is known;
-    `resume` continues the one there. `stop` is asked before every block: where it says yes, Interrupted is raised.
+    `resume` continues the one there. `stop` is asked before every block: where it says yes, Interrupted is raised. Of
+    several processes, which share out the checkpoints, or the heads of each (`parallel`), the first alone has the
+    outcome; the others return None.
     """
     check(recipe, output=output, resume=resume, loads=loaded is None)
     began = spent()
     recipe, sources = settle(recipe), checkpoints(recipe)
     sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
-    folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-    kept = Kept({}, {}, folder, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
-    if resume:
-        _restore(kept)
-    elif folder is not None:
-        folder.write_recipe(kept.recipe)
-        folder.write_json(ENVIRONMENT, environment())
-    scores, choices, model = [], {}, None
+    share = Share(len(sources), heads=recipe.model.parallel is not None if loaded is None else loaded.sharers > 1)
+    kept, folder = share.begun(output, resume, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
+    found: list[Found] = []
     try:
-        for number, (label, settings, step) in enumerate(sources):
+        own = share.own(sources)
+        for place, (number, (label, settings, step)) in enumerate(own):
 
-            def told(now: Progress, label=label, number=number) -> None:
-                share = (number + now.share) / len(sources)
-                progress(replace(now, what=f"{label}: {now.what}", share=share))
+            def told(now: Progress, label=label, place=place) -> None:
+                progress(replace(now, what=f"{label}: {now.what}", share=(place + now.share) / len(own)))
 
             told(Progress("loading", 0.0))
             model = None  # gone before the next one comes
             model = _loaded(settings) if loaded is None else loaded
+            asked = asked_of_the_first(stop, model.sharers)
             seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (spent() - began)
-            measuring = Measuring(recipe, model, number, kept, told, stop)
-            choices[label] = measuring.choices
+            measuring = Measuring(recipe, model, number, kept, told, asked)
             try:
-                with stoppable(model.model, stop), fast_linear(model.model) as why:
+                with stoppable(model.model, asked), fast_linear(model.model) as why:
                     measuring.choices |= {} if why is None else {"linear layers": why}
-                    measuring.run(None if seconds is None else max(0.0, seconds) / (len(sources) - number))
+                    measuring.run(None if seconds is None else max(0.0, seconds) / (len(own) - place))
             finally:
                 if measuring.inputs:
-                    scores.append(measuring.score(label, step))
+                    score = measuring.score(label, step)
+                    found.append(Found(number, label, score, measuring.choices))
     except Interrupted as error:
-        done = sum(not name.endswith(("/model", "/costs")) for name in kept.parts)
-        resumed = (
-            f"continue with: sinkctl measure --resume {folder.path}" if folder else "nothing was kept (no --output)"
-        )
-        stopped = Interrupted(f"stopped after {done} input{'' if done == 1 else 's'}; {resumed}")
-        if scores:
-            stopped.result = result_of(recipe, scores, _joined(choices), complete=False).clocked()
-            if folder is not None:
-                finish(folder, stopped.result)
-                folder.write_result(stopped.result)
-        raise stopped from error
-    result = result_of(recipe, scores, _joined(choices))
+        raise _stopped(error, recipe, found, kept, folder, output, share.speaks, finish) from error
+    found = share.joined(found, kept, lambda: _resumed(output))
+    if not share.speaks:
+        return None
+    result = _result(recipe, found)
     if folder is not None:
         folder.write_tensors(ARRAYS, kept.arrays)
     return Outcome(finished(result, folder, finish, lambda what: progress(Progress(what, 1.0))), kept.arrays)
 
 
+class Found(NamedTuple):
+    """What was found out about one checkpoint."""
+
+    number: int
+    label: str
+    score: CheckpointScore
+    choices: dict[str, str]
+
+
+def _result(recipe: MeasureRecipe, found: list[Found], complete: bool = True) -> Result:
+    found = sorted(found, key=lambda each: each.number)
+    choices = _joined({each.label: each.choices for each in found})
+    return result_of(recipe, [each.score for each in found], choices, complete)
+
+
+def _resumed(output: str | Path | None) -> str:
+    return "nothing was kept (no --output)" if output is None else f"continue with: sinkctl measure --resume {output}"
+
+
+def _stopped(
+    error: Interrupted, recipe: MeasureRecipe, found: list[Found], kept: Kept, folder: RunFolder | None,
+    output: str | Path | None, speaks: bool, finish: Finish,
+) -> Interrupted:  # fmt: skip
+    """What is raised, with what was found so far."""
+    done = sum(not name.endswith(("/model", "/costs")) for name in kept.parts)
+    stopped = Interrupted(f"stopped after {done} input{'' if done == 1 else 's'}; {_resumed(output)}")
+    stopped.said = not speaks
+    if found and speaks:
+        stopped.result = _result(recipe, found, complete=False).clocked()
+        if folder is not None:
+            finish(folder, stopped.result)
+            folder.write_result(stopped.result)
+    return stopped
+
+
 def _loaded(settings: ModelSettings) -> LoadedModel:
-    return load(settings, kinds=("decoder", "encoder", "vision"))
-
-
-def _restore(kept: Kept) -> None:
-    data, tensors = kept.folder.load_state()
-    before = data.get("recipe", {})
-    changed = next((name for name in kept.recipe if before.get(name) != kept.recipe[name]), None)
-    if changed is not None:
-        raise ResumeError(f"{kept.folder.path}: {changed} is not what the run was started with; start a new run")
-    if data.get("files") != kept.files:
-        raise ResumeError(f"{kept.folder.path}: what it reads changed since the run was started; start a new run")
-    carry(data["spent"])
-    kept.parts, kept.step = data["parts"], data["step"]
-    kept.arrays.update(tensors)
+    return load(own_device(settings), kinds=("decoder", "encoder", "vision"))
 
 
 def _stamped(files: Sequence[str]) -> list[list[Any]]:

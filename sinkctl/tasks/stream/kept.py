@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sinkctl.errors import ModelError
+from sinkctl.model.parallel import tell
 from sinkctl.result.store import GrowingArray, RunFolder
 from sinkctl.tasks.stream.scoring import StreamRun
 
@@ -44,11 +45,13 @@ class Kept:
             if self.texts is not None:
                 self.texts.append(block.texts)
             seen()
-            if stop():
+            stopped = stop()
+            due = stopped or time.monotonic() - self._saved > max(SAVE_SECONDS, self._cost / SAVE_SHARE)
+            tell((due and self._states is not None, stopped), self.run.loaded.sharers)
+            if due:
                 self.save()
+            if stopped:
                 return False
-            if time.monotonic() - self._saved > max(SAVE_SECONDS, self._cost / SAVE_SHARE):
-                self.save()
         if not self.run.ended:
             self.save()
         return self.run.ended

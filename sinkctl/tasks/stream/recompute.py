@@ -64,7 +64,7 @@ class RecomputeScorer(Scorer):
     def _after(self, ids_BL: Tensor, target_BT: Tensor) -> np.ndarray:
         """NLL of the targets after the last tokens of each row."""
         model = self.loaded.model
-        ids_BL, target_BT = ids_BL.to(model.device), target_BT.to(model.device)
+        ids_BL, target_BT = ids_BL.to(self.loaded.device), target_BT.to(self.loaded.device)
         output = decoder_of(model)(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), use_cache=False)
         last = target_BT.shape[1]
         output.last_hidden_state = output.last_hidden_state[:, -last:]

@@ -21,6 +21,7 @@ from sinkctl.model.attention import attached, decoder_of, hidden_states
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.lengths import Lengths, Stage
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.parallel import own_state, whole_state
 from sinkctl.model.probe import LayerFacts, LearnedPositions
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.model.undocumented import cached
@@ -115,7 +116,8 @@ class BlockScorer(Scorer):
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         carried = {} if self._recurrent is None else self._recurrent.state()
         past = {PAST: self._past_T} if len(self._past_T) else {}
-        tensors = self._cache.state() | {RECURRENT + name: x for name, x in carried.items()}
+        cache = whole_state(self._cache.state(), self.loaded.sharers)
+        tensors = cache | {RECURRENT + name: x for name, x in carried.items()}
         return {"seen": self.seen, "largest": self._largest}, tensors | past
 
     def restore(self, data: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -125,13 +127,14 @@ class BlockScorer(Scorer):
         self._past_T = tensors.get(PAST, self._past_T[:0])
         carried = {name: tensor for name, tensor in tensors.items() if name.startswith(RECURRENT)}
         own = {name: x for name, x in tensors.items() if name not in carried and name != PAST}
-        self._cache.restore(own, self.seen)
+        self._cache.restore(own_state(own, self.loaded.sharers), self.seen)
         if self._recurrent is not None:
             self._recurrent.restore({name.removeprefix(RECURRENT): x for name, x in carried.items()})
 
     @property
     def cache_bytes(self) -> int:
-        return self._cache.bytes_held() + (0 if self._recurrent is None else self._recurrent.bytes_held())
+        held = self._cache.bytes_held() * self.loaded.sharers
+        return held + (0 if self._recurrent is None else self._recurrent.bytes_held())
 
     @property
     def facts(self) -> list[LayerFacts]:
@@ -141,7 +144,7 @@ class BlockScorer(Scorer):
     @property
     def bytes_a_token(self) -> int:
         """Bytes of keys and values one kept token takes at full precision."""
-        width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts)
+        width = sum(f.kv_heads * (f.width + f.value_width) for f in self._facts) * self.loaded.sharers
         return width * torch.empty(0, dtype=self.loaded.dtype).element_size()
 
     @property
@@ -176,7 +179,7 @@ class LearnedDenseScorer(Scorer):
         fits = max(0, min(len(ids_T), self.loaded.context - self.seen))
         if fits:
             model = self.loaded.model
-            ids_BT, target_BT = (x[None, :fits].to(model.device) for x in (ids_T, target_T))
+            ids_BT, target_BT = (x[None, :fits].to(self.loaded.device) for x in (ids_T, target_T))
             decoder = decoder_of(model)
             output = decoder(input_ids=ids_BT, **cached(decoder, self._past))
             nll[:fits] = self._losses(output, ids_BT, target_BT)[0].cpu().numpy()

@@ -15,6 +15,7 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.environment import environment
 from sinkctl.result.store import ENVIRONMENT, RunFolder, save_arrays
 from sinkctl.tasks.finishing import Finish, finished
+from sinkctl.tasks.following import follow
 from sinkctl.tasks.stream.apart import run_apart
 from sinkctl.tasks.stream.calibration import calibrated
 from sinkctl.tasks.stream.crew import Crew
@@ -38,9 +39,9 @@ def run(
 
     `stop` is asked after every block: where it says yes, the state is saved and Interrupted raised. `finish` adds to
     the folder of a finished run, while it can still be resumed. Of several processes, which share out texts on their
-    own, the first alone has the outcome; the others return None.
+    own, or the heads of the model, the first alone has the outcome; the others return None.
     """
-    check_processes(recipe)
+    check_processes(recipe, shared=loaded.sharers > 1)
     crew = Crew()
 
     def told(what: str, share: float) -> None:
@@ -56,6 +57,8 @@ def run(
         recipe = crew.agreed(settled)
     if recipe.text.each is not None:
         return run_apart(recipe, loaded, crew, output, resume, progress, stop, finish)
+    if not loaded.speaks:
+        return follow(StreamRun(recipe, loaded, RunFolder(output).load_state() if resume else None))
     with phase("preparing"):
         folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
         stream = StreamRun(recipe, loaded, folder.load_state() if resume else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
@@ -18,6 +19,7 @@ from sinkctl.result.environment import environment
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import Conversion
+from sinkctl.tasks.convert.evaluate import Evaluation
 from sinkctl.tasks.convert.streamed import Fed
 from sinkctl.tasks.convert.training.corpus import Corpus, check_room, of_files, of_tokens
 from sinkctl.tasks.convert.training.processes import accelerator_on, check_spread
@@ -54,6 +56,7 @@ class TrainingRun:
         self.accelerator = accelerator_on(self.loaded.device, self.plan.half)
         check_spread(self.accelerator, self.settings, self.sink.kind)
         self.main = self.accelerator.is_main_process
+        conversion.others = self.others
 
     def __call__(self) -> Trained:
         """Raises what the trainer raises; TextError for a text too short."""
@@ -85,9 +88,25 @@ class TrainingRun:
         original = Original(self.loaded.model, Fed.of(ORIGINAL, self.loaded).front)
         return Trainer(self.plan, self.accelerator, corpus, original, states, self.conversion.stop)
 
+    def _judges(self, label: str) -> bool:
+        """Whether it is for this process to compare a checkpoint: while the main one has the original and the
+        converted one, the next has the start and the control, where that is whole there."""
+        sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        next_one = label == START or (label == CONTROL and not sharded)
+        place = 1 % self.accelerator.num_processes if next_one else 0
+        return self.conversion.judge is not None and self.accelerator.process_index == place
+
+    def others(self) -> list[Evaluation]:
+        """In the main process what the others compared, once they are done."""
+        if self.accelerator.num_processes == 1 or self.conversion.judge is None:
+            return []
+        return gather_object([self.conversion.judge.found])[1:]
+
     def _judge_start(self, model: PreTrainedModel) -> None:
         conversion = self.conversion
-        if self.main and conversion.judge is not None and self.recipe.scratch is None:
+        if self.accelerator.num_processes > 1 and self._judges(ORIGINAL):  # while the next process has the start
+            conversion.judge_original()
+        if self._judges(START) and self.recipe.scratch is None:
             held = snapshot(model, self.settled.dtype, self.loaded.dtype)
             first = LoadedModel(held, conversion.tokenizer, START, "in memory")
             conversion.judge(START, first, conversion.judging(START), conversion.named)
@@ -196,7 +215,7 @@ class TrainingRun:
         else:
             part = trainable(model, self.settings, None, self._held)
             model, courses[CONTROL] = self._trained(trainer, CONTROL, part, tokenizer, fresh)
-        if self.main and conversion.judge is not None:
+        if self._judges(CONTROL):
             control = as_loaded(model, self.settled.dtype, self.loaded.dtype)
             trained = LoadedModel(control, tokenizer, CONTROL, "in memory")
             conversion.judge(CONTROL, trained, conversion.judging(CONTROL))
