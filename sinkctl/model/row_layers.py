@@ -16,6 +16,7 @@ from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.row_products import Norm, select
 from sinkctl.model.attention import through_handler
 from sinkctl.model.compiled import called_as
+from sinkctl.model.parallel import sharers
 
 # Layers of transformers that add attention, then a gated SiLU of two matrices, each behind an RMSNorm of its own.
 CLASSES = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
@@ -79,6 +80,8 @@ def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -
 
 def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
     """What keeps these layers from being run so; None: nothing."""
+    if sharers(model) > 1:
+        return "what processes add up is no part of them"
     if any(getattr(module, "attention_scaling", 1.0) != 1.0 for module in model.modules()):
         return "its rotary embedding scales what it turns"
     for block in blocks:
