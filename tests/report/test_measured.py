@@ -13,9 +13,9 @@ from sinkctl.report.compared import compare_table
 from sinkctl.report.console import render
 from sinkctl.report.html import html
 from sinkctl.report.layer_rows import layer_table
-from sinkctl.report.linepicture import y_ranges
 from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
-from sinkctl.report.measured_pictures import all_pictures, emergence, input_pictures
+from sinkctl.report.measured_page import on_common_scales
+from sinkctl.report.measured_pictures import emergence, input_pictures
 from sinkctl.report.predicted import predicted_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result import numbers
@@ -180,7 +180,8 @@ def test_ids_are_unique_and_every_button_has_its_label_and_its_sheet():
     assert len(labelled) == 4 * 3  # two checkpoints of two inputs, three keys
     assert page.count('checked="checked"') == 4
     for key in range(3):
-        assert f".pick{key}:checked~figure .sheet{key}{{display:inline}}" in page
+        shown = f".pick{key}:checked~figure .{'ka' if key == 0 else 'k' + 'abc'[key]}63" if key else ".a63"
+        assert f"{shown}{{background:var(--h63)}}" in page
 
 
 def test_the_same_measurement_gives_the_same_page():
@@ -203,7 +204,9 @@ def test_the_smallest_measurements_are_whole_reports():
 def test_pictures_of_one_name_share_their_scale():
     low, high = layer(0, norm_first=2.0, norm_rest=1.0), layer(0, norm_first=5000.0, norm_rest=40.0)
     detail = measure_detail(*(checkpoint(inputs=[input_score(layers=[only])]) for only in (low, high)))
-    assert y_ranges(all_pictures(detail))["norms-residual"] == (1.0, 5000.0)
+    for checkpoint_ in detail.checkpoints:
+        drawn = {picture.name: picture for picture in on_common_scales(detail)[id(checkpoint_.inputs[0])]}
+        assert drawn["norms-residual"].y_range == (1.0, 5000.0)
 
 
 def test_lines_leave_out_what_is_not_a_number():
