@@ -88,7 +88,9 @@ def lines(figure: Any, picture: LinePicture, legend: bool = True) -> dict[str, l
     axes.set(xlabel=plain(picture.x_title), ylabel=plain(picture.y_title))
     axes.grid(axis="y", color=INK, alpha=0.13, linewidth=0.6)
     if legend:
-        axes.set_title("\n".join(map(plain, picture.title.split("\n", 1))), fontsize=10)
+        axes.set_title(
+            "\n".join(map(plain, picture.title.split("\n", 1))), fontsize=10, pad=16 if picture.guides else None
+        )
         if len(picture.lines) > 1:
             axes.legend(frameon=False)
     return hovers
