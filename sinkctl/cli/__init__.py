@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sinkctl import __version__
-from sinkctl.cli import bench, convert, doctor, measure, recipe, stream
+from sinkctl.cli import bench, convert, doctor, measure, options, recipe, short, show, stream
 from sinkctl.cli.guarded import ended, guarded
 from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
@@ -32,6 +32,11 @@ app.command("stream")(guarded(stream.stream))
 app.command("measure")(guarded(measure.measure))
 app.command("convert")(guarded(convert.convert))
 app.command("bench")(guarded(bench.bench))
+app.command("generate")(guarded(short.generate))
+app.command("chat")(guarded(short.chat))
+app.command("ask")(guarded(short.ask))
+app.command("show")(guarded(show.show))
+app.command("compare")(guarded(show.compare))
 app.add_typer(recipe.app, name="recipe")
 app.command("doctor")(guarded(doctor.doctor))
 
@@ -45,7 +50,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, options.flag("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Global options."""

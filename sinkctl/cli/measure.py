@@ -6,7 +6,7 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.build import MODEL, build, number
-from sinkctl.cli.options import option
+from sinkctl.cli.options import option, switch
 from sinkctl.errors import UsageError
 
 _INPUT, _MEASURE = "Input", "Measurement"
@@ -53,7 +53,7 @@ def measure(
         list[str] | None, option(_MEASURE, "attention or activations; both are the default.", "--only")
     ] = None,
     cost: Annotated[
-        bool | None, option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
+        bool | None, switch(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
     ] = None,
     batch: Annotated[str | None, option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
     budget: Annotated[

@@ -25,10 +25,6 @@ def run_measure(
 
         show_measurement(settle(recipe), as_json)
         return
-    if plots is not None:
-        from sinkctl.report.plots import check
-
-        check()
     with importing():
         quiet_transformers()
         from sinkctl.api.measurement import measure

@@ -1,5 +1,6 @@
 """The flags that commands share, each written once."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,13 @@ def option(panel: str, help: str, *names: str, metavar: str | None = None):
     """A flag of one command, in a panel of its help."""
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
+
+def switch(panel: str, help: str, *names: str):
+    """The same for one that takes no value, and shows none."""
+    return option(panel, help, *names, metavar="")
+
+
+flag = partial(typer.Option, metavar="")
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, a GGUF file, a Hub id, or demo.", rich_help_panel="Model")
@@ -82,10 +90,10 @@ OffloadFolder = Annotated[
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
+    bool, flag("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
 ]
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
+    bool, flag("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
 ]
 Tokenizer = Annotated[
     str | None,
@@ -150,6 +158,6 @@ FailOnConverted = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
-Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no report unless --json.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]
+Json = Annotated[bool, flag("--json", help="Print result.json instead of the report.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress, and no report unless --json.")]
+DryRun = Annotated[bool, flag("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]

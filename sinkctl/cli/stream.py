@@ -7,8 +7,10 @@ import typer
 from sinkctl.cli import options
 from sinkctl.cli.build import number
 from sinkctl.cli.guarded import said_once
-from sinkctl.cli.options import option
+from sinkctl.cli.options import option, switch
+from sinkctl.cli.piped import piped
 from sinkctl.cli.stream_flags import stream_recipe, template_args
+from sinkctl.launched import processes
 
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 
@@ -16,7 +18,10 @@ _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 def stream(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Text, .jsonl, .gz, .xz, .bz2 or .zst; - is standard input."),
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Text, .jsonl, .gz, .xz, .bz2 or .zst; - is standard input, as is what is piped in.",
+        ),
     ] = None,
     sinks: Annotated[
         int | None,
@@ -114,7 +119,7 @@ def stream(
         list[str] | None,
         option(_GENERATE, "A prompt of any length, or .jsonl with one a line. May repeat.", metavar="FILE"),
     ] = None,
-    chat: Annotated[bool, option(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
+    chat: Annotated[bool, switch(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
     system: Annotated[str | None, option(_GENERATE, "System message of the chat.", metavar="TEXT")] = None,
     template_arg: Annotated[
         list[str] | None,
@@ -168,6 +173,9 @@ def stream(
     and itself. Without FILE, or a flag that says otherwise, the built-in text
     is scored by the built-in model.
     """
+    told = (questions, generate, prompt, prompt_file, recipe, resume)
+    if not files and not chat and not any(told) and not set_ and processes() == 1 and piped():
+        files = ["-"]
     flags = {
         "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,

@@ -1,13 +1,12 @@
 """The pictures of a benchmark before anything draws them: numbers against size, shares of the hardware's limit."""
 
-from sinkctl.report.bars import Bar
+from sinkctl.report.bars import Bars, bars
 from sinkctl.report.benched import metric_words
-from sinkctl.report.linepicture import LinePicture, points, with_points
+from sinkctl.report.picture import LinePicture, bytes_scale, points, with_points
 from sinkctl.result.bench import OURS, Row
 from sinkctl.result.numbers import known
 
 LOG_X, LOG_Y = 8, 50  # ratios from which an axis is logarithmic
-SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def size_picture(title: str, rows: list[Row]) -> LinePicture | None:
@@ -17,8 +16,7 @@ def size_picture(title: str, rows: list[Row]) -> LinePicture | None:
         return None
     over, scale, unit = grown[0], 1, rows[0].unit
     if unit == "bytes":
-        most = max(row.value for row in rows)
-        scale, unit = next((pair for pair in SCALES if most >= pair[0]), (1, "bytes"))
+        scale, unit = bytes_scale(max(row.value for row in rows))
     places: dict[str, list[tuple[float, float]]] = {}
     for row in sorted((row for row in rows if over in row.size), key=lambda row: float(row.size[over])):
         others = [f"{name}={row.size[name]}" for name in grown[1:] if name in row.size]
@@ -36,14 +34,15 @@ def size_picture(title: str, rows: list[Row]) -> LinePicture | None:
     )  # fmt: skip
 
 
-def share_bars(rows: list[Row]) -> list[Bar]:
+def share_bars(title: str, rows: list[Row]) -> Bars | None:
     """Percent of the hardware's limit, a bar a size and way."""
     ways = sorted({row.way: None for row in rows}, key=lambda way: way != OURS)
-    return [
-        Bar(f"{row.label} {row.way}, {row.floor_of}", 100 * row.share, ways.index(row.way))
+    shown = [
+        (f"{row.label} {row.way}, {row.floor_of}", 100 * row.share, ways.index(row.way))
         for row in rows
         if known(row.share)
     ]
+    return bars(f"{title}: share of the hardware's limit", shown, lambda value: f"{value:.3g} %")
 
 
 def _varying(rows: list[Row]) -> list[str]:

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sinkctl.report.benched_console import console_tables as benched_tables
-from sinkctl.report.chart import chart_caption, unicode_chart
+from sinkctl.report.chart import chart, chart_caption
 from sinkctl.report.converted_console import console_tables as converted_tables
 from sinkctl.report.generated import cache_line
 from sinkctl.report.measured import columns_of
@@ -85,9 +85,10 @@ def print_table(table: ScoreTable, console: Console) -> None:
 
 def _picture(stream: StreamDetail, console: Console) -> None:
     ascii_only = console.options.ascii_only
-    chart = unicode_chart(stream.policies, min(console.width, WIDEST_CHART), ascii_only=ascii_only)
-    if chart:
-        console.print(chart, no_wrap=True, overflow="crop")
+    colour = console.color_system in ("256", "truecolor") and not console.no_color
+    drawn = chart(stream.policies, min(console.width, WIDEST_CHART), ascii_only=ascii_only, colour=colour)
+    if drawn:
+        console.print(drawn, no_wrap=True, overflow="crop")
         _hanging(" " * CHART_INDENT, chart_caption(stream.policies), console, "dim")
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from sinkctl.report.bars import Bars, bars
 from sinkctl.report.measured import columns_of, sink_name, spread, without_empty
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.convert import (
     CONTROL,
     CONVERTED,
     ORIGINAL,
+    START,
     TEXTS_OWN,
     Calibration,
     CheckpointLine,
@@ -223,6 +225,34 @@ def stream_policy(detail: ConvertDetail) -> str:
         return (kept or [line for line in ours if line.policy.startswith("0+")] or ours)[0].policy
     gone = detail.settings.get("start") in ("match", "mean") or detail.settings.get("bos") == "drop"
     return f"0+{detail.window}" if gone and detail.mechanism != "sink_token" else f"1+{detail.window - 1}"
+
+
+def stream_bars(detail: ConvertDetail) -> Bars | None:
+    """Perplexity a checkpoint and cache; the start of random weights would leave the other bars no room."""
+    shown = [line for line in detail.streams if line.checkpoint != START or not detail.from_scratch]
+    named = [
+        f"{line.checkpoint} {line.policy}" + ("" if line.first.startswith(TEXTS_OWN) else f" ({line.first})")
+        for line in shown
+    ]
+    colours = [{ORIGINAL: 0, CONTROL: 2}.get(line.checkpoint, 1) for line in shown]
+    values = [line.perplexity for line in shown]
+    return bars("Perplexity of the held-out text, streamed", zip(named, values, colours, strict=True))
+
+
+def converted_facts(detail: ConvertDetail) -> list[list[str]]:
+    """How it was converted, as rows of a table."""
+    settings = [f"{name}: {value}" for name, value in detail.settings.items()]
+    return [
+        ["mechanism", ", ".join([detail.mechanism, *settings])],
+        ["stored", f"{detail.model_type}, {detail.stored}"],
+        ["in transformers", loading_words(detail)],
+        ["weights", detail.dtype],
+        ["new parameters", f"{count(detail.parameters)}, {detail.sink_dtype} as loaded"],
+        ["in front of texts", detail.bos],
+        ["cache", f"{count(detail.window)} tokens"],
+        ["streamed", f"{count(detail.held_out)} tokens scored"],
+        ["samples", f"{count(detail.scored)} tokens scored"],
+    ]
 
 
 def _of(streams: Sequence[StreamedLine], checkpoint: str) -> list[StreamedLine]:

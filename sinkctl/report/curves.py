@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sinkctl.report.picture import LinePicture, bytes_scale, with_points
 from sinkctl.result import numbers
-from sinkctl.result.stream import CurvePoint, PolicyScore
+from sinkctl.result.stream import CurvePoint, MemorySample, PolicyScore
 
 SMOOTH_ABOVE = 150
 MOST_POINTS = 400
@@ -32,6 +33,40 @@ class Line:
 def lines(policies: list[PolicyScore]) -> list[Line]:
     """One line a policy, in the same order, also for a policy without scores."""
     return [_line(policy) for policy in policies]
+
+
+def perplexity_picture(policies: list[PolicyScore], where: str = "the text") -> LinePicture | None:
+    """Perplexity (logarithmic) against position, a line a policy; None without a score."""
+    drawn = lines(policies)
+    return with_points(
+        LinePicture(
+            name="perplexity",
+            title="Perplexity against position",
+            x_title="position in the text (tokens)",
+            y_title="perplexity (log scale)",
+            lines={line.label: _as_perplexity(line.dots) for line in drawn},
+            faint={line.label: _as_perplexity(line.measured) for line in drawn if line.measured},
+            log_y=True,
+            guides=tuple((float(at), f"context {at}") for at in contexts(policies)),
+            caption=" ".join([f"Position in {where}.", *captions(policies)]),
+            wide=True,
+        )
+    )
+
+
+def memory_picture(samples: list[MemorySample], title: str) -> LinePicture:
+    """Memory of the process, and of the device if there is one, from 0, so that flat looks flat."""
+    most = max(max(sample.process_bytes, sample.device_bytes or 0) for sample in samples)
+    scale, unit = bytes_scale(most)
+    lines = {"process": [(float(sample.tokens), sample.process_bytes / scale) for sample in samples]}
+    if device := [(float(s.tokens), s.device_bytes / scale) for s in samples if s.device_bytes is not None]:
+        lines["device"] = device
+    said = "; ".join(f"{kind}: at most {max(y for _, y in line):.3g} {unit}" for kind, line in lines.items())
+    return LinePicture("memory", title, "tokens", f"memory, {unit}", lines, caption=f"{said}.")
+
+
+def _as_perplexity(dots: list[Dot]) -> list[tuple[float, float]]:
+    return [(dot.x, math.exp(dot.y)) for dot in dots]
 
 
 def contexts(policies: list[PolicyScore]) -> list[int]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from sinkctl.report.linepicture import LinePicture, points, with_points
 from sinkctl.report.measured import sink_name, sink_percent, spread
+from sinkctl.report.picture import LinePicture, points, with_points
 from sinkctl.report.printable import shorten
 from sinkctl.result.measure import CheckpointScore, InputScore, LayerScore, MeasureDetail, PatchNorms
 from sinkctl.result.numbers import figures, known
@@ -55,16 +55,6 @@ def overall_pictures(detail: MeasureDetail) -> list[LinePicture]:
     """What is drawn of several checkpoints together."""
     grown = emergence(detail)
     return [*([] if grown is None else [grown]), *compared_pictures(detail)]
-
-
-def all_pictures(detail: MeasureDetail) -> list[LinePicture]:
-    """Every picture of inputs and checkpoints, from which their common scales follow."""
-    found = []
-    for checkpoint in detail.checkpoints:
-        found += checkpoint_pictures(checkpoint)
-        for score in checkpoint.inputs:
-            found += input_pictures(score, detail.epsilons[0])
-    return found
 
 
 def checkpoint_pictures(checkpoint: CheckpointScore) -> list[LinePicture]:

@@ -1,46 +1,62 @@
-"""Perplexity against position, and memory against tokens, as SVG."""
+"""Line pictures before anything draws them, and the scales that let pictures of one kind be compared."""
 
-from sinkctl.report.axis import Tick, memory_axis, perplexity_axis, position_axis
-from sinkctl.report.curves import Dot, Line, captions, contexts, last_position, lines
-from sinkctl.report.svg import draw
-from sinkctl.result import numbers
-from sinkctl.result.stream import MemorySample, PolicyScore
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
+from sinkctl.result.numbers import known
 
-def svg(policies: list[PolicyScore], name: str = "perplexity") -> str:
-    """Perplexity (log axis) against position, one line a policy; `name` keeps ids apart within one page."""
-    drawn = lines(policies)
-    nlls = [dot.y for line in drawn for dot in (*line.dots, *line.measured)]
-    scores = "; ".join(
-        f"{policy.label}: perplexity {numbers.perplexity(policy.perplexity)} over {numbers.count(policy.tokens)} tokens"
-        for policy in policies
-    )
-    return draw(
-        drawn,
-        position_axis(last_position(policies), most=8),
-        perplexity_axis(nlls, most=7),
-        name=name,
-        titles=("Perplexity against position", "position in the text (tokens)", "perplexity (log scale)"),
-        description=" ".join([f"{scores}.", *captions(policies)]),
-        guides=[Tick(at, f"context {at}") for at in contexts(policies)],
-        height=380,
-    )
+Point = tuple[float, float]
+SCALES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 
 
-def memory_svg(samples: list[MemorySample], name: str = "memory") -> str:
-    """Memory of the process, and of the device if there is one, against tokens."""
-    kinds = {"process": [Dot(sample.tokens, sample.process_bytes) for sample in samples]}
-    on_device = [Dot(sample.tokens, sample.device_bytes) for sample in samples if sample.device_bytes is not None]
-    if on_device:
-        kinds["device"] = on_device
-    highest = {kind: max((dot.y for dot in dots), default=0) for kind, dots in kinds.items()}
-    return draw(
-        [Line(kind, dots, []) for kind, dots in kinds.items()],
-        position_axis(max((sample.tokens for sample in samples), default=0), most=8),
-        memory_axis(max(highest.values()), most=4),
-        name=name,
-        titles=("Memory against tokens", "tokens read", ""),
-        description="; ".join(f"{kind}: at most {numbers.memory(most)}" for kind, most in highest.items()),
-        guides=[],
-        height=210,
-    )
+@dataclass(frozen=True)
+class LinePicture:
+    """Named lines over one pair of axes; `faint` holds what a line is the moving mean of."""
+
+    name: str
+    title: str
+    x_title: str
+    y_title: str
+    lines: dict[str, list[Point]]
+    log_x: bool = False
+    log_y: bool = False
+    y_range: Point | None = None
+    guides: tuple[tuple[float, str], ...] = ()
+    caption: str = ""
+    faint: dict[str, list[Point]] = field(default_factory=dict)
+    wide: bool = False
+
+
+def points(xs: Iterable[float | None], ys: Iterable[float | None], *, log_y: bool = False) -> list[Point]:
+    """The pairs that are finite numbers and, on a logarithmic axis, positive."""
+    pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if known(x) and known(y)]
+    return [(float(x), float(y)) for x, y in pairs if y > 0 or not log_y]
+
+
+def with_points(picture: LinePicture) -> LinePicture | None:
+    """`picture` without its empty lines; None where all of them are."""
+    lines = {label: line for label, line in picture.lines.items() if line}
+    return replace(picture, lines=lines) if lines else None
+
+
+def on_one_scale(pictures: Iterable[LinePicture]) -> list[LinePicture]:
+    """The same pictures, those of one name over the values that all of them span: so drawn, they compare."""
+    pictures, ranges = list(pictures), {}
+    for picture in pictures:
+        low, high = y_range(picture)
+        before = ranges.get(picture.name, (low, high))
+        ranges[picture.name] = min(low, before[0]), max(high, before[1])
+    return [replace(picture, y_range=ranges[picture.name]) for picture in pictures]
+
+
+def y_range(picture: LinePicture) -> Point:
+    """The values the y axis spans: from 0, unless it is logarithmic or the picture says otherwise."""
+    if picture.y_range is not None:
+        return picture.y_range
+    values = [y for lines in (picture.lines, picture.faint) for line in lines.values() for _, y in line]
+    return (min(values), max(values)) if picture.log_y else (min(0.0, *values), max(values))
+
+
+def bytes_scale(most: float) -> tuple[float, str]:
+    """The divisor and name of the unit in which so many bytes are drawn."""
+    return next((pair for pair in SCALES if most >= pair[0]), (1, "bytes"))

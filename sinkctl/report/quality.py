@@ -1,18 +1,15 @@
 """Perplexity by sinks and cache size, and answers by policy and distance, as tables; the first as a picture too."""
 
-import math
 from collections.abc import Iterable
 
-from sinkctl.report.axis import number_axis, perplexity_axis
-from sinkctl.report.curves import HIGHEST, Dot, Line
+from sinkctl.report.curves import HIGHEST
+from sinkctl.report.picture import LinePicture
 from sinkctl.report.questions import GONE, PARTLY
 from sinkctl.report.summary import BEYOND, ScoreTable
-from sinkctl.report.svg import draw
 from sinkctl.result.bench import BenchDetail, Row
 from sinkctl.result.numbers import NOTHING, count, known, percent, perplexity
 
 DENSE, RECOMPUTE, CHOSEN = "dense", "recompute", ("heavy_hitter", "random")
-HEIGHT = 320
 Key = tuple[str, int | str]  # the case, and sinks or a peer
 
 
@@ -38,7 +35,7 @@ def quality_table(detail: BenchDetail) -> ScoreTable | None:
     return ScoreTable(["sinks", *(f"cache of {count(cache)}" for cache in caches)], body, best, legend)
 
 
-def quality_svg(detail: BenchDetail) -> str | None:
+def quality_picture(detail: BenchDetail) -> LinePicture | None:
     """Perplexity against the number of sinks: a line a cache size, level ones for peers; None for one number alone.
 
     Peers beyond the model's context are off any scale that shows the rest, and left to the table.
@@ -53,22 +50,15 @@ def quality_svg(detail: BenchDetail) -> str | None:
     for row in rows:
         level = "sinks" not in row.size
         name = row.way if row.way == DENSE else f"{f'{_kept(row)} ' if level else 'cache of '}{row.size.get('cache')}"
-        height = math.log(min(row.value, HIGHEST))
-        dots = [Dot(x, height) for x in ((sinks[0], sinks[-1]) if level else (row.size["sinks"],))]
+        places = (sinks[0], sinks[-1]) if level else (row.size["sinks"],)
+        dots = [(float(x), min(row.value, HIGHEST)) for x in places]
         lines.setdefault(f"{row.case}: {name}" if several else name, []).extend(dots)
-    drawn = [Line(name, sorted(dots), []) for name, dots in lines.items()]
-    clipped = f" Perplexities above {HIGHEST:,.0f} are drawn at {HIGHEST:,.0f}."
-    return draw(
-        drawn,
-        number_axis(sinks[0], sinks[-1], 8, whole=True),
-        perplexity_axis((dot.y for line in drawn for dot in line.dots), 6),
-        name="quality",
-        titles=("Perplexity against sinks", "sinks", "perplexity (log scale)"),
-        description="Sinks and window together fill the cache."
-        + (clipped if any(row.value > HIGHEST for row in rows) else ""),
-        guides=[],
-        height=HEIGHT,
-    )
+    caption = "Sinks and window together fill the cache."
+    if any(row.value > HIGHEST for row in rows):
+        caption += f" Perplexities above {HIGHEST:,.0f} are drawn at {HIGHEST:,.0f}."
+    drawn = {name: sorted(dots) for name, dots in lines.items()}
+    words = ("quality", "Perplexity against sinks", "sinks", "perplexity (log scale)")
+    return LinePicture(*words, drawn, log_y=True, caption=caption, wide=True)
 
 
 def retrieval_table(detail: BenchDetail) -> ScoreTable | None:

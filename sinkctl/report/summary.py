@@ -42,6 +42,12 @@ def score_table(policies: list[PolicyScore]) -> ScoreTable:
         shared = max(policy.common_tokens for policy in policies)
         legend.append(f"common tokens: the {numbers.count(shared)} that every policy scored")
     best = {(row, 2 if common else 1) for row in _lowest(policies, common)}
+    first = _score(policies[0], common) if len(policies) > 1 else None
+    if first and any(_score(policy, common) for policy in policies[1:]):
+        at = 3 if common else 2
+        columns.insert(at, f"to {policies[0].label}")
+        for row, policy in zip(rows, policies, strict=True):
+            row.insert(at, "" if policy is policies[0] else numbers.difference(_score(policy, common), first))
     if best:
         legend.insert(0, "* lowest perplexity")
     beyond = sorted({policy.extrapolates_from for policy in policies if policy.extrapolates_from is not None})
@@ -59,15 +65,18 @@ def model_line(model: ModelReport) -> str:
 
 
 def tokens_line(stream: StreamDetail) -> str:
-    """57,044 tokens of 128 texts, in 2 processes."""
-    texts = "" if stream.texts is None else f" of {numbers.count(stream.texts)} text{'s' * (stream.texts != 1)}"
+    """57,044 tokens of book.txt; 57,044 tokens of 128 texts, a.txt and 3 more, in 2 processes."""
+    files = [{"-": "standard input"}.get(file, file) for file in dict.fromkeys(mark.file for mark in stream.marks)]
+    named = f"{files[0]}{f' and {numbers.count(len(files) - 1)} more' if len(files) > 1 else ''}" if files else ""
+    texts = "" if stream.texts is None else f"{numbers.count(stream.texts)} text{'s' * (stream.texts != 1)}"
+    what = ", ".join(filter(None, (texts, named)))
     processes = "" if stream.processes == 1 else f", in {stream.processes} processes"
-    return f"{numbers.count(stream.tokens)} tokens{texts}{processes}"
+    return f"{numbers.count(stream.tokens)} tokens{f' of {what}' if what else ''}{processes}"
 
 
 def speed_line(result: Result) -> str:
-    """Speed, peak memory and time, as far as they were measured; of texts on their own, how many."""
-    said = [] if result.stream is None or result.stream.texts is None else [tokens_line(result.stream)]
+    """What was read, speed, peak memory and time, as far as they were measured."""
+    said = [] if result.stream is None else [tokens_line(result.stream)]
     shown = (
         ("stream.tokens_per_s", "{}"),
         ("stream.peak_memory", "peak memory {}"),
@@ -115,7 +124,11 @@ def _score_row(policy: PolicyScore) -> list[str]:
     return [policy.label + beyond, score, numbers.count(policy.tokens), cache, memory]
 
 
+def _score(policy: PolicyScore, common: bool) -> float | None:
+    return policy.common_perplexity if common else policy.perplexity
+
+
 def _lowest(policies: list[PolicyScore], common: bool) -> list[int]:
-    scores = [policy.common_perplexity if common else policy.perplexity for policy in policies]
+    scores = [_score(policy, common) for policy in policies]
     numbers = {row: score for row, score in enumerate(scores) if score is not None and math.isfinite(score)}
     return [row for row, score in numbers.items() if score == min(numbers.values())] if len(numbers) > 1 else []

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 
-from sinkctl.report.curves import Line, lines
-from sinkctl.report.linepicture import LinePicture, points, with_points
+from sinkctl.report.curves import HIGHEST, MOST_POINTS, Line, lines
 from sinkctl.report.measured import sink_name
+from sinkctl.report.picture import LinePicture, points, with_points
 from sinkctl.result.convert import CONTROL, CONVERTED, Probe, Training, TrainingCurve
-from sinkctl.result.numbers import count, duration, quantity, short_count
+from sinkctl.result.numbers import count, duration, figures, quantity, short_count
 from sinkctl.result.stream import CurvePoint, PolicyScore
 
 STEP = "training step"
+CLIPPED = math.log(HIGHEST)
 TRAINED = {
     "new": "the mechanism alone",
     "attention": "the mechanism and the attention projections",
@@ -88,6 +89,37 @@ def training_facts(training: Training, mechanism: str) -> list[list[str]]:
 def loss_lines(training: Training) -> list[Line]:
     """The loss of each run against its steps, as the curves of streams are drawn: a moving mean over what it joins."""
     return lines([_curve(curve) for curve in training.curves])
+
+
+def loss_picture(training: Training) -> LinePicture | None:
+    """All runs in one picture, means over what was measured; None without a number."""
+    drawn = loss_lines(training)
+    values = [dot.y for line in drawn for dot in (*line.dots, *line.measured)]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    pad = max(0.05 * (high - low), 0.01)
+    ends = "; ".join(f"{x.label}: from {figures(x.dots[0].y)} to {figures(x.dots[-1].y)}" for x in drawn if x.dots)
+    lines, faint = ({line.label: [tuple(dot) for dot in of(line)] for line in drawn if of(line)}
+                    for of in (lambda line: line.dots, lambda line: line.measured))  # fmt: skip
+    said = " ".join([f"{ends}.", *_loss_captions(training, drawn)])
+    return LinePicture("training-loss", "Training loss", STEP, "loss (nats a token)", lines, wide=True, caption=said,
+                       y_range=(max(0.0, low - pad), high + pad), faint=faint)  # fmt: skip
+
+
+def _loss_captions(training: Training, drawn: list[Line]) -> list[str]:
+    """How the curves were drawn."""
+    losses = [[loss for loss in curve.loss if not math.isnan(loss)] for curve in training.curves]
+    said = ["Next-token loss of each step's sequences."]
+    joined = max(math.ceil(len(known) / MOST_POINTS) for known in losses)
+    said += [f"A point is the mean of up to {joined} steps."] if joined > 1 else []
+    span = max(line.span for line in drawn)
+    said += [f"Lines: moving mean over {span} neighbouring points; faint: the points."] if span > 1 else []
+    missing = sum(len(curve.loss) for curve in training.curves) - sum(map(len, losses))
+    said += [f"Left out, without a number: {count(missing)} {'step' if missing == 1 else 'steps'}."] if missing else []
+    if any(loss > CLIPPED for known in losses for loss in known):
+        said.append(f"Losses above {CLIPPED:.2f} are drawn at {CLIPPED:.2f}.")
+    return said
 
 
 def probe_pictures(training: Training) -> list[LinePicture]:

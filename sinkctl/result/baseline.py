@@ -1,17 +1,14 @@
 """Baselines: the result of an earlier benchmark in a file, and whether this run may be compared with it."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from sinkctl.errors import BaselineError, UsageError
+from sinkctl.result import saved
 from sinkctl.result.bench import BenchDetail, Machine, Row
 from sinkctl.result.compare import Gate, Tolerance, rows_meant
-from sinkctl.result.schema import SCHEMA_VERSION, Result
-from sinkctl.result.store import RESULT
+from sinkctl.result.schema import Result
 
 ENOUGH = 5  # samples that tell a regression from chance
 # Settings whose values are sizes, which are compared row by row.
@@ -33,30 +30,10 @@ def save(result: Result, path: str | Path) -> None:
 
 def read(path: str | Path) -> Result:
     """A result.json of a benchmark, or the run folder it lies in; BaselineError for anything else."""
-    path = Path(path)
-    path = path / RESULT if path.is_dir() else path
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if text.strip() else None
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error.strerror}); --save-baseline makes one") from error
-    except ValueError as error:
-        raise BaselineError(f"{path}: is no JSON ({error}), as if cut short; get it again") from error
-    if data is None:
-        raise BaselineError(f"{path}: is empty, as after a download that failed; get it again")
-    if not isinstance(data, dict) or data.get("task") != "bench" or not data.get("bench"):
+    result = saved.read(path, BaselineError, "--save-baseline makes one")
+    if result.bench is None:
         raise BaselineError(f"{path}: is not the result of `sinkctl bench`")
-    version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise BaselineError(
-            f"{path}: is of schema version {version}, this sinkctl reads {SCHEMA_VERSION}; measure it again"
-        )
-    try:
-        return Result.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BaselineError(f"{path}: is damaged ({where}: {first['msg']}); measure it again") from error
+    return result
 
 
 def mismatch(now: BenchDetail, before: BenchDetail, gates: Sequence[Gate] = ()) -> list[str]:

@@ -1,12 +1,14 @@
 """The command line: what it prints where, and its exit codes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from processes import Command
 from safetensors.torch import load_file, save_file
 
 from sinkctl.errors import ThresholdError, UnmeasuredError
@@ -246,3 +248,32 @@ def test_recipes_and_the_doctor(sinkctl, tmp_path):
     assert "did you mean 'stream'" in err
     assert json.loads(sinkctl("recipe", "schema")[1])["$schema"]
     assert "kernels" in json.loads(sinkctl("doctor", "--json")[1])
+
+
+def test_piped_text_is_scored_without_a_word_for_it_and_named(tmp_path, book):
+    (tmp_path / "piped.txt").write_text(book[:3000], encoding="utf-8")
+    with open(tmp_path / "piped.txt", "rb") as source:
+        code, out, err = Command("stream", "--limit", "300", "--json", stdin=source).ended()
+    assert code == 0, err
+    result = json.loads(out)
+    assert {mark["file"] for mark in result["stream"]["marks"]} == {"-"}
+    assert result["stream"]["tokens"] == 300
+
+
+def test_an_empty_pipe_leaves_the_built_in_text():
+    reader, writer = os.pipe()
+    os.close(writer)
+    with open(reader, "rb") as source:
+        code, out, err = Command("stream", "--limit", "300", "--json", stdin=source).ended()
+    assert code == 0, err
+    assert {mark["file"] for mark in json.loads(out)["stream"]["marks"]} == {"built-in text"}
+
+
+def test_short_commands_make_the_recipes_of_stream(sinkctl):
+    for short, long in (
+        (("generate", "It was", "-n", "60", "--seed", "7"), ("-g", "60", "--prompt", "It was", "--seed", "7")),
+        (("generate", "-p", "4+60", "She"), ("-g", "200", "--prompt", "She", "-p", "4+60")),
+        (("ask", "-p", "4+60"), ("--questions", "lines", "-p", "4+60")),
+    ):
+        assert sinkctl(*short, "--dry-run", "--json")[:2] == sinkctl("stream", *long, "--dry-run", "--json")[:2]
+    assert "no chat template" in sinkctl("chat")[2]

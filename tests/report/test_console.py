@@ -8,7 +8,7 @@ from example_result import curve, passage, policy, result, stream_result
 from rich.cells import cell_len
 from rich.console import Console
 
-from sinkctl.report.chart import unicode_chart
+from sinkctl.report.chart import chart
 from sinkctl.report.console import render
 
 HOSTILE = "[red]not red[/red] [/] \x1b[31m\nnext line \u202egnp"
@@ -66,15 +66,26 @@ def test_a_task_without_a_stream_prints_its_measurements():
 
 
 def test_a_chart_puts_each_policy_at_its_height_without_colour():
-    chart = unicode_chart([policy("low", curve([10.0] * 9)), policy("high", curve([1000.0] * 9))], 60, 13).plain
-    rows = chart.splitlines()
-    at = {sign: next(i for i, row in enumerate(rows) if sign in row) for sign in "●■"}
-    ticks = {row.split("┤")[0].strip(): i for i, row in enumerate(rows) if "┤" in row}
-    assert at == {"●": ticks["10"], "■": ticks["1,000"]}
-    assert rows[-1].split() == ["●", "low", "■", "high"]
+    drawn = chart([policy("low", curve([10.0] * 9)), policy("high", curve([1000.0] * 9))], 60, 13).plain
+    rows = drawn.splitlines()
+    at = {
+        sign: next(i for i, row in enumerate(rows) if row.startswith("│") and sign in row.split("│")[1])
+        for sign in "ox"
+    }
+    ticks = {row.rpartition("│")[2].strip(): i for i, row in enumerate(rows) if "│" in row}
+    assert abs(at["o"] - ticks["10"]) <= 1
+    assert abs(at["x"] - ticks["10^3"]) <= 1
+    assert rows[-1].split() == ["o", "low", "x", "high"]
 
 
 def test_an_ascii_chart_is_ascii():
-    chart = unicode_chart([policy("naïve …", curve([10.0, 20.0]), extrapolates_from=100)], 60, 8, ascii_only=True).plain
-    assert chart.isascii()
-    assert "context 100" in chart
+    drawn = chart([policy("naïve …", curve([10.0, 20.0]), extrapolates_from=100)], 60, 8, ascii_only=True).plain
+    assert drawn.isascii()
+    assert "context 100" in drawn
+
+
+def test_lines_have_colours_where_the_terminal_has():
+    report = stream_result([policy("low", curve([10.0] * 9)), policy("high", curve([1000.0] * 9))])
+    coloured = printed(report, force_terminal=True, color_system="truecolor")
+    assert {"38;2;47;143;208", "38;2;224;112;26"} <= set(re.findall(r"38;2;\d+;\d+;\d+", coloured))
+    assert "\x1b" not in printed(report)

@@ -20,7 +20,7 @@ from sinkctl.report.converted import KINDS, mechanism_words, refusing, rounded_t
 from sinkctl.report.html import html
 from sinkctl.report.model_card import model_card
 from sinkctl.report.printable import visible
-from sinkctl.report.trained import loss_lines, probe_pictures, training_facts, training_line
+from sinkctl.report.trained import loss_lines, loss_picture, probe_pictures, training_facts, training_line
 from sinkctl.result.convert import (
     Calibration,
     CheckpointLine,
@@ -266,7 +266,7 @@ def test_what_could_not_be_streamed_is_a_dash_without_a_bar():
     report = converted(streams=[stream(*line) for line in lost])
     assert stream_table(report.convert).rows[-1][-2:] == ["–", "–"]
     page = html(report, {})
-    lengths = [float(length) for length in re.findall(r'class="marks" d="M\S+ \S+h([\d.]+)v', page)]
+    lengths = [float(length) for length in re.findall(r'class="bar b\d" style="width:([\d.]+)%"', page)]
     assert len(lengths) == 2
     assert lengths[1] / lengths[0] == pytest.approx(1.5, rel=1e-3)
     card = model_card(report, "out")
@@ -386,7 +386,7 @@ def test_the_loss_is_drawn_as_a_moving_mean_over_what_was_measured():
     assert first.span == 11  # 2 · (400 // 80) + 1
     assert first.dots[199].y == pytest.approx((6 * 3.5 + 5 * 3.3) / 11)  # steps 195 to 205: the odd have 3.5
     page = html(trained(), {})
-    assert page.count('class="measured"') == 2
+    assert set(loss_picture(training()).faint) == {"converted", "control"}
     assert "moving mean over 11 neighbouring points" in page
     assert "converted: from 4.00 to 3.00; control: from 4.00 to 3.50" in page
     for said in ("22.5", "25.5", "13,107,200 tokens, gone through 0.5 times", "the last 255 tokens and itself"):
@@ -401,7 +401,7 @@ def test_probes_are_drawn_against_steps_a_line_a_checkpoint():
     assert set(pictures["probe-mass"].lines) == {"converted"}
     assert pictures["probe-loss"].y_range == (3.5, 3.9)
     page = html(trained(), {})
-    assert page.count("<svg") == 7  # bars, losses, and these
+    assert page.count("<svg") == 2 + 5  # losses, wide and narrow, and these
     assert probe_pictures(training(probes=[])) == []
     assert html(trained(training=training(probes=[])), {}).count("<svg") == 2
 
@@ -419,7 +419,7 @@ def test_numbers_that_training_lost_are_left_out_and_said():
     for shown in (printed(broken), page, model_card(broken, "out")):
         assert not re.search(r"\b(nan|inf|None)\b(?!:)", shown)
     empty = training(curves=[curve.model_copy(update={"loss": []}) for curve in curves], probes=[])
-    assert "<svg" in html(trained(training=empty), {})
+    assert '<table class="bars">' in html(trained(training=empty), {})
     one = training(steps=1, batch=1, length=8)
     assert training_line(one).startswith("trained: 1 step of 1 × 8 tokens (8) in 3 min 20 s, 32,768 tok/s, bfloat16;")
 

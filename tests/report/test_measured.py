@@ -13,13 +13,13 @@ from sinkctl.report.compared import compare_table
 from sinkctl.report.console import render
 from sinkctl.report.html import html
 from sinkctl.report.layer_rows import layer_table
-from sinkctl.report.linepicture import y_ranges
 from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
-from sinkctl.report.measured_pictures import all_pictures, emergence, input_pictures
+from sinkctl.report.measured_page import on_common_scales
+from sinkctl.report.measured_pictures import emergence, input_pictures
 from sinkctl.report.predicted import predicted_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result import numbers
-from sinkctl.result.measure import SinkShare
+from sinkctl.result.measure import CostLine, SinkShare
 from sinkctl.result.schema import Result
 from sinkctl.result.words import ranges
 
@@ -108,21 +108,30 @@ def test_tokens_that_a_quantizer_must_keep_are_told_with_the_setting_that_keeps_
 
 def test_few_checkpoints_are_columns_and_many_are_rows():
     two, five = compare_table(measure_detail()), compare_table(measure_detail(*map(checkpoint, "abcde")))
-    assert two.columns == ["", "one", "two"]
-    assert named(two, "Sink₁ natural, BOS") == ["73.6 %", "73.6 %"]
-    assert named(two, "drain at the strongest sink") == ["2.06", "2.06"]
-    assert named(two, "sink-dominated heads") == ["88.9 %", "88.9 %"]
-    assert named(two, "cost, first 4 masked") == ["+87.2 % ± 3.4", "+87.2 % ± 3.4"]
+    assert two.columns == ["", "one", "two", "Δ"]
+    assert named(two, "Sink₁ natural, BOS") == ["73.6 %", "73.6 %", "+0.0 points"]
+    assert named(two, "drain at the strongest sink") == ["2.06", "2.06", "+0.00 %"]
+    assert named(two, "sink-dominated heads") == ["88.9 %", "88.9 %", "+0.0 points"]
+    assert named(two, "cost, first 4 masked") == ["+87.2 % ± 3.4", "+87.2 % ± 3.4", "+0.0 points"]
     assert [row[0] for row in five.rows] == list("abcde")
     assert five.columns[0] == "checkpoint"
     assert sorted(five.columns[1:]) == sorted(row[0] for row in two.rows)
 
 
+def test_two_checkpoints_differ_in_points_of_percentages_and_in_percent_of_other_numbers():
+    weaker = input_score(alpha_max=0.46, sinks=[SinkShare(epsilon=0.3, key=0, percent=53.61)])
+    cheaper = CostLine(name="first 4 masked", what="", perplexity=6.0, baseline=5.0)
+    table = compare_table(measure_detail(checkpoint("one"), checkpoint("two", inputs=[weaker], costs=[cheaper])))
+    assert named(table, "Sink₁ natural, BOS")[-1] == "-20.0 points"
+    assert named(table, "largest α₁")[-1] == "-50.0 %"
+    assert named(table, "cost, first 4 masked")[-1] == "-67.2 points"  # 20 % after 87.2 %
+
+
 def test_an_input_or_ablation_that_one_checkpoint_lacks_is_a_dash():
     bare = checkpoint("two", inputs=[input_score()], costs=[])
     table = compare_table(measure_detail(checkpoint("one"), bare))
-    assert named(table, "Sink₁ random, no BOS") == ["73.6 %", "–"]
-    assert named(table, "cost, first 4 masked") == ["+87.2 % ± 3.4", "–"]
+    assert named(table, "Sink₁ random, no BOS") == ["73.6 %", "–", "–"]
+    assert named(table, "cost, first 4 masked") == ["+87.2 % ± 3.4", "–", "–"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -180,7 +189,8 @@ def test_ids_are_unique_and_every_button_has_its_label_and_its_sheet():
     assert len(labelled) == 4 * 3  # two checkpoints of two inputs, three keys
     assert page.count('checked="checked"') == 4
     for key in range(3):
-        assert f".pick{key}:checked~figure .sheet{key}{{display:inline}}" in page
+        shown = f".pick{key}:checked~figure .{'ka' if key == 0 else 'k' + 'abc'[key]}63" if key else ".a63"
+        assert f"{shown}{{background:var(--h63)}}" in page
 
 
 def test_the_same_measurement_gives_the_same_page():
@@ -203,7 +213,9 @@ def test_the_smallest_measurements_are_whole_reports():
 def test_pictures_of_one_name_share_their_scale():
     low, high = layer(0, norm_first=2.0, norm_rest=1.0), layer(0, norm_first=5000.0, norm_rest=40.0)
     detail = measure_detail(*(checkpoint(inputs=[input_score(layers=[only])]) for only in (low, high)))
-    assert y_ranges(all_pictures(detail))["norms-residual"] == (1.0, 5000.0)
+    for checkpoint_ in detail.checkpoints:
+        drawn = {picture.name: picture for picture in on_common_scales(detail)[id(checkpoint_.inputs[0])]}
+        assert drawn["norms-residual"].y_range == (1.0, 5000.0)
 
 
 def test_lines_leave_out_what_is_not_a_number():

@@ -1,6 +1,5 @@
-"""The SVG pictures, read back as XML."""
+"""Line pictures as SVG of a page, read back as XML."""
 
-import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -8,86 +7,93 @@ import xml.etree.ElementTree as ET
 import pytest
 from example_result import curve, policy
 
-from sinkctl.report.picture import memory_svg, svg
+from sinkctl.report.curves import memory_picture, perplexity_picture
+from sinkctl.report.draw import INK, inline
+from sinkctl.report.picture import LinePicture
 from sinkctl.result.stream import CurvePoint, MemorySample
 
-SVG = "{http://www.w3.org/2000/svg}"
+
+def drawn(picture: LinePicture) -> ET.Element:
+    return ET.fromstring(inline(picture, "one"))
 
 
-def texts(root: ET.Element) -> dict[str, tuple[float, float]]:
-    """Every upright text and where it stands."""
-    return {t.text: (float(t.get("x")), float(t.get("y"))) for t in root.iter(f"{SVG}text") if t.get("x")}
+def ticks(root: ET.Element) -> dict[str, tuple[float, float]]:
+    """Where the text of every label stands."""
+    return {t.text: (float(t.get("x")), float(t.get("y"))) for t in root.iter("text") if t.get("x")}
 
 
-def line(root: ET.Element, label: str) -> list[tuple[float, float]]:
-    """The points of the line called `label`."""
-    group = next(g for g in root.iter(f"{SVG}g") if g.findtext(f"{SVG}title") == label)
-    path = next(p for p in group if (p.get("class") or "").startswith("line"))
-    return [tuple(map(float, pair.split())) for pair in re.split("[ML]", path.get("d"))[1:]]
+def marks(root: ET.Element) -> list[tuple[str, float, float]]:
+    """What every mark says, and where it is."""
+    return [(m.findtext("title"), float(m.get("x")), float(m.get("y"))) for m in root.iter("use") if len(m)]
 
 
-def test_a_perplexity_lies_where_the_log_axis_says():
-    root = ET.fromstring(svg([policy("4+252", curve([1.0, 10.0, 100.0, 1000.0], stretch=5000))]))
-    places = texts(root)
+def test_a_perplexity_lies_where_the_log_axis_says_and_says_itself():
+    root = drawn(perplexity_picture([policy("4+252", curve([1.0, 10.0, 100.0, 1000.0], stretch=5000))]))
+    places, found = ticks(root), marks(root)
+    assert [said for said, _, _ in found] == [
+        "4+252: 1 at 2,500", "4+252: 10 at 7,500", "4+252: 100 at 12,500", "4+252: 1,000 at 17,500"
+    ]  # fmt: skip
     (_, bottom), (_, top) = places["10"], places["100"]
-    drawn = [y for _, y in line(root, "4+252")]
-    centre = 4.5  # a tick's text stands on a base line this far below its value
-    assert drawn[1] == pytest.approx(bottom - centre, abs=0.1)
-    assert drawn[2] == pytest.approx(top - centre, abs=0.1)
-    assert drawn[1] - drawn[2] == pytest.approx(drawn[2] - drawn[3], abs=0.2)
+    assert found[1][2] - found[2][2] == pytest.approx(bottom - top, abs=0.1)
+    assert found[1][2] - found[2][2] == pytest.approx(found[2][2] - found[3][2], abs=0.1)
 
 
 def test_a_position_lies_where_the_token_axis_says_and_the_context_is_marked():
-    root = ET.fromstring(svg([policy("dense", curve([10.0] * 20), extrapolates_from=1000)]))
-    places = texts(root)
-    zero, end = places["0"][0], places["2k"][0]
-    assert [x for x, _ in line(root, "dense")][:2] == pytest.approx(
-        [zero + (end - zero) * share for share in (50 / 2000, 150 / 2000)], abs=0.1
-    )
-    guide = next(p for p in root.iter(f"{SVG}path") if p.get("class") == "guide")
-    assert float(re.match(r"M([\d.]+)", guide.get("d"))[1]) == pytest.approx((zero + end) / 2, abs=0.1)
-    assert "context 1000" in places
+    root = drawn(perplexity_picture([policy("dense", curve([10.0] * 20), extrapolates_from=1000)]))
+    places, found = ticks(root), marks(root)
+    zero, end = places["0"][0], places["1,600"][0]
+    assert [x for _, x, _ in found][:2] == pytest.approx([zero + (end - zero) * at / 1600 for at in (50, 150)], abs=0.2)
+    assert places["context 1000"][0] == pytest.approx(zero + (end - zero) * 1000 / 1600, abs=0.2)
 
 
-def test_lines_that_end_together_keep_their_labels_apart():
-    labels = [f"policy {i}" for i in range(8)]
-    root = ET.fromstring(svg([policy(label, curve([10.0, 10.0])) for label in labels]))
-    heights = sorted(texts(root)[label][1] for label in labels)
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 16
-    looks = {
-        (g.get("class"), next(p.get("class") for p in g if "line" in (p.get("class") or "")))
-        for g in root.iter(f"{SVG}g")
-    }
-    assert len(looks) == len(labels)
+def test_colours_are_those_of_the_page_and_ids_its_own():
+    pictures = [perplexity_picture([policy(f"policy {i}", curve([10.0 + i] * 3)) for i in range(3)])] * 2
+    pages = [inline(picture, f"p{number}") for number, picture in enumerate(pictures)]
+    for number in range(3):
+        assert f"var(--c{number})" in pages[0]
+    assert not re.search(r"#[0-9a-f]{6}", pages[0]), INK
+    ids = [found for page in pages for found in re.findall(r' id="([^"]+)"', page)]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', pages[0])) <= {(one, "") for one in ids}
+    assert pages[0] == inline(pictures[0], "p0")
 
 
 def test_labels_from_outside_stay_text():
-    label = '<script>"&\x1b'
-    root = ET.fromstring(svg([policy(label, curve([10.0, 12.0]))]))
-    assert '<script>"&\\x1b' in texts(root)
+    root = drawn(perplexity_picture([policy('<script>"&\x1b $x$', curve([10.0, 12.0]))]))
+    assert marks(root)[0][0].startswith('<script>"&\\x1b $x$: 10 at')
     assert not [element for element in root.iter() if element.tag.endswith("script")]
 
 
 @pytest.mark.parametrize(
     "points",
     [
-        [],
         [CurvePoint(first=0, end=1, nll=0.0, tokens=1)],
-        [CurvePoint(first=0, end=1, nll=math.nan, tokens=1)],
-        [CurvePoint(first=0, end=0, nll=1.0, tokens=0)],
         [CurvePoint(first=0, end=9, nll=math.inf, tokens=9)],
+        [CurvePoint(first=0, end=9, nll=1.0, tokens=9), CurvePoint(first=9, end=12, nll=math.nan, tokens=3)],
     ],
-    ids=["no points", "one token", "not a number", "no tokens", "infinite"],
+    ids=["one token", "infinite", "not a number"],
 )
 def test_the_smallest_curves_draw_finite_pictures(points):
-    drawing = svg([policy("4+252", points, perplexity=None, common_perplexity=None)])
-    assert "4+252" in "".join(texts(ET.fromstring(drawing)))
+    drawing = inline(perplexity_picture([policy("4+252", points, perplexity=None, common_perplexity=None)]), "one")
+    assert "4+252" in drawing
     assert not re.search(r"\b(nan|inf)\b", drawing)
 
 
+def test_without_a_score_there_is_no_picture():
+    for points in ([], [CurvePoint(first=0, end=1, nll=math.nan, tokens=1)]):
+        assert perplexity_picture([policy("4+252", points)]) is None
+
+
 def test_memory_starts_at_zero_so_that_flat_looks_flat():
-    root = ET.fromstring(memory_svg([MemorySample(tokens=t, process_bytes=2**30, device_bytes=2**29) for t in (0, 10)]))
-    places = texts(root)
-    zero, whole = places["0 B"][1], places["1 GiB"][1]
-    assert line(root, "process")[0][1] == pytest.approx(whole - 4.5, abs=0.1)
-    assert line(root, "device")[0][1] == pytest.approx((zero + whole) / 2 - 4.5, abs=0.1)
+    samples = [MemorySample(tokens=t, process_bytes=2**30, device_bytes=2**29) for t in (0, 10)]
+    root = drawn(memory_picture(samples, "Memory"))
+    places, heights = ticks(root), {said.split(":")[0]: y for said, _, y in marks(root)}
+    zero, one = places["0"][1], places["1"][1]
+    assert (zero - one) == pytest.approx(2 * (heights["device"] - heights["process"]), abs=0.2)
+    assert "device: at most 0.5 GiB" in memory_picture(samples, "Memory").caption
+
+
+def test_numbers_too_close_for_round_ones_keep_their_ticks_apart():
+    near = LinePicture("n", "n", "x", "y", {"a": [(1.0, 100.001), (2.0, 100.002)]}, log_y=True)
+    labels = [text for text in ticks(drawn(near)) if text.startswith("100")]
+    assert len(labels) == len(set(labels)) >= 2

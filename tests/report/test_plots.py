@@ -4,22 +4,13 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 
-import pytest
-from example_result import result
+from example_result import curve, policy, result, stream_result
 from measured_example import HOSTILE, checkpoint, input_score, layer, measure_result, patches
 
-from sinkctl.errors import UsageError
 from sinkctl.report.plots import write_plots
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"pip install 'sinkctl\[plot\]'"):
-        write_plots(measure_result(), tmp_path)
-
-
 def test_a_file_a_picture_under_safe_names(tmp_path):
-    pytest.importorskip("matplotlib")
     hostile = input_score(f"../{HOSTILE}", patches=patches())
     same = hostile.model_copy(update={"layers": [], "queries": [], "surface": None, "patches": None})
     report = measure_result(checkpoint(HOSTILE, inputs=[hostile, same]))
@@ -36,7 +27,6 @@ def test_a_file_a_picture_under_safe_names(tmp_path):
 
 
 def test_checkpoints_in_training_get_an_emergence_curve_and_svg_is_the_same_each_time(tmp_path):
-    pytest.importorskip("matplotlib")
     bare = input_score(layers=[layer(0, massive=None)], surface=None, queries=[])
     report = measure_result(*(checkpoint(f"_at $ {step}", step, inputs=[bare], mixing=[]) for step in (0, 8, 4000)))
     first, second = (write_plots(report, tmp_path / name, "svg") for name in "ab")
@@ -45,11 +35,13 @@ def test_checkpoints_in_training_get_an_emergence_curve_and_svg_is_the_same_each
     assert {ET.parse(path).getroot().tag for path in first} == {"{http://www.w3.org/2000/svg}svg"}
 
 
-def test_a_result_of_another_task_has_no_pictures(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_stream_has_its_curve_and_a_result_without_pictures_none(tmp_path):
+    written = write_plots(stream_result([policy("4+252", curve([30.0] * 3))]), tmp_path, "svg")
+    assert [path.name for path in written] == ["perplexity.svg", "memory.svg"]
     assert write_plots(result(), tmp_path / "none") == []
 
 
-def test_matplotlib_is_imported_only_when_it_draws():
-    code = "import sys, sinkctl.report.plots; assert 'matplotlib' not in sys.modules"
+def test_what_draws_is_imported_only_when_it_draws():
+    code = "import sys, sinkctl.report.plots, sinkctl.report.html, sinkctl.report.console\n"
+    code += "assert not {'matplotlib', 'jinja2', 'uniplot'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,8 @@ from sinkctl.errors import ModelError, UsageError
 from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.sizes import kept_in, sizes
-from sinkctl.report.quality import quality_svg, quality_table, retrieval_table
+from sinkctl.report.draw import inline
+from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.result.bench import BenchDetail, Machine, Row
 from sinkctl.tasks.bench.cases import quality, retrieval, tasks
@@ -105,14 +106,16 @@ def test_the_table_has_a_row_a_number_of_sinks_and_a_column_a_cache(scored):
 
 def test_the_picture_has_a_line_a_cache_and_shows_hostile_names_as_text(scored):
     hostile = [row.model_copy(update={"case": "<b>&"}) for row in scored]
-    root = ElementTree.fromstring(quality_svg(detail(scored + hostile)))
-    assert root.tag.endswith("svg")
-    titles = {element.text for element in root.iter() if element.tag.endswith("title")}
+    picture = quality_picture(detail(scored + hostile))
+    root = ElementTree.fromstring(inline(picture, "quality"))
+    titles = set(picture.lines)
+    said = {element.text.partition(":")[0] for element in root.iter("title")}
+    assert "<b>&" in said
     names = ["cache of 64", "cache of 2", "recompute 64", "recompute 2"]
     assert titles >= {f"{case}: {name}" for case in ("quality", "<b>&") for name in names}
     assert "quality: dense" not in titles, "beyond the context it is off the scale of the others"
-    assert not [element for element in root.iter() if element.tag.endswith("}b")]
-    assert quality_svg(detail(scored[:1])) is None
+    assert not [element for element in root.iter() if element.tag == "b"]
+    assert quality_picture(detail(scored[:1])) is None
 
 
 def test_precisions_are_sizes_of_their_own_and_bad_ones_are_refused_before_anything_runs():

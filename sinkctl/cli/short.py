@@ -1,0 +1,77 @@
+"""`sinkctl generate`, `chat` and `ask`: three ways of `sinkctl stream`, each with the flags that it takes."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from sinkctl.cli.stream import stream
+
+_MODEL = ("model", "adapter", "revision", "device", "dtype", "trust_remote_code", "allow_pickle", "tokenizer")
+_CACHE = ("special_tokens", "sinks", "window", "policy", "kv", "kv_keep", "kv_recent", "chunk")
+_RUN = ("recipe", "set_", "fail_on", "output", "resume", "as_json", "quiet", "dry_run")
+_DRAW = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "seed"
+)  # fmt: skip
+
+
+def _taking(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The command with these flags of `stream` behind its own; they come to it as keyword arguments."""
+
+    def taking(command: Callable[..., None]) -> Callable[..., None]:
+        given = inspect.signature(stream, eval_str=True).parameters
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
+        kept = [given[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+        command.__signature__ = inspect.Signature([*own, *kept])
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *kept)}
+        return command
+
+    return taking
+
+
+@_taking("prompt_file", *_CACHE, *_DRAW, *_MODEL, *_RUN)
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Text to go on from; several are a batch.")
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option("--tokens", "-n", help="How many tokens, or endless (default 200).", metavar="N|endless"),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Text past any context length, in constant memory: what stream --generate does.
+
+    sinkctl generate "It was a dark night" -n 500
+    """
+    stream(prompt=prompts, generate=tokens or _unless_given("200", flags), **flags)
+
+
+@_taking("system", "template_arg", *_CACHE, *_DRAW, *_MODEL, *_RUN)
+def chat(**flags: Any) -> None:
+    """Take turns without end, in the model's chat template: what stream --chat does.
+
+    sinkctl chat --model ORGANISATION/NAME
+    """
+    stream(chat=True, **flags)
+
+
+@_taking("limit", "bos", *_CACHE, *_MODEL, *_RUN)
+def ask(
+    questions: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|lines]", help="Texts and questions in .jsonl; lines: a generated set."),
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Stream texts with questions in between, and score exact answers: what stream --questions does.
+
+    sinkctl ask asked.jsonl -p 4+1020 -p 0+1024
+    """
+    stream(questions=questions or _unless_given("lines", flags), **flags)
+
+
+def _unless_given(default: str, flags: dict[str, Any]) -> str | None:
+    """The default, where neither a recipe nor a run that goes on says it."""
+    return None if flags["recipe"] or flags["resume"] else default

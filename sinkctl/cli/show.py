@@ -1,0 +1,83 @@
+"""`sinkctl show` and `sinkctl compare`: runs that were kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sinkctl.cli import options
+from sinkctl.errors import UsageError
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, what -o made, or its result.json.")]
+
+
+def show(
+    run: Run,
+    as_json: options.Json = False,
+    as_html: Annotated[
+        bool, options.flag("--html", help="Write report.html anew, as this version of sinkctl makes it.")
+    ] = False,
+    plots: Annotated[
+        str | None, typer.Option(help="Write every picture as a file of its own into the folder.", metavar="png|svg")
+    ] = None,
+) -> None:
+    """The report of a run that was kept, again.
+
+    sinkctl show runs/book; sinkctl show runs/book --plots svg
+    """
+    from rich.console import Console
+
+    from sinkctl.result.saved import environment, read
+
+    if plots not in (None, "png", "svg"):
+        raise UsageError(f"--plots {plots}: png or svg")
+    result = read(run)
+    folder = run if run.is_dir() else run.parent
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    elif not as_html and plots is None:
+        from sinkctl.report.console import render
+
+        render(result, Console())
+    words = Console(stderr=True)
+    if as_html:
+        from sinkctl.report.html import html
+
+        (folder / "report.html").write_text(html(result, environment(folder)), encoding="utf-8")
+        words.print(f"written: {folder / 'report.html'}", highlight=False)
+    if plots is not None:
+        from sinkctl.report.plots import write_plots
+
+        written = write_plots(result, folder / "plots", plots)
+        words.print(f"written: {len(written)} pictures in {folder / 'plots'}", highlight=False)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, or their result.json.")],
+    as_json: options.Json = False,
+) -> None:
+    """Kept runs side by side; of two, what the second changes.
+
+    sinkctl compare runs/with runs/without
+    """
+    import json
+
+    from rich.console import Console
+
+    from sinkctl.report.console import print_table
+    from sinkctl.report.runs_compared import compared
+    from sinkctl.result.saved import read
+
+    if len(runs) < 2:
+        raise UsageError("sinkctl compare RUN RUN…: name two runs or more, folders or their result.json")
+    results = [read(run) for run in runs]
+    tasks = list(dict.fromkeys(result.task for result in results))
+    if len(tasks) > 1:
+        raise UsageError(
+            f"sinkctl compare: {', '.join(map(str, runs))} are of {' and '.join(tasks)}; compare runs of one"
+        )
+    table = compared(results, list(map(str, runs)))
+    if as_json:
+        print(json.dumps({"columns": table.columns, "rows": table.rows}, indent=1, ensure_ascii=False))
+    else:
+        print_table(table, Console())
