@@ -87,8 +87,8 @@ def killed(words: list, out: Path, left: int, draw: random.Random) -> tuple[int,
                 over = code == 0 and not said  # it had ended before the other one was killed
                 named += names
                 assert names or (over and not victim), (code, said)
-        for process in running:
-            process.wait()
+        ended = [process.ended() for process in running]
+        assert all(code in (0, 3, -signal.SIGKILL) for code, *_ in ended), ended
         launch, arguments = launch + 1, ["stream", "--resume", out, "-q"]
         if not (out / "state/state.json").exists() and not (out / "result.json").exists():
             launch, arguments = 1, [*words, "-o", out, "-q"]  # killed before there was anything to go on from

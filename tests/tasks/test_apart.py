@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy
 from sinkctl.errors import Interrupted, ResumeError, TextError
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.shorthand import policy
+from sinkctl.result.store import RunFolder
 from sinkctl.tasks.stream import run
 from sinkctl.tasks.stream.apart import run_apart
 from sinkctl.tasks.stream.crew import Crew
 from sinkctl.tasks.stream.parts import LEAST, MOST, PARTS, parts_of, shared_out
-from sinkctl.tasks.stream.plan import begun
+from sinkctl.tasks.stream.plan import DONE, begun
 from sinkctl.tasks.stream.scorers import scorer_for
 from sinkctl.tasks.stream.shared import Shared
 from sinkctl.tasks.stream.texts import side_by_side
@@ -230,6 +231,26 @@ def test_a_process_that_is_killed_is_named_and_the_others_work_is_kept(tmp_path,
     assert done == shared_out([path.stat().st_size for path in files], 2)[0], "the other one did all of its own"
     assert sinkctl("stream", "--resume", tmp_path / "cut", "-q")[0] == 0
     assert sinkctl(*words, "-o", tmp_path / "whole", "-q")[0] == 0
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_part_whose_end_was_not_written_down_goes_on_from_its_last_state(stories, corpus, tmp_path, monkeypatch):
+    built = recipe(corpus, chunk=64)
+    run(built, stories, output=tmp_path / "whole")
+    monkeypatch.setattr("sinkctl.tasks.stream.kept.SAVE_SECONDS", 0)
+    monkeypatch.setattr("sinkctl.tasks.stream.kept.SAVE_SHARE", 1e9)
+    write = RunFolder.write_json
+
+    def killed(folder, name, data):
+        if name == DONE:
+            raise KeyboardInterrupt
+        write(folder, name, data)
+
+    monkeypatch.setattr(RunFolder, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(built, stories, output=tmp_path / "cut")
+    monkeypatch.setattr(RunFolder, "write_json", write)
+    run(built, stories, output=tmp_path / "cut", resume=True)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 

@@ -229,8 +229,8 @@ class StreamRun:
 
     @property
     def name(self) -> str:
-        """Of the file that is read, where texts are on their own."""
-        return self.names[self._reader.file]
+        """Of the file that is read, where texts are on their own; the last one where all are."""
+        return self.names[min(self._reader.file, len(self.names) - 1)]
 
     @property
     def bytes_read(self) -> float:
