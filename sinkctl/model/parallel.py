@@ -54,7 +54,7 @@ def _find_each_other(device: torch.device) -> None:
     if distributed.is_initialized():
         return
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(launched.local_rank())  # as transformers places the model
     try:
         distributed.init_process_group(BACKENDS[device.type])
     except (ValueError, RuntimeError) as error:
