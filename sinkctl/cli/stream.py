@@ -94,6 +94,15 @@ def stream(
     limit: Annotated[
         int | None, option(_TEXT, "Stop after this many tokens of text; with --each, of each text.")
     ] = None,
+    by: Annotated[
+        str | None,
+        option(
+            _TEXT,
+            "Surprising passages: tokens (default: 32 in a row), or line (of .jsonl: record).",
+            metavar="tokens|line",
+        ),
+    ] = None,
+    top: Annotated[int | None, option(_TEXT, "How many surprising passages to keep and show (default 10).")] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
     errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
     bos: Annotated[
@@ -183,7 +192,7 @@ def stream(
         "max-memory": options.sizes(max_memory), "offload-folder": offload_folder,
         "FILE": files or None, "field": field, "errors": errors, "bos": None if bos == "each" else bos,
         "bos each": True if bos == "each" else None, "each": each, "rows": number(rows),
-        "chunk": number(chunk), "limit": limit,
+        "chunk": number(chunk), "limit": limit, "by": by, "top": top,
         "fail-on": fail_on or None, "questions": questions, "generate": number(generate), "prompt": prompt or None,
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
         "template-arg": template_args(template_arg or []) or None,

@@ -28,6 +28,13 @@ class TextSettings(TextFiles):
     )
 
 
+class PassageSettings(Settings):
+    """Which surprising passages are looked for."""
+
+    by: Literal["tokens", "line"] = Field("tokens", description="Stretches of 32 tokens, or whole lines (or records).")
+    top: int = Field(10, ge=1, le=10_000, description="How many are kept.")
+
+
 class StreamRecipe(Settings):
     """Score a text of any length in constant memory."""
 
@@ -45,6 +52,7 @@ class StreamRecipe(Settings):
     limit: int | None = Field(
         None, ge=1, description="Stop after this many text tokens; of each text, where they are on their own."
     )
+    passages: PassageSettings = PassageSettings()
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 

@@ -45,6 +45,9 @@ class CellMap(NamedTuple):
     legend: list[tuple[str, str]]
     keys: Sequence[str] = ()
     look: str = ""
+    name: str = "alpha"
+    down: str = "layer"
+    across: str = "head"
 
 
 def level(share: float) -> int:
@@ -114,7 +117,9 @@ def class_map(heads: HeadMap) -> CellMap:
         rows.append(Row(str(layer), cells))
     columns = _every(max(map(len, heads.classes), default=0))
     legend = [(f"c{places[words]}", words) for words in order]
-    return CellMap("What each head does", "The rule is under “How it was run”.", "", columns, rows, legend)
+    return CellMap(
+        "What each head does", "The rule is under “How it was run”.", "", columns, rows, legend, name="classes"
+    )
 
 
 def class_places(order: Iterable[str]) -> dict[str, int]:
@@ -140,7 +145,7 @@ def surface_map(surface: Surface) -> CellMap | None:
     )
     title = f"|h| after layer {surface.layer}, by token and channel (log scale)"
     return CellMap(title, caption, "", [str(c) if i % 16 == 0 else "" for i, c in enumerate(channels)], rows, legend,
-                   look="surface")  # fmt: skip
+                   look="surface", name="surface", down="token", across="channel")  # fmt: skip
 
 
 def surface_ends(values: Values) -> tuple[float, float] | None:

@@ -20,17 +20,17 @@ from sinkctl.report.summary import (
     heading,
     measurement_row,
     model_line,
+    passage_words,
     phases_line,
     score_table,
     speed_line,
     unfinished,
 )
-from sinkctl.result.numbers import count
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
 
-PASSAGES = 5
+PASSAGES, KEPT = 5, 10
 WIDEST_CHART = 100
 CHART_INDENT = 9
 
@@ -39,7 +39,7 @@ def render(result: Result, console: Console) -> None:
     """Print the picture, passages, what was scored, notes, and last the verdict, speed and model."""
     if result.stream is not None:
         _picture(result.stream, console)
-        _passages(result.stream, console)
+        _passages(result.stream, result.recipe.get("passages", {}).get("top", KEPT), console)
         _scores(score_table(result.stream.policies), console)
     elif result.questions is not None:
         _answers(result.questions, console)
@@ -92,11 +92,12 @@ def _picture(stream: StreamDetail, console: Console) -> None:
         _hanging(" " * CHART_INDENT, chart_caption(stream.policies), console, "dim")
 
 
-def _passages(stream: StreamDetail, console: Console) -> None:
+def _passages(stream: StreamDetail, top: int, console: Console) -> None:
+    """Those that were asked for; a few of as many as are kept anyway."""
     if stream.passages:
         console.print()
         console.print(_text("Most surprising passages", console, "bold"))
-    for passage in stream.passages[:PASSAGES]:
+    for passage in stream.passages[: PASSAGES if top == KEPT else top]:
         _passage(passage, console)
 
 
@@ -153,10 +154,10 @@ def _measurements(result: Result, console: Console) -> None:
 
 
 def _passage(passage: Passage, console: Console) -> None:
-    place = f"{passage.file}:{passage.line}  byte {count(passage.byte)}  {passage.nll:.2f} nats"
+    place = f"{passage.file}:{passage.line}  {passage_words(passage)}"
     console.print(_text(f"  {place}", console, "cyan"), overflow="fold")
     ellipsis = "..." if console.options.ascii_only else "…"
-    text = shorten(_text(passage.text, console).plain, console.width - 4, ellipsis)
+    text = shorten(_text(passage.text.strip("\n"), console).plain, console.width - 4, ellipsis)
     console.print(Text(f"    {text}"), no_wrap=True, overflow="crop")
 
 

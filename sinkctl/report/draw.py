@@ -123,7 +123,7 @@ def _scale(axes: Any, picture: LinePicture) -> None:
     left = 0.0 if not picture.log_x and 0 <= min(xs) < 0.1 * max(xs) else min(xs)
     _ticks(axes.xaxis, left, max(xs), picture.log_x, all(x == int(x) for x in xs))
     if picture.log_y:
-        pad = (high / low) ** 0.05 if high > low else 1.2
+        pad = (high / low) ** 0.05 if high > 1.001 * low else 1.02
         _ticks(axes.yaxis, low / pad, high * pad, True, False)
     else:
         _ticks(axes.yaxis, low, high + 0.03 * (high - low), False, False)

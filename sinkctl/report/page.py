@@ -22,15 +22,15 @@ from sinkctl.report.quality import quality_picture, quality_table, retrieval_tab
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_table
-from sinkctl.report.summary import ScoreTable, score_table, tokens_line
+from sinkctl.report.summary import ScoreTable, passage_words, score_table, tokens_line
 from sinkctl.report.trained import loss_picture, probe_pictures, training_facts
 from sinkctl.result.bench import BenchDetail
 from sinkctl.result.convert import ConvertDetail
 from sinkctl.result.generate import GenerateDetail
-from sinkctl.result.numbers import count, memory, percent
+from sinkctl.result.numbers import count, known, memory, percent
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.schema import Result
-from sinkctl.result.stream import StreamDetail
+from sinkctl.result.stream import Passage, StreamDetail
 
 Part = tuple[str, Any]  # what templates/page.html calls it, and the thing; one that is empty is left out
 
@@ -70,16 +70,26 @@ def table(scores: ScoreTable | None) -> Part:
 
 def _stream(stream: StreamDetail) -> list[Section]:
     curve = perplexity_picture(stream.policies, "the text" if stream.texts is None else "each text")
-    under = [f"Highest mean NLL under {stream.policies[0].label}."] if stream.passages and stream.policies else []
-    passages = [
-        [f"{p.file}:{p.line}", f"byte {count(p.byte)}, {p.nll:.2f} nats over {count(p.tokens)} tokens", p.text]
-        for p in stream.passages
-    ]
+    label = stream.policies[0].label if stream.policies else ""
+    under = [f"Highest mean NLL under {label}; the darker a token, the more it surprised."] if stream.passages else []
+    passages = [(f"{p.file}:{p.line}", passage_words(p), shaded(p)) for p in stream.passages]
     return [
         Section("Scores", [table(score_table(stream.policies)), ("plots", [curve] if curve else [])]),
         Section("Most surprising passages", [("quiet", under), ("passages", passages)]),
         Section("Memory", [("plots", _memory(stream.memory, "Memory while the text was read"))], fold=True),
     ]
+
+
+def shaded(passage: Passage) -> list[tuple[int, str]]:
+    """Pieces of the text with a shade each, 0 to 9 and more nats; neighbours of one shade together."""
+    pieces: list[tuple[int, str]] = []
+    for piece, nll in passage.pieces or [(passage.text, 0.0)]:
+        shade = min(9, max(0, int(nll))) if known(nll) else 0
+        if pieces and pieces[-1][0] == shade:
+            pieces[-1] = shade, pieces[-1][1] + piece
+        else:
+            pieces.append((shade, piece))
+    return pieces
 
 
 def _generated(detail: GenerateDetail) -> list[Section]:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from sinkctl.result import numbers
 from sinkctl.result.schema import Measurement, ModelReport, Result
-from sinkctl.result.stream import PolicyScore, StreamDetail
+from sinkctl.result.stream import Passage, PolicyScore, StreamDetail
+from sinkctl.result.words import quoted
 
 BEST, BEYOND = " *", " †"
 SHOWN = 0.01  # of the whole time, for a phase to be worth a word
@@ -62,6 +63,18 @@ def model_line(model: ModelReport) -> str:
     context = f"context {model.context}" if model.context is not None else "no context length named"
     size = numbers.short_count(model.parameters)
     return f"{model.name}: {model.model_type}, {size} parameters, {model.dtype} on {model.device}, {context}"
+
+
+def passage_words(passage: Passage) -> str:
+    """byte 1,234, 6.50 nats over 32 tokens, most “Exe” (12.1)."""
+    token = (
+        ""
+        if passage.token_nll is None
+        else f", most {quoted(passage.token.strip() or passage.token)} ({passage.token_nll:.1f})"
+    )
+    return (
+        f"byte {numbers.count(passage.byte)}, {passage.nll:.2f} nats over {numbers.count(passage.tokens)} tokens{token}"
+    )
 
 
 def tokens_line(stream: StreamDetail) -> str:

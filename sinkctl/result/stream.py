@@ -39,7 +39,7 @@ class FileMark(Record):
 
 
 class Passage(Record):
-    """A surprising passage: the mean NLL of `tokens` consecutive tokens under the first policy."""
+    """A surprising passage: the mean NLL of `tokens` consecutive tokens under the first policy; of a line, over 8."""
 
     index: int
     tokens: int
@@ -48,6 +48,9 @@ class Passage(Record):
     byte: int
     line: int
     text: str
+    token: str = Field("", description="The token of it that surprised most,")
+    token_nll: float | None = Field(None, description="and its NLL.")
+    pieces: list[tuple[str, float]] = Field(default_factory=list, description="Its tokens, and the NLL of each.")
 
 
 class MemorySample(Record):

@@ -183,6 +183,20 @@ def test_passages_name_the_place_of_their_text(demo, tmp_path, book):
     assert best.line == text[: best.byte].count(b"\n") + 1
 
 
+def test_a_planted_odd_line_comes_first_whole_and_with_its_token(demo, tmp_path, book):
+    lines = [f"The carriage {n} came along the road at noon and went on its way." for n in range(200)]
+    lines[120] = "The carriage 120 came along the road at qzxv and went on its way."
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    built = recipe([path], ["4+252"], passages={"by": "line", "top": 3})
+    passages = run(built, demo).result.stream.passages
+    assert len(passages) == 3
+    assert (passages[0].line, passages[0].text.strip()) == (121, lines[120])
+    assert passages[0].token.strip() in "at qzxv and"
+    assert "".join(piece for piece, _ in passages[0].pieces) == passages[0].text
+    assert passages[0].token_nll == max(loss for _, loss in passages[0].pieces)
+
+
 def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path):
     page.write_text(book[:500])
     built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=32)

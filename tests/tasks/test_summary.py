@@ -41,7 +41,7 @@ def test_passages_are_the_best_windows_however_the_stream_is_cut():
     places = [np.arange(5000), 3 * np.arange(5000), np.arange(5000) // 10, np.zeros(5000)]
     found = []
     for size in (5000, 137, 16):
-        passages = Passages(lambda ids: " ".join(map(str, ids)))
+        passages = Passages()
         for start in range(0, 5000, size):
             passages.add(nll[start : start + size], *(p[start : start + size] for p in places))
         found.append(passages.found)
@@ -52,3 +52,33 @@ def test_passages_are_the_best_windows_however_the_stream_is_cut():
     assert len(starts) == KEPT
     assert min(b - a for a, b in zip(starts, starts[1:], strict=False)) >= TOKENS
     assert found[0][0]["byte"] == 3 * found[0][0]["index"]
+
+
+def test_lines_are_ranked_whole_however_the_stream_is_cut_and_short_ones_count_as_eight_tokens():
+    draw = np.random.default_rng(2)
+    sizes = draw.integers(1, 40, 300)
+    line = np.repeat(np.arange(300), sizes)
+    nll = draw.exponential(2, len(line))
+    places = [np.arange(len(line)), 3 * np.arange(len(line)), line, np.zeros(len(line))]
+    found = []
+    for size in (len(line), 137, 16):
+        passages = Passages("line", top=7, warm=64)
+        for start in range(0, len(line), size):
+            passages.add(nll[start : start + size], *(p[start : start + size] for p in places))
+        found.append(passages.ended())
+    assert found[0] == found[1] == found[2]
+    starts = np.cumsum(sizes) - sizes
+    means = {n: nll[line == n].sum() / max(8, sizes[n]) for n in range(300) if starts[n] >= 64}
+    best = sorted(means, key=means.get, reverse=True)[:7]
+    assert [p["line"] for p in found[0]] == best
+    assert [p["nll"] for p in found[0]] == pytest.approx([means[n] for n in best])
+    assert [p["tokens"] for p in found[0]] == [sizes[n] for n in best]
+
+
+def test_a_line_without_an_end_is_taken_in_parts():
+    passages = Passages("line")
+    ones = np.ones(700)
+    for _ in range(6):
+        passages.add(ones, *[ones] * 4)
+    assert [p["tokens"] for p in passages.found] == [2048, 2048]
+    assert sorted(p["tokens"] for p in passages.ended()) == [4200 - 4096, 2048, 2048]

@@ -10,7 +10,8 @@ from sinkctl.cache.policies import Bounded, Policy, Recompute
 from sinkctl.model.load import LoadedModel
 from sinkctl.result.numbers import change, percent, perplexity
 from sinkctl.result.schema import Measurement, ModelReport, Result
-from sinkctl.result.stream import FileMark, Passage, PolicyScore, StreamDetail
+from sinkctl.result.stream import FileMark, PolicyScore, StreamDetail
+from sinkctl.tasks.stream.passages import said
 from sinkctl.tasks.stream.scoring import StreamRun
 
 # Shares of heads: stories260K, a real model without a sink, shows 0.3 % on its own kind of text and 5 % on another;
@@ -61,7 +62,7 @@ def result_of(run: StreamRun, complete: bool, processes: int = 1) -> Result:
             chunk=run.recipe.chunk,
             policies=policies,
             marks=[FileMark(index=i, file=run.settled.names[f], byte=b) for i, f, b in sorted(marks)],
-            passages=[Passage(**{**p, "file": run.settled.names[p["file"]]}) for p in tally.passages.found],
+            passages=said(tally.passages.ended(), run.loaded.tokenizer.decode, run.settled.names),
             memory=tally.memory.items,
             sink_rate=tally.sink_rate,
         ),

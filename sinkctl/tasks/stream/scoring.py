@@ -18,6 +18,7 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.stream import MemorySample
 from sinkctl.tasks.stream.feed import Block, Feed
 from sinkctl.tasks.stream.identity import check_same, identity
+from sinkctl.tasks.stream.passages import WARM, Passages
 from sinkctl.tasks.stream.shared import Shared
 from sinkctl.tasks.stream.tally import Tally
 from sinkctl.tasks.stream.texts import Piece, Separate, side_by_side
@@ -72,7 +73,7 @@ class StreamRun:
         self.choices["text"] = self.shared.tokenizer.cuts.reason
         own = slice(None) if files is None else slice(files.start, files.stop)
         self.part, self.files, self.names = files, self.settled.files[own], self.settled.names[own]
-        self.tally = Tally(list(self.scorers), loaded.tokenizer.decode)
+        self.tally = Tally(list(self.scorers), self._passages())
         self.special = SpecialTokens(loaded.tokenizer, loaded.rows, self.settled.bos_id)
         # The first tokens, until the sink rate is measured on them.
         self._sample: list[int] | None = [] if files is None or not files.start else None
@@ -269,15 +270,20 @@ class StreamRun:
 
     def join(self, found: dict[str, Any], files: int) -> None:
         """Add what was `found` in the files from this number on, which come next."""
-        self.tally.join(Tally.from_json(found["tally"], self.loaded.tokenizer.decode), files)
+        self.tally.join(Tally.from_json(found["tally"], self._passages()), files)
         self.special.join(found["special"])
+
+    def _passages(self) -> Passages:
+        """None found yet; in one text the first tokens tell nothing."""
+        asked = self.recipe.passages
+        return Passages(asked.by, asked.top, WARM if self.recipe.text.each is None else 0)
 
     def _identity(self) -> dict[str, Any]:
         return identity(self.settled, self.loaded, self.files, whole=self.part is None)
 
     def _restore(self, data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         check_same(data.get("identity", {}), self._identity())
-        self.tally = Tally.from_json(data["tally"], self.loaded.tokenizer.decode)
+        self.tally = Tally.from_json(data["tally"], self._passages())
         self.special.join(data["special"])
         self._sample, self.choices = data["sample"], data["choices"]
         self.marker, self._step = data["marker"], data["step"]

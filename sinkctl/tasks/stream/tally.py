@@ -3,7 +3,7 @@
 A run over many texts is done in parts, each with a tally of its own; in the order of the texts they make one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from sinkctl.tasks.stream.summary import Curve, Thinned, Total
 class Tally:
     """Sums, curves, places and passages of the tokens scored so far."""
 
-    def __init__(self, labels: Sequence[str], decode: Callable[[list[int]], str]):
+    def __init__(self, labels: Sequence[str], passages: Passages):
+        """`passages`, empty, says which are looked for."""
         self.totals = {label: Total() for label in labels}
         self.common = {label: Total() for label in labels}
         self.curves = {label: Curve() for label in labels}
         self.cache_bytes = dict.fromkeys(labels, 0)  # most that was held
-        self.passages = Passages(decode)
+        self.passages = passages
         self.file_starts: list[tuple[int, int, int]] = []  # (index of the token, file, byte)
         self.marks, self.memory = Thinned(), Thinned()
         self.scored, self.texts, self.longest, self.peak_bytes = 0, 0, 0, 0
@@ -60,7 +61,7 @@ class Tally:
             self.common[label].join(*vars(later.common[label]).values())
             self.curves[label].join(later.curves[label])
             self.cache_bytes[label] = max(self.cache_bytes[label], later.cache_bytes[label])
-        self.passages.join(later.passages.found, self.scored, files)
+        self.passages.join(later.passages.ended(), self.scored, files)
         self.file_starts += [(self.scored + index, files + file, byte) for index, file, byte in later.file_starts]
         for index, file, byte in later.marks.items:
             self.marks.offer((self.scored + index, files + file, byte))
@@ -98,13 +99,14 @@ class Tally:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], decode: Callable[[list[int]], str]) -> "Tally":
-        tally, data = cls(list(data["totals"]), decode), dict(data)
+    def from_json(cls, data: dict[str, Any], looked_for: Passages) -> "Tally":
+        """`looked_for` is of the same kind as those that were kept."""
+        passages = Passages(looked_for.by, looked_for.top, looked_for.warm, data["passages"])
+        tally, data = cls(list(data["totals"]), passages), dict(data)
         for label in tally.totals:
             tally.totals[label] = Total(**data["totals"][label])
             tally.common[label] = Total(**data["common"][label])
             tally.curves[label] = Curve.from_json(data["curves"][label])
-        tally.passages = Passages(decode, data["passages"])
         tally.marks, tally.memory = Thinned(**data["marks"]), Thinned(**data["memory"])
         tally.memory.items = [MemorySample(**item) for item in tally.memory.items]
         tally.file_starts = [tuple(start) for start in data["file_starts"]]
