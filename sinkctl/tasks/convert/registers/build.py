@@ -34,7 +34,6 @@ def build(model: PreTrainedModel, count: int, neurons: Sequence[tuple[int, int]]
     kept = {key: value for key, value in model.config.to_dict().items() if key not in LEFT_OUT}
     config = classes["AutoConfig"](**kept, test_time_registers={"count": count, "neurons": by_layer})
     config.architectures, config.auto_map = [model_class.__name__], family.auto_map
-    config._attn_implementation = model.config._attn_implementation
     weights = model.state_dict()
     options = {"add_pooling_layer": False} if getattr(model, "pooler", 0) is None else {}
     if family.model_type == "vit" and not classifies and any(name.endswith("mask_token") for name in weights):
