@@ -29,9 +29,11 @@ class _WhenImported(MetaPathFinder):
 
 
 def _register() -> None:
-    from sinkctl.sinks.code import register
+    from sinkctl.registers.code import register as register_registers
+    from sinkctl.sinks.code import register as register_sinks
 
-    register()
+    register_sinks()
+    register_registers()
 
 
 def register_when_imported() -> None:

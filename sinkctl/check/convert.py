@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sinkctl.cache.precision.settings import FORMATS, NAMES
+from sinkctl.check.registers import check_images, register_rules
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
 from sinkctl.model.adapter_files import resolved
@@ -13,6 +14,7 @@ from sinkctl.model.gguf.header import read_header
 from sinkctl.model.named import resolve
 from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.registers import REGISTERS
 from sinkctl.result.compare import check_names, parse
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 from sinkctl.sinks.storable import never_stock, unstorable_for
@@ -34,6 +36,9 @@ OF_TRAINING = METRICS[METRICS.index("start.perplexity") : -1]
 def check_inputs(recipe: ConvertRecipe) -> None:
     """Raises UsageError, ModelError or TextError."""
     rules(recipe)
+    if recipe.sink.kind in REGISTERS:
+        check_images(recipe.images)
+        return
     if recipe.scratch is None:
         _check_storable(recipe)
     check_texts(recipe.text.files, recipe.text.field, recipe.text.errors)
@@ -47,6 +52,11 @@ def check_inputs(recipe: ConvertRecipe) -> None:
 def rules(recipe: ConvertRecipe) -> None:
     """UsageError for what does not go together, whatever the model; ModelError for low-rank updates without peft."""
     sink, asked = recipe.sink, [parse(text) for text in recipe.fail_on]
+    if sink.kind in REGISTERS:
+        register_rules(recipe)
+        return
+    if recipe.images:
+        raise UsageError(f"--images {recipe.images[0]}: {sink.kind} reads text, not images; --text takes files of it")
     check_names(asked, [*METRICS, *OF_ROUNDING])
     for metric in (each.metric for each in asked):
         if not recipe.steps and metric in OF_TRAINING:

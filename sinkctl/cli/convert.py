@@ -13,7 +13,8 @@ from sinkctl.errors import UsageError
 _SINK, _TEXT, _STORED = "Mechanism", "Calibration and evaluation", "Checkpoint"
 FIELDS = {
     "convert": MODEL | train_flags.FIELDS | {
-        "text": "text.files", "field": "text.field", "errors": "text.errors", "window": "calibration.window",
+        "images": "images", "text": "text.files", "field": "text.field", "errors": "text.errors",
+        "window": "calibration.window",
         "samples": "calibration.samples", "steps": "steps", "store": "store", "eval": "evaluation.run",
         "eval-tokens": "evaluation.tokens", "eval-kv": "evaluation.kv_bits",
     }
@@ -64,6 +65,10 @@ def convert(
             "Calibrates first, and evaluates further on (default: the built-in novel). May repeat.",
             metavar="FILE",
         ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        option(_TEXT, "Images or folders of them: what registers are found on and judged by.", metavar="FILE|DIR"),
     ] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text).")] = None,
     errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
@@ -131,6 +136,9 @@ def convert(
       softpick          relu(e^s - 1) over the sum of |e^s - 1|
       clipped_softmax   softmax stretched and cut, so that weights reach 0
       none              nothing; with --bos drop, the control
+      test_time_registers
+                        of a ViT or DINOv2, with --images: added tokens take
+                        what makes patches outliers
 
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,
@@ -144,8 +152,8 @@ def convert(
     flags = {
         "model": checkpoint or model, "adapter": adapter or None, "revision": revision, "device": device,
         "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
-        "tokenizer": tokenizer, "special-tokens": special_tokens, "text": text or None, "field": field,
-        "errors": errors, "window": number(window), "samples": samples, "steps": steps,
+        "tokenizer": tokenizer, "special-tokens": special_tokens, "text": text or None, "images": images or None,
+        "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
         "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens),
         "eval-kv": _bits(eval_kv or []), "fail-on": fail_on or None,
         "train-text": train_text or None, "train-window": number(train_window), "trained": trained, "lr": lr,

@@ -10,6 +10,7 @@ from sinkctl.cli.loading import importing, loaded_model, quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.cli.stopping import Stopping
 from sinkctl.launched import first, processes
+from sinkctl.registers import REGISTERS
 
 KEPT = "the checkpoint, README.md, result.json, report.html"
 
@@ -18,8 +19,11 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
     """The report goes to standard output, progress to standard error."""
     words = Console(stderr=True, quiet=quiet or not first())  # of several processes the first one speaks
     if dry_run:
-        from sinkctl.cli.plan import show_conversion
+        from sinkctl.cli.plan import show_conversion, show_registers
 
+        if recipe.sink.kind in REGISTERS:
+            show_registers(recipe, as_json)
+            return
         show_conversion(recipe, _planned(recipe, words), as_json)
         return
     with importing():
@@ -61,6 +65,8 @@ def go_on(result, output: Path) -> str:
     from sinkctl.report.converted import stream_policy
 
     detail, folder = result.convert, shlex.quote(str(output))
+    if result.registers is not None:
+        return f"sinkctl measure {folder} --images {' '.join(map(shlex.quote, result.recipe['images'][:1]))}"
     ours = [line.perplexity for line in detail.streams if line.checkpoint == "converted"]
     if set(ours) == {None} or detail.mechanism == "score_bias":
         return f"sinkctl measure {folder}"

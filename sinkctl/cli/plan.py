@@ -132,6 +132,15 @@ def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -
         words.print(_training(plan.plan))
 
 
+def show_registers(recipe: ConvertRecipe, as_json: bool) -> None:
+    """The recipe, and what is done for registers; nothing is loaded or written."""
+    _show_recipe(recipe, as_json)
+    most, neurons = recipe.calibration.samples, recipe.sink.neurons
+    words = _words()
+    words.print(f"{recipe.sink.kind}: neurons found on up to {most} images, and judged by up to {most} others")
+    words.print(f"neurons: {'the fewest that leave few outliers' if neurons == 'auto' else neurons}")
+
+
 def show_benchmark(recipe: BenchRecipe, as_json: bool) -> None:
     """A recipe, and what is measured one after the other; nothing is loaded."""
     _show_recipe(recipe, as_json)

@@ -1,6 +1,6 @@
 """What a recipe may say. Importing this imports no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, Union
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,8 @@ from sinkctl.recipe.base import Settings, TextFiles
 from sinkctl.recipe.bench import AnyCase, BenchSettings
 from sinkctl.recipe.measuring import CostSettings, InputSettings, MassiveSettings
 from sinkctl.recipe.training import TrainingSettings
-from sinkctl.sinks import AnySink
+from sinkctl.registers import REGISTERS
+from sinkctl.sinks import SINKS
 from sinkctl.sinks.sink_logit import SinkLogit
 
 
@@ -227,7 +228,10 @@ class ConvertRecipe(Settings):
 
     task: Literal["convert"] = "convert"
     model: ModelSettings = ModelSettings()
-    sink: AnySink = Field(SinkLogit(), description="The mechanism, and how it begins.")
+    sink: Union[*SINKS.values(), *REGISTERS.values()] = Field(
+        SinkLogit(), discriminator="kind", description="The mechanism, and how it begins."
+    )
+    images: tuple[str, ...] = Field((), description="Images or folders of them, for registers of vision transformers.")
     text: TextFiles = Field(TextFiles(), description="For calibration and, further on, evaluation.")
     calibration: CalibrationSettings = CalibrationSettings()
     scratch: dict[str, Any] | None = Field(

@@ -14,6 +14,7 @@ from sinkctl.report.measured_console import console_tables as measured_tables
 from sinkctl.report.measured_console import fitting
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
+from sinkctl.report.registered import tables as register_tables
 from sinkctl.report.summary import (
     BEST,
     ScoreTable,
@@ -49,6 +50,8 @@ def render(result: Result, console: Console) -> None:
         _titled(measured_tables(result.measure, console.width, console.options.ascii_only), console)
     elif result.convert is not None:
         _titled(converted_tables(result.convert, console.width, console.options.ascii_only), console)
+    elif result.registers is not None:
+        _titled(register_tables(result.registers), console)
     elif result.bench is not None:
         _titled(benched_tables(result.bench, console.width, console.options.ascii_only), console)
     elif result.measurements:
@@ -63,7 +66,15 @@ def render(result: Result, console: Console) -> None:
         console.print(_text(line, console, "yellow"))
     for line in result.verdict:
         console.print(_text(line, console, "bold"))
-    details = result.stream, result.generate, result.questions, result.measure, result.convert, result.bench
+    details = (
+        result.stream,
+        result.generate,
+        result.questions,
+        result.measure,
+        result.convert,
+        result.registers,
+        result.bench,
+    )
     if any(detail is not None for detail in details):
         console.print(_text(speed_line(result), console))
         if result.phases:

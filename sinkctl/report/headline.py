@@ -21,6 +21,11 @@ def headline(result: Result) -> list[Figure]:
         shown = _measured(result.measure)
     elif result.convert is not None:
         shown = _converted(result.convert)
+    elif result.registers is not None:
+        names = {"original": "of patches are outliers", "converted": "with registers"}
+        lines = {line.checkpoint: line for line in result.registers.lines}
+        shown = [(percent(lines[name].outlier_percent), said) for name, said in names.items() if name in lines]
+        shown += [(figures(lines["converted"].cosine), "cosine of other patches")] if "converted" in lines else []
     elif result.bench is not None:
         shown = _benched(result.bench)
     elif result.questions is not None:

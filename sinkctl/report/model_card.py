@@ -17,6 +17,7 @@ from sinkctl.report.converted import (
 )
 from sinkctl.report.markdown import code, escaped, fenced, table
 from sinkctl.report.printable import as_yaml, visible
+from sinkctl.report.registered import register_card
 from sinkctl.report.trained import has_control, steps_words, text_words, trained_words, training_facts
 from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, ConvertDetail, Training
 from sinkctl.result.numbers import count, short_count
@@ -36,6 +37,8 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=40)[0]))
 
 def model_card(result: Result, name: str) -> str:
     """The whole file; `name` is what the checkpoint is loaded by, a folder or a Hub id."""
+    if result.registers is not None:
+        return register_card(result, name)
     detail = result.convert
     assert detail is not None, "a result of convert"
     title = escaped(PurePath(name).name or name)

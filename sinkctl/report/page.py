@@ -58,6 +58,10 @@ def sections(result: Result) -> list[Section]:
         shown += measured(result.measure)
     if result.convert is not None:
         shown += _converted(result.convert)
+    if result.registers is not None:
+        from sinkctl.report.registered import tables
+
+        shown += [Section(title, [table(each)]) for title, each in tables(result.registers)]
     if result.bench is not None:
         shown += _benched(result.bench)
     return [*shown, Section("How it was run", [("facts", _how(result))], fold=True)]

@@ -12,6 +12,7 @@ from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.record import ModelReport, Record
+from sinkctl.result.registers import RegistersDetail
 from sinkctl.result.stream import StreamDetail
 
 SCHEMA_VERSION = 1
@@ -55,6 +56,7 @@ class Result(Record):
     questions: QuestionsDetail | None = None
     measure: MeasureDetail | None = None
     convert: ConvertDetail | None = None
+    registers: RegistersDetail | None = None
     bench: BenchDetail | None = None
 
     def clocked(self) -> "Result":

@@ -14,6 +14,7 @@ from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import ConvertRecipe
+from sinkctl.registers import REGISTERS
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
@@ -70,6 +71,13 @@ def run(
     """
     output = Path(output)
     check(recipe, output=output, resume=resume, loads=loaded is None)
+    if recipe.sink.kind in REGISTERS:
+        from sinkctl.tasks.convert.registers.task import run_registers
+
+        return Outcome(
+            run_registers(recipe, loaded, output, lambda what, share: progress(Progress(what, share)), stop, finish),
+            output,
+        )
     recipe = place(recipe)
 
     def told(what: str, pace: Pace) -> None:

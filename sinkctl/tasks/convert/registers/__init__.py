@@ -1,0 +1,1 @@
+"""Give vision transformers registers."""

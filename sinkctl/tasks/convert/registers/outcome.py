@@ -1,0 +1,61 @@
+"""Registers → measurements, and what they say in words."""
+
+from sinkctl.result.convert import CONVERTED, ORIGINAL
+from sinkctl.result.numbers import count, figures, percent, share
+from sinkctl.result.registers import RANDOM, RegisterLine, RegistersDetail
+from sinkctl.result.schema import Measurement
+
+# What `--fail-on` can name: name → (field, unit, better).
+MEASURED = {
+    "outlier_patches": ("outlier_percent", "% of patches", "lower"),
+    "patch_max": ("patch_max", "norm", "lower"),
+    "smoothness": ("smoothness", "cosine", "higher"),
+    "cosine": ("cosine", "cosine", "higher"),
+    "kl": ("kl", "nats", "lower"),
+}
+
+
+def measurements_of(detail: RegistersDetail, seconds: float) -> list[Measurement]:
+    """Of the converted checkpoint, and what the original has of it."""
+    found = []
+    for checkpoint, prefix in ((CONVERTED, ""), (ORIGINAL, "original.")):
+        line = line_of(detail, checkpoint)
+        for name, (field, unit, better) in MEASURED.items():
+            value = None if line is None else getattr(line, field)
+            if value is not None:
+                found.append(Measurement(name=f"{prefix}{name}", samples=[value], unit=unit, better=better))
+    return [*found, Measurement(name="convert.seconds", samples=[seconds], unit="s", better="lower")]
+
+
+def line_of(detail: RegistersDetail, checkpoint: str) -> RegisterLine | None:
+    return next((line for line in detail.lines if line.checkpoint == checkpoint), None)
+
+
+def verdict_of(detail: RegistersDetail) -> list[str]:
+    """What was moved, what that did, and what moving other neurons does."""
+    neurons, layers = len(detail.neurons), sorted({neuron.layer for neuron in detail.neurons})
+    many = f"{count(neurons)} neuron{'s' * (neurons > 1)} of layer{'s' * (len(layers) > 1)}"
+    moved = (
+        f"{many} {', '.join(map(str, layers))} moved to {detail.registers} added token{'s' * (detail.registers > 1)}"
+    )
+    before, now, other = (line_of(detail, name) for name in (ORIGINAL, CONVERTED, RANDOM))
+    if before is None or now is None:
+        return [f"{moved}; nothing was compared."]
+    said = [
+        f"{moved}: outlier patches (norm above {figures(detail.threshold)}) {percent(before.outlier_percent)} before, "
+        f"{percent(now.outlier_percent)} after; largest patch norm {figures(before.patch_max)}, then "
+        f"{figures(now.patch_max)}; smoothness {share(before.smoothness)}, then {share(now.smoothness)}."
+    ]
+    if before.outliers == 0:
+        said.append("The images it is judged by have no outliers, so this says only what it costs.")
+    if now.cls_registers is not None:
+        said.append(
+            f"[CLS] gave the outliers {percent(100 * before.cls_outliers)} of its attention in the last layer; the "
+            f"same patches now get {percent(100 * now.cls_outliers)}, the registers {percent(100 * now.cls_registers)}."
+        )
+    said.append(f"Features of the other patches are {share(now.cosine)} like the original's, a mean cosine.")
+    if other is not None:
+        said.append(
+            f"As many other neurons of these layers, moved as a control, leave {percent(other.outlier_percent)}."
+        )
+    return said
