@@ -15,6 +15,7 @@ from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.cases import kernel, measure, processes, train
+from sinkctl.tasks.bench.driver import Found, said_of
 from sinkctl.tasks.bench.subject import Subject
 
 SMALL = dict(heads=4, kv_heads=2, width=16, tokens=[40])
@@ -176,5 +177,7 @@ def test_the_efficiency_of_processes_is_that_of_the_same_round(monkeypatch):
     assert [(reading.metric, reading.value) for reading in both] == [
         ("tokens_per_s", [200, 120, 150]), ("efficiency", pytest.approx([100 * 10 / 12, 100, 75])),
     ]  # fmt: skip
+    opened = {"metric": "ms", "ways": {}, "readings": [vars(reading) for reading in both], "failed": {}}
+    assert said_of(Found(opened)) == "sinkctl 150 tok/s, sinkctl 83.33 %", "of several rounds the median"
     monkeypatch.setattr(processes, "_cores", lambda: [0])
     assert processes.group(case, subject, {"processes": 2}).choices == {"2 processes": "left out: 1 core here"}

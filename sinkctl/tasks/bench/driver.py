@@ -89,7 +89,9 @@ def said_of(found: Found) -> str:
     for way, of_process in found.seconds.items():
         seconds = median(sample for of_rounds in of_process for sample in of_rounds)
         parts.append((way, metric.of(seconds, found.opened["ways"][way]["count"]), metric.unit))
-    parts += [(reading["way"], reading["value"], reading["unit"]) for reading in found.opened["readings"]]
+    for reading in found.opened["readings"]:
+        value = reading["value"]  # or several, one a round
+        parts.append((reading["way"], median(value) if isinstance(value, list) else value, reading["unit"]))
     failed = [f"{way} did not run" for way in found.opened["failed"]]
     return ", ".join([*(f"{way} {quantity(value, unit)}" for way, value, unit in parts), *failed])
 
