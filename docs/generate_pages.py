@@ -84,6 +84,9 @@ def commands() -> dict[str, str]:
 def command_page(name: str, command: Any) -> str:
     """Usage, what it does, and a table of flags for each of the groups that `--help` shows."""
     parts = [f"# {name}", inspect.cleandoc(command.help or "").replace("\b\n", "")]
+    if command.epilog:
+        examples = "\n".join(line for line in command.epilog.split("\n") if line.startswith("sinkctl"))
+        parts.append(f"```text\n{examples}\n```")
     groups: dict[str, list[list[str]]] = {}
     for given in command.params:
         kind = "Arguments" if given.param_type_name == "argument" else getattr(given, "rich_help_panel", None)

@@ -24,3 +24,11 @@ def test_the_site_builds_without_a_broken_link_and_has_a_page_for_every_part(tmp
     assert {path.name for path in (tmp_path / "mechanisms").iterdir()} == set(SINKS)
     pages = {path.stem for path in (ROOT / "sinkctl/metrics").glob("[a-z]*.py")}
     assert {path.name for path in (tmp_path / "metrics").iterdir()} == pages
+
+
+def test_the_words_that_a_report_explains_are_in_the_glossary():
+    from sinkctl.report.html import WORDS
+
+    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    headings = {line.removeprefix("## ").replace(" and ", ", ") for line in glossary.splitlines() if line[:3] == "## "}
+    assert set(WORDS) <= headings

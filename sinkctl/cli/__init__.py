@@ -18,6 +18,19 @@ EXIT_CODES = (
     "3 model, text, baseline or machine, or a threshold on what could not be measured; 70 a fault of sinkctl; "
     "130 interrupted."
 )
+# Under --help: what people ask for most.
+EXAMPLES = {
+    "stream": ("sinkctl stream book.txt -p 4+252 -p 0+256 -o runs/book", "sinkctl stream app.log --by line --top 20"),
+    "measure": ("sinkctl measure ./ckpt -o runs/ckpt", "sinkctl measure ./ckpt --fail-on 'sink_rate<=5'"),
+    "convert": ("sinkctl convert ./ckpt --to sink_logit -o ./with-logit",),
+    "bench": ("sinkctl bench ci --against origin/main", "sinkctl bench peers --model ./ckpt --quick"),
+    "generate": ('sinkctl generate "It was a dark night" -n 500',),
+    "chat": ("sinkctl chat --model ORGANISATION/NAME",),
+    "ask": ("sinkctl ask asked.jsonl -p 4+1020 -p 0+1024",),
+    "show": ("sinkctl show runs/book", "sinkctl show runs/book --plots svg"),
+    "compare": ("sinkctl compare runs/with runs/without",),
+    "doctor": ("sinkctl doctor",),
+}
 MAY_BE_EMPTY = ("--prompt", "--system")
 app = typer.Typer(
     name="sinkctl",
@@ -28,17 +41,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("stream")(guarded(stream.stream))
-app.command("measure")(guarded(measure.measure))
-app.command("convert")(guarded(convert.convert))
-app.command("bench")(guarded(bench.bench))
-app.command("generate")(guarded(short.generate))
-app.command("chat")(guarded(short.chat))
-app.command("ask")(guarded(short.ask))
-app.command("show")(guarded(show.show))
-app.command("compare")(guarded(show.compare))
+for name, command in {
+    "stream": stream.stream,
+    "measure": measure.measure,
+    "convert": convert.convert,
+    "bench": bench.bench,
+    "generate": short.generate,
+    "chat": short.chat,
+    "ask": short.ask,
+    "show": show.show,
+    "compare": show.compare,
+    "doctor": doctor.doctor,
+}.items():
+    app.command(name, epilog="Examples:\n\n" + "\n\n".join(EXAMPLES[name]))(guarded(command))
 app.add_typer(recipe.app, name="recipe")
-app.command("doctor")(guarded(doctor.doctor))
 
 
 def _version(asked: bool) -> None:

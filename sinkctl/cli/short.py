@@ -41,19 +41,13 @@ def generate(
     ] = None,
     **flags: Any,
 ) -> None:
-    """Text past any context length, in constant memory: what stream --generate does.
-
-    sinkctl generate "It was a dark night" -n 500
-    """
+    """Text past any context length, in constant memory: what stream --generate does."""
     stream(prompt=prompts, generate=tokens or _unless_given("200", flags), **flags)
 
 
 @_taking("system", "template_arg", *_CACHE, *_DRAW, *_MODEL, *_RUN)
 def chat(**flags: Any) -> None:
-    """Take turns without end, in the model's chat template: what stream --chat does.
-
-    sinkctl chat --model ORGANISATION/NAME
-    """
+    """Take turns without end, in the model's chat template: what stream --chat does."""
     stream(chat=True, **flags)
 
 
@@ -65,10 +59,7 @@ def ask(
     ] = None,
     **flags: Any,
 ) -> None:
-    """Stream texts with questions in between, and score exact answers: what stream --questions does.
-
-    sinkctl ask asked.jsonl -p 4+1020 -p 0+1024
-    """
+    """Stream texts with questions in between, and score exact answers: what stream --questions does."""
     stream(questions=questions or _unless_given("lines", flags), **flags)
 
 

@@ -21,10 +21,7 @@ def show(
         str | None, typer.Option(help="Write every picture as a file of its own into the folder.", metavar="png|svg")
     ] = None,
 ) -> None:
-    """The report of a run that was kept, again.
-
-    sinkctl show runs/book; sinkctl show runs/book --plots svg
-    """
+    """The report of a run that was kept, again."""
     from rich.console import Console
 
     from sinkctl.result.saved import environment, read
@@ -56,10 +53,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, or their result.json.")],
     as_json: options.Json = False,
 ) -> None:
-    """Kept runs side by side; of two, what the second changes.
-
-    sinkctl compare runs/with runs/without
-    """
+    """Kept runs side by side; of two, what the second changes."""
     import json
 
     from rich.console import Console

@@ -23,6 +23,7 @@ STYLE = {
 }  # fmt: skip
 NARROW, WIDE = (4.4, 2.9), (8.6, 3.6)  # inches; a picture that is wide has a narrow copy for small screens
 MOST_HOVERS, LABEL_CELLS, DOTS_PER_INCH = 90, 64, 160
+FAMILY, DIGITS = re.compile(r" ?font-family:[^;]*;?"), re.compile(r"(\.\d)\d+")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -146,18 +147,13 @@ def _ticks(axis: Any, low: float, high: float, log: bool, whole: bool) -> None:
 def _for_page(written: str, name: str, picture: LinePicture, hovers: dict[str, list[str]]) -> str:
     """matplotlib's file as a part of a page: colours by variables, a title for every mark, ids of its own."""
     root = ElementTree.fromstring(written)
-    for parent in list(root.iter()):
-        parent.tag = parent.tag.removeprefix(SVG)
-        for child in list(parent):
-            if child.tag.endswith(("metadata", "}style", "}clipPath")):
-                parent.remove(child)
-        parent.attrib.pop("clip-path", None)  # nothing lies outside
-        for key in [key for key in parent.attrib if key.startswith("{")]:
-            parent.set("href", parent.attrib.pop(key))
+    for element in list(root.iter()):
+        _tidy(element)
     for group in root.iter("g"):
         if words := hovers.get(group.get("id", "")):
             group.set("class", "hover")
             for mark, said in zip(list(group.iter("use")), words, strict=True):
+                mark.attrib.pop("style")  # the page's, by the class of the group
                 ElementTree.SubElement(mark, "title").text = said
     width, height = (float(root.attrib.pop(side).removesuffix("pt")) for side in ("width", "height"))
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title", "viewBox": f"0 0 {width:g} {height:g}"}
@@ -172,3 +168,21 @@ def _for_page(written: str, name: str, picture: LinePicture, hovers: dict[str, l
     for number, colour in enumerate((*COLOURS, INK)):
         page = page.replace(colour, f"var(--c{number})" if colour != INK else "var(--ink)")
     return page
+
+
+def _tidy(element: ElementTree.Element) -> None:
+    """Without what a page has no use for: names of fonts, more digits than show, what lies outside being cut."""
+    element.tag = element.tag.removeprefix(SVG)
+    for child in list(element):
+        if child.tag.endswith(("metadata", "}style", "}clipPath")):
+            element.remove(child)
+    element.attrib.pop("clip-path", None)  # nothing lies outside
+    for key in [key for key in element.attrib if key.startswith("{")]:
+        element.set("href", element.attrib.pop(key))
+    for key in {"d", "x", "y", "transform"} & set(element.attrib):
+        element.set(key, DIGITS.sub(r"\1", " ".join(element.get(key).split())))
+    if element.tag == "text":
+        element.set("style", FAMILY.sub("", element.get("style", "")))
+    else:
+        element.text = None
+    element.tail = None

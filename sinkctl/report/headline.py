@@ -58,6 +58,7 @@ def _stream(stream: StreamDetail) -> list[Figure]:
 def _measured(detail: MeasureDetail) -> list[Figure]:
     shown: list[Figure] = []
     several = len(detail.checkpoints) > 1
+    rates = [sink_percent(c.inputs[0], detail.epsilons[0]) for c in detail.checkpoints if c.inputs]
     for checkpoint in detail.checkpoints[: 3 if several else 1]:
         whose = f", {checkpoint.label}" if several else ""
         for score in checkpoint.inputs[:1]:
@@ -69,6 +70,8 @@ def _measured(detail: MeasureDetail) -> list[Figure]:
         shown += [(cost_said(line), f"perplexity, {line.name}") for line in hidden[:1]]
         tops = [layer.massive.top[0] for s in checkpoint.inputs[:1] for layer in s.layers if layer.massive is not None]
         shown += [(figures(max(tops)), "largest activation")] if tops and known(max(tops)) else []
+    if len(detail.checkpoints) == 2 and len(rates) == 2 and all(map(known, rates)):
+        shown.append((f"{rates[1] - rates[0]:+.1f} points", "the second's rate beside the first's"))
     return shown
 
 

@@ -18,6 +18,7 @@ from sinkctl.report.converted import (
 )
 from sinkctl.report.curves import memory_picture, perplexity_picture
 from sinkctl.report.generated import cache_line, row_line
+from sinkctl.report.measured import columns_of
 from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
 from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
 from sinkctl.report.settings import settings_table
@@ -119,7 +120,9 @@ def _questions(questions: QuestionsDetail) -> list[Section]:
 
 def _converted(detail: ConvertDetail) -> list[Section]:
     said = f"The checkpoint was given {mechanism_words(detail)}; {stored_line(detail)}."
-    streams = [("plain", [said]), table(stream_table(detail))]
+    found = stream_table(detail)
+    key_first = [0, *range(3, len(found.columns)), 1, 2]  # a phone shows two columns
+    streams = [("plain", [said]), table(columns_of(found, key_first))]
     shown = [
         Section("Streams", [*streams, ("bars", stream_bars(detail) if detail.streams else None)]),
         Section("Keys and values in few bits", [table(rounded_table(detail))]),

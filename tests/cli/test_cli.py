@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from processes import Command
 from safetensors.torch import load_file, save_file
 
+from sinkctl.cli import EXAMPLES
 from sinkctl.errors import ThresholdError, UnmeasuredError
 from sinkctl.model.load import DEMO
 
@@ -29,6 +31,16 @@ assert not {"torch", "numpy", "transformers"} & set(sys.modules)
         done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout
+
+
+def test_every_help_has_an_example_of_flags_that_exist(sinkctl):
+    for name, examples in EXAMPLES.items():
+        _, out, _ = sinkctl(name, "--help")
+        assert "Examples:" in out
+        for example in examples:
+            said, command, *words = shlex.split(example)
+            assert (said, command) == ("sinkctl", name)
+            assert all(word in out for word in words if word.startswith("-")), example
 
 
 def test_the_cache_rule_is_in_the_help(sinkctl):
