@@ -42,7 +42,7 @@ def _cells(title: str, caption: str, values: Values, most: float) -> CellMap:
         for row in _joined(values)
     ]
     legend = [(f"a{level(part / 4)}", figures(most * part / 4)) for part in range(5)]
-    return CellMap(title, caption, "", [], rows, legend, (), "picture", "image", "patches", "patches")
+    return CellMap(title, caption, "", [], rows, legend, (), "picture", f"image {title}", "", "")
 
 
 def _joined(values: Values) -> Values:
