@@ -33,9 +33,12 @@ class _Looking(Handler):
     rows_BHS: list[Tensor] = field(default_factory=list)
 
     def attend(self, call: AttentionCall) -> Tensor:
+        # Some add a bias by the patches' distance to scores (BEiT); the mask otherwise is our own token.
+        bias = call.mask if call.mask is not None and call.mask.is_floating_point() else None
         score_BH1S = call.q_BHTD[:, :, :1].float() @ call.k_BGTD.float().mT * call.scale
+        score_BH1S = score_BH1S if bias is None else score_BH1S + bias[..., :1, :]
         self.rows_BHS.append(score_BH1S.softmax(-1)[:, :, 0])
-        return scaled_dot_product_attention(call.q_BHTD, call.k_BGTD, call.v_BGTE, scale=call.scale)
+        return scaled_dot_product_attention(call.q_BHTD, call.k_BGTD, call.v_BGTE, bias, scale=call.scale)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from sinkctl.report.cells import alpha_map, cells_of, class_map, first_token_map, surface_map
 from sinkctl.report.compared import compare_table
+from sinkctl.report.image_maps import image_cells, largest_norm
 from sinkctl.report.layer_rows import layer_parts, layer_words
 from sinkctl.report.measured import (
     COUNTED,
@@ -114,6 +115,7 @@ def _input(score: InputScore, detail: MeasureDetail, pictures: list[LinePicture]
         *parts,
         ("cells", surface),
         ("plain", patches),
+        ("section", Section("Images, patch by patch", [("maps", image_cells(score, largest_norm(detail)))])),
         ("section", Section("Sinks other than the first token", [table(found)])),
         ("section", Section("Tokens to keep where keys and values are rounded", [table(predicted_table(score))])),
         ("section", Section("Where first tokens go", [table(experts if experts.rows else None)])),

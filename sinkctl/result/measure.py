@@ -123,6 +123,17 @@ class PatchNorms(Record):
     bins: list[tuple[float, float, int]] = Field(description="Histogram of patch norms: from, to, patches.")
 
 
+class ImageMap(Record):
+    """One image, patch by patch: rows from above, in each from the left."""
+
+    name: str
+    norm: list[list[float | None]] = Field(description="Norm of a patch after the last block;")
+    cls: list[list[float | None]] | None = Field(
+        description="attention of [CLS] to it in the last layer, a mean over heads; None: there is none, or no map."
+    )
+    cls_registers: float | None = Field(None, description="The same to all registers together.")
+
+
 class Agreement(Record):
     """Places that a rule predicts to be sinks, against those that are."""
 
@@ -176,6 +187,7 @@ class InputScore(Record):
     queries: list[QueryPoint]
     surface: Surface | None
     patches: PatchNorms | None = None
+    images: list[ImageMap] = Field(default_factory=list, description="The first images of a vision model.")
     balance_error: float | None = Field(description="Largest error of a head's mass balance.")
     alpha_max: float | None = Field(description="Largest α of the first key, any head.")
     massive_layers: list[int] = Field(description="Layers with massive activations.")

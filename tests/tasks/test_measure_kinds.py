@@ -19,6 +19,9 @@ from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
+from sinkctl.report.html import html
+from sinkctl.report.image_maps import image_cells, largest_norm
+from sinkctl.report.plots import write_plots
 from sinkctl.tasks.measure import Outcome, run
 
 SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
@@ -207,6 +210,37 @@ def test_images_equal_the_eager_maps_and_their_tokens_have_names(model_type, tmp
     ]  # fmt: skip
     assert (found.length, found.bos) == (len(leading) + PATCHES, None)
     assert found.balance_error <= 1e-6
+    # Patch by patch, beside the stock model's own hidden states and maps.
+    loaded.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        stock = loaded.model(pixels_NCHW, output_hidden_states=True, output_attentions=True)
+    norm_NP = stock.hidden_states[-1][:, len(leading) :].norm(dim=-1)
+    cls_NS = stock.attentions[-1][:, :, 0].mean(1)
+    assert [image.name for image in found.images] == ["0.png", "1.png", "2.png"]
+    for number, image in enumerate(found.images):
+        torch.testing.assert_close(torch.tensor(image.norm), norm_NP[number].view(4, 4), rtol=1e-3, atol=0)
+        torch.testing.assert_close(torch.tensor(image.cls).flatten(), cls_NS[number, len(leading) :], rtol=1e-3, atol=0)
+        registers = float(cls_NS[number, 1 : len(leading)].sum()) if len(leading) > 1 else None
+        assert image.cls_registers == (None if registers is None else pytest.approx(registers, rel=1e-4))
+
+
+def test_images_are_drawn_on_one_scale_in_the_report_and_as_files(tmp_path):
+    """The checkpoint with a planted patch, which is the darkest cell, beside one without."""
+    pictures(tmp_path / "images", 2)
+    folders = [str(vision(tmp_path / name, "vit", patch)) for name, patch in (("planted", 6), ("plain", None))]
+    shown = recipe(files=(str(tmp_path / "images"),), samples=2, checkpoints=tuple(folders))
+    result = run(shown).result
+    largest = max(checkpoint.inputs[0].patches.patch_max for checkpoint in result.measure.checkpoints)
+    assert largest_norm(result.measure) == pytest.approx(largest, rel=1e-3)
+    planted, plain = (image_cells(checkpoint.inputs[0], largest)[0] for checkpoint in result.measure.checkpoints)
+    looks = [cell.look for row in planted.rows for cell in row.cells]
+    assert looks[6] == "a63"
+    assert {cell.look for row in plain.rows for cell in row.cells} <= {"a0", "a1", "a2"}
+    page = html(result, {})
+    assert page.count('class="cells picture"') == 8  # two images of two checkpoints, norms and [CLS]
+    assert "0.png: norms" in page
+    files = write_plots(result, tmp_path / "plots")
+    assert sum(file.name.startswith("image") for file in files) == 8
 
 
 def test_random_images_equal_the_eager_maps_too(tmp_path):

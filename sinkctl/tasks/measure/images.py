@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from sinkctl.check.measure import PICTURES
 from sinkctl.errors import ModelError, TextError
@@ -23,13 +24,20 @@ def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], 
         if find_spec("PIL") is None:
             raise ModelError("reading images needs Pillow; pip install 'sinkctl[images]'")
         raise ModelError(f"{loaded.name} says not how images are prepared: it has no preprocessor_config.json")
-    paths = [path for name in settings.files for path in _paths(Path(name))]
-    count = min(settings.samples, len(paths))
-    pixels = [_pixels(paths[number * len(paths) // count], loaded) for number in range(count)]
+    paths = chosen(settings)
+    pixels = [_pixels(path, loaded) for path in paths]
     if len({x.shape for x in pixels}) > 1:
         raise ModelError(f"{loaded.name}: its image processor leaves images at sizes of their own; give images alike")
+    count = len(paths)
     note = f"the files hold only {count} image{'s' * (count > 1)}" if count < settings.samples else None
     return pixels, note
+
+
+def chosen(settings: InputSettings) -> list[Path]:
+    """The files of the images, at most `settings.samples`, spread over all there are."""
+    paths = [path for name in settings.files for path in _paths(Path(name))]
+    count = min(settings.samples, len(paths))
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def random_images(settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
@@ -46,15 +54,19 @@ def random_images(settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
 def patch_text(loaded: LoadedModel, pixels: list[Tensor]) -> Callable[[int, int], str]:
     """(sample, index of a token) → [CLS], [REG 1] or the row and column of its patch, from 0."""
     leading = leading_tokens(loaded.model)
-    patch_width = _pair(loaded.model.config.patch_size)[1]
 
     def text(sample: int, index: int) -> str:
         if index < len(leading):
             return leading[index]
-        row, column = divmod(index - len(leading), pixels[sample].shape[-1] // patch_width)
+        row, column = divmod(index - len(leading), patch_columns(loaded.model, pixels[sample]))
         return f"patch {row},{column}"
 
     return text
+
+
+def patch_columns(model: PreTrainedModel, image: Tensor) -> int:
+    """Patches a row of an image [C, H, W]."""
+    return image.shape[-1] // _pair(model.config.patch_size)[1]
 
 
 def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:

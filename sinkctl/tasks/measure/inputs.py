@@ -14,7 +14,7 @@ from sinkctl.check.measure import PICTURES
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
-from sinkctl.tasks.measure.images import images, patch_text, random_images
+from sinkctl.tasks.measure.images import chosen, images, patch_text, random_images
 from sinkctl.tasks.measure.natural import natural
 from sinkctl.text import SpecialTokens
 
@@ -29,6 +29,7 @@ class InputSet:
     samples: list[Tensor]  # token ids int64 [T], or pixel values float32 [C, H, W]
     token_text: Callable[[int, int], str]  # (sample, index) → that token as people read it
     note: str | None = None
+    names: tuple[str, ...] = ()  # of images, their files; none: they are not looked at one by one
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _of_images(settings: InputSettings, kinds: list[str], loaded: LoadedModel) -
     found = []
     if "natural" in kinds and settings.files:
         pixels, note = images(settings, loaded)
-        found.append(InputSet("images", "images", None, pixels, patch_text(loaded, pixels), note))
+        names = tuple(path.name for path in chosen(settings))
+        found.append(InputSet("images", "images", None, pixels, patch_text(loaded, pixels), note, names))
     if "random" in kinds or not settings.files:
         pixels = random_images(settings, loaded)
         size = "×".join(map(str, pixels[0].shape[1:]))

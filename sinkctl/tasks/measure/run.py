@@ -24,6 +24,7 @@ from sinkctl.model.probe import restored
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import InputScore
+from sinkctl.tasks.measure.image_maps import image_maps
 from sinkctl.tasks.measure.inputs import InputSet
 from sinkctl.tasks.measure.score import arrays, input_score
 from sinkctl.tasks.measure.tally import Tally
@@ -71,7 +72,11 @@ class InputRun:
                 f"{self.shown.name}: attention is not finite in {int(self.tally.broken):,} of {every:,} (sample, head) "
                 f"pairs, which no mean counts; a wider dtype may help."
             )
-        return self.score(time.monotonic() - began), arrays(self.tally)
+        score = self.score(time.monotonic() - began)
+        if self.shown.names and "activations" in self.recipe.parts:
+            with phase("looking at images"):
+                score = score.model_copy(update={"images": image_maps(self.loaded.model, self.shown)})
+        return score, arrays(self.tally)
 
     def score(self, seconds: float = 0.0) -> InputScore:
         """Of the samples measured by now."""

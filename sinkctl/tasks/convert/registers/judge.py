@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from sinkctl.metrics.patch_maps import PatchMaps, patch_maps, smoothness
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.result.registers import RegisterLine
-from sinkctl.tasks.convert.registers.sides import columns_of
+from sinkctl.tasks.measure.images import patch_columns
 
 
 @dataclass
@@ -44,7 +44,7 @@ def shown(model: PreTrainedModel, image: Tensor) -> Shown:
         feature_PC=feature_PC,
         cls_C=maps.last_BTC[0, 0].float().cpu(),
         logits_C=maps.output.logits[0].float().cpu() if "logits" in maps.output else None,
-        smooth=float(smoothness(feature_PC[None], columns_of(model, image))),
+        smooth=float(smoothness(feature_PC[None], patch_columns(model, image))),
     )
 
 
