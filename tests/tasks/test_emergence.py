@@ -62,7 +62,7 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     load = emergence.load
     monkeypatch.setattr(emergence, "load", small)
     said = ["", "--train-text", str(text), "--held-out", str(held), "--folder", str(folder), "--device", "cpu"]
-    said += "--steps 2 --batch 2 --length 16 --tokens 300 --only softmax lr_half".split()
+    said += ["--steps", "2", "--batch", "2", "--length", "16", "--tokens", "300", "--only", "softmax", "lr_half"]
     monkeypatch.setattr(sys, "argv", said)
     emergence.main()
     kept = sorted(path.name for path in folder.iterdir())
