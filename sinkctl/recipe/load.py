@@ -8,10 +8,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sinkctl.errors import RecipeError
+from sinkctl.errors import RecipeError, UsageError
 from sinkctl.recipe.example import as_list, models_at, models_in, of_a_kind, settings_of
+from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import RECIPES, Recipe
 from sinkctl.recipe.yaml12 import Keys, parse, parse_value
+
+BASE = "base"  # of a file: the recipe that it changes; no field, as what is validated is whole
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
@@ -31,7 +34,27 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
         raise RecipeError(f"{path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping that starts with `task: {next(iter(RECIPES))}`")
-    return data, lines
+    return _on_its_base(data, f"{path}:{lines.get((BASE,), 1)}"), lines
+
+
+def _on_its_base(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipe that `base` names, with what this one says over it, mapping by mapping."""
+    if BASE not in data:
+        return data
+    if not isinstance(name := data.pop(BASE), str):
+        raise RecipeError(f"{where}: {BASE}: name a recipe, such as convert/gate, or a file (given: {name!r})")
+    try:
+        below, _ = parse(find(name).read_text(encoding="utf-8"))
+    except (UsageError, OSError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f"{where}: {BASE}: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(below, dict) or BASE in below:
+        raise RecipeError(f"{where}: {BASE}: {name} is no whole recipe; name one without a {BASE} of its own")
+    return _over(below, data)
+
+
+def _over(below: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    both = {key for key in below.keys() & data.keys() if isinstance(below[key], dict) and isinstance(data[key], dict)}
+    return below | data | {key: _over(below[key], data[key]) for key in both}
 
 
 def override(data: dict[str, Any], assignments: Sequence[str]) -> None:

@@ -28,6 +28,9 @@ class TrainingSettings(Settings):
     text: TextFiles = Field(
         TextFiles(), description="Texts, or .npy files of token ids, to train on; none: what follows the held-out text."
     )
+    unique: int | None = Field(
+        None, ge=9, description="Train on the first so many tokens of the text, again and again; none: on all."
+    )
     trained: Literal["new", "attention", "all", "lora"] = Field(
         "all", description="new: the mechanism; attention, lora: and the attention projections; all: every weight."
     )

@@ -80,7 +80,7 @@ def test_a_dry_run_says_what_would_be_trained(sinkctl, tmp_path):
         f"training: 30 steps of 4 sequences of 80 tokens (9,600 in all) of {given}; every weight; window 40; with "
         "control\n"
     ) in err
-    _, out, err = sinkctl("convert", "--recipe", "convert/emergence_sink_token", "--trained", "lora", "--dry-run")
+    _, out, err = sinkctl("convert", "--recipe", "convert/emergence/sink_token", "--trained", "lora", "--dry-run")
     assert "scratch:\n  model_type: llama\n" in out
     assert (
         "training: 2,000 steps of 128 sequences of 512 tokens (131,072,000 in all) of what follows the held-out text; "

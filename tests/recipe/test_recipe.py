@@ -78,9 +78,27 @@ def test_built_in_recipes_are_valid_and_say_how_to_run_them(name):
     schema = json.loads((folder() / "schema/recipe.schema.json").read_text())
     jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     lines = path.read_text().splitlines()
-    assert lines[0] == "# yaml-language-server: $schema=../schema/recipe.schema.json"
+    assert lines[0] == f"# yaml-language-server: $schema={'../' * name.count('/')}schema/recipe.schema.json"
     called = f"bench {path.stem}" if task == "bench" else f"{command} --recipe {name}"
     assert any(line.startswith(f"#   sinkctl {called}") for line in lines)
+
+
+def test_a_recipe_on_a_base_says_what_differs_and_may_not_stand_on_nothing(tmp_path):
+    whole, path = tmp_path / "whole.yaml", tmp_path / "r.yaml"
+    whole.write_text("task: convert\nsteps: 8\nsink: {kind: gate, place: value}\ntraining: {lr: 0.5, batch: 3}\n")
+    path.write_text(f"base: {whole}\nsink: {{place: input}}\ntraining:\n  batch: 4\n")
+    found = load(path, ["training.seed=7"])
+    assert (found.steps, found.sink.kind, found.sink.place) == (8, "gate", "input")
+    assert (found.training.lr, found.training.batch, found.training.seed) == (0.5, 4, 7)
+    for text, message in (
+        (f"base: {whole}\ntraining:\n  btch: 4\n", r"r.yaml:3: training.btch: no such field; did you mean 'batch'"),
+        ("task: convert\nbase: convert/gat\n", "r.yaml:2: base: convert/gat: no such file .* mean 'convert/gate'"),
+        ("base: [a]\n", "r.yaml:1: base: name a recipe"),
+        (f"base: {path}\n", "no whole recipe; name one without a base of its own"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=message):
+            load(path)
 
 
 def test_the_committed_schema_is_fresh():

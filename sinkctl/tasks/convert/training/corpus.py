@@ -30,6 +30,13 @@ class Corpus:
     name: str  # in words
     notes: tuple[str, ...] = ()  # on special tokens that texts spell
 
+    def first(self, count: int | None) -> "Corpus":
+        """Its first `count` tokens; None, or more than there are: all."""
+        if count is None or count >= len(self.tokens):
+            return self
+        name = f"{self.name} (its first {count:,} tokens)"
+        return replace(self, tokens=self.tokens[:count], starts=self.starts[self.starts < count], name=name)
+
 
 def of_files(
     settings: TextFiles, loaded: LoadedModel, bos_id: int | None,

@@ -135,6 +135,7 @@ class TrainingRun:
             conversion.notes += corpus.notes
         else:
             corpus = of_tokens(conversion.texts.rest_T, f"{conversion.texts.name} after its held-out part")
+        corpus = corpus.first(self.settings.unique)
         check_room(corpus, self.plan.length)
         return corpus
 

@@ -1,0 +1,85 @@
+"""The script of the emergence rows: what it runs, keeps, and says of the sign of an effect."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import emergence
+from emergence_rows import PUBLISHED, Seeds, compared, published
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
+
+
+def test_a_published_row_is_a_recipe_and_so_is_its_baseline():
+    rows = set(emergence.chosen([]))
+    assert set(PUBLISHED) | {row.against for row in PUBLISHED.values()} <= rows
+
+
+def test_an_effect_is_the_difference_from_its_own_baseline():
+    assert published("lr_double").effect() == pytest.approx(32.2 - 18.18)
+    assert published("decay_0p5").effect() == pytest.approx(41.1 - 18.2)
+    assert published("window_16").effect() == -1  # told in words
+    assert published("gate").effect() is None
+
+
+def test_a_sign_is_compared_unless_seeds_differ_by_as_much():
+    baseline = Seeds((20.0, 24.0))
+    for row, effect, said in (
+        (Seeds((30.0, 31.0)), 5.0, "agree"),
+        (Seeds((30.0, 31.0)), -5.0, "not"),
+        (Seeds((30.0,)), 5.0, "agree (1 seed)"),
+        (Seeds((24.0, 26.0)), 5.0, "within chance"),  # 3 more, and the baseline's seeds differ by 4
+        (Seeds((22.0, 38.0)), 5.0, "within chance"),  # 8 more, and its own differ by 16
+        (Seeds((30.0, 31.0)), None, "–"),
+        (None, 5.0, "not run"),
+    ):
+        assert compared(effect, row, baseline) == said
+    assert compared(5.0, Seeds((30.0,)), None) == "not run"
+
+
+def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--train-text", "a", "--held-out", "b", "--folder", "c", "--steps", "40",
+                                      "--batch", "8", "--length", "32"])  # fmt: skip
+    options = emergence.arguments()
+    half, wide, few = (emergence.recipe_of(name, 3, options) for name in ("lr_half_long", "batch_256", "unique_5m"))
+    assert (half.steps, half.training.lr, half.training.seed) == (80, 2e-3, 3)
+    assert (wide.steps, wide.training.batch) == (20, 16)
+    assert few.training.unique == round(5e6 * 40 * 8 * 32 / (2000 * 128 * 512))
+
+
+def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, capsys):
+    text, held, folder = tmp_path / "train.txt", tmp_path / "held.txt", tmp_path / "rows"
+    text.write_text(book[:8000])
+    held.write_text(book[8000:50000])
+
+    def small(path):
+        recipe = load(path)
+        return recipe.model_copy(update={"scratch": recipe.scratch | SMALL})
+
+    load = emergence.load
+    monkeypatch.setattr(emergence, "load", small)
+    said = ["", "--train-text", str(text), "--held-out", str(held), "--folder", str(folder), "--device", "cpu"]
+    said += ["--steps", "2", "--batch", "2", "--length", "16", "--tokens", "300", "--only", "softmax", "lr_half"]
+    monkeypatch.setattr(sys, "argv", said)
+    emergence.main()
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == ["lr_half-0.json", "softmax-0.json"]
+    row = json.loads((folder / "lr_half-0.json").read_text())
+    assert row["recipe"]["training"]["lr"] == 2e-3
+    assert row["valid_loss"] == pytest.approx(row["probes"][-1]["loss"], abs=0.05)  # judged in half precision at most
+    shown = capsys.readouterr().out
+    assert "baseline" in shown
+    assert "(1 seed)" in shown
+
+    def fails(*args, **kwargs):
+        raise AssertionError("runs again")
+
+    monkeypatch.setattr(emergence.sinkctl, "convert", fails)
+    emergence.main()
+    assert capsys.readouterr().out.splitlines()[-3:] == shown.splitlines()[-3:]
+    monkeypatch.setattr(sys, "argv", [*said, "--steps", "4"])
+    with pytest.raises(SystemExit, match="is of other settings; name another --folder, or remove it"):
+        emergence.main()
