@@ -17,7 +17,7 @@ METRICS = (
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
     "predicted.precision", "predicted.recall",
     "cost.first_key", "cost.first_key_scored", "cost.other_sink", "cost.other_sink_scored",
-    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos",
+    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos", "alarms",
 )  # fmt: skip
 INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -26,6 +26,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 def check_inputs(recipe: MeasureRecipe) -> None:
     """Raises UsageError or TextError."""
     rules(recipe)
+    if recipe.suspect.file is not None and not Path(recipe.suspect.file).is_file():
+        raise TextError(f"--suspect {recipe.suspect.file}: no such file; write candidates in it, one a line")
     missing = next((name for name in recipe.input.files if name != STDIN and not Path(name).exists()), None)
     if missing is not None:
         raise TextError(f"{missing}: no such file; check the path")
@@ -47,6 +49,8 @@ def rules(recipe: MeasureRecipe) -> None:
     costly = [t.metric for t in thresholds if t.metric.startswith("cost.")]
     if costly and not recipe.cost.run:
         raise UsageError(f"--fail-on {costly[0]}: costs are not measured in this run; leave --no-cost out")
+    if recipe.suspect.file is None and any(t.metric.partition("@")[0] == "alarms" for t in thresholds):
+        raise UsageError("--fail-on alarms: nothing is suspected; name candidates, --suspect FILE")
     check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
 
 

@@ -27,9 +27,23 @@ def register_rules(recipe: ConvertRecipe) -> None:
         raise UsageError(f"--to {kind}: name the images that outliers are looked for in, --images FILE|DIR")
     if recipe.text.files:
         raise UsageError(f"--text {recipe.text.files[0]}: {kind} is for vision transformers; --images takes images")
-    if recipe.steps:
+    if kind == "registers":
+        _learned_rules(recipe)
+    elif recipe.steps:
         raise UsageError(f"--steps {recipe.steps}: {kind} takes no training; leave it out")
     if recipe.scratch is not None:
         raise UsageError(f"scratch: random weights have no outliers for {kind} to move")
-    if recipe.store == "stock":
+    if recipe.store == "stock" and kind != "registers":
         raise UsageError(f"--store stock: no class of transformers has {kind}; leave it out")
+
+
+def _learned_rules(recipe: ConvertRecipe) -> None:
+    settings = recipe.training
+    if not recipe.steps:
+        raise UsageError("--to registers: they are worth nothing untrained; say for how long, --steps N")
+    if recipe.store == "code":
+        raise UsageError("--store code: registers are stored in a class of transformers; leave it out")
+    if settings.trained not in ("new", "all"):
+        raise UsageError(f"--trained {settings.trained}: registers are trained alone (new) or with every weight (all)")
+    if settings.text.files:
+        raise UsageError(f"--train-text {settings.text.files[0]}: registers are trained on --images")

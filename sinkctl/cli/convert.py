@@ -139,6 +139,8 @@ def convert(
       test_time_registers
                         of a ViT or DINOv2, with --images: added tokens take
                         what makes patches outliers
+      registers         of a DINOv2, with --images and --steps: added tokens
+                        that learn, by distilling the original
 
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,

@@ -15,7 +15,7 @@ FIELDS = {
         "CHECKPOINT": "checkpoints", "revisions": "revisions", "input": "input.kinds", "text": "input.files",
         "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
         "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
-        "only": "parts", "cost": "cost.run", "batch": "batch",
+        "suspect": "suspect.file", "only": "parts", "cost": "cost.run", "batch": "batch",
         "budget": "budget",
     }
 }  # fmt: skip
@@ -54,6 +54,14 @@ def measure(
     ] = None,
     cost: Annotated[
         bool | None, switch(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
+    ] = None,
+    suspect: Annotated[
+        str | None,
+        option(
+            _MEASURE,
+            "Trigger candidates, one a line: what each does to the sinks, beside random tokens.",
+            metavar="FILE",
+        ),
     ] = None,
     batch: Annotated[str | None, option(_MEASURE, "Samples a forward pass takes; the result does not change.")] = None,
     budget: Annotated[
@@ -115,7 +123,7 @@ def measure(
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
         "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "only": only or None,
-        "cost": cost, "batch": number(batch), "budget": budget, "fail-on": fail_on or None,
+        "cost": cost, "suspect": suspect, "batch": number(batch), "budget": budget, "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],

@@ -135,8 +135,11 @@ def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -
 def show_registers(recipe: ConvertRecipe, as_json: bool) -> None:
     """The recipe, and what is done for registers; nothing is loaded or written."""
     _show_recipe(recipe, as_json)
-    most, neurons = recipe.calibration.samples, recipe.sink.neurons
-    words = _words()
+    most, words = recipe.calibration.samples, _words()
+    if recipe.sink.kind == "registers":
+        words.print(f"{recipe.sink.kind}: {recipe.steps:,} steps on up to {most} images, judged by up to {most} others")
+        return
+    neurons = recipe.sink.neurons
     words.print(f"{recipe.sink.kind}: neurons found on up to {most} images, and judged by up to {most} others")
     words.print(f"neurons: {'the fewest that leave few outliers' if neurons == 'auto' else neurons}")
 

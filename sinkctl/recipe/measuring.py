@@ -45,3 +45,13 @@ class CostSettings(Settings):
     tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Tokens streamed; auto: 8 windows (the first fills the cache), or more."
     )
+
+
+class SuspectSettings(Settings):
+    """Trigger candidates, and the random tokens they are held against."""
+
+    file: str | None = Field(None, description="Trigger candidates, one a line; none: nothing is looked for.")
+    random: int = Field(200, ge=100, description="Random candidates of each length; one alarm in as many, by chance.")
+    samples: int = Field(4, ge=1, description="Samples of natural text they are put into,")
+    length: int = Field(48, ge=8, description="tokens each.")
+    margin: float = Field(1.25, ge=1, description="Times the largest score of the random ones, for an alarm.")

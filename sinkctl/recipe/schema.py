@@ -8,7 +8,7 @@ from sinkctl.cache.policies import AnyPolicy, SinkWindow
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.base import Settings, TextFiles
 from sinkctl.recipe.bench import AnyCase, BenchSettings
-from sinkctl.recipe.measuring import CostSettings, InputSettings, MassiveSettings
+from sinkctl.recipe.measuring import CostSettings, InputSettings, MassiveSettings, SuspectSettings
 from sinkctl.recipe.training import TrainingSettings
 from sinkctl.registers import REGISTERS
 from sinkctl.sinks import SINKS
@@ -191,6 +191,7 @@ class MeasureRecipe(Settings):
         ("attention", "activations"), min_length=1, description="What is measured of every layer."
     )
     cost: CostSettings = CostSettings()
+    suspect: SuspectSettings = SuspectSettings()
     budget: str | None = Field(
         None, pattern=r"^\d+(\.\d+)?[smh]$", description="A time such as 60s or 5m that sizes are chosen to fit."
     )

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sinkctl.registers.registers import Registers
 from sinkctl.registers.test_time_registers import TestTimeRegisters
 
-AnyRegisters = Annotated[TestTimeRegisters, Field(discriminator="kind")]
-REGISTERS = {"test_time_registers": TestTimeRegisters}
-__all__ = ["REGISTERS", "AnyRegisters", "TestTimeRegisters"]
+AnyRegisters = Annotated[TestTimeRegisters | Registers, Field(discriminator="kind")]
+REGISTERS = {"test_time_registers": TestTimeRegisters, "registers": Registers}
+__all__ = ["REGISTERS", "AnyRegisters", "Registers", "TestTimeRegisters"]

@@ -16,6 +16,7 @@ from sinkctl.report.measured import (
 from sinkctl.report.predicted import predicted_table
 from sinkctl.report.printable import to_ascii, visible
 from sinkctl.report.summary import ScoreTable, heading
+from sinkctl.report.suspects import suspect_table
 from sinkctl.result.measure import MeasureDetail
 
 FOUND, GAP = 5, 3  # tokens shown; cells between two columns
@@ -52,6 +53,10 @@ def console_tables(detail: MeasureDetail, width: int, ascii_only: bool) -> list[
         costs = costs._replace(legend=[*costs.legend, *mixing_lines(first), *patches])
         title = "Ablations" if costs.rows else "Patches"
         tables.append((f"{title}: {first.label}" if several else title, costs))
+    for checkpoint in detail.checkpoints:
+        if checkpoint.suspects is not None:
+            title = f"Trigger candidates{f': {checkpoint.label}' if several else ''}"
+            tables.append((title, suspect_table(checkpoint.suspects)))
     tables.append(("Sink rates", rate_table(detail)))
     tables = [(title, table) for title, table in tables if table.rows or table.legend]
     return fitted(tables, width, ascii_only)

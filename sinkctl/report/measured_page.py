@@ -21,6 +21,7 @@ from sinkctl.report.page import Part, Section, table
 from sinkctl.report.picture import LinePicture, on_one_scale
 from sinkctl.report.predicted import predicted_table
 from sinkctl.report.summary import model_line
+from sinkctl.report.suspects import suspect_table
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail
 from sinkctl.result.numbers import count
 
@@ -89,6 +90,8 @@ def _checkpoint(checkpoint: CheckpointScore, detail: MeasureDetail, drawn: Drawn
             ("quiet", mixing_lines(checkpoint)),
         ])
     ]  # fmt: skip
+    if checkpoint.suspects is not None:
+        shown.insert(0, Section("Trigger candidates", [table(suspect_table(checkpoint.suspects))]))
     for score in checkpoint.inputs:
         shown.append(Section(score.name, _input(score, detail, drawn.get(id(score), []), hovers)))
     return shown

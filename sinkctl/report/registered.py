@@ -13,18 +13,23 @@ MOST_NEURONS = 8
 LOADING = """\
 from transformers import {auto}
 
-model = {auto}.from_pretrained({name}, trust_remote_code=True)
+model = {auto}.from_pretrained({name}{trust})
 """
 LIMITS = (
     "The registers sit behind [CLS] in hidden_states and attentions; last_hidden_state leaves them out.",
     "The neurons were found on the images named in the recipe; others may have outliers that other neurons make.",
 )
 
+LEARNED = (
+    "last_hidden_state has the registers behind [CLS], as transformers' class has: patches begin behind them.",
+    "It was trained on the images named in the recipe alone.",
+)
+
 
 def tables(detail: RegistersDetail) -> list[tuple[str, ScoreTable]]:
     """(title, table): before and after, and the neurons."""
     found = [("Before and after", line_table(detail))] if detail.lines else []
-    return [*found, ("Register neurons", neuron_table(detail))]
+    return [*found, *([("Register neurons", neuron_table(detail))] if detail.neurons else [])]
 
 
 def line_table(detail: RegistersDetail) -> ScoreTable:
@@ -47,9 +52,15 @@ def line_table(detail: RegistersDetail) -> ScoreTable:
     legend = [
         f"{count(detail.judged_on)} images; outliers: norm after the last block above {figures(detail.threshold)}; "
         "smoothness: mean cosine of neighbouring patches' features; [CLS]: its attention in the last layer, a mean "
-        "over heads; random neurons: as many others, moved, as a control"
+        f"over heads; {_control(detail)}"
     ]
     return ScoreTable(["", *(line.checkpoint for line in detail.lines)], rows, set(), legend)
+
+
+def _control(detail: RegistersDetail) -> str:
+    if detail.training is None:
+        return "random neurons: as many others, moved, as a control"
+    return "control: trained just so, without registers"
 
 
 def neuron_table(detail: RegistersDetail) -> ScoreTable:
@@ -68,14 +79,20 @@ def neuron_table(detail: RegistersDetail) -> ScoreTable:
 def register_card(result: Result, name: str) -> str:
     """The whole README.md; `name` is what the checkpoint is loaded by."""
     detail = result.registers
+    trust = "" if detail.training else ", trust_remote_code=True"
     auto = "AutoModelForImageClassification" if detail.classifies else "AutoModel"
     front = {"library_name": "transformers", "tags": ["attention-sink", "registers", "sinkctl", detail.mechanism]}
     lines = ["---", as_yaml(front).rstrip("\n"), "---", "", f"# {escaped(PurePath(name).name or name)}", ""]
     lines += [escaped(line) for line in result.verdict] + ["", "## How to load", ""]
-    lines += [*fenced("python", LOADING.format(auto=auto, name=repr(name)))]
+    lines += [*fenced("python", LOADING.format(auto=auto, name=repr(name), trust=trust))]
     for title, each in tables(detail):
         lines += [f"## {title}", "", *table(each)]
-    lines += ["## Limits", "", *(f"- {escaped(line)}" for line in (*LIMITS, *result.notes)), ""]
+    lines += [
+        "## Limits",
+        "",
+        *(f"- {escaped(line)}" for line in (*(LEARNED if detail.training else LIMITS), *result.notes)),
+        "",
+    ]
     lines += ["## Recipe", "", f"Written by sinkctl {escaped(result.sinkctl_version)} with this recipe:", ""]
     recipe = result.recipe | {"images": [PurePath(image).name for image in result.recipe["images"]]}
     recipe["model"] = recipe["model"] | {"name": PurePath(recipe["model"]["name"]).name}

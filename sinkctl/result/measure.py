@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from sinkctl.result.record import ModelReport, Record
+from sinkctl.result.suspects import SuspectReport
 
 # Whom keys are hidden from.
 LATER, SCORED = "every later query", "the scored queries"
@@ -242,6 +243,7 @@ class CheckpointScore(Record):
     inputs: list[InputScore]
     costs: list[CostLine]
     mixing: list[MixingLine]
+    suspects: SuspectReport | None = None
 
 
 class MeasureDetail(Record):

@@ -20,7 +20,7 @@ class RegisterNeuron(Record):
 class RegisterLine(Record):
     """What a checkpoint shows of the images it is judged by; means over images unless said otherwise."""
 
-    checkpoint: str = Field(description="original, converted, or random neurons")
+    checkpoint: str = Field(description="original, converted, control, or random neurons")
     outliers: int = Field(description="Patches above the threshold, of all images;")
     outlier_percent: float = Field(description="of all patches.")
     patch_max: float = Field(description="Largest norm of a patch after the last block, of all images;")
@@ -45,6 +45,20 @@ class RegisterLine(Record):
     )
 
 
+class RegisterTraining(Record):
+    """How learnable registers were trained; each list has one number a step."""
+
+    steps: int
+    batch: int = Field(description="Images a step.")
+    images: int
+    views: int
+    trained: str = Field(description="new or all.")
+    lr: float
+    loss: list[float] = Field(description="Of the converted checkpoint;")
+    control: list[float] = Field(description="of the one without registers; empty: there is none.")
+    seconds: float
+
+
 class RegistersDetail(Record):
     """What a vision transformer was given, how it is stored, and what it then does."""
 
@@ -58,6 +72,7 @@ class RegistersDetail(Record):
     threshold: float = Field(description="Norm from which a patch is an outlier.")
     tried: dict[int, int] = Field(description="Neurons moved → outliers left in the images they were found on.")
     found_on: int = Field(description="Images the neurons were found on;")
+    training: RegisterTraining | None = None
     judged_on: int = Field(description="images they are judged by.")
     lines: list[RegisterLine]
     files: dict[str, int] = Field(description="What was written, bytes.")

@@ -14,12 +14,15 @@ from sinkctl.model.parallel import as_the_first_says
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, MixingLine
 from sinkctl.result.store import RunFolder
+from sinkctl.result.suspects import SuspectReport
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
 from sinkctl.tasks.measure.inputs import InputSet, inputs
 from sinkctl.tasks.measure.pace import LOST, STREAMED, said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
+from sinkctl.tasks.measure.suspects import alarm_lines, suspects
 from sinkctl.tasks.measure.verdict import early_lines, rate_line, verdict
 from sinkctl.tasks.pace import Pace, probed
+from sinkctl.tasks.stopping import go_on
 from sinkctl.tasks.stream.outcome import model_report
 
 
@@ -76,6 +79,7 @@ class Measuring:
         self.notes = list(loaded.notes)
         self.inputs: list[InputScore] = []
         self.costs = Costs()
+        self.suspects: SuspectReport | None = None
 
     def run(self, seconds: float | None) -> None:
         """Within about so many seconds, where that is said; raises as `costs` does."""
@@ -98,6 +102,9 @@ class Measuring:
             part["notes"],
             part["choices"],
         )
+        if self.recipe.suspect.file is not None:
+            with phase("suspects"):
+                self._suspect(f"{self.number}/suspects")
 
     def _sized(self, seconds: float | None) -> list[InputSet]:
         """What is shown, of the sizes that fit; a resumed run keeps those that it began with."""
@@ -174,6 +181,15 @@ class Measuring:
             "choices": found.choices,
         })  # fmt: skip
 
+    def _suspect(self, name: str) -> None:
+        if name not in self.kept.parts:
+            what = "suspects"
+            report = suspects(
+                self.recipe, self.loaded, lambda share: self.told(Progress(what, share)), lambda: go_on(self.stop)
+            )
+            self.kept.add(name, report.model_dump())
+        self.suspects = SuspectReport.model_validate(self.kept.parts[name])
+
     def score(self, label: str, step: int | None) -> CheckpointScore:
         """Everything known by now."""
         self.choices |= self.costs.choices
@@ -182,9 +198,10 @@ class Measuring:
             step=step,
             model=model_report(self.loaded, []),
             kind=self.loaded.kind,
-            verdict=verdict(self.loaded.kind, self.inputs, self.costs.lines),
+            verdict=[*alarm_lines(self.suspects), *verdict(self.loaded.kind, self.inputs, self.costs.lines)],
             notes=list(dict.fromkeys([*self.notes, *self.costs.notes])),
             inputs=self.inputs,
             costs=self.costs.lines,
             mixing=self.costs.mixing,
+            suspects=self.suspects,
         )

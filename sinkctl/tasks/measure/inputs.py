@@ -110,15 +110,20 @@ def _special(drawn: list[Tensor], frame: _Frame, loaded: LoadedModel) -> list[st
     return [note.rstrip(".") for note in special.notes()]
 
 
-def _random(kind: str, settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
-    """Ids uniform over the vocabulary, special and added tokens left out; repeat: one a sample, all along it."""
+def ordinary_ids(loaded: LoadedModel) -> Tensor:
+    """Every id of the vocabulary, special and added tokens left out."""
     rows = loaded.rows
     if loaded.tokenizer is None:
         vocabulary, special = set(range(rows)), {loaded.bos_id}
     else:
         vocabulary = {number for number in loaded.tokenizer.get_vocab().values() if number < rows}
         special = {*loaded.tokenizer.all_special_ids, *loaded.tokenizer.get_added_vocab().values()}
-    ids = torch.tensor(sorted(vocabulary - special))
+    return torch.tensor(sorted(vocabulary - special))
+
+
+def _random(kind: str, settings: InputSettings, loaded: LoadedModel) -> list[Tensor]:
+    """Ids uniform over the vocabulary, special and added tokens left out; repeat: one a sample, all along it."""
+    ids = ordinary_ids(loaded)
     generator = torch.Generator().manual_seed(settings.seed)
     drawn = ids[torch.randint(len(ids), (settings.samples, settings.length), generator=generator)]
     return list(drawn[:, :1].expand_as(drawn) if kind == "repeat" else drawn)

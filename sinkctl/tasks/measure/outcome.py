@@ -91,6 +91,8 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         add("predicted.recall", main.predicted.all.recall, "% of sinks", "higher")
     if main.patches is not None:
         add("outlier_patches", main.patches.outlier_percent, "% of patches", "lower")
+    if score.suspects is not None:
+        add("alarms", sum(one.alarm for one in score.suspects.suspects), "candidates", "lower")
     for name, start in (
         ("no_sinks", "0+"),
         ("massive_zeroed", "massive activations zeroed"),

@@ -66,7 +66,12 @@ def run(
     recipe, sources = settle(recipe), checkpoints(recipe)
     sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
     share = Share(len(sources), heads=recipe.model.parallel is not None if loaded is None else loaded.sharers > 1)
-    kept, folder = share.begun(output, resume, recipe.model_dump(mode="json"), _stamped(recipe.input.files))
+    kept, folder = share.begun(
+        output,
+        resume,
+        recipe.model_dump(mode="json"),
+        _stamped([*recipe.input.files, *filter(None, [recipe.suspect.file])]),
+    )
     found: list[Found] = []
     try:
         own = share.own(sources)
@@ -124,7 +129,7 @@ def _stopped(
     output: str | Path | None, speaks: bool, finish: Finish,
 ) -> Interrupted:  # fmt: skip
     """What is raised, with what was found so far."""
-    done = sum(not name.endswith(("/model", "/costs")) for name in kept.parts)
+    done = sum(not name.endswith(("/model", "/costs", "/suspects")) for name in kept.parts)
     stopped = Interrupted(f"stopped after {done} input{'' if done == 1 else 's'}; {_resumed(output)}")
     stopped.said = not speaks
     if found and speaks:

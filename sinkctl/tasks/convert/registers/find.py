@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from sinkctl.errors import ModelError
 from sinkctl.metrics.patch_maps import patch_maps
 from sinkctl.model.kinds import leading_tokens
-from sinkctl.registers import TestTimeRegisters
+from sinkctl.registers import Registers, TestTimeRegisters
 from sinkctl.registers.code.register_model import mlp_outputs
 
 OUTLYING = 3.0  # times the median patch: the published 150 of DINOv2-g and -L, whose median is about 50
@@ -35,7 +35,7 @@ class Found:
     before: int  # and how many
 
 
-def threshold_of(settings: TestTimeRegisters, norm_BP: Tensor) -> float:
+def threshold_of(settings: TestTimeRegisters | Registers, norm_BP: Tensor) -> float:
     """The norm from which a patch is an outlier."""
     return OUTLYING * float(norm_BP.median()) if settings.outlier_norm == "auto" else settings.outlier_norm
 

@@ -1,6 +1,6 @@
 """Registers → measurements, and what they say in words."""
 
-from sinkctl.result.convert import CONVERTED, ORIGINAL
+from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL
 from sinkctl.result.numbers import count, figures, percent, share
 from sinkctl.result.registers import RANDOM, RegisterLine, RegistersDetail
 from sinkctl.result.schema import Measurement
@@ -33,6 +33,8 @@ def line_of(detail: RegistersDetail, checkpoint: str) -> RegisterLine | None:
 
 def verdict_of(detail: RegistersDetail) -> list[str]:
     """What was moved, what that did, and what moving other neurons does."""
+    if detail.training is not None:
+        return _learned(detail)
     neurons, layers = len(detail.neurons), sorted({neuron.layer for neuron in detail.neurons})
     many = f"{count(neurons)} neuron{'s' * (neurons > 1)} of layer{'s' * (len(layers) > 1)}"
     moved = (
@@ -58,4 +60,25 @@ def verdict_of(detail: RegistersDetail) -> list[str]:
         said.append(
             f"As many other neurons of these layers, moved as a control, leave {percent(other.outlier_percent)}."
         )
+    return said
+
+
+def _learned(detail: RegistersDetail) -> list[str]:
+    training, tokens = detail.training, f"{detail.registers} register{'s' * (detail.registers > 1)}"
+    said = [
+        f"{tokens}, trained for {count(training.steps)} step{'s' * (training.steps > 1)} of {count(training.batch)} "
+        f"images: loss {figures(training.loss[0])} in the first, {figures(training.loss[-1])} in the last."
+    ]
+    before, now, control = (line_of(detail, name) for name in (ORIGINAL, CONVERTED, CONTROL))
+    if before is None or now is None:
+        return [*said, "Nothing was compared."]
+    then = "" if control is None else f", {percent(control.outlier_percent)} in the control"
+    said.append(
+        f"Outlier patches (norm above {figures(detail.threshold)}): {percent(before.outlier_percent)} before, "
+        f"{percent(now.outlier_percent)} after{then}; cosine of the other patches to the original {share(now.cosine)}."
+    )
+    if control is None:
+        said.append("There is no control: this does not show that the registers made a difference.")
+    elif control.outlier_percent <= now.outlier_percent:
+        said.append("The control, trained just so without registers, has no more outliers: the training did it.")
     return said

@@ -25,6 +25,7 @@ from sinkctl.result.registers import RANDOM, RegisterNeuron, RegistersDetail
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.convert.registers.build import build, check_family
+from sinkctl.tasks.convert.registers.distill import check_stock
 from sinkctl.tasks.convert.registers.find import Found, fewest, find
 from sinkctl.tasks.convert.registers.judge import judged
 from sinkctl.tasks.convert.registers.outcome import measurements_of, verdict_of
@@ -66,11 +67,16 @@ def run_registers(
     """The recipe's checkpoint with test-time registers in the new folder `output`; raises as `convert` does."""
     told("loading", 0.0)
     loaded = load_vision(recipe.model) if loaded is None else loaded
-    check_family(loaded.model, loaded.name)
+    learned = recipe.sink.kind == "registers"
+    (check_stock if learned else check_family)(loaded.model, loaded.name)
     check_finite(loaded.name, loaded.model)
     with phase("preparing"):
         parts, notes = split(recipe, loaded)
     settings = recipe.sink
+    if learned:
+        from sinkctl.tasks.convert.registers.learned import run_learned
+
+        return run_learned(recipe, loaded, parts, notes, output, told, stop, finish)
     try:
         with stoppable(loaded.model, stop), whole_or_nothing(output, size_of(loaded, loaded.dtype)) as folder:
             with phase("calibrating"):
@@ -82,14 +88,14 @@ def run_registers(
                 count, tried = fewest(found, settings, lambda k: build(loaded.model, settings.count, moved[:k]))
             built = build(loaded.model, settings.count, moved[:count])
             with phase("writing"):
-                _write(built, folder, loaded)
+                write(built, folder, loaded)
             if tried and tried[count] > found.before // 10:
                 notes.append(
                     f"{tried[count]:,} of {found.before:,} outliers stay with {count} neurons moved, the best of the "
                     "numbers that were tried; --set sink.layer=N looks in later layers too"
                 )
             detail = _detail(recipe, loaded, found, count, tried, parts, folder, told)
-            return _finished(recipe, loaded, detail, notes, folder, finish)
+            return result_of(recipe, loaded, detail, notes, folder, finish)
     except Interrupted as error:
         raise Interrupted(f"{error}; nothing was written") from error
 
@@ -103,10 +109,10 @@ def split(recipe: ConvertRecipe, loaded: LoadedModel) -> tuple[Parts, list[str]]
     return Parts(pixels[::2], pixels[1::2]), []
 
 
-def _write(built: PreTrainedModel, folder: Path, loaded: LoadedModel) -> None:
+def write(built: PreTrainedModel, folder: Path, loaded: LoadedModel) -> None:
     built.save_pretrained(folder)
-    family = next(f for f in FAMILIES.values() if f.auto_map == built.config.auto_map)
-    for path in family.files:
+    family = next((f for f in FAMILIES.values() if f.auto_map == getattr(built.config, "auto_map", None)), None)
+    for path in family.files if family is not None else ():
         (folder / path.name).write_bytes(path.read_bytes())
     if loaded.settings is not None:
         copy_processor(folder, loaded.settings)
@@ -167,7 +173,7 @@ def _dtype(loaded: LoadedModel) -> str:
     return str(loaded.dtype).removeprefix("torch.")
 
 
-def _finished(
+def result_of(
     recipe: ConvertRecipe, loaded: LoadedModel, detail: RegistersDetail, notes: list[str], folder: Path, finish: Finish
 ) -> Result:
     seconds = spent()
