@@ -131,6 +131,7 @@ def convert(
       softpick          relu(e^s - 1) over the sum of |e^s - 1|
       clipped_softmax   softmax stretched and cut, so that weights reach 0
       none              nothing; with --bos drop, the control
+    Recipes with `scratch` have more of them, for random weights alone.
 
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,
