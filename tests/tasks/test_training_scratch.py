@@ -44,7 +44,7 @@ def test_random_weights_learn_with_it_and_are_written_as_they_are(kind, sink, te
     line = next(line for line in out.result.convert.checkpoints if line.checkpoint == "converted")
     assert line.perplexity > 1
     begun = SINKS[kind](**sink).starts([SHAPE, SHAPE])[0]
-    layer = {name: p for name, p in stock.get_decoder().layers[0].self_attn.sink.named_parameters()}
+    layer = dict(stock.get_decoder().layers[0].self_attn.sink.named_parameters())
     assert layer.keys() == begun.keys()
     for name, parameter in layer.items():
         fixed = name == "value" or sink.get("form") == "sinusoidal"

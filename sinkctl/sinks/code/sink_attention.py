@@ -41,8 +41,9 @@ class AttentionSink(nn.Module):
         self.form, self.alpha, self.power = sink.get("form"), sink.get("alpha", 1.0), sink.get("power", 1.0)
         self.heads, self.width = heads, width
         self.raw_BTHD: Tensor | None = None  # queries before their rotation, from the layer's own projection
+        channels = min(sink.get("channels") or width, width)
         shapes = dict(
-            logit=(heads,), key=(groups, min(sink.get("channels") or width, width)), value=(groups, width), offset=(heads,),
+            logit=(heads,), key=(groups, channels), value=(groups, width), offset=(heads,),
             gamma=(heads,), first=(heads,), bias=(heads, width), lost_key=(groups, width), lost_value=(groups, width),
             position=(sink.get("length", 0), hidden),
         )  # fmt: skip
