@@ -10,8 +10,8 @@ those of the softmax row; others keep their ratio to it (half the rate, twice th
 training.seed 0, 1, 2. --list prints the rows, --table the table of what DIR holds, without running anything.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
-weights that are not normalised, as there, once they are divided by their sum. The last column says whether the effect
-on Sink_1 (where marked, on Sink_*) has the sign that it has there: agree, not, within chance (no larger than what seeds
+weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
+effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
 differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py.
 """
 
@@ -146,7 +146,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     try:
         with parts_shown(Console(stderr=True)) as shown:
             found = numbers(sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown).result)
-        if recipe.sink.kind in ("sigmoid", "elu") and not getattr(recipe.sink, "normalise", False):
+        kind, normalised = recipe.sink.kind, getattr(recipe.sink, "normalise", False)
+        if kind in ("kernel", "normaliser") or (kind in ("sigmoid", "elu") and not normalised):
             found["sink_1"] = sink_1_of_shares(folder, options)
     except SinkctlError as error:
         return {"error": str(error)}
@@ -188,7 +189,7 @@ def numbers(result: Result) -> dict[str, Any]:
 
 @torch.no_grad()
 def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
-    """Sink_1 in percent where each query's weights are divided by their sum, over spread samples of 64 tokens."""
+    """Sink_1 in percent where sizes of weights are divided by their sum, a query, over spread samples of 64 tokens."""
     loaded = sinkctl.load(str(checkpoint), device=options.device)
     loaded.model.set_attn_implementation("eager")
     ids_T = torch.cat([torch.from_numpy(b.ids) for b in TokenStream((options.held_out,), loaded.tokenizer)])
@@ -197,7 +198,8 @@ def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
     ids_NT[:, 0] = loaded.bos_id
     sinks = []
     for map_NHTS in loaded.model(ids_NT.to(loaded.device), output_attentions=True).attentions:
-        first_NHT = (map_NHTS[..., 0] / map_NHTS.sum(-1)).nan_to_num()
+        size_NHTS = map_NHTS.abs()
+        first_NHT = (size_NHTS[..., 0] / size_NHTS.sum(-1)).nan_to_num()
         sinks.append(first_NHT.mean(-1) > EPSILON)
     return 100 * float(torch.stack(sinks).float().mean())
 

@@ -22,6 +22,23 @@ ATTENDING = {
     "clipped_softmax": dict(kind="clipped_softmax", parameters=["gamma"]),
     "clipped_softmax_mixed": dict(kind="clipped_softmax", parameters=["gamma"], mix=0.6),
 }
+# What serves training from scratch alone.
+SCRATCH = {
+    "elu_normalised": dict(kind="elu", parameters=["offset"], normalise=True),
+    "normaliser": dict(kind="normaliser", parameters=[], alpha=0.5, power=2.0),
+    "sigsoftmax": dict(kind="sigsoftmax", parameters=[]),
+    **{
+        f"kernel_{form}{'' if normalise else '_plain'}": dict(
+            kind="kernel", form=form, normalise=normalise,
+            parameters=["feature.0.weight", "feature.2.weight"] if form == "mlp" else [],
+        )
+        for form in ("elu", "identity", "mlp")
+        for normalise in (True, False)
+    },
+    "fixed_kv_bias": dict(kind="fixed_kv_bias", parameters=["key", "value"], channels=3),
+    "alibi": dict(kind="alibi", parameters=[]),
+    "positions": dict(kind="positions", form="learned", length=64, parameters=["position"], layers=[0]),
+}  # fmt: skip
 SCORE_BIAS = dict(kind="score_bias", parameters=["first"])
 GATES = {
     f"{place}_{form}": dict(kind="gate", place=place, form=form, parameters=["gate.weight", "gate.bias"])
@@ -59,7 +76,7 @@ def designed(family: str, sink: dict, dtype: torch.dtype = torch.float32, seed: 
                 parameter.uniform_(-0.1, -0.02)
             elif own in DRAWN:
                 parameter.normal_(*DRAWN[own])
-            elif own:  # a gate's
+            elif own:  # a gate's, a kernel's, a position's
                 parameter.normal_()
     model.to(dtype)
     for module in model.modules():

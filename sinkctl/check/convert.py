@@ -76,6 +76,9 @@ def rules(recipe: ConvertRecipe) -> None:
         raise UsageError("scratch: random weights are worth nothing untrained; give --steps")
     if recipe.scratch is not None and recipe.model.adapters:
         raise UsageError(f"--adapter {recipe.model.adapters[0]}: scratch draws random weights, to which none belongs")
+    if recipe.scratch is None and sink.from_scratch:
+        others = "no checkpoint computes what it did with it; give a recipe with `scratch`, or another mechanism"
+        raise UsageError(f"--to {sink.kind}: serves training from scratch alone, {others}")
     if recipe.scratch is not None and sink.measured:
         raise UsageError(f"start {sink.start}: random weights have no sink to replace; choose --start zero")
     check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))
@@ -121,6 +124,7 @@ def training_rules(recipe: ConvertRecipe) -> None:
     """The same for what is about training."""
     sink, settings = recipe.sink, recipe.training
     fixed = sink.kind == "softmax1" and not sink.replaces_first  # a logit of 0 and no bias
+    fixed = fixed or (sink.from_scratch and sink.kind not in ("kernel", "fixed_kv_bias", "positions"))
     if settings.trained == "new" and (sink.kind == "none" or fixed):
         what = f"the mechanism {sink.kind} has nothing to train"
         raise UsageError(f"--trained new: {what}; choose attention, all or lora")

@@ -142,6 +142,8 @@ def convert(
       registers         of a DINOv2, with --images and --steps: added tokens
                         that learn, by distilling the original
 
+    Recipes with `scratch` have more of them, for random weights alone.
+
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,
     and texts stream without a kept token (0+W). That takes no training; with

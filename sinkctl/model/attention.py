@@ -33,9 +33,10 @@ def through_handler(module, query, key, value, attention_mask=None, scaling=None
 
 @torch.compiler.disable  # a hook of the layer left the queries in the sink
 def _answered_beside(sink: nn.Module, module, query, key, value, mask, scale: float, softcap: float | None) -> Tensor:
+    query, key = sink.featured(query), sink.featured(key)
     sink_key, weigh = None, None if sink.normalises else sink.weigh
     if sink.key is not None:
-        sink_key = SinkKey(sink.key, sink.value, sink.extra_logit(scale, softcap))
+        sink_key = SinkKey(sink.whole_key, sink.value, sink.extra_logit(scale, softcap))
     out_BTHE = answered(module, query, key, value, mask, scale, softcap, sink.logit, sink_key=sink_key, weigh=weigh)
     return sink.added(out_BTHE)
 

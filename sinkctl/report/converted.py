@@ -53,6 +53,13 @@ KINDS = {
     "softpick": "softpick: weights are relu(e^s − 1) / Σ |e^s − 1|, s the score plus a number b of the head",
     "clipped_softmax": "clipped softmax: weights are (1 − γ)·softmax + γ, cut to 0 … 1, γ ≤ 0 of the head, so small "
     "ones become 0",
+    "normaliser": "another normaliser: weights are α e^s / (Σ e^(p s))^(1/p)",
+    "sigsoftmax": "SigSoftmax: weights are e^s σ(s) / Σ e^s σ(s)",
+    "kernel": "a kernel: weights are φ(q)·φ(k)",
+    "fixed_kv_bias": "a KV bias of a fixed value: each key/value head has one more key, which learns, and its value, "
+    "which does not",
+    "alibi": "ALiBi: scores fall with the distance, each head's by its own slope",
+    "positions": "added positions: the first layer gets a vector a position",
     "none": "no mechanism: it is a control",
 }
 GATED = {"output": "what each head gives", "value": "the values", "input": "what a layer attends with"}

@@ -3,7 +3,8 @@
 Shapes: H query heads, G key/value heads, D head width, N queries, C hidden width.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +30,7 @@ class Sink(BaseModel):
     """A designed place for attention that has nowhere to go; its fields are its settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    from_scratch: ClassVar[bool] = False  # whether it serves training from random weights alone
     kind: str
     bos: Literal["auto", "keep", "drop"] = Field(
         "auto", description="The BOS token of the tokenizer; auto: dropped where the start takes its place."
@@ -62,6 +64,10 @@ class Sink(BaseModel):
     def begin(self, shape: LayerShape, seen: "FirstToken | None") -> "Start":
         """The parameters a layer begins with, float32; `seen` where `measured`."""
         raise NotImplementedError
+
+    def starts(self, shapes: Sequence[LayerShape]) -> "list[Start | None]":
+        """What each layer begins with where nothing is measured; None: the layer stays as it is."""
+        return [self.begin(shape, None) for shape in shapes]
 
     def stored(self) -> dict[str, Any]:
         """What config.json says of the mechanism besides the names of its parameters."""

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from sinkctl.sinks.weights import Weights
+from sinkctl.sinks.weights import OverSum
 
 
-class Elu(Weights):
+class Elu(OverSum):
     """elu(s + b_h) + 1, not normalised (Gu et al. 2024, arXiv 2410.10781, b = 0)."""
 
     kind: Literal["elu"] = "elu"

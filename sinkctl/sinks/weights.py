@@ -5,7 +5,7 @@ Shapes: H query heads, N queries of the record, n of them with whole rows, S key
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sinkctl.sinks.base import LayerShape, Sink
 
@@ -73,3 +73,20 @@ class Weights(Sink):
             groups = shape.heads // shape.kv_heads
             out_HnE = torch.cat([weights(r) @ r.v_GSE.repeat_interleave(groups, dim=0) for r in seen.rows], dim=1)
         return {name: found_H, "bias": (seen.written_HNE()[:, asked] - out_HnE).mean(1)}
+
+
+class OverSum(Weights):
+    """Weights that may be divided by their sum."""
+
+    normalise: bool = Field(
+        False, description="Weights over their sum, with which the first token becomes a sink again (start zero)."
+    )
+
+    @model_validator(mode="after")
+    def _normalised_has_no_mass_to_match(self) -> "OverSum":
+        if self.normalise and self.start == "match":
+            raise ValueError("normalise: weights sum to 1 whatever b is, so there is no mass to match; take start zero")
+        return self
+
+    def stored(self) -> dict[str, Any]:
+        return super().stored() | {"normalise": self.normalise}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from designed import ATTENDING, GATES, SCORE_BIAS, designed
+from designed import ATTENDING, GATES, SCORE_BIAS, SCRATCH, designed
 from families import YARN, in_float64
 from reference import token_by_token_nll
 from test_blocks import stream, text, wrap
@@ -126,3 +126,15 @@ def test_compiled_layers_know_the_gates_of_two_models_apart():
         loaded = wrap(designed("llama", GATES[kind]).cuda())
         plain, compiled = (BlockScorer(loaded, policy, size).step(ids[:20], ids[1:21]) for size in (None, 20))
         np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", SCRATCH)
+def test_what_serves_training_from_scratch_streams_as_the_stock_model_does_or_is_refused(kind, monkeypatch):
+    in_float64(monkeypatch)
+    loaded, ids = wrap(designed("llama", SCRATCH[kind], torch.float64)), text(40)
+    if kind.startswith(("kernel_elu", "kernel_mlp", "positions")):
+        with pytest.raises(ModelError, match=r"no rotation explains|positions are learned embeddings"):
+            loaded.layers(WINDOW)
+        return
+    found = stream(loaded, SinkWindow(sinks=0, window=WINDOW), ids, 11)
+    np.testing.assert_allclose(found, masked_losses(loaded.model, ids), rtol=0, atol=1e-10)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from designed import ATTENDING, GATES, SCORE_BIAS, designed
+from designed import ATTENDING, GATES, SCORE_BIAS, SCRATCH, designed
 from families import SHAPE
 from test_observe import CPU, Seen
 
@@ -13,7 +13,7 @@ from sinkctl.metrics.samples import laid_out
 from sinkctl.metrics.sink_rate import sink_rate
 from sinkctl.metrics.views import AttentionView, Scope
 
-SINKS = ATTENDING | GATES | {"score_bias": SCORE_BIAS}
+SINKS = ATTENDING | GATES | {"score_bias": SCORE_BIAS} | SCRATCH
 LENGTHS = (24, 17)
 CASES = [("llama", "right"), ("llama", "left"), ("llama", "packed")]
 CASES += [(family, "right") for family in ("gemma2", "gpt_neox", "qwen3")]
@@ -37,8 +37,10 @@ def stock(model, ids: torch.Tensor):
         return model(ids[None], output_attentions=True, output_hidden_states=True)
 
 
-@pytest.mark.parametrize(("family", "layout"), CASES)
-@pytest.mark.parametrize("kind", SINKS)
+@pytest.mark.parametrize(
+    ("kind", "family", "layout"),
+    [(k, *case) for k in SINKS for case in CASES if k not in SCRATCH or case[0] == "llama"],
+)
 def test_maps_outputs_and_alpha_are_those_of_the_stock_eager_model(kind, family, layout):
     model, seen = designed(family, SINKS[kind]), Views(Scope(sinks=3, local=4, tail=5))
     observe(model, laid_out(samples(), CPU, layout), seen)
@@ -52,7 +54,8 @@ def test_maps_outputs_and_alpha_are_those_of_the_stock_eager_model(kind, family,
             torch.testing.assert_close(found["alpha"][n, :, :T], alpha_HT, rtol=1e-5, atol=2e-6)
             distance_TS = torch.arange(T)[:, None] - torch.arange(T)
             distance_H = ((map_HTS * distance_TS).sum(-1) / map_HTS.sum(-1)).nanmean(-1)  # softpick may give nothing
-            torch.testing.assert_close(found["mean_distance"][n], distance_H, rtol=1e-4, atol=1e-5)
+            if (map_HTS >= 0).all():  # of weights with both signs there is no mean
+                torch.testing.assert_close(found["mean_distance"][n], distance_H, rtol=1e-4, atol=1e-5)
             near_TS = distance_TS <= 4
             leading_S = torch.arange(T) < 3
             for place, mask in ((0, leading_S), (1, near_TS & ~leading_S)):

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from designed import ATTENDING, GATES, SCORE_BIAS, designed
+from designed import ATTENDING, GATES, SCORE_BIAS, SCRATCH, designed
 from families import STREAMED, in_float64, tiny
 from torch import Tensor
 
 from sinkctl.sinks.code import FAMILIES
 from sinkctl.tasks.convert.training.attention import Seen, attending
 
-EVERY = {"none": None, "score_bias": SCORE_BIAS, **ATTENDING, **GATES}
+EVERY = {"none": None, "score_bias": SCORE_BIAS, **ATTENDING, **GATES, **SCRATCH}
 IDS = torch.randint(3, 64, (2, 24), generator=torch.Generator().manual_seed(1))
 # Documents of the two rows.
 CUTS = ((0, 9, 10, 24), (0, 17, 24))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
-SHARED = ("sink_attention", "sink_model")
+SHARED = ("sink_weights", "sink_attention", "sink_model")
 
 
 class Family(NamedTuple):

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from .sink_weights import WEIGHTS, fallen, kernel, over_their_sum, positive_kernel, scaled_softmax
+
 NAME = "sink_attention"
+
+# Kinds whose weights are no plain softmax of the scores.
+WEIGHED = ("sigmoid", "elu", "softpick", "clipped_softmax", "score_bias", "normaliser", "sigsoftmax", "kernel", "alibi")
+FIXED = (("softmax1", "logit"), ("fixed_kv_bias", "value"))  # parameters that do not learn
 
 
 class AttentionSink(nn.Module):
@@ -24,20 +30,26 @@ class AttentionSink(nn.Module):
     offset [H]: added to the scores of sigmoid, elu and softpick. gamma [H]: the lower stretch of clipped softmax.
     first [H]: added to the score of the first token. bias [H, E]: added to what each head gives.
     gate (a linear layer of the hidden state): sigmoid, times the attention's output, its values or its input.
+    feature (two linear layers of a head): what a kernel compares queries and keys by. position [T, C]: added to what
+    the layer gets.
     """
 
     def __init__(self, sink: dict, heads: int, groups: int, width: int, hidden: int):
         super().__init__()
         self.kind, self.mix = sink["kind"], sink.get("mix", 1.0)  # 0: softmax still, 1: the mechanism alone
-        self.normalise = sink.get("normalise", False)  # of sigmoid: weights over their sum
+        self.normalise = sink.get("normalise", False)  # weights over their sum
+        self.form, self.alpha, self.power = sink.get("form"), sink.get("alpha", 1.0), sink.get("power", 1.0)
         self.heads, self.width = heads, width
         self.raw_BTHD: Tensor | None = None  # queries before their rotation, from the layer's own projection
+        channels = min(sink.get("channels") or width, width)
         shapes = dict(
-            logit=(heads,), key=(groups, width), value=(groups, width), offset=(heads,), gamma=(heads,), first=(heads,),
-            bias=(heads, width), lost_key=(groups, width), lost_value=(groups, width),
+            logit=(heads,), key=(groups, channels), value=(groups, width), offset=(heads,),
+            gamma=(heads,), first=(heads,), bias=(heads, width), lost_key=(groups, width), lost_value=(groups, width),
+            position=(sink.get("length", 0), hidden),
         )  # fmt: skip
         for name, shape in shapes.items():
-            learns = (self.kind, name) != ("softmax1", "logit") and not name.startswith("lost_")
+            fixed = (self.kind, name) in FIXED or (self.form, name) == ("sinusoidal", "position")
+            learns = not fixed and not name.startswith("lost_")
             held = nn.Parameter(torch.zeros(shape), learns) if name in sink["parameters"] else None
             self.register_parameter(name, held)
         self.gate = None
@@ -45,6 +57,10 @@ class AttentionSink(nn.Module):
             blocks, size = {"output": (heads, width), "value": (groups, width), "input": (1, hidden)}[sink["place"]]
             rows = blocks if sink["form"] == "headwise" else blocks * size
             self.gate = nn.Linear(hidden, rows, bias="gate.bias" in sink["parameters"])
+        self.feature = None
+        if "feature.0.weight" in sink["parameters"]:
+            first, last = (nn.Linear(width, width, bias=False) for _ in range(2))
+            self.feature = nn.Sequential(first, nn.GELU(), last)
 
     @property
     def attends(self) -> bool:
@@ -54,10 +70,22 @@ class AttentionSink(nn.Module):
     @property
     def normalises(self) -> bool:
         """Whether weights still come from one softmax over the scores."""
-        return self.kind not in ("sigmoid", "elu", "softpick", "clipped_softmax", "score_bias")
+        return self.kind not in WEIGHED
+
+    @property
+    def whole_key(self) -> Tensor:
+        """The learned key, [G, D], with the channels that do not learn."""
+        return pad(self.key, (0, self.width - self.key.shape[-1]))
+
+    def featured(self, x_BHTD: Tensor) -> Tensor:
+        """φ of rotated queries or keys, where a kernel compares them by more than their product."""
+        if self.kind == "kernel" and self.form == "elu":
+            return nn.functional.elu(x_BHTD) + 1
+        return x_BHTD if self.feature is None else self.feature(x_BHTD.to(self.feature[0].weight.dtype)).to(x_BHTD)
 
     def forward(self, query, key, value, mask, scale, dropout, softcap) -> tuple[Tensor, Tensor | None]:
         """What `sink_attention` returns; a forward of its own, as that is when offloaded parameters are there."""
+        query, key = self.featured(query), self.featured(key)
         seen = _seen(mask, query.shape[2], key.shape[2], query.device)
         extra = self.extra_logit(scale, softcap) if self.normalises else None
         if self.normalises and softcap is None and (mask is None or mask.dtype == torch.bool):
@@ -73,7 +101,7 @@ class AttentionSink(nn.Module):
         raw_BTHD, self.raw_BTHD = self.raw_BTHD, None
         precise = torch.promote_types(raw_BTHD.dtype, torch.float32)
         raw_BTGRD = raw_BTHD.unflatten(2, (self.key.shape[0], -1)).to(precise)
-        score_BHT = torch.einsum("btgrd,gd->bgrt", raw_BTGRD, self.key.to(precise)).flatten(1, 2) * scale
+        score_BHT = torch.einsum("btgrd,gd->bgrt", raw_BTGRD, self.whole_key.to(precise)).flatten(1, 2) * scale
         return score_BHT if softcap is None else softcap * torch.tanh(score_BHT / softcap)
 
     def weigh(self, score_BHTS: Tensor, seen: Tensor) -> Tensor:
@@ -81,18 +109,26 @@ class AttentionSink(nn.Module):
         if self.first is not None:
             first_S = nn.functional.one_hot(seen.int().argmax(-1), seen.shape[-1]).to(score_BHTS.dtype)
             score_BHTS = score_BHTS + self.first.to(score_BHTS.dtype)[:, None, None] * first_S
+        if self.kind == "alibi":
+            score_BHTS = fallen(score_BHTS, seen)
         low = torch.finfo(score_BHTS.dtype).min
-        of_softmax = self.kind in ("score_bias", "clipped_softmax") or self.mix != 1
+        of_softmax = self.kind in ("score_bias", "alibi", "clipped_softmax") or self.mix != 1
         softmax_BHTS = score_BHTS.masked_fill(~seen, low).softmax(-1) if of_softmax else None
-        if self.kind == "score_bias":
+        if self.kind in ("score_bias", "alibi"):
             return softmax_BHTS
         if self.kind == "clipped_softmax":  # Bondarenko et al. 2023, arXiv 2306.12929, with ζ = 1
             gamma_H11 = self.gamma.to(score_BHTS.dtype)[:, None, None]
             weight_BHTS = ((1 - gamma_H11) * softmax_BHTS + gamma_H11).clamp(0, 1)
+        elif self.kind == "normaliser":
+            weight_BHTS = scaled_softmax(score_BHTS, seen, self.alpha, self.power)
+        elif self.kind == "kernel":
+            weight_BHTS = (positive_kernel if self.form == "elu" else kernel)(score_BHTS, seen, self.normalise)
         else:
-            shifted_BHTS = score_BHTS + self.offset.to(score_BHTS.dtype)[:, None, None]
-            if self.normalise:  # σ / Σ σ; from logarithms, as all may be too small to add
-                weight_BHTS = nn.functional.logsigmoid(shifted_BHTS).masked_fill(~seen, low).softmax(-1)
+            shifted_BHTS = score_BHTS
+            if self.offset is not None:
+                shifted_BHTS = score_BHTS + self.offset.to(score_BHTS.dtype)[:, None, None]
+            if self.normalise or self.kind == "sigsoftmax":
+                weight_BHTS = over_their_sum(self.kind, shifted_BHTS, seen)
             else:
                 weight_BHTS = WEIGHTS[self.kind](shifted_BHTS, seen)
         mixed_BHTS = weight_BHTS if self.mix == 1 else torch.lerp(softmax_BHTS, weight_BHTS, self.mix)
@@ -104,21 +140,6 @@ class AttentionSink(nn.Module):
             return out_BTHE
         bias = self.bias.to(out_BTHE.dtype)
         return out_BTHE + (bias if out_BTHE.dim() == 4 else bias.flatten())
-
-
-def _softpick(score_BHTS: Tensor, seen: Tensor) -> Tensor:
-    """relu(e^s − 1) / Σ |e^s − 1| (Zuhri et al. 2025, arXiv 2504.20966), all over e^max so that nothing overflows."""
-    top_BHT1 = score_BHTS.masked_fill(~seen, 0.0).amax(-1, keepdim=True).clamp(min=0)
-    excess_BHTS = ((score_BHTS - top_BHT1).exp() - (-top_BHT1).exp()).masked_fill(~seen, 0.0)
-    return excess_BHTS.relu() / (excess_BHTS.abs().sum(-1, keepdim=True) + 1e-8 * (-top_BHT1).exp())
-
-
-# Not normalised, so that no key needs to take what others leave (Gu et al. 2024, arXiv 2410.10781; Softpick).
-WEIGHTS = {
-    "sigmoid": lambda score_BHTS, seen: score_BHTS.sigmoid(),
-    "elu": lambda score_BHTS, seen: nn.functional.elu(score_BHTS) + 1,
-    "softpick": _softpick,
-}
 
 
 def sink_attention(

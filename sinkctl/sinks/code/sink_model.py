@@ -46,6 +46,9 @@ class SinkModel:
             if attention.sink.gate is None:  # these attend by their own function, whatever the masks are made for
                 attention.config = copy.copy(attention.config)
                 attention.config._attn_implementation_internal = NAME
+            if attention.sink.position is not None:
+                block = next(m for m in self.modules() if any(child is attention for child in m.children()))
+                _Placed(block, attention)
             for place in _places(attention.sink, config.sink):
                 _Wire(attention, rotary, place, self.norms_by_head)
 
@@ -66,6 +69,18 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
 def output_of(attention: nn.Module) -> nn.Linear | None:
     """The projection that takes what attention gave."""
     return next((getattr(attention, name) for name in OUTPUTS if hasattr(attention, name)), None)
+
+
+class _Placed:
+    """Adds the vector of its position to each token that a block gets."""
+
+    def __init__(self, block: nn.Module, attention: nn.Module):
+        self.attention = attention
+        block.register_forward_pre_hook(self.place, with_kwargs=True)
+
+    def place(self, block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        x_BTC, table_TC = args[0], self.attention.sink.position
+        return (x_BTC + table_TC[kwargs["position_ids"]].to(x_BTC.dtype), *args[1:]), kwargs
 
 
 class _Wire:

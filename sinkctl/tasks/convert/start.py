@@ -23,7 +23,7 @@ def starts_of(sink: Sink, loaded: LoadedModel, seen: Sequence[FirstToken | None]
     width = loaded.model.config.get_text_config().hidden_size
     shapes = [LayerShape(f.heads, f.kv_heads, f.width, f.value_width, width) for f in loaded.layers(window + 1)]
     if not sink.measured:
-        return [sink.begin(shape, None) for shape in shapes]
+        return sink.starts(shapes)
     return [None if one is None else sink.begin(shape, one) for shape, one in zip(shapes, seen, strict=True)]
 
 

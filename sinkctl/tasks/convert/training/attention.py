@@ -64,6 +64,7 @@ def _attend(module, query, key, value, attention_mask=None, scaling=None, softca
             logit = sink.extra_logit(scale, softcap)
             out_BHTD = _softmax(seen, query, key, value, logit, sink.value, scale, softcap, window)
         else:
+            query, key = sink.featured(query), sink.featured(key)
             out_BHTD = _weighed(seen, sink, query, key, value, scale, softcap, window)
         out_BTHD = out_BHTD.transpose(1, 2)
         return (out_BTHD if sink is None or not sink.attends else sink.added(out_BTHD)).contiguous(), None

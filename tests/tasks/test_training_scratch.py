@@ -1,0 +1,71 @@
+"""What serves training from scratch alone: refused for a checkpoint, trained and written from random weights."""
+
+import numpy as np
+import pytest
+import torch
+from test_training import SCRATCH
+from training_runs import JUDGED, recipe_of, train
+from transformers import AutoModelForCausalLM
+
+from sinkctl.errors import UsageError
+from sinkctl.sinks import SINKS, LayerShape
+from sinkctl.tasks.convert import run
+from sinkctl.tasks.convert.training.corpus import Corpus
+
+STILL = SCRATCH | {"rope_parameters": {"rope_type": "linear", "factor": 1e30, "rope_theta": 1e4}}
+ALONE = sorted(kind for kind, sink in SINKS.items() if sink.from_scratch)
+SHAPE = LayerShape(heads=2, kv_heads=1, width=16, value_width=16, hidden=32)
+
+
+@pytest.fixture(scope="module")
+def text(book, tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "novel.txt"
+    path.write_text(book[:20_000])
+    return path
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_no_checkpoint_begins_with_it(kind, text, tmp_path):
+    with pytest.raises(UsageError, match=f"--to {kind}: serves training from scratch alone, .* recipe with `scratch`"):
+        run(recipe_of(kind, text), output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sink"),
+    [(kind, {}) for kind in ALONE] + [("kernel", {"form": "mlp"}), ("positions", {"form": "sinusoidal"})],
+)
+def test_random_weights_learn_with_it_and_are_written_as_they_are(kind, sink, text, tmp_path):
+    rates = {"lr": 1e-2, "probe": 2, "weight_decay": 0.1, "optimizer": "muon"}
+    how = dict(steps=2, scratch=STILL, evaluation=JUDGED)
+    sink = sink | ({"channels": 5, "norm": 2.0} if kind == "fixed_kv_bias" else {})
+    out = train(tmp_path / "out", None, kind, text, rates, sink, **how)
+    stock = AutoModelForCausalLM.from_pretrained(out.path, attn_implementation="eager")
+    assert stock.config.sink["kind"] == kind
+    line = next(line for line in out.result.convert.checkpoints if line.checkpoint == "converted")
+    assert line.perplexity > 1
+    begun = SINKS[kind](**sink).starts([SHAPE, SHAPE])[0]
+    layer = dict(stock.get_decoder().layers[0].self_attn.sink.named_parameters())
+    assert layer.keys() == begun.keys()
+    for name, parameter in layer.items():
+        fixed = name == "value" or sink.get("form") == "sinusoidal"
+        assert torch.equal(parameter, begun[name]) is fixed, name
+
+
+def test_a_linear_rope_of_an_endless_factor_is_no_position_at_all(text, tmp_path):
+    """Without positions and beyond a causal mask, the last query of two texts of the same tokens sees the same."""
+    out = train(tmp_path / "out", None, "none", text, {"lr": 1e-2}, steps=1, scratch=STILL | {"num_hidden_layers": 1})
+    model = AutoModelForCausalLM.from_pretrained(out.path)
+    one, other = torch.tensor([[4, 8, 15, 16, 23]]), torch.tensor([[16, 4, 15, 8, 23]])
+    assert torch.allclose(model(one).logits[0, -1], model(other).logits[0, -1], atol=1e-5)
+    turning = AutoModelForCausalLM.from_pretrained(
+        out.path, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+    )
+    assert not torch.allclose(turning(one).logits[0, -1], turning(other).logits[0, -1], atol=1e-5)
+
+
+def test_unique_tokens_are_the_first_of_the_text_and_its_documents():
+    corpus = Corpus(np.arange(100), np.array([0, 30, 60]), "books")
+    assert corpus.first(40).tokens.tolist() == list(range(40))
+    assert corpus.first(40).starts.tolist() == [0, 30]
+    assert corpus.first(40).name == "books (its first 40 tokens)"
+    assert corpus.first(None) is corpus.first(100) is corpus
