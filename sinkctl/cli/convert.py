@@ -142,14 +142,13 @@ def convert(
       registers         of a DINOv2, with --images and --steps: added tokens
                         that learn, by distilling the original
 
-    Recipes with `scratch` have more of them, for random weights alone.
-
     It begins with what the first token does for each head, measured on a text;
     where it takes that token's place, the tokenizer no longer puts it in front,
     and texts stream without a kept token (0+W). That takes no training; with
     --steps N it goes on from there on --train-text, and a control without the
     mechanism is trained just so, beside it. The checkpoints are compared on the
-    text that follows.
+    text that follows. Recipes with `scratch` have more mechanisms, for random
+    weights alone.
     """
     if model is not None and checkpoint is not None:
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")

@@ -24,7 +24,7 @@ def test_help_names_every_mechanism_and_nothing_else(sinkctl):
     assert code == 0
     paragraph = out.split("MECHANISM is one of")[1].split("It begins with")[0]
     named = [line.split()[0] for line in paragraph.splitlines() if line.strip() and not line.startswith(8 * " ")]
-    assert named == [*SINKS, *REGISTERS]
+    assert named == [*(kind for kind, sink in SINKS.items() if not sink.from_scratch), *REGISTERS]
 
 
 def test_a_checkpoint_is_written_that_transformers_loads_and_that_streams_without_kept_tokens(sinkctl, tmp_path):
@@ -139,7 +139,7 @@ def test_the_python_call_takes_the_settings_of_every_part(tmp_path, demo):
     [
         ((), 2, "--output"),
         (("--to", "sink_logt", "-o", "x"), 2, "did you mean 'sink_logit'? One of sink_logit, softmax1"),
-        (("--to", "register", "-o", "x"), 2, "no such kind 'register'; one of sink_logit"),
+        (("--to", "bucket", "-o", "x"), 2, "no such kind 'bucket'; one of sink_logit"),
         (
             ("--to", "score_bias", "--start", "zero", "-o", "x"),
             2,
