@@ -13,7 +13,8 @@ Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the fi
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
 effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
 differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py.
-With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it.
+With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
+(its curve over steps is read without).
 """
 
 import argparse
