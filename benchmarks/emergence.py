@@ -13,6 +13,8 @@ Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the fi
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
 effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
 differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py.
+With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
+(its curve over steps is read without).
 """
 
 import argparse
@@ -149,6 +151,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         kind, normalised = recipe.sink.kind, getattr(recipe.sink, "normalise", False)
         if kind in ("kernel", "normaliser") or (kind in ("sigmoid", "elu") and not normalised):
             found["sink_1"] = sink_1_of_shares(folder, options)
+        if recipe.training.prefix is not None:
+            found |= with_prefix(folder, recipe.training.prefix, options)
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options), **found, "recipe": said}
@@ -190,18 +194,43 @@ def numbers(result: Result) -> dict[str, Any]:
 @torch.no_grad()
 def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
     """Sink_1 in percent where sizes of weights are divided by their sum, a query, over spread samples of 64 tokens."""
-    loaded = sinkctl.load(str(checkpoint), device=options.device)
-    loaded.model.set_attn_implementation("eager")
-    ids_T = torch.cat([torch.from_numpy(b.ids) for b in TokenStream((options.held_out,), loaded.tokenizer)])
-    starts = torch.linspace(0, len(ids_T) - SINK_LENGTH, SINK_SAMPLES).long()
-    ids_NT = ids_T[starts[:, None] + torch.arange(SINK_LENGTH)]
-    ids_NT[:, 0] = loaded.bos_id
+    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH, options)
     sinks = []
-    for map_NHTS in loaded.model(ids_NT.to(loaded.device), output_attentions=True).attentions:
+    for map_NHTS in loaded.model(ids_NT, output_attentions=True).attentions:
         size_NHTS = map_NHTS.abs()
         first_NHT = (size_NHTS[..., 0] / size_NHTS.sum(-1)).nan_to_num()
         sinks.append(first_NHT.mean(-1) > EPSILON)
     return 100 * float(torch.stack(sinks).float().mean())
+
+
+@torch.no_grad()
+def with_prefix(checkpoint: Path, prefix: int, options: argparse.Namespace) -> dict[str, float]:
+    """Sink_1, heads that sink on any token of the prefix, and the loss behind it, where every query sees the prefix."""
+    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH, options)
+    shown_TT = torch.ones(SINK_LENGTH, SINK_LENGTH, device=loaded.device).tril().bool()
+    shown_TT[:, :prefix] = True
+    mask_TT = torch.zeros_like(shown_TT, dtype=loaded.dtype).masked_fill(~shown_TT, torch.finfo(loaded.dtype).min)
+    found = loaded.model(
+        ids_NT, attention_mask=mask_TT.expand(len(ids_NT), 1, -1, -1), output_attentions=True, use_cache=False
+    )
+    alpha_LNHk = torch.stack([map_NHTS[..., :prefix].float().mean(2) for map_NHTS in found.attentions])
+    logits_nV = found.logits[:, prefix - 1 : -1].float().flatten(0, 1)
+    return {
+        "sink_1": 100 * float((alpha_LNHk[..., 0] > EPSILON).float().mean()),
+        "sink_star": 100 * float((alpha_LNHk.amax(-1) > EPSILON).float().mean()),
+        "valid_loss": float(torch.nn.functional.cross_entropy(logits_nV, ids_NT[:, prefix:].flatten())),
+    }
+
+
+def loaded_and_samples(checkpoint: Path, count: int, length: int, options: argparse.Namespace):
+    """(the checkpoint with its maps, spread samples of the held-out text with BOS in front, [count, length])."""
+    loaded = sinkctl.load(str(checkpoint), device=options.device)
+    loaded.model.set_attn_implementation("eager")
+    ids_T = torch.cat([torch.from_numpy(b.ids) for b in TokenStream((options.held_out,), loaded.tokenizer)])
+    starts = torch.linspace(0, len(ids_T) - length, count).long()
+    ids_NT = ids_T[starts[:, None] + torch.arange(length)]
+    ids_NT[:, 0] = loaded.bos_id
+    return loaded, ids_NT.to(loaded.device)
 
 
 def print_table(names: Sequence[str], options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ class Published:
     sink_star: float | None = None  # heads that sink on the mechanism itself
     loss: float | None = None
     against: str = BASELINE  # the row that its effect is measured against
-    of: Literal["sink_1", "sink_star", "prefix"] = "sink_1"  # the number whose sign is compared
+    of: Literal["sink_1", "sink_star"] = "sink_1"  # the number whose sign is compared
     sign: int | None = None  # of the effect, where the study tells it in words alone
 
     def effect(self) -> float | int | None:
@@ -76,6 +76,10 @@ PUBLISHED = {
     "unique_1m": Published(sign=-1),
     "unique_5m": Published(sign=-1),
     "unique_20m": Published(sign=-1),
+    "opt_pre_norm": Published(against="opt_pre_norm"),
+    "opt_post_norm": Published(against="opt_pre_norm"),
+    "prefix_8": Published(sign=-1),  # from the first token to others of the prefix
+    "prefix_32": Published(sign=-1),
     "window_16": Published(sign=-1),
     "window_32": Published(sign=-1),
 }

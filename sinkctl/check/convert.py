@@ -137,6 +137,8 @@ def training_rules(recipe: ConvertRecipe) -> None:
     if sink.kind in ("sink_token", "score_bias") and settings.window not in ("auto", "full"):
         hides = f"hides the first token, which {sink.kind} keeps"
         raise UsageError(f"--train-window {settings.window}: {hides}; leave it out")
+    if settings.prefix is not None:
+        _check_prefix(recipe)
     if settings.warmup != "auto" and settings.warmup >= recipe.steps:
         raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
     if settings.loss.kl and recipe.scratch is not None:
@@ -145,6 +147,20 @@ def training_rules(recipe: ConvertRecipe) -> None:
         raise UsageError("training.loss: nothing to learn; give lm or kl a weight")
     if settings.text.field is not None and not settings.text.files:
         raise UsageError("training.text.field: names a field of --train-text files, and there are none")
+
+
+def _check_prefix(recipe: ConvertRecipe) -> None:
+    """UsageError for a prefix that training cannot show, or that leaves nothing to predict."""
+    settings, name = recipe.training, f"training.prefix: {recipe.training.prefix}"
+    if recipe.scratch is None:
+        raise UsageError(f"{name}: checkpoints see what comes before alone; give a recipe with `scratch`")
+    if recipe.sink.kind != "none":
+        raise UsageError(f"{name}: is for a model without a mechanism; take sink none, not {recipe.sink.kind}")
+    if settings.boundaries == "mask" or settings.window != "full" or settings.loss.first:
+        asked = "training.boundaries bos or none, training.window full and no training.loss.first"
+        raise UsageError(f"{name}: whole sequences see it; give {asked}")
+    if settings.length != "auto" and settings.prefix >= settings.length:
+        raise UsageError(f"{name}: leaves nothing to predict of {settings.length} tokens; give a smaller one")
 
 
 def check_folder(output: Path, resume: bool) -> None:

@@ -51,6 +51,12 @@ class TrainingSettings(Settings):
         description="Where documents meet in a sequence: none: nothing; bos: each begins as texts do, with its BOS or "
         "sink token; mask: that, and they do not see each other.",
     )
+    prefix: int | None = Field(
+        None,
+        ge=2,
+        description="Prefix language modelling, from scratch: every query of a sequence sees its first so "
+        "many tokens, its BOS counted in, and only what follows them is predicted.",
+    )
     loss: LossSettings = LossSettings()
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices inside layers; AdamW for the rest."

@@ -3,8 +3,10 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
@@ -83,3 +85,29 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", [*said, "--steps", "4"])
     with pytest.raises(SystemExit, match="is of other settings; name another --folder, or remove it"):
         emergence.main()
+
+
+def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
+    """Token by token, of one sample: what maps and losses are under that mask."""
+    held = tmp_path / "held.txt"
+    held.write_text(book[:8000])
+    demo.model.save_pretrained(tmp_path / "model")
+    demo.tokenizer.save_pretrained(tmp_path / "model")
+    options = SimpleNamespace(device="cpu", held_out=str(held))
+    found = emergence.with_prefix(tmp_path / "model", 8, options)
+    loaded, ids_NT = emergence.loaded_and_samples(tmp_path / "model", 100, 64, options)
+    shown = torch.ones(64, 64, dtype=torch.bool).tril()
+    shown[:, :8] = True
+    assert ids_NT[:, 0].eq(loaded.bos_id).all()
+    nll, first, any_of = [], [], []
+    for ids_T in ids_NT:
+        out = loaded.model(ids_T[None], attention_mask=-1e9 * (~shown)[None, None].float(), output_attentions=True)
+        nll += [-out.logits[0, t].log_softmax(-1)[ids_T[t + 1]].item() for t in range(7, 63)]
+        for map_HTS in out.attentions:
+            alpha_HS = map_HTS[0].sum(1) / 64
+            first += (alpha_HS[:, 0] > 0.3).tolist()
+            any_of += (alpha_HS[:, :8] > 0.3).any(-1).tolist()
+    assert found["valid_loss"] == pytest.approx(sum(nll) / len(nll), rel=1e-4)
+    assert found["sink_1"] == pytest.approx(100 * sum(first) / len(first), abs=0.1)
+    assert found["sink_star"] == pytest.approx(100 * sum(any_of) / len(any_of), abs=0.1)
+    assert found["sink_star"] >= found["sink_1"] > 0

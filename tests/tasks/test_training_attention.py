@@ -132,3 +132,27 @@ def test_the_mass_of_first_tokens_is_that_of_the_maps_and_so_is_its_gradient(nam
     for parameter, grad in theirs.items():
         if grad.any():
             assert (ours[parameter] - grad).norm() <= 1e-5 * grad.norm(), parameter
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_a_prefix_is_seen_by_every_query_and_by_none_but_it_what_follows(window):
+    model = model_of("llama", None)
+    shown = band(window, IDS.shape[1])
+    shown[..., :6] = 0.0
+    truth_BTV = model(input_ids=IDS, attention_mask=shown, use_cache=False).logits
+    with attending(model, Seen(window, prefix=6)):
+        found_BTV = model(input_ids=IDS, use_cache=False).logits
+    check_same(model, found_BTV, truth_BTV)
+    assert not torch.allclose(found_BTV[:, 0], model(input_ids=IDS[:, :1]).logits[:, 0]), "the first token sees more"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_opt_of_either_norm_trains_as_its_stock_class_does(before):
+    settings = dict(ffn_dim=48, word_embed_proj_dim=32, dropout=0.0, do_layer_norm_before=before)
+    model = tiny("opt", settings)
+    for layer in model.get_decoder().layers:  # moves all scores of a query alike, so its gradient is rounding
+        layer.self_attn.k_proj.bias.requires_grad_(False)
+    truth_BTV = model(input_ids=IDS, use_cache=False).logits
+    with attending(model, Seen()):
+        found_BTV = model(input_ids=IDS, use_cache=False).logits
+    check_same(model, found_BTV, truth_BTV)

@@ -1,16 +1,19 @@
 """What serves training from scratch alone: refused for a checkpoint, trained and written from random weights."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from test_training import SCRATCH
-from training_runs import JUDGED, recipe_of, train
+from training_runs import JUDGED, curve, recipe_of, train
 from transformers import AutoModelForCausalLM
 
 from sinkctl.errors import UsageError
 from sinkctl.sinks import SINKS, LayerShape
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.training.corpus import Corpus
+from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, after_prefix, packed
 
 STILL = SCRATCH | {"rope_parameters": {"rope_type": "linear", "factor": 1e30, "rope_theta": 1e4}}
 ALONE = sorted(kind for kind, sink in SINKS.items() if sink.from_scratch)
@@ -69,3 +72,30 @@ def test_unique_tokens_are_the_first_of_the_text_and_its_documents():
     assert corpus.first(40).starts.tolist() == [0, 30]
     assert corpus.first(40).name == "books (its first 40 tokens)"
     assert corpus.first(None) is corpus.first(100) is corpus
+
+
+def test_what_follows_a_prefix_alone_is_predicted():
+    pack = packed([Body(np.arange(10, 16), (0,))], (1,), "none")  # BOS 1, then 10 … 15
+    assert after_prefix(pack, 3).target_BT.tolist() == [[NO_TARGET, NO_TARGET, 12, 13, 14, 15, NO_TARGET]]
+    assert after_prefix(pack, None) is pack
+
+
+def test_a_prefix_is_for_plain_models_from_scratch_and_leaves_something_to_predict(text, tmp_path):
+    def refused(match, training, kind="none", **recipe):
+        rates = {"prefix": 8, "boundaries": "none", "window": "full"} | training
+        with pytest.raises(UsageError, match=f"training.prefix: {rates['prefix']}: .*{match}"):
+            run(recipe_of(kind, text, rates, {"start": "zero"} if kind == "kv_bias" else {}, **recipe), output=tmp_path)
+
+    refused("see what comes before alone; give a recipe with `scratch`", {})
+    refused("take sink none, not kv_bias", {}, "kv_bias", scratch=SCRATCH)
+    refused("give training.boundaries bos or none", {"boundaries": "mask"}, scratch=SCRATCH)
+    refused("leaves nothing to predict of 24 tokens", {"prefix": 24}, scratch=SCRATCH)
+
+
+def test_random_weights_learn_with_a_prefix(text, tmp_path):
+    rates = {"lr": 1e-2, "prefix": 8, "boundaries": "none", "window": "full"}
+    out = train(tmp_path / "out", None, "none", text, rates, steps=6, scratch=SCRATCH)
+    assert "a mask that shows a prefix" in out.result.convert.training.attention
+    loss = curve(out).loss
+    assert loss[0] == pytest.approx(math.log(4096), abs=0.3)
+    assert loss[-1] < loss[0] - 0.1

@@ -45,7 +45,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     if recipe.sink.replaces_first and recipe.sink.bos == "keep" and loaded.uses_bos:
         raise UsageError("--bos keep: the start puts the sink in the place of the BOS token; choose another --start")
     if recipe.steps:
-        check_family(loaded.model, loaded.name)
+        check_family(loaded.model, loaded.name, recipe.sink.kind)
     form = form_for(recipe.sink, loaded.model.config, recipe.store)
     context = loaded.context
     window = recipe.calibration.window

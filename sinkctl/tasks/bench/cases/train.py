@@ -60,7 +60,7 @@ def ours(case: TrainCase, loaded: LoadedModel, corpus_N: Tensor, tokens: int) ->
 
     A sink logit begins at 0, which takes no calibration. ModelError for a family that training does not reach.
     """
-    check_family(loaded.model, loaded.name)
+    check_family(loaded.model, loaded.name, case.sink)
     half = loaded.device.type == "cuda"
     settings = TrainingSettings(batch=case.batch, micro_batch=case.batch, lr=RATE)
     plan = Plan(settings, 1, tokens, case.window, half, compiled=False, controlled=False, notes=())

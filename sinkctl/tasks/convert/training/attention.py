@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from sinkctl.kernels.sink_attention import select
@@ -29,6 +29,7 @@ class Seen:
 
     window: int | None = None  # past tokens; None: all
     documents_N: Tensor | None = None  # int32 [N + 1], on the CPU: where documents begin in all B·T tokens
+    prefix: int | None = None  # tokens of a row that every query sees
     measures_first: bool = False
     first: list[Tensor] = field(default_factory=list)  # a layer each: mean attention to the first token
     attention: str = ""  # implementation: reason
@@ -72,6 +73,15 @@ def _attend(module, query, key, value, attention_mask=None, scaling=None, softca
 
 def _softmax(seen: Seen, q_BHTD, k_BGTD, v_BGTD, logit, sink_value_GD, scale, softcap, window) -> Tensor:
     width = v_BGTD.shape[-1]
+    if seen.prefix is not None:
+        assert logit is None
+        assert softcap is None
+        shown_BTT = visible(q_BHTD, window, seen.documents_N)
+        shown_BTT[..., : seen.prefix] = True
+        seen.attention = "torch: a mask that shows a prefix"
+        return scaled_dot_product_attention(
+            q_BHTD, *(per_query_head(x, q_BHTD) for x in (k_BGTD, v_BGTD)), shown_BTT[:, None], scale=scale
+        )
     if seen.measures_first:  # one more channel of the values, 1 at first tokens: what comes out of it is their weight
         q_BHTD, k_BGTD = (pad(x, (0, COLUMN)) for x in (q_BHTD, k_BGTD))
         first_BT = first_of(seen.documents_N, v_BGTD)

@@ -79,6 +79,15 @@ def packed(bodies: Sequence[Body], front: tuple[int, ...], boundaries: str) -> P
     return Packed(torch.from_numpy(ids_BT), torch.from_numpy(target_BT), torch.from_numpy(place_BN), documents_N)
 
 
+def after_prefix(pack: Packed, prefix: int | None) -> Packed:
+    """The same with nothing to predict before place `prefix` of a row, which every query sees."""
+    if prefix is None:
+        return pack
+    target_BT = pack.target_BT.clone()
+    target_BT[:, : prefix - 1] = NO_TARGET
+    return pack._replace(target_BT=target_BT)
+
+
 def _last_place(corpus: Corpus, starts: NDArray[np.int64], room: int, front: int) -> int:
     """The last place from which the corpus fills `room`."""
     end = len(corpus.tokens)

@@ -23,7 +23,7 @@ from sinkctl.tasks.convert.training.attention import Seen, attending
 from sinkctl.tasks.convert.training.corpus import Corpus
 from sinkctl.tasks.convert.training.losses import divergence, parts
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
-from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, Packed, drawn, packed
+from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, Packed, after_prefix, drawn, packed
 from sinkctl.tasks.convert.training.plan import Plan, micro_batch
 from sinkctl.tasks.convert.training.states import Course, States
 from sinkctl.tasks.convert.training.trained import Trainable, decoder_layers
@@ -162,8 +162,12 @@ class Running:
             self.trainer.corpus, settings.batch, self.plan.length, width, settings.boundaries, settings.seed, step
         )
         ours = self.trainer.rows(bodies, self.size)
-        packs = [packed(rows, front, settings.boundaries) for rows in ours]
-        everything = packed(bodies, front, settings.boundaries) if self.accelerator.num_processes > 1 else None
+
+        def laid_out(rows: list[Body]) -> Packed:
+            return after_prefix(packed(rows, front, settings.boundaries), settings.prefix)
+
+        packs = [laid_out(rows) for rows in ours]
+        everything = laid_out(bodies) if self.accelerator.num_processes > 1 else None
         counted = packs if everything is None else [everything]
         return Step(ours, packs, sum(int((p.target_BT != NO_TARGET).sum()) for p in counted))
 
@@ -189,7 +193,7 @@ class Running:
 
     def _losses(self, bodies: Sequence[Body], pack: Packed):
         plan, weights, device = self.plan, self.plan.settings.loss, self.plain.device
-        seen = Seen(plan.window, pack.documents_N, measures_first=weights.first > 0)
+        seen = Seen(plan.window, pack.documents_N, plan.settings.prefix, measures_first=weights.first > 0)
         with attending(self.plain, seen):
             logits_BTV = self.model(input_ids=_on(pack.ids_BT, device), use_cache=False).logits
         self.course.attention = seen.attention

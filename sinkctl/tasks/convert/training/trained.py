@@ -21,9 +21,12 @@ from sinkctl.tasks.convert.write import SINK
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "query_key_value", "dense")
 
 
-def check_family(model: PreTrainedModel, name: str) -> None:
+PLAIN = ("opt",)  # model types that learn without a mechanism: pre- or post-norm, with learned positions
+
+
+def check_family(model: PreTrainedModel, name: str, mechanism: str) -> None:
     """ModelError for a model that training does not reach."""
-    if model.config.model_type not in FAMILIES:
+    if model.config.model_type not in FAMILIES and (mechanism != "none" or model.config.model_type not in PLAIN):
         raise ModelError(
             f"{name} ({model.config.model_type}): training takes {', '.join(FAMILIES)}; --steps 0 converts it without"
         )
