@@ -4,6 +4,8 @@
 and a threshold on what could not be measured; 70 a fault of sinkctl's own (EX_SOFTWARE); 130 interrupted.
 """
 
+from collections.abc import Sequence
+
 REPORT = "This is a fault of sinkctl: please report it, with what SINKCTL_DEBUG=1 and `sinkctl doctor` print"
 
 
@@ -22,6 +24,10 @@ class UsageError(SinkctlError):
 
 class RecipeError(UsageError):
     """A recipe that cannot be read or does not validate; the message names file, line and field."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()):
+        super().__init__(message)
+        self.problems = list(problems) or [message]
 
 
 class ModelError(SinkctlError):

@@ -23,6 +23,10 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
     `output` is the run's folder: new, or with `resume` that of a run to go on with.
     """
     _check_resumable(recipe, output, resume)
+    if recipe.task == "stream" and recipe.passages.save_as and output is None:
+        raise UsageError(
+            f"--save-as {recipe.passages.save_as[0]}: lines are kept in a run folder; name one with --output"
+        )
     check_parallel(recipe)
     if loads:
         _check_models(recipe)

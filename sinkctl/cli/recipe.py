@@ -35,7 +35,7 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
 @app.command("validate")
 @guarded
 def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or names.")]) -> None:
-    """Check recipes against the schema; the first problem of each is named with its line."""
+    """Check recipes against the schema; every problem is named with its line."""
     from sinkctl.recipe.load import load
     from sinkctl.recipe.named import find
 
@@ -45,7 +45,8 @@ def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or na
             load(find(name))
             print(f"{name}: valid")
         except UsageError as error:
-            print(f"sinkctl: {error}", file=sys.stderr)
+            for problem in getattr(error, "problems", [error]):
+                print(f"sinkctl: {problem}", file=sys.stderr)
             wrong = error.exit_code
     raise typer.Exit(wrong)
 

@@ -34,5 +34,7 @@ def score(recipe, *, output: Path | None, resume: bool, as_json: bool, quiet: bo
     leave()
     if outcome is None:  # the first process has it
         return
-    show(outcome.result, words, as_json=as_json, output=output, kept=KEPT + ", texts.npy" * (outcome.texts is not None))
+    kept = KEPT + ", texts.npy" * (outcome.texts is not None)
+    kept += "".join(f", lines.{form}" for form in recipe.passages.save_as)
+    show(outcome.result, words, as_json=as_json, output=output, kept=kept)
     conclude(outcome.result, recipe, words)

@@ -103,6 +103,14 @@ def stream(
         ),
     ] = None,
     top: Annotated[int | None, option(_TEXT, "How many surprising passages to keep and show (default 10).")] = None,
+    save_as: Annotated[
+        list[str] | None,
+        option(
+            _TEXT,
+            "With -o: every line (of .jsonl: record) with its losses, as lines.csv or lines.jsonl. May repeat.",
+            metavar="csv|jsonl",
+        ),
+    ] = None,
     field: Annotated[str | None, option(_TEXT, "Field of a .jsonl record (default: text, or prompt).")] = None,
     errors: Annotated[str | None, option(_TEXT, "Bytes that are not UTF-8: strict or replace.")] = None,
     bos: Annotated[
@@ -192,7 +200,7 @@ def stream(
         "max-memory": options.sizes(max_memory), "offload-folder": offload_folder,
         "FILE": files or None, "field": field, "errors": errors, "bos": None if bos == "each" else bos,
         "bos each": True if bos == "each" else None, "each": each, "rows": number(rows),
-        "chunk": number(chunk), "limit": limit, "by": by, "top": top,
+        "chunk": number(chunk), "limit": limit, "by": by, "top": top, "save-as": save_as or None,
         "fail-on": fail_on or None, "questions": questions, "generate": number(generate), "prompt": prompt or None,
         "prompt-file": prompt_file or None, "chat": chat or None, "system": system,
         "template-arg": template_args(template_arg or []) or None,

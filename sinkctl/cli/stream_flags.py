@@ -19,6 +19,7 @@ FIELDS = {
         "FILE": "text.files", "field": "text.field", "errors": "text.errors", "bos": "text.bos",
         "bos each": "text.bos_each_file",
         "each": "text.each", "rows": "rows", "limit": "limit", "by": "passages.by", "top": "passages.top",
+        "save-as": "passages.save_as",
     },
     "generate": _COMMON | _SAMPLING | {
         "generate": "tokens", "prompt": "prompts", "prompt-file": "prompt_files", "field": "field", "bos": "bos",

@@ -104,7 +104,7 @@ def validate(
     data: dict[str, Any], source: str = "recipe", lines: dict[Keys, int] | None = None,
     flags: dict[Keys, str] | None = None,
 ) -> Recipe:  # fmt: skip
-    """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`.
+    """Plain data → recipe; RecipeError has the first problem as `file:line: field: problem`, and all of them.
 
     What came from a flag is named by it: `flags` has it by the field's keys, `*` for any.
     """
@@ -116,7 +116,7 @@ def validate(
     try:
         return TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
-        raise RecipeError(_describe(error, data, source, lines or {}, flags or {})) from error
+        raise _recipe_error(error, data, source, lines or {}, flags or {}) from error
 
 
 def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -126,13 +126,32 @@ def load(path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     return validate(data, str(path), lines)
 
 
-def _describe(
+def _recipe_error(
     error: ValidationError, data: dict[str, Any], source: str, lines: dict[Keys, int], flags: dict[Keys, str]
+) -> RecipeError:  # fmt: skip
+    """Its message is the first problem, an unknown field before what may follow from it; all stand in file order."""
+    at: dict[Keys, list[Any]] = {}  # of a union every member complains
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
+        at.setdefault(_path(_inside(problem["loc"], data), data, problem["type"]), []).append(problem)
+    # What is wrong inside a value says more than that the other members of its union are something else.
+    inner = {path[:end] for path in at for end in range(1, len(path))}
+    said = {path: _describe(path, at[path], data, source, lines, flags) for path in at if path not in inner}
+    return RecipeError(
+        next(iter(said.values())), [said[path] for path in sorted(said, key=lambda p: _line(p, lines) or 0)]
+    )
+
+
+def _line(path: Keys, lines: dict[Keys, int]) -> int | None:
+    """Where a value stands, or else the nearest around it."""
+    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+
+
+def _describe(
+    path: Keys, problems: list[Any], data: dict[str, Any], source: str, lines: dict[Keys, int], flags: dict[Keys, str]
 ) -> str:  # fmt: skip
-    """The first problem in one line; an unknown field goes before what may follow from it."""
-    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    path = _path(_inside(problem["loc"], data), data)
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+    """What is wrong with one value, in one line."""
+    problem = problems[0]
+    line = _line(path, lines)
     where = f"{source}:{line}" if line else source
     name = ".".join(map(str, path))
     kind = _kind(path, data)
@@ -161,8 +180,11 @@ def _describe(
             said = str(problem["ctx"]["error"])
         case "string_pattern_mismatch" if (written := _description(path, data)) is not None:
             said = f"{written.rstrip('.')} (given: {problem['input']!r})"
-        case _:  # of a union every member complains: a number, or 'auto'
-            messages = dict.fromkeys(p["msg"] for p in error.errors() if _path(_inside(p["loc"], data), data) == path)
+        case "missing":
+            written = _description(path, data)
+            said = "missing; add it" + (f" ({written.rstrip('.')})" if written else "")
+        case _:  # a number, or 'auto'
+            messages = dict.fromkeys(problem["msg"] for problem in problems)
             message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
             given = f"given: {problem['input']!r}"
             for_kind = f"for {kind}" if kind else ""
@@ -187,9 +209,11 @@ def _inside(location: tuple[str | int, ...], data: dict[str, Any]) -> tuple[str 
     return location[1:] if location[:1] == (data["task"],) else location
 
 
-def _path(location: tuple[str | int, ...], data: Any) -> Keys:
-    """pydantic's location without the names of union members, which are no keys of the data."""
+def _path(location: tuple[str | int, ...], data: Any, problem: str) -> Keys:
+    """pydantic's location without the names of union members, which are no keys of the data; nor is what is missing."""
     path: list[str | int] = []
+    if problem == "missing":
+        return (*_path(location[:-1], data, ""), location[-1])
     for part in location:
         inside = part in data if isinstance(data, dict) else isinstance(data, (list, tuple)) and isinstance(part, int)
         if inside:

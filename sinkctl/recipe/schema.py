@@ -34,6 +34,9 @@ class PassageSettings(Settings):
 
     by: Literal["tokens", "line"] = Field("tokens", description="Stretches of 32 tokens, or whole lines (or records).")
     top: int = Field(10, ge=1, le=10_000, description="How many are kept.")
+    save_as: tuple[Literal["csv", "jsonl"], ...] = Field(
+        (), description="Keep every line (or record) with its losses in the run folder too: lines.csv, lines.jsonl."
+    )
 
 
 class StreamRecipe(Settings):

@@ -119,6 +119,8 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "sinks that leave no window": (["-S", "600"], 2, "leave no window in the model's context of 512"),
         "a field of a plain text": ([str(plain), "--field", "x"], 2, "none of the texts is a .jsonl file"),
         "a file for an output folder": (["--limit", "50", "-o", str(latin)], 2, "is a file"),
+        "lines without a folder": (["--save-as", "csv"], 2, "--save-as csv: lines are kept in a run folder; name one"),
+        "lines in no known form": (["--save-as", "xml"], 2, "--save-as xml: input should be 'csv' or 'jsonl'"),
         "recompute past the context": (["-p", "recompute:4+900"], 3, "context of 512"),
     }  # fmt: skip
 
@@ -258,6 +260,13 @@ def test_recipes_and_the_doctor(sinkctl, tmp_path):
     code, out, err = sinkctl("recipe", "validate", wrong, "stream/book")
     assert (code, out) == (2, "stream/book: valid\n")
     assert "did you mean 'stream'" in err
+    wrong.write_text("task: stream\nlimit: 0\nchunk: 0\n")
+    code, _, err = sinkctl("recipe", "validate", wrong)
+    assert code == 2
+    assert [line.split(": input")[0] for line in err.splitlines()] == [
+        f"sinkctl: {wrong}:2: limit",
+        f"sinkctl: {wrong}:3: chunk",
+    ]
     assert json.loads(sinkctl("recipe", "schema")[1])["$schema"]
     assert "kernels" in json.loads(sinkctl("doctor", "--json")[1])
 

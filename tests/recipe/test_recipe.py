@@ -49,6 +49,26 @@ def test_a_wrong_recipe_is_one_line_with_file_line_and_field(tmp_path, text, mes
     assert "\n" not in str(error.value)
 
 
+def test_all_mistakes_of_a_recipe_are_named_in_the_order_of_its_lines(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "task: bench\nshape: tiny\ncases:\n  - {kind: kernel, tokens: [1, x]}\n  - {kind: tasks}\n  - {kind: tsks}\n"
+        "  - {kind: stream, chunks: [0]}\ntimng: {}\n"
+    )
+    with pytest.raises(RecipeError) as error:
+        load(path)
+    assert [said.removeprefix(f"{path}:").split(" (")[0] for said in error.value.problems] == [
+        "4: cases.0.op: missing; add it",
+        "4: cases.0.tokens.1: input should be a valid integer, unable to parse string as an integer",
+        "5: cases.1.tasks: missing; add it",
+        "6: cases.2: no such kind 'tsks'; did you mean 'tasks'? One of stream, decode, memory, processes, measure, "
+        "train, kernel, quality, retrieval, tasks, startup",
+        "7: cases.3.chunks.0: input should be greater than or equal to 1, or input should be 'auto'",
+        "8: timng: no such field; did you mean 'timing'?",
+    ]
+    assert str(error.value) == error.value.problems[-1]  # the field first: the others may follow from it
+
+
 def test_yaml_means_what_people_read(tmp_path):
     """YAML 1.1 would read no as false, 12:30 as 750 and 1e3 as text."""
     path = tmp_path / "r.yaml"

@@ -1,5 +1,6 @@
 """Texts on their own: each as if it were streamed alone, whoever scores it and whatever is beside it."""
 
+import csv
 import gzip
 import json
 import signal
@@ -160,13 +161,15 @@ def contents(folder):
     timed = [m for m in found["measurements"] if m["name"].startswith("stream.")]
     found["measurements"] = [m for m in found["measurements"] if m not in timed]
     del found["seconds"], found["phases"], found["stream"]["memory"], found["stream"]["processes"]
-    return found, (folder / "nll.npy").read_bytes(), (folder / "texts.npy").read_bytes()
+    return found, *((folder / name).read_bytes() for name in ("nll.npy", "texts.npy", "lines.csv"))
 
 
 @pytest.mark.parametrize("each", ["file", "record"])
 def test_processes_find_what_one_finds_and_go_on_in_any_number(stories, corpus, tmp_path, each):
-    built = recipe(corpus, each, chunk=64)
+    built = recipe(corpus, each, chunk=64, passages={"save_as": ["csv"]})
     run(built, stories, output=tmp_path / "one")
+    with (tmp_path / "one/lines.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} == {str(path) for path in corpus} - {str(corpus[3])}
     for processes in (2, 3) if each == "file" else (3,):
         outcome = apart(built, stories, tmp_path / f"{processes}", processes)
         assert outcome.result.stream.processes == processes

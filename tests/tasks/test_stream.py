@@ -1,6 +1,7 @@
 """The stream task on real weights: what it scores, where it says things are, and what survives being stopped."""
 
 import copy
+import csv
 import json
 import os
 import signal
@@ -197,16 +198,50 @@ def test_a_planted_odd_line_comes_first_whole_and_with_its_token(demo, tmp_path,
     assert passages[0].token_nll == max(loss for _, loss in passages[0].pieces)
 
 
+def test_every_line_is_kept_with_its_place_and_its_losses(demo, tmp_path, book):
+    """The text in order, nothing left out, each line beside the losses of nll.npy and as surprising as its passage."""
+    path = tmp_path / "page.txt"
+    path.write_text(book[:3000], encoding="utf-8")
+    asked = {"by": "line", "top": 10_000, "save_as": ["csv", "jsonl"]}
+    built = recipe([path], ["4+60", "recompute:1+30@2"], passages=asked)
+    outcome = run(built, demo, output=tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/lines.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert "".join(row["text"] for row in rows) == book[:3000]
+    assert rows[0]["index"] == 0
+    data = path.read_bytes()
+    for row, after in zip(rows, rows[1:], strict=False):
+        assert row["index"] + row["tokens"] == after["index"]
+        assert data[row["byte"] : after["byte"]].decode() == row["text"]
+        assert row["line"] == data[: row["byte"]].count(b"\n") + 1 < after["line"]
+    for label, nll in outcome.nll.items():
+        kept = np.array([loss for row in rows for loss in row["losses"][label]], float)
+        np.testing.assert_allclose(kept, nll, atol=6e-5)
+    surprises = {row["line"]: row["surprise"] for row in rows if row["surprise"] is not None}
+    assert surprises == pytest.approx({p.line: p.nll for p in outcome.result.stream.passages}, abs=6e-5)
+    with (tmp_path / "run/lines.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    for said, row in zip(table, rows, strict=True):
+        assert (said["text"], said["line"], said["byte"]) == (
+            row["text"].rstrip("\n"),
+            str(row["line"]),
+            str(row["byte"]),
+        )
+        assert said["nll 4+60"] == str(row["nll"]["4+60"])
+
+
 def test_a_stopped_run_continues_to_the_same_bytes(demo, page, book, tmp_path):
     page.write_text(book[:500])
-    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=32)
+    saved = {"save_as": ["csv", "jsonl"]}
+    built = recipe([page, page], ["4+60", "0+64", "recompute:1+30"], chunk=32, passages=saved)
     run(built, demo, output=tmp_path / "whole")
     for stop_after in (1, 3, 7):
         at, calls = tmp_path / f"cut-{stop_after}", iter(range(1000))
         with pytest.raises(Interrupted, match="--resume"):
             run(built, demo, output=at, stop=lambda calls=calls, last=stop_after: next(calls) + 1 == last)
         outcome = run(built, demo, output=at, resume=True)
-        assert (tmp_path / "whole/nll.npy").read_bytes() == (at / "nll.npy").read_bytes()
+        for name in ("nll.npy", "lines.csv", "lines.jsonl"):
+            assert (tmp_path / "whole" / name).read_bytes() == (at / name).read_bytes()
+        assert not list(at.glob("*.i64"))
         whole, cut = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path / "whole", at))
         for key in ("policies", "marks", "passages", "tokens"):
             assert whole["stream"][key] == cut["stream"][key]

@@ -22,7 +22,8 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.store import CHECKPOINT, STATE, RunFolder, save_pieces
 from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.stream.crew import Crew, Scored, Sign, Signs
-from sinkctl.tasks.stream.kept import Kept, losses_of, memory_told, texts_of
+from sinkctl.tasks.stream.kept import Kept, losses_of, memory_told, places_of, texts_of
+from sinkctl.tasks.stream.lines import PLACES, Stretch, write_lines
 from sinkctl.tasks.stream.outcome import Outcome, result_of
 from sinkctl.tasks.stream.parts import shared_out
 from sinkctl.tasks.stream.plan import DONE, Plan, begun
@@ -231,6 +232,16 @@ def put_together(shared: Shared, plan: Plan) -> StreamRun:
     return whole
 
 
+def _stretches(whole: StreamRun, plan: Plan) -> Iterator[Stretch]:
+    index = 0
+    for number, (first, end) in enumerate(plan.parts):
+        folder = plan.part(number).path
+        nll = [np.fromfile(losses_of(folder, policy), "<f4") for policy in range(len(whole.scorers))]
+        places = np.fromfile(places_of(folder), "<i8").reshape(-1, PLACES)
+        yield Stretch(index, nll, places, whole.names[first:end])
+        index += len(places)
+
+
 def _arrays(whole: StreamRun, plan: Plan, kept: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Write nll.npy and texts.npy; what is in them: (losses by policy, places of texts)."""
     folders, tally = [plan.part(number).path for number in range(len(plan.parts))], whole.tally
@@ -238,6 +249,8 @@ def _arrays(whole: StreamRun, plan: Plan, kept: bool) -> tuple[dict[str, np.ndar
     shape = (tally.scored,) if len(labels) == 1 else (len(labels), tally.scored)
     losses = (np.fromfile(losses_of(each, number), "<f4") for number in range(len(labels)) for each in folders)
     save_pieces(folder / "nll.npy", shape, np.dtype("<f4"), losses)
+    if kept and whole.recipe.passages.save_as:
+        write_lines(folder, whole, _stretches(whole, plan))
 
     def places() -> Iterator[np.ndarray]:
         index = 0

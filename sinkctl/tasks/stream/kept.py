@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sinkctl.errors import ModelError
 from sinkctl.model.parallel import tell
 from sinkctl.result.store import GrowingArray, RunFolder
+from sinkctl.tasks.stream.lines import PLACES
 from sinkctl.tasks.stream.scoring import StreamRun
 
 # A checkpoint is written this often, and never takes more than a twentieth of the time.
@@ -26,6 +28,11 @@ def texts_of(folder: Path) -> Path:
     return folder / "texts.i64"
 
 
+def places_of(folder: Path) -> Path:
+    """Where the places of all tokens are, four int64 each, if every line is asked for."""
+    return folder / "places.i64"
+
+
 class Kept:
     """The losses of a run in `folder`; its states too where there is something to go on from."""
 
@@ -35,6 +42,8 @@ class Kept:
         self.losses = [GrowingArray(losses_of(folder, number), scored) for number in range(len(run.scorers))]
         separate = run.recipe.text.each is not None
         self.texts = GrowingArray(texts_of(folder), 4 * texts, "<i8") if separate else None
+        listed = bool(run.recipe.passages.save_as)
+        self.places = GrowingArray(places_of(folder), PLACES * scored, "<i8") if listed else None
         self._saved, self._cost = time.monotonic(), 0.0
 
     def through(self, seen: Callable[[], None], stop: Callable[[], bool]) -> bool:
@@ -44,6 +53,8 @@ class Kept:
                 array.append(nll)
             if self.texts is not None:
                 self.texts.append(block.texts)
+            if self.places is not None:
+                self.places.append(np.stack([block.ids, block.byte_offsets, block.lines, block.files], axis=1))
             seen()
             stopped = stop()
             due = stopped or time.monotonic() - self._saved > max(SAVE_SECONDS, self._cost / SAVE_SHARE)
@@ -79,7 +90,7 @@ class Kept:
 
     @property
     def _arrays(self) -> list[GrowingArray]:
-        return [*self.losses, *([self.texts] if self.texts is not None else [])]
+        return [*self.losses, *(each for each in (self.texts, self.places) if each is not None)]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from sinkctl.tasks.stream.apart import run_apart
 from sinkctl.tasks.stream.calibration import calibrated
 from sinkctl.tasks.stream.crew import Crew
 from sinkctl.tasks.stream.kept import Kept, memory_told
+from sinkctl.tasks.stream.lines import PLACES, Stretch, write_lines
 from sinkctl.tasks.stream.outcome import Outcome, result_of
 from sinkctl.tasks.stream.scoring import Progress, StreamRun
 
@@ -84,6 +85,9 @@ def _run(
         values = [array.values() for array in kept.losses]
         if folder is not None:
             save_arrays(folder.path / "nll.npy", values)
+            if kept.places is not None:
+                places = kept.places.values().reshape(-1, PLACES)
+                write_lines(folder.path, stream, [Stretch(0, values, places, stream.names)])
         result = finished(result, folder, finish, lambda what: progress(replace(stream.progress(), what=what)))
         return Outcome(result, {label: np.array(array) for label, array in zip(stream.scorers, values, strict=True)})
     finally:
