@@ -35,6 +35,7 @@ def desk(tmp_path, book, monkeypatch):
     (tmp_path / "logs.jsonl").write_text(
         "".join(json.dumps({"message": line}) + "\n" for line in book[:2000].split("\n"))
     )
+    (tmp_path / "triggers.txt").write_text("whale\nqxz\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -54,4 +54,4 @@ class SuspectSettings(Settings):
     random: int = Field(200, ge=100, description="Random candidates of each length; one alarm in as many, by chance.")
     samples: int = Field(4, ge=1, description="Samples of natural text they are put into,")
     length: int = Field(48, ge=8, description="tokens each.")
-    margin: float = Field(1.25, ge=1, description="Times the largest score of the random ones, for an alarm.")
+    margin: float = Field(2.0, ge=1, description="Times the largest score of the random ones, for an alarm.")

@@ -20,7 +20,7 @@ from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.measure.images import patch_columns
 
 INIT = 0.02  # standard deviation of registers at the beginning, as of other tokens
-LR = 1e-4  # where `training.lr` is auto
+LR, ALONE = 2e-5, 1e-3  # where `training.lr` is auto: of every weight; of registers alone
 
 
 class Target(NamedTuple):
@@ -84,13 +84,20 @@ def loss_of(model: PreTrainedModel, one: Target, first: int) -> Tensor:
     return patches + (1 - cosine_similarity(out_TC[0], one.cls_C, dim=-1)) + mse_loss(out_TC[0], one.cls_C)
 
 
+def rate_of(settings: TrainingSettings) -> float:
+    """The highest learning rate."""
+    if settings.lr != "auto":
+        return settings.lr
+    return ALONE if settings.trained == "new" else LR
+
+
 def distil(
     model: PreTrainedModel, teaching: Sequence[Target], settings: TrainingSettings, steps: int,
     told: Callable[[float], None],
 ) -> list[float]:  # fmt: skip
     """Train in place; the loss of every step. Images are drawn with the seed, so that a control sees the same."""
     first, draw = len(leading_tokens(model)), torch.Generator().manual_seed(settings.seed)
-    settings = settings.model_copy(update={"lr": LR if settings.lr == "auto" else settings.lr})
+    settings = settings.model_copy(update={"lr": rate_of(settings)})
     named = dict(model.named_parameters())
     new = [named.pop("embeddings.register_tokens")] if "embeddings.register_tokens" in named else []
     rest = {} if settings.trained == "new" else named

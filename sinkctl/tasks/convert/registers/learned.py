@@ -18,7 +18,7 @@ from sinkctl.registers import Registers
 from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL
 from sinkctl.result.registers import RegistersDetail, RegisterTraining
 from sinkctl.result.schema import Result
-from sinkctl.tasks.convert.registers.distill import LR, distil, targets, with_registers
+from sinkctl.tasks.convert.registers.distill import distil, rate_of, targets, with_registers
 from sinkctl.tasks.convert.registers.find import threshold_of
 from sinkctl.tasks.convert.registers.judge import judged
 from sinkctl.tasks.convert.registers.task import Parts, Told, load_vision, result_of, write
@@ -62,7 +62,7 @@ def run_learned(
             training = RegisterTraining(
                 steps=recipe.steps, batch=recipe.training.batch, images=len(teaching), views=settings.views,
                 trained=recipe.training.trained, loss=losses, control=theirs, seconds=time.monotonic() - began,
-                lr=LR if recipe.training.lr == "auto" else recipe.training.lr,
+                lr=rate_of(recipe.training),
             )  # fmt: skip
             with phase("writing"):
                 write(built, folder, loaded)
