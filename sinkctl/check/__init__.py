@@ -14,14 +14,21 @@ from sinkctl.launched import first, processes
 from sinkctl.model.files import check_device, check_model
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import Recipe
+from sinkctl.result.replaced import check_replaceable
 from sinkctl.result.store import RunFolder
 
 
-def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loads: bool = True) -> None:
+def check(
+    recipe: Recipe, *, output: str | Path | None = None, resume: bool = False, loads: bool = True,
+    overwrite: bool = False,
+) -> None:  # fmt: skip
     """Raise the SinkctlError that a run would; `loads`: whether it loads the model, and has not got it.
 
-    `output` is the run's folder: new, or with `resume` that of a run to go on with.
+    `output` is the run's folder: new, with `overwrite` perhaps that of a run of the same task, or with `resume` that of
+    a run to go on with.
     """
+    if overwrite and (output is None or resume):
+        raise UsageError("--overwrite: name the run folder to be replaced with --output")
     _check_resumable(recipe, output, resume)
     if recipe.task == "stream" and recipe.passages.save_as and output is None:
         raise UsageError(
@@ -41,6 +48,8 @@ def check(recipe: Recipe, *, output: str | Path | None = None, resume: bool = Fa
         return  # the run asks the first of them, and the others hear of it
     elif resume:
         RunFolder(output).state_data()
+    elif overwrite:
+        check_replaceable(output, recipe.task)
     elif output is not None:
         RunFolder(output).check_free()
 

@@ -90,6 +90,7 @@ def measure(
         str | None, typer.Option(help="Write the pictures as png or svg files too (with --output).", metavar="png|svg")
     ] = None,
     output: options.Output = None,
+    overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -130,10 +131,12 @@ def measure(
     )  # fmt: skip
     from sinkctl.check import check
 
-    check(built, output=resume or output, resume=resume is not None, loads=not dry_run)
+    check(built, output=resume or output, resume=resume is not None, loads=not dry_run, overwrite=overwrite)
     from sinkctl.cli.measuring import run_measure
+    from sinkctl.result.replaced import replacing
 
-    run_measure(
-        built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run,
-        plots=plots,
-    )  # fmt: skip
+    with replacing(output if overwrite and not dry_run else None, built.task):
+        run_measure(
+            built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run,
+            plots=plots,
+        )  # fmt: skip

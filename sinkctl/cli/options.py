@@ -157,6 +157,9 @@ FailOnConverted = Annotated[
     ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
+Overwrite = Annotated[
+    bool, flag("--overwrite", help="With -o: where a run of this kind is kept there, it goes once the new one is done.")
+]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
 Json = Annotated[bool, flag("--json", help="Print result.json instead of the report.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress, and no report unless --json.")]

@@ -10,7 +10,7 @@ from sinkctl.cli.stream import stream
 
 _MODEL = ("model", "adapter", "revision", "device", "dtype", "trust_remote_code", "allow_pickle", "tokenizer")
 _CACHE = ("special_tokens", "sinks", "window", "policy", "kv", "kv_keep", "kv_recent", "chunk")
-_RUN = ("recipe", "set_", "fail_on", "output", "resume", "as_json", "quiet", "dry_run")
+_RUN = ("recipe", "set_", "fail_on", "output", "overwrite", "resume", "as_json", "quiet", "dry_run")
 _DRAW = (
     "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "seed"
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """`sinkctl stream`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -175,6 +175,7 @@ def stream(
     set_: options.Set = None,
     fail_on: options.FailOn = None,
     output: options.Output = None,
+    overwrite: options.Overwrite = False,
     resume: options.Resume = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -216,8 +217,16 @@ def stream(
         )  # fmt: skip
         from sinkctl.check import check
 
-        check(built, output=resume or output, resume=resume is not None)
+        check(built, output=resume or output, resume=resume is not None, overwrite=overwrite)
     run = dict(output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run)
+    from sinkctl.result.replaced import replacing
+
+    with replacing(output if overwrite and not dry_run else None, built.task):
+        _run(built, **run)
+
+
+def _run(built: Any, **run: Any) -> None:
+    """By the task's own part of the command line."""
     if built.task == "stream":
         from sinkctl.cli.scoring import score
 

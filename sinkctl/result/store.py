@@ -45,7 +45,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--output {self.path}: is a file, not a folder")
         if (self.path / RESULT).exists():
-            raise UsageError(f"--output {self.path}: holds a finished run; name another folder, or remove it")
+            raise UsageError(
+                f"--output {self.path}: holds a finished run; name another folder, or remove it (stream, measure: --overwrite)"
+            )
         if (self.path / STATE / CHECKPOINT).exists():
             raise UsageError(
                 f"--output {self.path}: holds an unfinished run; continue it with --resume {self.path}, or remove it"

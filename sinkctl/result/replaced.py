@@ -1,0 +1,73 @@
+"""`--overwrite`: a new run in the place of an old one, whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from sinkctl.errors import Interrupted, UsageError
+from sinkctl.launched import first
+from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run is kept there, finished or not."""
+    return (path / RESULT).exists() or (path / STATE / CHECKPOINT).exists()
+
+
+def check_replaceable(path: str | Path, task: str) -> None:
+    """UsageError where a run of this task may not take the place of what is in this folder."""
+    path = Path(path)
+    if not holds_run(path):
+        return RunFolder(path).check_free()
+    if path.is_symlink():
+        raise UsageError(f"--overwrite: {path} is a link; name the folder itself")
+    try:
+        kept = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise UsageError(
+            f"--overwrite: {path} is no run folder of sinkctl ({RECIPE} is missing or damaged); name another folder"
+        ) from error
+    if kept != task:  # of `convert`, say, which is a checkpoint
+        raise UsageError(f"--overwrite: {path} holds a run of {kept}, and this is one of {task}; name another folder")
+    parent = path.resolve().parent
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--overwrite: {parent} may not be written; name another folder")
+
+
+@contextmanager
+def replacing(path: str | Path | None, task: str) -> Iterator[None]:
+    """A run of this task into this folder, if any: the run that is there goes once the new one is finished.
+
+    It goes too where the new one was stopped and can be resumed. Until then it stands beside the folder, and comes back
+    where the new one fails. Of several processes the first does this.
+    """
+    if path is None or not first():
+        yield
+        return
+    check_replaceable(path, task)
+    folder = Path(path).resolve()
+    if not holds_run(folder):
+        yield
+        return
+    aside = folder.with_name(f".{folder.name}.replaced")
+    if (
+        aside.exists() and not (folder / RESULT).exists()
+    ):  # of a process that was killed: the older run is the whole one
+        shutil.rmtree(folder)
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    try:
+        yield
+    except BaseException as error:
+        if (folder / RESULT).exists() or (isinstance(error, Interrupted) and holds_run(folder)):
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

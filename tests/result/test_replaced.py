@@ -1,0 +1,73 @@
+"""`--overwrite`: the old run or the new one, and never a folder of anybody else."""
+
+import pytest
+
+from sinkctl.errors import Interrupted, UsageError
+from sinkctl.result.replaced import check_replaceable, replacing
+from sinkctl.result.store import RunFolder
+
+
+def kept(path, task="stream", said="old", state=False):
+    folder = RunFolder.create(path)
+    folder.write_recipe({"task": task})
+    if state:
+        folder.save_state({"step": 1}, {})
+    else:
+        folder.write_text("result.json", said)
+    return path
+
+
+@pytest.mark.parametrize("state", [False, True])
+def test_a_finished_run_takes_the_place_of_an_old_one(tmp_path, state):
+    run = kept(tmp_path / "run", state=state)
+    (run / "arrays.npy").touch()
+    with replacing(run, "stream"):
+        assert not run.exists()
+        kept(run, said="new")
+    assert (run / "result.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not (run / "arrays.npy").exists()
+
+
+def test_a_run_that_fails_leaves_the_old_one_and_one_that_can_be_resumed_does_not(tmp_path):
+    run = kept(tmp_path / "run")
+
+    def ends(error, state):
+        with replacing(run, "stream"):
+            if state:
+                kept(run, state=True)
+            raise error("stopped")
+
+    for error, state in ((ValueError, True), (ValueError, False), (Interrupted, False)):
+        with pytest.raises(error):
+            ends(error, state)
+        assert (run / "result.json").read_text() == "old"
+    with pytest.raises(Interrupted):
+        ends(Interrupted, True)
+    assert (run / "state/state.json").exists()
+    assert not (run / "result.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_a_killed_process_put_aside_comes_back(tmp_path):
+    kept(tmp_path / ".run.replaced")
+    run = kept(tmp_path / "run", state=True)
+    with pytest.raises(ValueError), replacing(run, "stream"):  # noqa: PT011
+        raise ValueError
+    assert (run / "result.json").read_text() == "old"
+
+
+def test_no_other_folder_is_replaced(tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "result.json").write_text("{}")
+    for path, message in (
+        (foreign, "is no run folder of sinkctl"),
+        (kept(tmp_path / "c", "convert"), "run of convert"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_replaceable(path, "stream")
+        with pytest.raises(UsageError, match=message), replacing(path, "stream"):
+            raise AssertionError
+        assert (path / "result.json").exists()
+    check_replaceable(tmp_path / "new", "stream")
