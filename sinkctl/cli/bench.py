@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sinkctl.cli import options
+from sinkctl.cli import completing, options
 from sinkctl.cli.options import option, switch
 from sinkctl.errors import UsageError
 
@@ -19,6 +19,7 @@ def bench(
             metavar="[SUITE|RECIPE]...",
             help="ci (default), stream, measure, convert, quality, kernels, peers, scaling; or recipe files. "
             "compare A B…: saved results side by side.",
+            autocompletion=completing.suites,
         ),
     ] = None,
     shape: Annotated[

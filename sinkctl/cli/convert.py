@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sinkctl.cli import options, train_flags
+from sinkctl.cli import completing, options, train_flags
 from sinkctl.cli.build import MODEL, build, number
 from sinkctl.cli.options import option, switch
 from sinkctl.errors import UsageError
@@ -27,7 +27,12 @@ def convert(
     ] = None,
     to: Annotated[
         str | None,
-        option(_SINK, "One of the mechanisms above; sink_logit is the default.", metavar="MECHANISM"),
+        option(
+            _SINK,
+            "One of the mechanisms above; sink_logit is the default.",
+            metavar="MECHANISM",
+            complete=completing.mechanisms,
+        ),
     ] = None,
     start: Annotated[
         str | None,

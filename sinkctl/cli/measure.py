@@ -8,6 +8,7 @@ from sinkctl.cli import options
 from sinkctl.cli.build import MODEL, build, number
 from sinkctl.cli.options import option, switch
 from sinkctl.errors import UsageError
+from sinkctl.launched import first
 
 _INPUT, _MEASURE = "Input", "Measurement"
 FIELDS = {
@@ -135,7 +136,7 @@ def measure(
     from sinkctl.cli.measuring import run_measure
     from sinkctl.result.replaced import replacing
 
-    with replacing(output if overwrite and not dry_run else None, built.task):
+    with replacing(output if overwrite and not dry_run and first() else None, built.task):
         run_measure(
             built, output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run,
             plots=plots,

@@ -1,12 +1,16 @@
 """The flags that commands share, each written once."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sinkctl.cli import completing
 from sinkctl.errors import UsageError
+
+Complete = Callable[[str], list[str]]
 
 
 def sizes(given: list[str] | None) -> dict[str, str] | None:
@@ -18,9 +22,9 @@ def sizes(given: list[str] | None) -> dict[str, str] | None:
     return {name: size for name, _, size in pairs} or None
 
 
-def option(panel: str, help: str, *names: str, metavar: str | None = None):
+def option(panel: str, help: str, *names: str, metavar: str | None = None, complete: Complete | None = None):
     """A flag of one command, in a panel of its help."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, autocompletion=complete)
 
 
 def switch(panel: str, help: str, *names: str):
@@ -112,8 +116,12 @@ SpecialTokens = Annotated[
     ),
 ]
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="A recipe file, or the name of a built-in one; flags override it.")
-]
+    str | None,
+    typer.Option(
+        "--recipe", "-r", help="A recipe file, or the name of a built-in one; flags override it.",
+        autocompletion=completing.recipes,
+    ),
+]  # fmt: skip
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any recipe field, dotted: policies.0.window=512."),
@@ -132,6 +140,7 @@ FailOn = Annotated[
     typer.Option(
         "--fail-on",
         metavar="METRIC<=NUMBER",
+        autocompletion=completing.metrics("stream"),
         help="Exit 1 where this fails (also >=): perplexity or exact_match (of the first policy), 4+252.perplexity, "
         "stream.tokens_per_s, stream.peak_memory, sink_rate (in %), generate.ms_per_token. May repeat.",
     ),
@@ -141,6 +150,7 @@ FailOnSinks = Annotated[
     typer.Option(
         "--fail-on",
         metavar="METRIC<=NUMBER",
+        autocompletion=completing.metrics("measure"),
         help="Exit 1 where this fails (also >=): sink_rate (in %), natural_no_bos.sink_rate, alpha_max, massive_max, "
         "kurtosis_max, value_drain, cost.first_key_scored, cost.no_sinks, balance_error, …; of one of several "
         "checkpoints: sink_rate@LABEL. May repeat.",
@@ -151,6 +161,7 @@ FailOnConverted = Annotated[
     typer.Option(
         "--fail-on",
         metavar="METRIC<=NUMBER",
+        autocompletion=completing.metrics("convert"),
         help="Exit 1 where this fails (also >=): perplexity (streamed), gap_closed (in %), kl, samples.perplexity, "
         "sink_rate (in %), mechanism_mass, massive_max; of the original and the control: original.kept, "
         "control.perplexity, beside_control (in %), …. May repeat.",

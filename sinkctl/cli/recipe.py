@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sinkctl.cli.completing import recipes
 from sinkctl.cli.guarded import guarded
 from sinkctl.errors import UsageError
 
@@ -17,15 +18,15 @@ def ls() -> None:
     """List the built-in recipes."""
     from sinkctl.recipe.named import built_in, purpose
 
-    recipes = built_in()
-    width = max(map(len, recipes), default=0)
-    for name, path in recipes.items():
+    known = built_in()
+    width = max(map(len, known), default=0)
+    for name, path in known.items():
         print(f"{name:<{width}}  {purpose(path)}")
 
 
 @app.command("show")
 @guarded
-def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.", autocompletion=recipes)]) -> None:
     """Print a recipe."""
     from sinkctl.recipe.named import find
 
@@ -34,7 +35,9 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
 
 @app.command("validate")
 @guarded
-def validate(files: Annotated[list[str], typer.Argument(help="Recipe files or names.")]) -> None:
+def validate(
+    files: Annotated[list[str], typer.Argument(help="Recipe files or names.", autocompletion=recipes)],
+) -> None:
     """Check recipes against the schema; every problem is named with its line."""
     from sinkctl.recipe.load import load
     from sinkctl.recipe.named import find

@@ -10,7 +10,7 @@ from sinkctl.cli.guarded import said_once
 from sinkctl.cli.options import option, switch
 from sinkctl.cli.piped import piped
 from sinkctl.cli.stream_flags import stream_recipe, template_args
-from sinkctl.launched import processes
+from sinkctl.launched import first, processes
 
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 
@@ -221,7 +221,7 @@ def stream(
     run = dict(output=resume or output, resume=resume is not None, as_json=as_json, quiet=quiet, dry_run=dry_run)
     from sinkctl.result.replaced import replacing
 
-    with replacing(output if overwrite and not dry_run else None, built.task):
+    with replacing(output if overwrite and not dry_run and first() else None, built.task):
         _run(built, **run)
 
 

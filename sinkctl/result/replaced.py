@@ -9,7 +9,6 @@ from pathlib import Path
 import yaml
 
 from sinkctl.errors import Interrupted, UsageError
-from sinkctl.launched import first
 from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
 
 
@@ -43,9 +42,9 @@ def replacing(path: str | Path | None, task: str) -> Iterator[None]:
     """A run of this task into this folder, if any: the run that is there goes once the new one is finished.
 
     It goes too where the new one was stopped and can be resumed. Until then it stands beside the folder, and comes back
-    where the new one fails. Of several processes the first does this.
+    where the new one fails. Of several processes, let the first do this.
     """
-    if path is None or not first():
+    if path is None:
         yield
         return
     check_replaceable(path, task)

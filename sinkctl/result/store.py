@@ -46,7 +46,8 @@ class RunFolder:
             raise UsageError(f"--output {self.path}: is a file, not a folder")
         if (self.path / RESULT).exists():
             raise UsageError(
-                f"--output {self.path}: holds a finished run; name another folder, or remove it (stream, measure: --overwrite)"
+                f"--output {self.path}: holds a finished run; name another folder, or remove it "
+                "(stream, measure: --overwrite)"
             )
         if (self.path / STATE / CHECKPOINT).exists():
             raise UsageError(

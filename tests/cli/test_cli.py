@@ -33,6 +33,42 @@ assert not {"torch", "numpy", "transformers"} & set(sys.modules)
         assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("line", "among"),
+    [
+        ("recipe show stream/b", {"stream/book"}),
+        ("convert --recipe convert/emergence/b", {"convert/emergence/batch_32"}),
+        ("convert --to softm", {"softmax1"}),
+        ("convert --to test", {"test_time_registers"}),
+        ("bench qual", {"quality"}),
+        ("stream --fail-on perp", {"perplexity"}),
+        ("measure --fail-on value", {"value_drain"}),
+        ("convert --fail-on gap", {"gap_closed"}),
+    ],
+)
+def test_the_shell_completes_names_without_torch(line, among):
+    program = """
+import sys
+from sinkctl.cli import main
+sys.argv = ["sinkctl"]
+try:
+    main()
+except SystemExit:
+    pass
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    asked = {
+        "_SINKCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"sinkctl {line}",
+        "COMP_CWORD": str(line.count(" ") + 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | asked, check=True
+    )
+    assert among <= set(done.stdout.split())
+    assert all(name.startswith(line.split(" ")[-1]) for name in done.stdout.split())
+
+
 def test_every_help_has_an_example_of_flags_that_exist(sinkctl):
     for name, examples in EXAMPLES.items():
         _, out, _ = sinkctl(name, "--help")
