@@ -198,8 +198,9 @@ def test_a_planted_odd_line_comes_first_whole_and_with_its_token(demo, tmp_path,
     assert passages[0].token_nll == max(loss for _, loss in passages[0].pieces)
 
 
-def test_every_line_is_kept_with_its_place_and_its_losses(demo, tmp_path, book):
+def test_every_line_is_kept_with_its_place_and_its_losses(demo, tmp_path, book, monkeypatch):
     """The text in order, nothing left out, each line beside the losses of nll.npy and as surprising as its passage."""
+    monkeypatch.setattr("sinkctl.tasks.stream.lines.WINDOW", 7)  # tokens looked at in one go: less than a line
     path = tmp_path / "page.txt"
     path.write_text(book[:3000], encoding="utf-8")
     asked = {"by": "line", "top": 10_000, "save_as": ["csv", "jsonl"]}
