@@ -1,5 +1,6 @@
 """The flags that commands share, each written once."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from sinkctl.cli import completing
 from sinkctl.errors import UsageError
+from sinkctl.model.settings import SIZE
 
 Complete = Callable[[str], list[str]]
 
@@ -16,9 +18,10 @@ Complete = Callable[[str], list[str]]
 def sizes(given: list[str] | None) -> dict[str, str] | None:
     """What each device may take; UsageError where one is not named so."""
     pairs = [each.partition("=") for each in given or []]
-    wrong = next((each for each, (name, _, size) in zip(given or [], pairs, strict=True) if not (name and size)), None)
+    fits = [bool(name) and re.fullmatch(SIZE, size) is not None for name, _, size in pairs]
+    wrong = next((each for each, fit in zip(given or [], fits, strict=True) if not fit), None)
     if wrong is not None:
-        raise UsageError(f"--max-memory {wrong}: say cpu=8GiB, or the number of a GPU, 0=20GiB")
+        raise UsageError(f"--max-memory {wrong}: say cpu=8GiB or cpu=500MB, or the number of a GPU, 0=20GiB")
     return {name: size for name, _, size in pairs} or None
 
 

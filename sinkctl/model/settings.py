@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+SIZE = r"^\d+(\.\d+)?([KMG]i?B)?$"  # of memory
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ALSO_CALLED = {
     "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32", "fp32": "float32",
@@ -38,7 +39,7 @@ class ModelSettings(BaseModel):
         None,
         description="Layers over the GPUs, the memory and, last, the disk, as accelerate lays them out.",
     )
-    max_memory: dict[str, Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMG]i?B)?$")]] = Field(
+    max_memory: dict[str, Annotated[str, Field(pattern=SIZE)]] = Field(
         {}, description="With device_map, what each may take: {0: 20GiB, cpu: 8GiB}; accelerate's max_memory."
     )
     offload_folder: str | None = Field(

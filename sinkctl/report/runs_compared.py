@@ -1,9 +1,11 @@
 """Kept runs side by side: measurements of checkpoints as they stand in one report, all else by its numbers."""
 
+from pathlib import PurePath
+
 from sinkctl.report.bench_compared import compared as benchmarks
 from sinkctl.report.compared import compare_table
 from sinkctl.report.summary import ScoreTable
-from sinkctl.result.numbers import NOTHING, difference, quantity
+from sinkctl.result.numbers import NOTHING, count, difference, quantity
 from sinkctl.result.schema import Measurement, Result
 
 
@@ -14,17 +16,17 @@ def compared(results: list[Result], names: list[str]) -> ScoreTable:
     if all(result.measure is not None for result in results):
         return _measured(results, names)
     order = dict.fromkeys(m.name for result in results for m in result.measurements if m.samples)
-    rows, best = [], set()
+    rows, best, other_texts = [], set(), _texts_differ(results, names)
     for name in order:
         found = [result.measurement(name) for result in results]
         if _said_before(name, results):
             continue
-        if len(results) == 2 and None not in found and (winner := _better(*found)) is not None:
+        if len(results) == 2 and not other_texts and None not in found and (winner := _better(*found)) is not None:
             best.add((len(rows), 1 + winner))
         said = [NOTHING if m is None or not m.samples else quantity(m.value, m.unit) for m in found]
         change = [_change(*found)] if len(results) == 2 else []
         rows.append([name, *said, *change])
-    legend = ["* better of the two"] if best else []
+    legend = [*other_texts, *(["* better of the two"] if best else [])]
     return ScoreTable(["", *names, *(["Δ"] if len(results) == 2 else [])], rows, best, legend)
 
 
@@ -39,6 +41,31 @@ def _measured(results: list[Result], names: list[str]) -> ScoreTable:
     return compare_table(results[0].measure.model_copy(update={"checkpoints": named}))
 
 
+def _texts_differ(results: list[Result], names: list[str]) -> list[str]:
+    """What to know before numbers of other texts are compared; nothing where all are of one."""
+    said = []
+    for what, of in (
+        ("text", _files),
+        ("number of tokens", lambda result: result.stream and f"{result.stream.tokens:,}"),
+    ):
+        values = [of(result) for result in results]
+        if len(set(values)) > 1:
+            pairs = ", ".join(f"{value or NOTHING} ({name})" for value, name in zip(values, names, strict=True))
+            said.append(f"not the same {what}: {pairs}; neither run is better for it")
+    return said
+
+
+def _files(result: Result) -> str:
+    """The files that were read, by name."""
+    text = result.recipe.get("text")
+    files = text.get("files") if isinstance(text, dict) else None
+    return ", ".join(PurePath(name).name for name in files or ["the built-in text"])
+
+
+def _tokens(result: Result) -> str | None:
+    return None if result.stream is None else count(result.stream.tokens)
+
+
 def _said_before(name: str, results: list[Result]) -> bool:
     """Whether a perplexity over common tokens is that over all of them, in every run."""
     whole = name.replace(".common_perplexity", ".perplexity")
@@ -48,6 +75,8 @@ def _said_before(name: str, results: list[Result]) -> bool:
 
 def _change(before: Measurement | None, now: Measurement | None) -> str:
     both = before is not None and now is not None and before.samples and now.samples
+    if both and now.unit.startswith("%"):
+        return f"{now.value - before.value:+.2f} points"
     return difference(now.value, before.value) if both and before.value else NOTHING
 
 

@@ -31,7 +31,7 @@ def save(result: Result, path: str | Path) -> None:
 def read(path: str | Path) -> Result:
     """A result.json of a benchmark, or the run folder it lies in; BaselineError for anything else."""
     result = saved.read(path, BaselineError, "--save-baseline makes one")
-    if result.bench is None:
+    if result.task != "bench" or result.bench is None:
         raise BaselineError(f"{path}: is not the result of `sinkctl bench`")
     return result
 

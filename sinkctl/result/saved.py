@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.result.schema import SCHEMA_VERSION, Result
-from sinkctl.result.store import ENVIRONMENT, RESULT
+from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, RESULT, STATE
 
 
 def read(
@@ -16,7 +16,12 @@ def read(
 ) -> Result:
     """The result in this run folder or file; `wrong` for anything else, `missing` says what to do without one."""
     path = Path(path)
-    path = path / RESULT if path.is_dir() else path
+    if path.is_dir():
+        if not (path / RESULT).exists():
+            begun = (path / STATE / CHECKPOINT).exists()
+            unfinished = f"is not finished; go on with --resume {path}"
+            raise wrong(f"{path}: {unfinished if begun else f'holds no run of sinkctl; {missing}'}")
+        path = path / RESULT
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if text.strip() else None

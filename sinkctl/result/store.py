@@ -86,10 +86,8 @@ class RunFolder:
 
     def write_tensors(self, name: str, tensors: dict[str, Any]) -> None:
         """A .safetensors file, in one step, as readable as the others (by itself it would be the owner's alone)."""
-        from safetensors.torch import save_file  # imports torch
-
         temporary = self.path / f".{name}.tmp"
-        save_file(tensors, temporary)
+        _save(tensors, temporary)
         shutil.copymode(self.path / RECIPE, temporary)
         os.replace(temporary, self.path / name)
 
@@ -102,9 +100,7 @@ class RunFolder:
         states.mkdir(exist_ok=True)
         tensor_file = f"tensors-{data['step']}.safetensors" if tensors else None
         if tensor_file is not None:
-            from safetensors.torch import save_file
-
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
+            _save({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
             with (states / tensor_file).open("rb") as file:
                 os.fsync(file.fileno())
         self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "tensors": tensor_file})
@@ -202,3 +198,13 @@ def save_pieces(path: Path, shape: tuple[int, ...], dtype: Any, pieces: Iterable
             left -= piece.size
     assert not left
     os.replace(temporary, path)
+
+
+def _save(tensors: dict[str, Any], path: Path) -> None:
+    """OSError for what cannot be written, a full disk too, of which safetensors has an error of its own."""
+    from safetensors.torch import save_file  # imports torch
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error}); make room, and go on with --resume") from error

@@ -49,6 +49,20 @@ def test_two_runs_stand_side_by_side_with_their_difference(sinkctl, runs):
     assert (code, table["columns"][-1]) == (0, "Δ")
     assert float(row[-1].split()[0]) == pytest.approx(100 * change, abs=0.06)
     assert "*" in sinkctl("compare", runs / "with", runs / "without")[1]
+    (rate,) = [row for row in table["rows"] if row[0] == "sink_rate"]
+    assert rate[-1] == "+0.00 points"
+
+
+def test_runs_over_other_texts_have_no_better_one(sinkctl, runs, tmp_path):
+    saved = json.loads((runs / "without/result.json").read_text())
+    saved["recipe"]["text"]["files"], saved["stream"]["tokens"] = ["/data/other.txt"], 1234
+    (tmp_path / "result.json").write_text(json.dumps(saved))
+    code, out, _ = sinkctl("compare", runs / "with", tmp_path)
+    said = " ".join(out.split())
+    assert code == 0
+    assert "*" not in out
+    assert "not the same text: book.txt (" in said
+    assert "not the same number of tokens: 600 (" in said
 
 
 def test_what_is_no_run_or_of_another_task_is_one_line(sinkctl, runs, tmp_path):
@@ -56,6 +70,7 @@ def test_what_is_no_run_or_of_another_task_is_one_line(sinkctl, runs, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(other))
     for words, said in (
         (("show", tmp_path / "no"), "name a run folder"),
+        (("show", runs), "holds no run of sinkctl; name a run folder"),
         (("show", runs / "with/recipe.yaml"), "is no JSON"),
         (("compare", runs / "with"), "name two runs or more"),
         (("compare", runs / "with", tmp_path), "of stream and generate"),

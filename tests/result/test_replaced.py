@@ -1,10 +1,12 @@
 """`--overwrite`: the old run or the new one, and never a folder of anybody else."""
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from sinkctl.errors import Interrupted, UsageError
 from sinkctl.result.replaced import check_replaceable, replacing
-from sinkctl.result.store import RunFolder
+from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
 
 
 def kept(path, task="stream", said="old", state=False):
@@ -71,3 +73,14 @@ def test_no_other_folder_is_replaced(tmp_path):
             raise AssertionError
         assert (path / "result.json").exists()
     check_replaceable(tmp_path / "new", "stream")
+
+
+def test_a_full_disk_is_an_error_of_the_disk_whoever_writes(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(OSError, match=r"cannot be written \(I/O error: No space left on device"):
+        folder.save_state({"step": 3}, {"x": torch.zeros(2)})
+    assert not (tmp_path / STATE / CHECKPOINT).exists()

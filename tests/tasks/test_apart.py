@@ -102,6 +102,7 @@ def test_every_file_is_streamed_as_if_alone_and_limits_are_of_each(stories, corp
     assert outcome.texts[:, 0].tolist() == np.cumsum([0, *map(len, alone[:-1])]).tolist()
     assert outcome.texts[:, 1].tolist() == [0, 1, 2, 4, 5]
     assert max(map(len, alone)) == 400
+    assert "Empty, so no text of this run: d.txt." in outcome.result.notes
 
 
 def test_a_forward_pass_takes_alike_texts_that_fit_with_their_padding():

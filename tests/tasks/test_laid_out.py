@@ -67,7 +67,7 @@ def test_what_a_device_map_cannot_do_is_said_in_a_line(tmp_path, sinkctl):
     words, auto = ["measure", folder, "--device", "cpu"], ["--device-map", "auto"]
     refused = {
         "--max-memory: says more of a --device-map; give --device-map auto": ["--max-memory", "cpu=1GiB"],
-        "--max-memory 8GiB: say cpu=8GiB, or the number of a GPU": [*auto, "--max-memory", "8GiB"],
+        "--max-memory 8GiB: say cpu=8GiB or cpu=500MB, or the number of a GPU": [*auto, "--max-memory", "8GiB"],
         "--offload-folder nowhere: no such folder": [*auto, "--offload-folder", "nowhere"],
         "--parallel tensor": [*auto, "--parallel", "tensor"],
     }

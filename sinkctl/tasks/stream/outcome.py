@@ -1,7 +1,9 @@
 """A finished (or stopped) stream → its Result: measurements, and what they say in words."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -225,7 +227,15 @@ def _notes(run: StreamRun) -> list[str]:
             notes.append(f"{label} scored one token in {policy.every}.")
         notes += redistribution_notes(policy)
         notes += scorer.notes
+    if run.recipe.text.each is not None and (empty := _empty(run.recipe.text.files)):
+        notes.append(f"Empty, so no text of this run: {', '.join(empty)}.")
     cuts = run.shared.tokenizer.cuts
     if not cuts.bounded:
         notes.append(f"The text was held in memory whole: {cuts.reason}.")
     return notes
+
+
+def _empty(files: Sequence[str]) -> list[str]:
+    """Those of no bytes, by name, as a download that failed leaves them."""
+    paths = [Path(name) for name in files]
+    return [path.name for path in paths if path.is_file() and not path.stat().st_size]
