@@ -34,7 +34,7 @@ def rules(recipe: QuestionsRecipe) -> None:
         thresholds = [t for t in thresholds if t.metric.rpartition(".")[2] != "exact_match"]
     check_names(thresholds, measured(labels))
     if recipe.questions not in (BUILT_IN, STDIN) and not is_records(recipe.questions):
-        raise UsageError(f"--questions {recipe.questions}: no .jsonl file; give one, or `lines` for the built-in set")
+        raise UsageError(f"{recipe.questions}: no .jsonl file of questions; give one, or `lines` for the built-in set")
     growing = next((policy.kind for policy in recipe.policies if policy.grows), None)
     if recipe.questions == STDIN and growing is not None:
         raise UsageError(f"--policy {growing} has to know how long the text is, and standard input is read only once")

@@ -36,7 +36,9 @@ def rules(recipe: StreamRecipe) -> None:
     check_field(recipe.text.field, recipe.text.files)
     text = recipe.text
     if text.each == "record" and not any(holds_records(name, text.field) for name in text.files):
-        raise UsageError("--each record: none of the texts is a .jsonl file; --each file has every file as a text")
+        piped = STDIN in text.files
+        way = "--field NAME says that a pipe holds records" if piped else "--each file has every file as a text"
+        raise UsageError(f"--each record: none of the texts is a .jsonl file; {way}")
     if text.each is None and recipe.rows != "auto":
         raise UsageError(
             f"--rows {recipe.rows}: all files are one text, which has no rows; --each file has every file as a text"
