@@ -211,7 +211,8 @@ def test_two_processes_learn_what_one_learns(stored, text, tmp_path):
         assert {line.checkpoint for line in ours} >= {"original", "converted", "control"}
         for mine, other in zip(ours, theirs, strict=True):
             trained = mine.checkpoint in ("converted", "control")
-            assert mine.perplexity == pytest.approx(other.perplexity, rel=1e-4 if trained else 0), mine
+            # The same weights: in another number of threads the last place of a float32 rounds otherwise.
+            assert mine.perplexity == pytest.approx(other.perplexity, rel=1e-4 if trained else 1e-6), mine
     ours, theirs = weights(tmp_path / "out"), weights(alone.path)
     assert ours.keys() == theirs.keys()
     # As a whole: AdamW moves a single weight by its rate also where its gradient is nothing but rounding.
