@@ -51,7 +51,7 @@ def check(
     elif overwrite:
         check_replaceable(output, recipe.task)
     elif output is not None:
-        RunFolder(output).check_free()
+        RunFolder(output).check_free(replaceable=recipe.task != "bench")
 
 
 def _check_models(recipe: Recipe) -> None:

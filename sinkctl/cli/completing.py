@@ -20,10 +20,10 @@ def suites(incomplete: str) -> list[str]:
 
 
 def mechanisms(incomplete: str) -> list[str]:
-    """What --to takes."""
+    """What --to takes, without a recipe from scratch."""
     from sinkctl.recipe.schema import REGISTERS, SINKS
 
-    return _begun((*SINKS, *REGISTERS), incomplete)
+    return _begun((*(kind for kind, sink in SINKS.items() if not sink.from_scratch), *REGISTERS), incomplete)
 
 
 def metrics(task: str) -> Callable[[str], list[str]]:

@@ -10,19 +10,22 @@ import typer
 
 from sinkctl.cli import completing
 from sinkctl.errors import UsageError
-from sinkctl.model.settings import SIZE
 
 Complete = Callable[[str], list[str]]
 
 
 def sizes(given: list[str] | None) -> dict[str, str] | None:
     """What each device may take; UsageError where one is not named so."""
-    pairs = [each.partition("=") for each in given or []]
+    if not given:
+        return None
+    from sinkctl.model.settings import SIZE  # its schema would take half of the time of a --help
+
+    pairs = [each.partition("=") for each in given]
     fits = [bool(name) and re.fullmatch(SIZE, size) is not None for name, _, size in pairs]
-    wrong = next((each for each, fit in zip(given or [], fits, strict=True) if not fit), None)
+    wrong = next((each for each, fit in zip(given, fits, strict=True) if not fit), None)
     if wrong is not None:
         raise UsageError(f"--max-memory {wrong}: say cpu=8GiB or cpu=500MB, or the number of a GPU, 0=20GiB")
-    return {name: size for name, _, size in pairs} or None
+    return {name: size for name, _, size in pairs}
 
 
 def option(panel: str, help: str, *names: str, metavar: str | None = None, complete: Complete | None = None):

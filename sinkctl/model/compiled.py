@@ -20,21 +20,28 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float | None) -> tuple[bool, str]:
     """Whether to compile for a text of about `tokens` tokens, and why."""
-    if device.type != "cuda":
-        return False, "only pays on a GPU"
-    if sharers(model) > 1:
-        return False, "what processes add up is no part of a graph"
+    if (why := never_compiled(model, device)) is not None:
+        return False, why
     if tokens is None:
         return False, "the length of the text is unknown"
-    if is_quantized(model):
-        return False, "its quantized weights are run as transformers runs them"
-    if recurrent_cache(model) is not None:
-        return False, "recurrent layers are not compiled"
-    if is_mixture(model):
-        return False, "a mixture of experts does not compile into one graph"
     if tokens * model.num_parameters() < WORTH_IT:
         return False, f"about {tokens:,.0f} tokens are too few to repay compiling"
     return True, f"about {tokens:,.0f} tokens repay compiling"
+
+
+def never_compiled(model: PreTrainedModel, device: torch.device) -> str | None:
+    """Why compiling this model does not pay here or cannot be, however long the text; None: it may pay."""
+    if device.type != "cuda":
+        return "only pays on a GPU"
+    if sharers(model) > 1:
+        return "what processes add up is no part of a graph"
+    if is_quantized(model):
+        return "its quantized weights are run as transformers runs them"
+    if recurrent_cache(model) is not None:
+        return "recurrent layers are not compiled"
+    if is_mixture(model):
+        return "a mixture of experts does not compile into one graph"
+    return None
 
 
 def is_mixture(model: PreTrainedModel) -> bool:

@@ -52,7 +52,6 @@ class _Layer:
             Norm(norm.weight, norm.variance_epsilon) for norm in (block.input_layernorm, block.post_attention_layernorm)
         ]
 
-    @torch.no_grad()
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
         """[1, 1, C] → [1, 1, C]; queries and keys stay as they are at position 0, where rotation is the identity."""
         attention, x_C = self._attention, hidden_states.view(-1)

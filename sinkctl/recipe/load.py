@@ -13,6 +13,7 @@ from sinkctl.recipe.example import as_list, models_at, models_in, of_a_kind, set
 from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import RECIPES, Recipe
 from sinkctl.recipe.yaml12 import Keys, parse, parse_value
+from sinkctl.sinks import SINKS
 
 BASE = "base"  # of a file: the recipe that it changes; no field, as what is validated is whole
 
@@ -164,6 +165,8 @@ def _describe(
             said = f"no such field{suggest(str(path[-1]), _siblings(path, data), f'{kind} has' if kind else 'one of')}"
         case "union_tag_invalid":
             kinds = [tag.strip(" '") for tag in problem["ctx"]["expected_tags"].split(",")]
+            if data["task"] == "convert" and not data.get("scratch"):  # where others would be refused
+                kinds = [kind for kind in kinds if not (kind in SINKS and SINKS[kind].from_scratch)]
             said = f"no such kind {problem['ctx']['tag']!r}{suggest(problem['ctx']['tag'], kinds)}"
             said += f" One of {', '.join(kinds)}" if said.endswith("?") else ""
         case "model_attributes_type" | "union_tag_not_found":

@@ -1,5 +1,7 @@
 """Saved benchmarks side by side."""
 
+from typing import Any
+
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.bench import Machine, Row
 from sinkctl.result.bench_words import points, worse
@@ -46,10 +48,12 @@ def _differences(machines: list[Machine], names: list[str]) -> list[str]:
     """What of the machine, beside the code, is not the same in all of them."""
     flat = [machine.model_dump(exclude={"versions"}) | machine.versions for machine in machines]
     keys = dict.fromkeys(key for of_machine in flat for key in of_machine)
-    said = []
-    for key in keys:
-        values = [of_machine.get(key) for of_machine in flat]
-        if len(set(values)) > 1:
-            pairs = (f"{value} ({name})" for value, name in zip(values, names, strict=True))
-            said.append(f"not the same {key}: {', '.join(pairs)}")
-    return said
+    return [line for key in keys for line in not_the_same(key, [of_machine.get(key) for of_machine in flat], names)]
+
+
+def not_the_same(what: str, values: list[Any], names: list[str]) -> list[str]:
+    """One line where these differ among the results, none where they do not."""
+    if len(set(values)) <= 1:
+        return []
+    pairs = (f"{value} ({name})" for value, name in zip(values, names, strict=True))
+    return [f"not the same {what}: {', '.join(pairs)}"]

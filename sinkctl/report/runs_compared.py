@@ -3,6 +3,7 @@
 from pathlib import PurePath
 
 from sinkctl.report.bench_compared import compared as benchmarks
+from sinkctl.report.bench_compared import not_the_same
 from sinkctl.report.compared import compare_table
 from sinkctl.report.summary import ScoreTable
 from sinkctl.result.numbers import NOTHING, count, difference, quantity
@@ -43,16 +44,11 @@ def _measured(results: list[Result], names: list[str]) -> ScoreTable:
 
 def _texts_differ(results: list[Result], names: list[str]) -> list[str]:
     """What to know before numbers of other texts are compared; nothing where all are of one."""
-    said = []
-    for what, of in (
-        ("text", _files),
-        ("number of tokens", lambda result: result.stream and f"{result.stream.tokens:,}"),
-    ):
-        values = [of(result) for result in results]
-        if len(set(values)) > 1:
-            pairs = ", ".join(f"{value or NOTHING} ({name})" for value, name in zip(values, names, strict=True))
-            said.append(f"not the same {what}: {pairs}; neither run is better for it")
-    return said
+    said = [
+        *not_the_same("text", [_files(result) for result in results], names),
+        *not_the_same("number of tokens", [_tokens(result) for result in results], names),
+    ]
+    return [f"{line}; neither run is better for it" for line in said]
 
 
 def _files(result: Result) -> str:
@@ -62,8 +58,8 @@ def _files(result: Result) -> str:
     return ", ".join(PurePath(name).name for name in files or ["the built-in text"])
 
 
-def _tokens(result: Result) -> str | None:
-    return None if result.stream is None else count(result.stream.tokens)
+def _tokens(result: Result) -> str:
+    return NOTHING if result.stream is None else count(result.stream.tokens)
 
 
 def _said_before(name: str, results: list[Result]) -> bool:

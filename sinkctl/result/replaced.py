@@ -53,9 +53,7 @@ def replacing(path: str | Path | None, task: str) -> Iterator[None]:
         yield
         return
     aside = folder.with_name(f".{folder.name}.replaced")
-    if (
-        aside.exists() and not (folder / RESULT).exists()
-    ):  # of a process that was killed: the older run is the whole one
+    if aside.exists() and not (folder / RESULT).exists():  # its process was killed: the older run is the whole one
         shutil.rmtree(folder)
     else:
         shutil.rmtree(aside, ignore_errors=True)

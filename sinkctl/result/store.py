@@ -40,15 +40,13 @@ class RunFolder:
             raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
         return folder
 
-    def check_free(self) -> None:
-        """UsageError where a new run cannot begin here."""
+    def check_free(self, replaceable: bool = False) -> None:
+        """UsageError where a new run cannot begin here; `replaceable`: --overwrite would replace what is."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--output {self.path}: is a file, not a folder")
         if (self.path / RESULT).exists():
-            raise UsageError(
-                f"--output {self.path}: holds a finished run; name another folder, or remove it "
-                "(stream, measure: --overwrite)"
-            )
+            more = "give --overwrite" if replaceable else "remove it"
+            raise UsageError(f"--output {self.path}: holds a finished run; name another folder, or {more}")
         if (self.path / STATE / CHECKPOINT).exists():
             raise UsageError(
                 f"--output {self.path}: holds an unfinished run; continue it with --resume {self.path}, or remove it"

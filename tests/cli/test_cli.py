@@ -25,7 +25,7 @@ try:
     main()
 except SystemExit:
     pass
-assert not {"torch", "numpy", "transformers"} & set(sys.modules)
+assert not {"torch", "numpy", "transformers", "sinkctl.model.settings"} & set(sys.modules)
 """
     for command in ("stream", "measure", "convert", "recipe", "doctor"):
         done = subprocess.run([sys.executable, "-c", program, command, "--help"], capture_output=True, text=True)

@@ -10,7 +10,7 @@ from sinkctl.cache.policies import Evicting, Policy
 from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
-from sinkctl.model.compiled import is_mixture
+from sinkctl.model.compiled import is_mixture, never_compiled
 from sinkctl.model.lengths import changes
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
@@ -136,16 +136,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
 
 
 def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
-    if loaded.device.type != "cuda":
-        return False, "only pays on a GPU"
-    if loaded.sharers > 1:
-        return False, "what processes add up is no part of a graph"
-    if is_quantized(loaded.model):
-        return False, "its quantized weights are run as transformers runs them"
-    if is_mixture(loaded.model):
-        return False, "a mixture of experts does not compile into one graph"
-    if recurrent_cache(loaded.model) is not None:
-        return False, "recurrent layers are not compiled"
+    if (why := never_compiled(loaded.model, loaded.device)) is not None:
+        return False, why
     if recipe.tokens != "endless" and recipe.tokens < REPAYS_COMPILING:
         return False, f"{recipe.tokens:,} tokens are too few to repay compiling"
     return True, f"{recipe.tokens} tokens repay compiling"
