@@ -72,6 +72,7 @@ def compare(
         )
     table = compared(results, list(map(str, runs)))
     if as_json:
-        print(json.dumps({"columns": table.columns, "rows": table.rows}, indent=1, ensure_ascii=False))
+        shown = {"columns": table.columns, "rows": table.rows, "notes": table.legend}
+        print(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
         print_table(table, Console())

@@ -63,6 +63,8 @@ def test_runs_over_other_texts_have_no_better_one(sinkctl, runs, tmp_path):
     assert "*" not in out
     assert "not the same text: book.txt (" in said
     assert "not the same number of tokens: 600 (" in said
+    notes = json.loads(sinkctl("compare", runs / "with", tmp_path, "--json")[1])["notes"]
+    assert [note.partition(":")[0] for note in notes] == ["not the same text", "not the same number of tokens"]
 
 
 def test_what_is_no_run_or_of_another_task_is_one_line(sinkctl, runs, tmp_path):
