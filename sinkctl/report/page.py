@@ -106,4 +106,5 @@ def _how(result: Result) -> list[list[str]]:
         facts = converted.facts(result.convert)
     if result.bench is not None:
         facts = benched.facts(result.bench)
+    facts += [[f"setting: {name}", said] for name, said in result.settings.items()]
     return facts if result.model is None else [*facts, ["model fingerprint", result.model.fingerprint]]
