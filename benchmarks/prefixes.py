@@ -27,7 +27,7 @@ from kv_precision import change
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.model.load import DEMO
-from sinkctl.report.predicted import predicted_table, prefix
+from sinkctl.report.measured import predicted_table, prefix
 from sinkctl.tasks.measure.inputs import token_reader
 
 WHOLE_FIRST = 4  # kept in full where nothing is in front

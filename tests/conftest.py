@@ -11,6 +11,7 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["SINKCTL_SETTINGS"] = "off"  # a test's settings are its own
 
 from typing import TYPE_CHECKING
 

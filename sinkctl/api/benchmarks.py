@@ -10,7 +10,7 @@ from sinkctl.recipe.load import load as read_recipe
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.report.benched_markdown import summary
+from sinkctl.report.benched import summary
 from sinkctl.report.github import bigger, smaller
 from sinkctl.report.html import html
 from sinkctl.report.junit import junit

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sinkctl import __version__
-from sinkctl.cli import bench, convert, doctor, measure, options, recipe, short, show, stream
+from sinkctl.cli import bench, convert, doctor, measure, options, recipe, settings, short, show, stream
 from sinkctl.cli.guarded import ended, guarded
 from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
@@ -30,6 +30,7 @@ EXAMPLES = {
     "show": ("sinkctl show runs/book", "sinkctl show runs/book --plots svg"),
     "compare": ("sinkctl compare runs/with runs/without",),
     "doctor": ("sinkctl doctor",),
+    "settings": ("sinkctl settings",),
 }
 MAY_BE_EMPTY = ("--prompt", "--system")
 app = typer.Typer(
@@ -52,6 +53,7 @@ for name, command in {
     "show": show.show,
     "compare": show.compare,
     "doctor": doctor.doctor,
+    "settings": settings.show_settings,
 }.items():
     app.command(name, epilog="Examples:\n\n" + "\n\n".join(EXAMPLES[name]))(guarded(command))
 app.add_typer(recipe.app, name="recipe")

@@ -7,6 +7,7 @@ import typer
 
 from sinkctl.cli import completing, options
 from sinkctl.cli.options import option, switch
+from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 
 _TIMING, _GATES = "Timing", "Gates"
@@ -110,6 +111,7 @@ def bench(
         raise UsageError("--quick is one round of one process; leave --rounds and --processes out")
     if shape is not None and model is not None:
         raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
+    output = kept_in(output, resume, "bench", dry_run)
     flags = {
         "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,

@@ -93,7 +93,7 @@ def _run(
     with importing():
         from sinkctl.api.benchmarks import bench
     from sinkctl.cli.progress import parts_shown
-    from sinkctl.report.benched_markdown import summary
+    from sinkctl.report.benched import summary
     from sinkctl.report.github import annotations
     from sinkctl.result.baseline import save
     from sinkctl.result.compare import Tolerance, judge, parse_gate
@@ -129,8 +129,8 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from sinkctl.report.bench_compared import compared
     from sinkctl.report.console import print_table
+    from sinkctl.report.runs_compared import compared
     from sinkctl.result.baseline import read
 
     if len(files) < 2:

@@ -1,4 +1,4 @@
-"""Flags → recipe: the file or the kept one first, then flags, then --set."""
+"""Flags → recipe: the file or the kept one first, then flags, then --set; what none says, as the settings have it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +57,10 @@ def build(
     for assignment in assignments:
         keys = assignment.partition("=")[0].split(".")
         words[tuple(int(key) if key.isdecimal() else key for key in keys)] = f"--set {assignment}"
+    if resume is None and isinstance(task, str) and task in fields:
+        from sinkctl.cli.settings import fill
+
+        words |= fill(data, fields[task], task)
     built = validate(data, source, lines, words)
     if built.task not in fields:
         raise UsageError(f"{source}: a recipe for `sinkctl {COMMANDS.get(built.task, built.task)}`")

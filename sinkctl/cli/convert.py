@@ -8,6 +8,7 @@ import typer
 from sinkctl.cli import completing, options, train_flags
 from sinkctl.cli.build import MODEL, build, number
 from sinkctl.cli.options import option, switch
+from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 
 _SINK, _TEXT, _STORED = "Mechanism", "Calibration and evaluation", "Checkpoint"
@@ -157,6 +158,7 @@ def convert(
     """
     if model is not None and checkpoint is not None:
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
+    output = kept_in(output, resume, "convert", dry_run)
     flags = {
         "model": checkpoint or model, "adapter": adapter or None, "revision": revision, "device": device,
         "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,

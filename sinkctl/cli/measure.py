@@ -7,6 +7,7 @@ import typer
 from sinkctl.cli import options
 from sinkctl.cli.build import MODEL, build, number
 from sinkctl.cli.options import option, switch
+from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 from sinkctl.launched import first
 
@@ -112,6 +113,7 @@ def measure(
         raise UsageError("--text and --images: a model reads one or the other")
     if plots is not None and plots not in ("png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
+    output = kept_in(output, resume, "measure", dry_run)
     if plots is not None and output is None and resume is None:
         raise UsageError("--plots writes into the run folder; name one with --output")
     several = revision if revision and len(revision) > 1 else None

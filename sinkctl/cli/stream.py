@@ -9,6 +9,7 @@ from sinkctl.cli.build import number
 from sinkctl.cli.guarded import said_once
 from sinkctl.cli.options import option, switch
 from sinkctl.cli.piped import piped
+from sinkctl.cli.settings import kept_in
 from sinkctl.cli.stream_flags import stream_recipe, template_args
 from sinkctl.launched import first, processes
 
@@ -191,6 +192,7 @@ def stream(
     and itself. Without FILE, or a flag that says otherwise, the built-in text
     is scored by the built-in model.
     """
+    output = kept_in(output, resume, "stream", dry_run)
     told = (questions, generate, prompt, prompt_file, recipe, resume)
     if not files and not chat and not any(told) and not set_ and processes() == 1 and piped():
         files = ["-"]

@@ -1,39 +1,63 @@
-"""A benchmark in words and rows, on a terminal and on a page alike."""
+"""A benchmark in words, tables and pictures, on a terminal, on a page and as Markdown alike."""
 
-from collections.abc import Iterable
-
-from sinkctl.report.measured import without_empty
-from sinkctl.report.quality import quality_table, retrieval_table
+from sinkctl.report import parts
+from sinkctl.report.markdown import rendered
+from sinkctl.report.parts import Section, Table, columns_of, table_of, without_empty
+from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
-from sinkctl.report.summary import ScoreTable
+from sinkctl.report.summary import model_line, unfinished
 from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
-from sinkctl.result.numbers import NOTHING, count, memory, quantity, rate
+from sinkctl.result.numbers import NOTHING, count, duration, known, memory, quantity, rate
+from sinkctl.result.schema import Result
 
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
-SETTINGS = "Which setting, for how much memory?"
-MEMORY = "added memory"  # the head over what a call takes
 SAID_BY_NUMBER = ("bytes", "perplexity", "s")  # units that `quantity` writes by itself
 RATE_UNITS = {"matmul": "FLOP/s", "copy": "B/s", "read": "B/s"}
+LOG_X, LOG_Y = 8, 50  # ratios from which an axis is logarithmic
+LIMIT = 1_000_000  # bytes; GitHub takes 1 MiB a step and shows none of a longer one
+# Which columns a narrow terminal shows first: the verdict of changes; a case without its interval, memory and limit.
+VERDICT_FIRST = [0, 6, 3, 1, 2, 4, 5]
+LAST = ["of the limit", "added memory", "95 % interval"]
 
 
-def tables(detail: BenchDetail) -> list[tuple[str, ScoreTable]]:
-    """Every table that has rows, under its title: cases, quality, growth, changes, settings."""
-    titled = [(title, case_table(rows, detail)) for title, rows in case_rows(detail)]
-    titled += [("Quality", quality_table(detail)), ("Retrieval", retrieval_table(detail))]
-    titled += [("Startup", startup_table(detail))]
-    titled += [("Growth", fit_table(detail.fits)), (changes_title(detail), change_table(detail.changes))]
-    titled += [(SETTINGS, settings_table(detail))]
-    return [(title, table) for title, table in titled if table is not None and table.rows]
+def tables(detail: BenchDetail) -> list[tuple[str, Table]]:
+    """Every table, under its title: cases, quality, growth, changes, settings."""
+    return [
+        *((title, case_table(rows, detail)) for title, rows in case_rows(detail)),
+        ("Quality", quality_table(detail)),
+        ("Retrieval", retrieval_table(detail)),
+        ("Startup", startup_table(detail)),
+        ("Growth", fit_table(detail.fits)),
+        (f"Changes against {detail.baseline}" if detail.baseline else "Changes", change_table(detail.changes)),
+        ("Which setting, for how much memory?", settings_table(detail)),
+    ]
+
+
+def changes_first(detail: BenchDetail) -> list[tuple[str, Table]]:
+    """The tables that have rows, as CI reads them."""
+    shown = [(title, table) for title, table in tables(detail) if table.rows]
+    return sorted(shown, key=lambda pair: not pair[0].startswith("Changes"))
+
+
+def sections(detail: BenchDetail) -> list[Section]:
+    """The same on a page, with pictures."""
+    cases, quality, shown = dict(case_rows(detail)), quality_picture(detail), []
+    for title, table in changes_first(detail):
+        inside = [("table", table)]
+        if title in cases:
+            inside += [parts.plots(size_picture(title, cases[title])), ("bars", share_bars(title, cases[title]))]
+        shown.append(Section(title, [*inside, parts.plots(quality if title == "Quality" else None)]))
+    return shown
 
 
 def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
     """Rows that share a table, by case and metric, under its title; not those that tables of their own show."""
     shown = {row.case for row in startup_rows(detail)}
-    if quality_table(detail) is not None:
+    if quality_table(detail):
         shown |= {row.case for row in detail.rows if row.metric == "perplexity" and "sinks" in row.size}
-    if retrieval_table(detail) is not None:
+    if retrieval_table(detail):
         shown |= {row.case for row in detail.rows if row.metric == "exact_match" and "back" in row.size}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in detail.rows:
@@ -46,62 +70,68 @@ def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def case_table(rows: list[Row], detail: BenchDetail) -> ScoreTable:
+def case_table(rows: list[Row], detail: BenchDetail) -> Table:
     """One row a size and way: median, interval, share of the hardware's limit, ours beside it, memory of a call."""
-    columns = [
-        "size",
-        "way",
-        metric_words(rows[0]),
-        "95 % interval",
-        "of the limit",
-        gain_words(rows[0]),
-        MEMORY,
-    ]
-    cells = [
-        [
-            row.label,
-            row.way,
-            number(row.value, row.unit),
-            NOTHING if row.low is None or row.high is None else interval(row.low, row.high, row.unit),
-            share_words(row),
-            _gain(row, rows),
-            memory_words(row),
-        ]
-        for row in rows
-    ]
-    return without_empty(ScoreTable(columns, cells, set(), _legend(rows, detail), frozenset({0, 1})))
+
+    def gain(row: Row) -> str:
+        ours = ours_beside(row, rows)
+        ratio = None if ours is None else advantage(ours, row)
+        return "" if row.way == OURS else NOTHING if ratio is None else times(ratio)
+
+    columns = {
+        "size": lambda row: row.label,
+        "way": lambda row: row.way,
+        metric_words(rows[0]): lambda row: number(row.value, row.unit),
+        "95 % interval": lambda row: NOTHING if None in (row.low, row.high) else interval(row.low, row.high, row.unit),
+        "of the limit": share_words,
+        "sinkctl smaller" if rows[0].unit == "bytes" else "sinkctl faster": gain,
+        "added memory": lambda row: NOTHING if row.added_bytes is None else memory(row.added_bytes),
+    }
+    limits = {row.floor_of for row in rows if row.share is not None}
+    shown = ", ".join(f"{r.name} {rate(r.value, RATE_UNITS[r.name])}" for r in detail.rates if r.name in limits)
+    legend = shown and f"limit: {shown}, measured in this run"
+    table = without_empty(table_of(rows, columns, legend, words=["size", "way"]))
+    names = table.columns
+    order = sorted(range(len(names)), key=lambda x: 1 + LAST.index(names[x]) if names[x] in LAST else 0)
+    return table._replace(narrow=columns_of(table, order) if LAST[-1] in names else None)
 
 
-def change_table(changes: list[Change]) -> ScoreTable:
+def change_table(changes: list[Change]) -> Table:
     """Each number beside the baseline's, those that failed first."""
-    columns = ["name", "before", "now", "change", "as timed", "allowed", "verdict"]
-    rows = [
-        [
-            change.name,
-            quantity(change.before, change.unit),
-            quantity(change.now, change.unit),
-            worse(change.percent, change.low, change.high),
-            worse(change.raw_percent),
-            NOTHING if change.limit is None else f"{change.limit:g} %",
-            _verdict(change),
-        ]
-        for change in sorted(changes, key=lambda change: not change.failed)
-    ]
-    legend = ["as timed: before the machine's own change is taken out"]
-    if any(change.reran for change in changes):
-        legend.append("reran: measured a second time before it counted")
-    return ScoreTable(columns, rows, set(), legend, frozenset({0, 6}))
+
+    def verdict(change: Change) -> str:
+        word = NOTHING if change.limit is None else "FAILED" if change.failed else "passed"
+        return f"{word}, reran" if change.reran else word
+
+    columns = {
+        "name": lambda change: change.name,
+        "before": lambda change: quantity(change.before, change.unit),
+        "now": lambda change: quantity(change.now, change.unit),
+        "change": lambda change: worse(change.percent, change.low, change.high),
+        "as timed": lambda change: worse(change.raw_percent),
+        "allowed": lambda change: NOTHING if change.limit is None else f"{change.limit:g} %",
+        "verdict": verdict,
+    }
+    table = table_of(
+        sorted(changes, key=lambda change: not change.failed),
+        columns,
+        "as timed: before the machine's own change is taken out",
+        any(change.reran for change in changes) and "reran: measured a second time before it counted",
+        words=["name", "verdict"],
+    )
+    return table._replace(narrow=columns_of(table, VERDICT_FIRST))
 
 
-def changes_title(detail: BenchDetail) -> str:
-    return f"Changes against {detail.baseline}" if detail.baseline else "Changes"
-
-
-def fit_table(fits: list[Fit]) -> ScoreTable:
+def fit_table(fits: list[Fit]) -> Table:
     """How time and memory grow: exponents fitted over the sizes."""
-    rows = [[fit.case, fit.way, fit_words(fit), interval(min(fit.sizes), max(fit.sizes))] for fit in fits]
-    legend = ["95 % intervals in brackets"] if any(fit.low is not None for fit in fits) else []
-    return ScoreTable(["case", "way", "growth", "sizes"], rows, set(), legend, frozenset({0, 1}))
+    columns = {
+        "case": lambda fit: fit.case,
+        "way": lambda fit: fit.way,
+        "growth": fit_words,
+        "sizes": lambda fit: interval(min(fit.sizes), max(fit.sizes)),
+    }
+    intervals = any(fit.low is not None for fit in fits) and "95 % intervals in brackets"
+    return table_of(fits, columns, intervals, words=["case", "way"])
 
 
 def fit_words(fit: Fit) -> str:
@@ -121,16 +151,34 @@ def facts(detail: BenchDetail) -> list[list[str]]:
         ["dtype", machine.dtype],
         ["measured model", machine.model],
         ["versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items() if version)],
-        ["hardware", rates_line(detail)],
+        ["hardware", ", ".join(f"{found.name} {rate(found.value, RATE_UNITS[found.name])}" for found in detail.rates)],
         ["timing", ", ".join(f"{name}: {value}" for name, value in detail.settings.items() if value is not None)],
         ["baseline", detail.baseline or ""],
     ]
     return [row for row in rows if row[1]]
 
 
-def rates_line(detail: BenchDetail) -> str:
-    """matmul 741 TFLOP/s, copy 4.27 TB/s, read 4.37 TB/s."""
-    return ", ".join(f"{found.name} {rate(found.value, RATE_UNITS[found.name])}" for found in detail.rates)
+def summary(result: Result, environment: dict) -> str:
+    """The benchmark as GitHub-flavoured Markdown, for a workflow's summary; its tables are cut until it fits."""
+    detail = result.bench
+    assert detail is not None, "a result of bench"
+    shown = changes_first(detail)
+    model = [] if result.model is None else [model_line(result.model)]
+    words = dict(suite=detail.suite, said=[*unfinished(result), *result.verdict], facts=facts(detail))
+    words |= dict(under="; ".join([*model, duration(result.seconds)]), notes=result.notes, environment=environment)
+    most = max((len(table.rows) for _, table in shown), default=0)
+    while len((page := rendered("summary.md", tables=_cut(shown, most), **words)).encode()) > LIMIT and most > 1:
+        most //= 2
+    return page
+
+
+def _cut(shown: list[tuple[str, Table]], most: int) -> list[tuple[str, Table]]:
+    lost = {title: count(len(table.rows) - most) for title, table in shown if len(table.rows) > most}
+    said = {title: f"cut to the {count(most)} first rows, {n} more are in result.json" for title, n in lost.items()}
+    return [
+        (title, table._replace(rows=table.rows[:most], legend=[*table.legend, said[title]]) if title in said else table)
+        for title, table in shown
+    ]
 
 
 def metric_words(row: Row) -> str:
@@ -138,11 +186,6 @@ def metric_words(row: Row) -> str:
     words = METRIC_WORDS.get(row.metric, row.metric.replace("_", " "))
     said = row.metric in METRIC_WORDS or row.unit in ("", row.metric, *SAID_BY_NUMBER)
     return words if said else f"{words}, {row.unit}"
-
-
-def gain_words(row: Row) -> str:
-    """The head over how many times better ours is than the way of a row."""
-    return "sinkctl smaller" if row.unit == "bytes" else "sinkctl faster"
 
 
 def number(value: float, unit: str = "") -> str:
@@ -163,25 +206,35 @@ def share_words(row: Row) -> str:
     return f"{percent:.0f} % of {row.floor_of}" if percent >= 9.95 else f"{percent:.2g} % of {row.floor_of}"
 
 
-def memory_words(row: Row) -> str:
-    """What a call takes beside what was held before."""
-    return NOTHING if row.added_bytes is None else memory(row.added_bytes)
+def size_picture(title: str, rows: list[Row]) -> parts.LinePicture | None:
+    """Rows of one metric against the size that varies most, a line a way and size besides; None of a single size."""
+    values: dict[str, set[float]] = {}
+    for row in rows:
+        for name, value in row.size.items():
+            if isinstance(value, int | float):
+                values.setdefault(name, set()).add(float(value))
+    grown = sorted((name for name, found in values.items() if len(found) > 1), key=lambda name: -len(values[name]))
+    if not grown:
+        return None
+    over, words = grown[0], metric_words(rows[0])
+    scale, unit = parts.bytes_scale(max(row.value for row in rows)) if rows[0].unit == "bytes" else (1, "")
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted((row for row in rows if over in row.size), key=lambda row: float(row.size[over])):
+        others = [f"{name}={row.size[name]}" for name in grown[1:] if name in row.size]
+        lines.setdefault(", ".join([row.way, *others]), []).append((float(row.size[over]), row.value / scale))
+    lines = dict(sorted(lines.items(), key=lambda item: not item[0].startswith(OURS)))
+    dots = [dot for line in lines.values() for dot in line]
+    log_x, log_y = (
+        min(values) > 0 and max(values) >= ratio * min(values)
+        for values, ratio in (([x for x, _ in dots], LOG_X), ([y for _, y in dots if known(y)] or [0], LOG_Y))
+    )
+    title, y_title = f"{title}: {words} by {over}", f"{words}, {unit}" if scale > 1 else words
+    return parts.line_picture("size", title, over, y_title, lines, log_x=log_x, log_y=log_y)
 
 
-def _gain(row: Row, rows: list[Row]) -> str:
-    if row.way == OURS:
-        return ""
-    ours = ours_beside(row, rows)
-    ratio = None if ours is None else advantage(ours, row)
-    return NOTHING if ratio is None else times(ratio)
-
-
-def _verdict(change: Change) -> str:
-    word = NOTHING if change.limit is None else "FAILED" if change.failed else "passed"
-    return f"{word}, reran" if change.reran else word
-
-
-def _legend(rows: Iterable[Row], detail: BenchDetail) -> list[str]:
-    limits = {row.floor_of for row in rows if row.share is not None}
-    shown = [f"{r.name} {rate(r.value, RATE_UNITS[r.name])}" for r in detail.rates if r.name in limits]
-    return [f"limit: {', '.join(shown)}, measured in this run"] if shown else []
+def share_bars(title: str, rows: list[Row]) -> parts.Bars | None:
+    """Percent of the hardware's limit, a bar a size and way."""
+    ways = sorted(dict.fromkeys(row.way for row in rows), key=lambda way: way != OURS)
+    shown = [row for row in rows if known(row.share)]
+    drawn = [(f"{row.label} {row.way}, {row.floor_of}", 100 * row.share, ways.index(row.way)) for row in shown]
+    return parts.bars(f"{title}: share of the hardware's limit", drawn, lambda value: f"{value:.3g} %")

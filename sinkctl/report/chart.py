@@ -5,7 +5,7 @@ from dataclasses import replace
 from rich.text import Text
 
 from sinkctl.report.curves import captions, perplexity_picture
-from sinkctl.report.picture import y_range
+from sinkctl.report.parts import y_range
 from sinkctl.report.printable import shorten, to_ascii, visible
 from sinkctl.result.stream import PolicyScore
 

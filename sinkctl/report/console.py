@@ -1,97 +1,126 @@
 """A result on a terminal: at any width, with or without colour, and in plain ASCII where the encoding asks for it."""
 
+import textwrap
+from collections.abc import Sequence
+
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from sinkctl.report.benched_console import console_tables as benched_tables
 from sinkctl.report.chart import chart, chart_caption
-from sinkctl.report.converted_console import console_tables as converted_tables
-from sinkctl.report.generated import cache_line
-from sinkctl.report.measured import columns_of
-from sinkctl.report.measured_console import console_tables as measured_tables
-from sinkctl.report.measured_console import fitting
+from sinkctl.report.page import cache_line, tables
+from sinkctl.report.parts import Table, columns_of
 from sinkctl.report.printable import shorten, to_ascii, visible
-from sinkctl.report.questions import answer_table, examples, mistake_line, questions_line
-from sinkctl.report.registered import tables as register_tables
-from sinkctl.report.summary import (
-    BEST,
-    ScoreTable,
-    heading,
-    measurement_row,
-    model_line,
-    passage_words,
-    phases_line,
-    score_table,
-    speed_line,
-    unfinished,
-)
-from sinkctl.result.questions import QuestionsDetail
+from sinkctl.report.questions import mistakes, questions_line
+from sinkctl.report.summary import model_line, passage_words, phases_line, speed_line, unfinished
 from sinkctl.result.schema import Result
-from sinkctl.result.stream import Passage, StreamDetail
+from sinkctl.result.stream import StreamDetail
 
 PASSAGES, KEPT = 5, 10
-WIDEST_CHART = 100
-CHART_INDENT = 9
+WIDEST_CHART, CHART_INDENT = 100, 9
+BEST = " *"
+HEADING = 14  # letters of a column's name on one line
+GAP, SHORTEST = 3, 12  # cells between two columns, and of words where there is little room
+MORE = "A wider terminal and the HTML report show more columns."
 
 
 def render(result: Result, console: Console) -> None:
     """Print the picture, passages, what was scored, notes, and last the verdict, speed and model."""
+
+    def say(lines: Sequence[str], style: str = "") -> None:
+        for line in lines:
+            console.print(_text(line, console, style))
+
     if result.stream is not None:
         _picture(result.stream, console)
         _passages(result.stream, result.recipe.get("passages", {}).get("top", KEPT), console)
-        _scores(score_table(result.stream.policies), console)
-    elif result.questions is not None:
-        _answers(result.questions, console)
-    elif result.generate is not None:
-        console.print(_text(cache_line(result.generate), console, "dim"))
-    elif result.measure is not None:
-        _titled(measured_tables(result.measure, console.width, console.options.ascii_only), console)
-    elif result.convert is not None:
-        _titled(converted_tables(result.convert, console.width, console.options.ascii_only), console)
-    elif result.registers is not None:
-        _titled(register_tables(result.registers), console)
-    elif result.bench is not None:
-        _titled(benched_tables(result.bench, console.width, console.options.ascii_only), console)
-    elif result.measurements:
-        _measurements(result, console)
-    if result.notes:
-        console.print()
+    if result.questions is not None:
+        say([questions_line(result.questions)], "dim")
+    if result.generate is not None:
+        say([cache_line(result.generate)], "dim")
+    _print(tables(result, console.width), console)
+    if result.questions is not None:
+        title, wrong = mistakes(result.questions)
+        say(["", title] if wrong else [], "bold")
+        for line in wrong:
+            _hanging("  ", line, console)
+    console.print(end="\n" if result.notes else "")
     for note in result.notes:
         _hanging("note: ", note, console)
     console.print()
     # Last, where a terminal shows it: what the run says.
-    for line in unfinished(result):
-        console.print(_text(line, console, "yellow"))
-    for line in result.verdict:
-        console.print(_text(line, console, "bold"))
-    details = (
-        result.stream,
-        result.generate,
-        result.questions,
-        result.measure,
-        result.convert,
-        result.registers,
-        result.bench,
-    )
-    if any(detail is not None for detail in details):
-        console.print(_text(speed_line(result), console))
-        if result.phases:
-            console.print(_text(phases_line(result), console, "dim"))
-    if result.model is not None:
-        console.print(_text(model_line(result.model), console, "dim"))
+    say(unfinished(result), "yellow")
+    say(result.verdict, "bold")
+    say([speed_line(result)])
+    say([phases_line(result)] if result.phases else [], "dim")
+    say([] if result.model is None else [model_line(result.model)], "dim")
 
 
-def print_table(table: ScoreTable, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
     """One table alone, with the columns that fit; where some do not, the last of them comes first."""
-    last, ascii_only = len(table.columns) - 1, console.options.ascii_only
-    if fitting(table, console.width, ascii_only) <= last:
-        table = columns_of(table, [0, last, *range(1, last)])
-        kept = fitting(table, console.width, ascii_only)
-        shown = columns_of(table, list(range(max(2, kept))))
-        table = shown._replace(legend=[*shown.legend, "a wider terminal shows more columns"])
-    _scores(table, console)
+    last = len(table.columns) - 1
+    narrow = columns_of(table, [0, last, *range(1, last)])
+    _print([("", table._replace(narrow=narrow))], console, least=2, more="a wider terminal shows more columns")
+
+
+def _print(titled: list[tuple[str, Table]], console: Console, least: int = 1, more: str = MORE) -> None:
+    """Each table with as many of its first columns as fit; where some do not, the last table says so."""
+    shown, cut = [], False
+    for title, table in titled:
+        if table:
+            table = table if _fitting(table, console) == len(table.columns) else table.narrow or table
+            kept = max(least, _fitting(table, console))
+            cut = cut or kept < len(table.columns)
+            shown.append((title, columns_of(table, range(len(table.columns))[:kept])))
+    for number, (title, table) in enumerate(shown, 1):
+        _table(table, console, title)
+        if cut and number == len(shown):
+            console.print(_text(more, console, "dim"))
+
+
+def _fitting(table: Table, console: Console) -> int:
+    """How many columns fit; one in any case."""
+    used = -GAP
+    for x, name in enumerate(table.columns):
+        cells = [*_heading(name), *(row[x] for row in table.rows)]
+        needed = max(cell_len(_text(cell, console).plain) for cell in cells)
+        # Words may wrap, but only the names of rows do: in the middle of a row they would tear it apart.
+        used += GAP + (min(needed, max(SHORTEST, console.width // 4)) if x in table.words and x < 2 else needed)
+        if used > console.width:
+            return max(1, x)
+    return len(table.columns)
+
+
+def _heading(name: str) -> list[str]:
+    """A column's name over a few lines: its last word below the others, and long names broken."""
+    lines = name.rsplit(" ", 1)
+    return textwrap.wrap(name, HEADING) if max(map(len, lines)) > HEADING else lines
+
+
+def _table(table: Table, console: Console, title: str) -> None:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    overflow = "crop" if console.options.ascii_only else "ellipsis"
+    for number, name in enumerate(table.columns):
+        head, words = Text("\n").join(_text(part, console) for part in _heading(name)), number in table.words
+        settings = dict(justify="left" if words else "right", no_wrap=not words, overflow="fold" if words else overflow)
+        grid.add_column(head, vertical="bottom", **settings)
+    marked = {column for _, column in table.best}
+    for y, row in enumerate(table.rows):
+        cells = []
+        for x, words in enumerate(row):
+            best = (y, x) in table.best
+            pad = (BEST if best else " " * len(BEST)) if x in marked else ""
+            cells.append(_text(words + pad, console, "bold green" if best else ""))
+        grid.add_row(*cells)
+    console.print()
+    if title:
+        console.print(_text(title, console, "bold"))
+    if table.rows:
+        console.print(grid)
+    for line in table.legend:
+        console.print(_text(line, console, "dim"))
 
 
 def _picture(stream: StreamDetail, console: Console) -> None:
@@ -108,68 +137,12 @@ def _passages(stream: StreamDetail, top: int, console: Console) -> None:
     if stream.passages:
         console.print()
         console.print(_text("Most surprising passages", console, "bold"))
-    for passage in stream.passages[: PASSAGES if top == KEPT else top]:
-        _passage(passage, console)
-
-
-def _answers(questions: QuestionsDetail, console: Console) -> None:
-    console.print(_text(questions_line(questions), console, "dim"))
-    _scores(answer_table(questions), console)
-    for number, (label, mistake) in enumerate(examples(questions)):
-        if not number:
-            console.print()
-            console.print(_text(f"Wrong under {label}, although the answer was there", console, "bold"))
-        _hanging("  ", mistake_line(mistake), console)
-
-
-def _scores(scores: ScoreTable, console: Console, title: str = "") -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for number, name in enumerate(scores.columns):
-        head = Text("\n").join(_text(part, console) for part in heading(name))
-        words, overflow = number in scores.words, "crop" if console.options.ascii_only else "ellipsis"
-        table.add_column(
-            head,
-            justify="left" if words else "right",
-            vertical="bottom",
-            no_wrap=not words,
-            overflow="fold" if words else overflow,
-        )
-    marked = {column for _, column in scores.best}
-    for y, row in enumerate(scores.rows):
-        cells = []
-        for x, value in enumerate(row):
-            best = (y, x) in scores.best
-            pad = (BEST if best else " " * len(BEST)) if x in marked else ""
-            cells.append(_text(value + pad, console, "bold green" if best else ""))
-        table.add_row(*cells)
-    console.print()
-    if title:
-        console.print(_text(title, console, "bold"))
-    if scores.rows:
-        console.print(table)
-    for line in scores.legend:
-        console.print(_text(line, console, "dim"))
-
-
-def _titled(tables: list[tuple[str, ScoreTable]], console: Console) -> None:
-    for title, table in tables:
-        _scores(table, console, title)
-
-
-def _measurements(result: Result, console: Console) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for measurement in result.measurements:
-        table.add_row(*(_text(value, console) for value in measurement_row(measurement)))
-    console.print()
-    console.print(table)
-
-
-def _passage(passage: Passage, console: Console) -> None:
-    place = f"{passage.file}:{passage.line}  {passage_words(passage)}"
-    console.print(_text(f"  {place}", console, "cyan"), overflow="fold")
     ellipsis = "..." if console.options.ascii_only else "…"
-    text = shorten(_text(passage.text.strip("\n"), console).plain, console.width - 4, ellipsis)
-    console.print(Text(f"    {text}"), no_wrap=True, overflow="crop")
+    for passage in stream.passages[: PASSAGES if top == KEPT else top]:
+        place = f"  {passage.file}:{passage.line}  {passage_words(passage)}"
+        console.print(_text(place, console, "cyan"), overflow="fold")
+        text = shorten(_text(passage.text.strip("\n"), console).plain, console.width - 4, ellipsis)
+        console.print(Text(f"    {text}"), no_wrap=True, overflow="crop")
 
 
 def _hanging(head: str, words: str, console: Console, style: str = "") -> None:

@@ -1,39 +1,18 @@
 """What a conversion says in words and rows, on a terminal, on a page and in a model card alike."""
 
-from collections.abc import Sequence
+from operator import attrgetter
 
-from sinkctl.report.bars import Bars, bars
-from sinkctl.report.measured import columns_of, sink_name, spread, without_empty
-from sinkctl.report.summary import ScoreTable
-from sinkctl.result.convert import (
-    CONTROL,
-    CONVERTED,
-    ORIGINAL,
-    START,
-    TEXTS_OWN,
-    Calibration,
-    CheckpointLine,
-    ConvertDetail,
-    RoundedLine,
-    StreamedLine,
-)
-from sinkctl.result.numbers import (
-    NOTHING,
-    count,
-    difference,
-    error,
-    figures,
-    known,
-    memory,
-    percent,
-    perplexity,
-    points,
-    share,
-    short_count,
-    times,
-)
+from sinkctl.report import parts
+from sinkctl.report.measured import sink_name
+from sinkctl.report.parts import Part, Section, Table, columns_of, table_of, without_empty
+from sinkctl.report.trained import loss_picture, probe_pictures, training_facts, training_line
+from sinkctl.result import convert
+from sinkctl.result import numbers as say
+from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, Calibration, ConvertDetail
+from sinkctl.result.numbers import NOTHING, count, figures, known, perplexity, share
 
 MASS = "the mechanism's mass"
+ROUNDED = "Keys and values in few bits"
 CONSTANT = 0.01  # of their size: keys and values that vary less are one vector
 REFUSABLE = ("sdpa", "flex_attention")
 KINDS = {
@@ -83,109 +62,122 @@ def mechanism_words(detail: ConvertDetail) -> str:
     return words
 
 
-def stream_table(detail: ConvertDetail) -> ScoreTable:
+def stream_table(detail: ConvertDetail) -> Table:
     """One row a checkpoint and cache: perplexity, and its difference to the best of the original's.
 
     Where there is no original, to the best of the control's.
     """
     compared = CONTROL if detail.from_scratch else ORIGINAL
-    base = min((line.perplexity for line in _of(detail.streams, compared) if known(line.perplexity)), default=None)
-    columns = ["checkpoint", "cache", "in front", "perplexity", f"to the best {compared}"]
-    rows = [
-        [line.checkpoint, line.policy, line.first, perplexity(line.perplexity), difference(line.perplexity, base)]
-        for line in detail.streams
-    ]
-    legend = [
+    base = min((line.perplexity for line in of(detail, compared) if known(line.perplexity)), default=None)
+    columns = {
+        "checkpoint": attrgetter("checkpoint"),
+        "cache": attrgetter("policy"),
+        "in front": attrgetter("first"),
+        "perplexity": lambda line: perplexity(line.perplexity),
+    }
+    if base is not None:
+        columns[f"to the best {compared}"] = lambda line: say.difference(line.perplexity, base)
+    table = table_of(
+        detail.streams,
+        columns,
         f"{count(detail.held_out)} held-out tokens, scored once the cache is full; cache S+W: the first S and the last "
-        "W tokens"
-    ]
-    table = ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 1, 2}))
-    return table if base is not None else columns_of(table, [0, 1, 2, 3])
+        "W tokens",
+        words=["checkpoint", "cache", "in front"],
+    )
+    # Numbers first: what is in front can be told from the cache.
+    return table._replace(narrow=columns_of(table, [0, 1, *range(3, len(columns)), 2]))
 
 
-def rounded_table(detail: ConvertDetail, narrow: bool = False) -> ScoreTable:
+def rounded_table(detail: ConvertDetail) -> Table:
     """One row a checkpoint, cache and what stays in full: what keys and values in so many bits cost it.
 
-    `narrow`: without standard errors and the perplexity in full, which the table of streams has.
+    Its narrow form is without standard errors and the perplexity in full, which the table of streams has.
     """
-    formats = list(dict.fromkeys(line.bits for line in detail.rounded))
     full = {(line.checkpoint, line.policy): line.perplexity for line in detail.streams}
-    found: dict[tuple[str, str, str], dict[int | str, RoundedLine]] = {}
+    found: dict[tuple[str, str, str], dict[int | str, convert.RoundedLine]] = {}
     for line in detail.rounded:
         found.setdefault((line.checkpoint, line.policy, line.keep), {})[line.bits] = line
-    rows = [
-        [checkpoint, policy, "nothing" if keep == "none" else "the first token", perplexity(full[checkpoint, policy])]
-        + [_rounded_cost(by_bits.get(bits), narrow) for bits in formats]
-        for (checkpoint, policy, keep), by_bits in found.items()
-    ]
-    columns = ["checkpoint", "cache", "kept in full", "perplexity in full"]
-    columns += [bits if isinstance(bits, str) else f"{bits} bits" for bits in formats]
     groups = ", ".join(map(str, dict.fromkeys(line.group for line in detail.rounded)))
-    legend = [
-        f"keys and values in few bits, in groups of {groups}, none of them recent: rise of perplexity beside the same "
-        "stream in full" + ("" if narrow else "; ±: standard error")
-    ]
-    table = ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 1, 2}))
-    return columns_of(table, [x for x in range(len(columns)) if x != 3]) if narrow else table
+    legend = f"keys and values in few bits, in groups of {groups}, none of them recent: rise of perplexity beside the "
+    legend += "same stream in full"
+    names = {
+        "checkpoint": lambda row: row[0][0],
+        "cache": lambda row: row[0][1],
+        "kept in full": lambda row: "nothing" if row[0][2] == "none" else "the first token",
+    }
+    in_full = {"perplexity in full": lambda row: perplexity(full[row[0][:2]])}
+
+    def costs(errors: bool) -> dict:
+        return {
+            bits if isinstance(bits, str) else f"{bits} bits": lambda row, bits=bits: _cost(row[1].get(bits), errors)
+            for bits in dict.fromkeys(line.bits for line in detail.rounded)
+        }
+
+    narrow = table_of(found.items(), names | costs(False), legend, words=list(names))
+    whole = table_of(found.items(), names | in_full | costs(True), f"{legend}; ±: standard error", words=list(names))
+    return whole._replace(narrow=narrow)
 
 
-def _rounded_cost(line: RoundedLine | None, narrow: bool) -> str:
+def _cost(line: convert.RoundedLine | None, errors: bool) -> str:
     """+1.4 % ± 0.3; from ten times on 1,750×."""
     if line is None or line.cost is None:
         return NOTHING
-    said = difference(1 + line.cost, 1.0)
-    return said if narrow or line.error is None or line.cost >= 9 else f"{said} ± {points(line.error)}"
+    said = say.difference(1 + line.cost, 1.0)
+    return f"{said} ± {say.points(line.error)}" if errors and line.error is not None and line.cost < 9 else said
 
 
-def checkpoint_table(detail: ConvertDetail, as_rows: bool = False) -> ScoreTable:
-    """Checkpoints as their tokenizers feed them, and the original bare, as columns or rows; metrics that any has."""
-    lines = detail.checkpoints
+def checkpoint_table(detail: ConvertDetail) -> Table:
+    """Checkpoints as their tokenizers feed them, and the original bare, as columns; metrics that any has."""
     metrics = {
+        "checkpoint": attrgetter("checkpoint"),
+        "in front": attrgetter("first"),
         "perplexity": lambda line: perplexity(line.perplexity),
         "KL from the original, nats": lambda line: figures(line.kl),
-        sink_name(0): lambda line: percent(line.sink_percent),
+        sink_name(0): lambda line: say.percent(line.sink_percent),
         "largest α₁": lambda line: share(line.alpha_max),
         MASS: lambda line: share(line.mechanism_mass),
         "largest |h|": lambda line: figures(line.massive),
-        "largest |h| / median": lambda line: times(line.massive_ratio, 1.0),
-        "massive layers": _massive_layers,
+        "largest |h| / median": lambda line: say.times(line.massive_ratio, 1.0),
+        "massive layers": lambda line: NOTHING if line.massive_layers is None else count(line.massive_layers),
         "kurtosis": lambda line: figures(line.kurtosis),
     }
-    rows = [[name, *map(read, lines)] for name, read in metrics.items()]
-    rows = [["in front", *(line.first for line in lines)], *(row for row in rows if set(row[1:]) != {NOTHING})]
-    legend = [
-        f"perplexity, KL: {count(detail.scored)} tokens, the second halves of samples; "
-        f"{sink_name(0)}: heads whose α of the first token exceeds 0.3; |h|: activations"
-    ]
-    if any(row[0] == MASS for row in rows):
-        legend.append(f"{MASS}: {'1 − the mean gate' if detail.mechanism == 'gate' else 'mean attention it takes'}")
-    rows = [["", *(line.checkpoint for line in lines)], *rows]
-    if as_rows:
-        rows = [["checkpoint", *rows[0][1:]], *rows[1:]]
-        rows = [list(row) for row in zip(*rows, strict=True)]
-    words = frozenset({0, 1} if as_rows else {0})
-    return ScoreTable(rows[0], rows[1:] if lines else [], set(), legend if lines else [], words)
+    table = table_of(
+        detail.checkpoints,
+        metrics,
+        f"perplexity, KL: {count(detail.scored)} tokens, the second halves of samples; {sink_name(0)}: heads whose α "
+        "of the first token exceeds 0.3; |h|: activations",
+        any(known(line.mechanism_mass) for line in detail.checkpoints)
+        and f"{MASS}: {'1 − the mean gate' if detail.mechanism == 'gate' else 'mean attention it takes'}",
+        words=["checkpoint", "in front"],
+    )
+    table = without_empty(table)
+    return parts.transposed(table)._replace(narrow=table) if table else table
 
 
-def start_table(calibration: Calibration, most: int | None = None) -> ScoreTable:
+def start_table(calibration: Calibration, most: int | None = None) -> Table:
     """One row a layer, at most `most` of them: what the first token took, and what stands in its place."""
-    layers = calibration.layers if most is None else spread(calibration.layers, most)
+    layers = calibration.layers if most is None else parts.spread(calibration.layers, most)
     names = list(dict.fromkeys(name for layer in calibration.layers for name in layer.begun))
-    rows = [
-        [str(layer.number), share(layer.mass), figures(layer.score), figures(layer.lse)]
-        + [figures(layer.begun.get(name)) for name in names]
-        for layer in layers
-    ]
-    legend = [
-        "mass, score: of the first token; lse: log-sum-exp of the other keys' scores; all means"
-        + (f"; {', '.join(names)}: what the layer begins with, a mean, or vectors' root mean square" if names else "")
-    ]
-    if len(layers) < len(calibration.layers):
-        legend.append(f"{len(layers)} of {count(len(calibration.layers))} layers, evenly chosen")
-    return without_empty(ScoreTable(["layer", "mass", "score", "lse", *names], rows, set(), legend, frozenset()))
+    columns = {
+        "layer": lambda layer: str(layer.number),
+        "mass": lambda layer: share(layer.mass),
+        "score": lambda layer: figures(layer.score),
+        "lse": lambda layer: figures(layer.lse),
+        **{name: lambda layer, name=name: figures(layer.begun.get(name)) for name in names},
+    }
+    begun = f"; {', '.join(names)}: what the layer begins with, a mean, or vectors' root mean square" if names else ""
+    table = table_of(
+        layers,
+        columns,
+        f"mass, score: of the first token; lse: log-sum-exp of the other keys' scores; all means{begun}",
+        len(layers) < len(calibration.layers)
+        and f"{len(layers)} of {count(len(calibration.layers))} layers, evenly chosen",
+        words=[],
+    )
+    return without_empty(table)
 
 
-def calibration_lines(calibration: Calibration) -> list[str]:
+def calibration_line(calibration: Calibration) -> str:
     """How much text it was, and how constant the first token's keys and values were."""
     keys, values = calibration.key_spread, calibration.value_spread
     said = (
@@ -193,20 +185,18 @@ def calibration_lines(calibration: Calibration) -> list[str]:
         f"and the last {count(calibration.window)}."
     )
     if max(keys, values) <= CONSTANT:
-        apart = f" to {error(keys)} and {error(values)} of their size" if max(keys, values) else ""
-        constancy = f"The first token's keys and values are the same in every sample{apart}: constants replace them."
-    else:
-        constancy = (
-            f"The first token's keys vary by {percent(100 * keys)} of their size over samples, its values by "
-            f"{percent(100 * values)} (the worst layer): constants replace them only on average."
-        )
-    return [said, constancy]
+        apart = f" to {say.error(keys)} and {say.error(values)} of their size" if max(keys, values) else ""
+        return f"{said} The first token's keys and values are the same in every sample{apart}: constants replace them."
+    return (
+        f"{said} The first token's keys vary by {say.part(keys)} of their size over samples, its values by "
+        f"{say.part(values)} (the worst layer): constants replace them only on average."
+    )
 
 
 def stored_line(detail: ConvertDetail) -> str:
     """Where the mechanism is, how large it is, and how the checkpoint is loaded."""
-    size = f"{short_count(detail.parameters)} new parameters, " if detail.parameters > 0 else ""
-    files = f"{memory(sum(detail.files.values()))} in {len(detail.files)} files" if detail.files else "no files"
+    size = f"{say.short_count(detail.parameters)} new parameters, " if detail.parameters > 0 else ""
+    files = f"{say.memory(sum(detail.files.values()))} in {len(detail.files)} files" if detail.files else "no files"
     return f"stored as {detail.model_type} ({detail.stored}), {size}{files}; {loading_words(detail)}"
 
 
@@ -226,27 +216,55 @@ def refusing(detail: ConvertDetail) -> list[str]:
 
 def stream_policy(detail: ConvertDetail) -> str:
     """The cache the checkpoint is made for: 0+256, or with its first token kept, 1+255."""
-    ours = _of(detail.streams, CONVERTED)
-    if ours:
-        kept = [line for line in ours if line.policy.startswith("1+") and not line.first.startswith(TEXTS_OWN)]
+    if ours := of(detail, CONVERTED):
+        kept = [line for line in ours if line.policy.startswith("1+") and not line.first.startswith(convert.TEXTS_OWN)]
         return (kept or [line for line in ours if line.policy.startswith("0+")] or ours)[0].policy
     gone = detail.settings.get("start") in ("match", "mean") or detail.settings.get("bos") == "drop"
     return f"0+{detail.window}" if gone and detail.mechanism != "sink_token" else f"1+{detail.window - 1}"
 
 
-def stream_bars(detail: ConvertDetail) -> Bars | None:
+def stream_bars(detail: ConvertDetail) -> parts.Bars | None:
     """Perplexity a checkpoint and cache; the start of random weights would leave the other bars no room."""
-    shown = [line for line in detail.streams if line.checkpoint != START or not detail.from_scratch]
-    named = [
-        f"{line.checkpoint} {line.policy}" + ("" if line.first.startswith(TEXTS_OWN) else f" ({line.first})")
-        for line in shown
+    rows = []
+    for line in detail.streams:
+        front = "" if line.first.startswith(convert.TEXTS_OWN) else f" ({line.first})"
+        colour = {ORIGINAL: 0, CONTROL: 2}.get(line.checkpoint, 1)
+        if line.checkpoint != convert.START or not detail.from_scratch:
+            rows.append((f"{line.checkpoint} {line.policy}{front}", line.perplexity, colour))
+    return parts.bars("Perplexity of the held-out text, streamed", rows)
+
+
+def tables(detail: ConvertDetail) -> list[tuple[str, Table]]:
+    """Titled tables of a terminal; the last of them says how it was trained, stored and is loaded."""
+    lines = [] if detail.training is None else [training_line(detail.training)]
+    made = Table([], [], legend=[*lines, stored_line(detail)])
+    shown = [("Streams", stream_table(detail)), (ROUNDED, rounded_table(detail))]
+    return [*shown, ("Checkpoints", checkpoint_table(detail)), ("", made)]
+
+
+def sections(detail: ConvertDetail) -> list[Section]:
+    """The same on a page, with pictures, training, calibration and files."""
+    said = f"The checkpoint was given {mechanism_words(detail)}; {stored_line(detail)}."
+    streams = stream_table(detail)
+    streams = columns_of(streams, [0, *range(3, len(streams.columns)), 1, 2])  # a phone shows two columns
+    training: list[Part] = []
+    if detail.training is not None:
+        losses, probes = parts.plots(loss_picture(detail.training)), parts.plots(*probe_pictures(detail.training))
+        training = [("facts", training_facts(detail.training, detail.mechanism)), losses, probes]
+    begun: list[Part] = []
+    if detail.calibration is not None:
+        begun = [("plain", [calibration_line(detail.calibration)]), ("table", start_table(detail.calibration))]
+    return [
+        Section("Streams", [("plain", [said]), ("table", streams), ("bars", stream_bars(detail))]),
+        Section(ROUNDED, [("table", rounded_table(detail))]),
+        Section("Checkpoints", [("table", checkpoint_table(detail))]),
+        Section("Training", training),
+        Section("Calibration", begun, fold=True),
+        Section("Files", [("facts", [[name, say.memory(size)] for name, size in detail.files.items()])], fold=True),
     ]
-    colours = [{ORIGINAL: 0, CONTROL: 2}.get(line.checkpoint, 1) for line in shown]
-    values = [line.perplexity for line in shown]
-    return bars("Perplexity of the held-out text, streamed", zip(named, values, colours, strict=True))
 
 
-def converted_facts(detail: ConvertDetail) -> list[list[str]]:
+def facts(detail: ConvertDetail) -> list[list[str]]:
     """How it was converted, as rows of a table."""
     settings = [f"{name}: {value}" for name, value in detail.settings.items()]
     return [
@@ -262,9 +280,5 @@ def converted_facts(detail: ConvertDetail) -> list[list[str]]:
     ]
 
 
-def _of(streams: Sequence[StreamedLine], checkpoint: str) -> list[StreamedLine]:
-    return [line for line in streams if line.checkpoint == checkpoint]
-
-
-def _massive_layers(line: CheckpointLine) -> str:
-    return NOTHING if line.massive_layers is None else count(line.massive_layers)
+def of(detail: ConvertDetail, checkpoint: str) -> list[convert.StreamedLine]:
+    return [line for line in detail.streams if line.checkpoint == checkpoint]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from sinkctl.report.picture import LinePicture, y_range
+from sinkctl.report.parts import LinePicture, y_range
 from sinkctl.report.printable import shorten, visible
 
 COLOURS = ("#0072b2", "#d55e00", "#008060", "#b3568c", "#a87500", "#5a5a5a")

@@ -8,9 +8,10 @@ from typing import Any
 
 from sinkctl.report.draw import NARROW, WIDE, inline
 from sinkctl.report.headline import headline
-from sinkctl.report.page import Section, sections
+from sinkctl.report.page import sections
+from sinkctl.report.parts import Section
 from sinkctl.report.printable import as_yaml, visible
-from sinkctl.report.summary import measurement_row, model_line, phases_line, speed_line, unfinished
+from sinkctl.report.summary import measurement_table, model_line, phases_line, speed_line, unfinished
 from sinkctl.result import numbers
 from sinkctl.result.schema import Result
 
@@ -29,20 +30,20 @@ WORDS = {
 
 def html(result: Result, environment: dict[str, Any]) -> str:
     """The whole report as one page; every text in it is escaped."""
+    from markupsafe import Markup
+
     several = [score.label for score in result.measure.checkpoints] if result.measure else []
     name = result.model.name if result.bench is None else result.bench.suite
-    ids = counter()
-    shown = [*sections(result), *_ending(result, environment)]
+    ids, shown = counter(), [*sections(result), *_ending(result, environment)]
+    anchors = {id(section): f"s{number}" for number, section in enumerate(shown)}
+    style = files("sinkctl.report").joinpath("templates/page.css").read_text(encoding="utf-8")
 
     def fresh(kind: str) -> str:
         return f"{kind}-{next(ids)}"
 
-    anchors = {id(section): f"s{number}" for number, section in enumerate(shown)}
     return _template().render(
         title=f"sinkctl {result.task}: {', '.join(several) if len(several) > 1 else name}",
-        style=_safe(
-            files("sinkctl.report").joinpath("templates/page.css").read_text(encoding="utf-8") + _colours(result)
-        ),
+        style=Markup(style + _colours(result)),
         under=["" if result.model is None else model_line(result.model), speed_line(result), phases_line(result)],
         unfinished=unfinished(result),
         figures=headline(result),
@@ -51,22 +52,21 @@ def html(result: Result, environment: dict[str, Any]) -> str:
         version=result.sinkctl_version,
         fresh=fresh,
         anchor=lambda section: anchors.get(id(section), ""),
-        draw=lambda picture, wide: _safe(inline(picture, fresh(picture.name), WIDE if wide else NARROW)),
+        draw=lambda picture, wide: Markup(inline(picture, fresh(picture.name), WIDE if wide else NARROW)),
     )
 
 
 def _ending(result: Result, environment: dict[str, Any]) -> list[Section]:
     """What every report ends with, folded but for the notes."""
-    choices = [[name, reason] for name, reason in result.choices.items()]
-    return [
-        Section("Notes", [("list", result.notes)]),
-        Section("Automatic choices", [("facts", choices)], fold=True),
-        Section("Layers", [("list", [] if result.model is None else result.model.layers)], fold=True),
-        Section("Measurements", [("facts", [measurement_row(m) for m in result.measurements])], fold=True),
-        Section("Recipe", [("pre", as_yaml(result.recipe))], fold=True),
-        Section("Environment", [("facts", list(_flat(environment)))], fold=True),
-        Section("Words", [("facts", [[word, said] for word, said in WORDS.items()])], fold=True),
-    ]
+    folded = {
+        "Automatic choices": ("facts", list(result.choices.items())),
+        "Layers": ("list", [] if result.model is None else result.model.layers),
+        "Measurements": ("facts", measurement_table(result.measurements).rows),
+        "Recipe": ("pre", as_yaml(result.recipe)),
+        "Environment": ("facts", list(_flat(environment))),
+        "Words": ("facts", list(WORDS.items())),
+    }
+    return [Section("Notes", [("list", result.notes)]), *(Section(t, [part], True) for t, part in folded.items())]
 
 
 def _colours(result: Result) -> str:
@@ -89,29 +89,13 @@ def _template() -> Any:
         undefined=StrictUndefined,
         finalize=lambda text: visible(text) if type(text) is str else text,
     )
-    environment.filters["lines"] = lambda text: _safe(
-        "\n".join(str(_escaped(visible(line))) for line in text.split("\n"))
-    )
     return environment.get_template("page.html")
-
-
-def _safe(markup: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(markup)
-
-
-def _escaped(text: str) -> Any:
-    from markupsafe import escape
-
-    return escape(text)
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
     """Nested data as (dotted name, value) rows; lists by index, bytes in their units, nulls left out."""
     for name, value in data.items():
-        if isinstance(value, list):
-            value = dict(enumerate(value))
+        value = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:

@@ -1,32 +1,13 @@
-"""What a sink measurement says in words and rows, on a terminal and on a page alike."""
+"""What a sink measurement says in words and tables, on a terminal and on a page alike."""
 
+import math
 from collections.abc import Iterable
 
-from sinkctl.report.summary import ScoreTable
-from sinkctl.result.measure import (
-    LATER,
-    SCORED,
-    CheckpointScore,
-    CostLine,
-    InputScore,
-    MeasureDetail,
-    PatchNorms,
-    SinkShare,
-    TakenOver,
-)
-from sinkctl.result.numbers import (
-    NOTHING,
-    count,
-    difference,
-    error,
-    figures,
-    percent,
-    perplexity,
-    place,
-    points,
-    quotient,
-    share,
-)
+from sinkctl.report.parts import Table, table_of, without_empty
+from sinkctl.result import measure, numbers
+from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, MeasureDetail
+from sinkctl.result.numbers import count, figures, percent, perplexity, place, quotient, share
+from sinkctl.result.suspects import SuspectReport
 from sinkctl.result.words import quoted, ranges
 
 CLASSES = {
@@ -36,106 +17,139 @@ CLASSES = {
     "retrieval": "retrieval-like",
     "mixed": "mixed",
 }
-KEYS_SHOWN = 4
-TOKENS_SHOWN = 6
+KEYS_SHOWN, TOKENS_SHOWN, SUSPECTS_SHOWN = 4, 6, 20
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 COUNTED = "Tokens count from 1; layers, heads, experts, channels and positions from 0."
 
 
-def rate_table(detail: MeasureDetail) -> ScoreTable:
+def rate_table(detail: MeasureDetail) -> Table:
     """One row a checkpoint and input: Sink_k^ε of the first keys, the largest α₁, the mass balance and the sample."""
-    several = len(detail.checkpoints) > 1
-    shown = _shown_shares(detail)
-    names = [sink_name(key, epsilon if len(detail.epsilons) > 1 else None) for epsilon, key in shown]
-    columns = [*(["checkpoint"] if several else []), "input", *names]
-    columns += ["largest α₁", "balance error", "samples × length"]
-    rows = []
-    for checkpoint in detail.checkpoints:
-        for score in checkpoint.inputs:
-            if score.heads is None:
-                continue
-            rows.append(
-                [
-                    *([checkpoint.label] if several else []),
-                    score.name,
-                    *(_rate(score, epsilon, key) for epsilon, key in shown),
-                    share(score.alpha_max),
-                    error(score.balance_error),
-                    f"{count(score.samples)} × {count(score.length)}",
-                ]
-            )
-    epsilon = f"{detail.epsilons[0]:g}" if len(detail.epsilons) == 1 else "ε"
-    legend = [
-        f"Sinkₖ: heads whose α of token k exceeds {epsilon}, mean over samples, layers and heads; α: what a token "
-        "receives from it and all later ones, a mean. Longer samples give lower rates: compare equal lengths. "
-        "±: standard error over the samples."
-    ]
-    return ScoreTable(columns, rows, set(), legend if rows else [], frozenset(range(2 if several else 1)))
+    pairs = [(checkpoint, score) for checkpoint in detail.checkpoints for score in checkpoint.inputs]
+    keys = sorted({sink.key for _, score in pairs for sink in score.sinks if sink.key < detail.keys})[:KEYS_SHOWN]
+    first, *others = detail.epsilons
+    columns = {"checkpoint": lambda pair: pair[0].label} if len(detail.checkpoints) > 1 else {}
+    columns["input"] = lambda pair: pair[1].name
+    words = list(columns)
+    for epsilon, key in [*((first, key) for key in keys), *((epsilon, 0) for epsilon in others)]:
+        name = sink_name(key) + (f" ε={epsilon:g}" if others else "")
+        columns[name] = lambda pair, epsilon=epsilon, key=key: _rate(pair[1], epsilon, key)
+    columns |= {
+        "largest α₁": lambda pair: share(pair[1].alpha_max),
+        "balance error": lambda pair: numbers.error(pair[1].balance_error),
+        "samples × length": lambda pair: f"{count(pair[1].samples)} × {count(pair[1].length)}",
+    }
+    return table_of(
+        [pair for pair in pairs if pair[1].heads is not None],
+        columns,
+        f"Sinkₖ: heads whose α of token k exceeds {'ε' if others else f'{first:g}'}, mean over samples, layers and "
+        "heads; α: what a token receives from it and all later ones, a mean. Longer samples give lower rates: compare "
+        "equal lengths. ±: standard error over the samples.",
+        words=words,
+    )
 
 
 def _rate(score: InputScore, epsilon: float, key: int) -> str:
     """75.7 % ± 0.4, its standard error over the samples where that is known."""
-    found = _sink_share(score, epsilon, key)
+    found = sink_share(score, epsilon, key)
     said = percent(None if found is None else found.percent)
     return said if found is None or found.error is None else f"{said} ± {found.error:.1f}"
 
 
-def found_table(score: InputScore, most: int | None = None) -> ScoreTable:
+def found_table(score: InputScore, most: int | None = None) -> Table:
     """Tokens other than the first that heads sink on, in their order; with `most`, the first of them."""
-    columns = ["token", "heads", "α", "times / places", "position", "layer.head"]
-    rows = [
-        [
-            quoted(found.token),
-            percent(found.percent),
-            share(found.alpha),
-            f"{count(found.times)}/{count(found.occurrences)}",
-            place(found.position),
-            ".".join(map(str, found.strongest)),
-        ]
-        for found in score.found[:most]
-    ]
-    legend = []
-    if most is not None and len(score.found) > most:
-        legend.append(f"and {count(len(score.found) - most)} more")
-    return ScoreTable(columns, rows, set(), legend)
+    columns = {
+        "token": lambda found: quoted(found.token),
+        "heads": lambda found: percent(found.percent),
+        "α": lambda found: share(found.alpha),
+        "times / places": lambda found: f"{count(found.times)}/{count(found.occurrences)}",
+        "position": lambda found: place(found.position),
+        "layer.head": lambda found: ".".join(map(str, found.strongest)),
+    }
+    return table_of(score.found[:most], columns, _more(score.found, most))
 
 
-def cost_table(checkpoint: CheckpointScore) -> ScoreTable:
+def predicted_table(score: InputScore, most: int | None = None) -> Table:
+    """Tokens told by massive activations, at most `most`, and how often heads sink on them; empty where none is."""
+    columns = {
+        "token": lambda token: "the first token" if token.token is None else quoted(token.token),
+        "places": lambda token: count(token.predicted),
+        "sinks of later layers": lambda token: count(token.right),
+        "position": lambda token: place(token.position),
+    }
+    if (found := score.predicted) is None:
+        return table_of([], columns)
+    kept = f"--kv-keep {found.keep} keeps all{f' but {count(found.left)}' if found.left else ''} of them"
+    front = prefix(score)
+    return table_of(
+        found.tokens[:most],
+        columns,
+        f"places: massive in channel{'s' * (len(found.channels) > 1)} {ranges(found.channels)} after layer "
+        f"{found.layer}; {'no setting keeps them' if found.keep == 'none' else kept}",
+        f"{_agreement(found.all)}; besides the first token, {_agreement(found.besides_first)}",
+        len(front) > bool(score.bos)
+        and f"a prefix of as many tokens as samples have such places: {' '.join(map(quoted, front))}",
+        _more(found.tokens, most),
+    )
+
+
+def prefix(score: InputScore) -> list[str]:
+    """Tokens that in front of a text would be the massive ones, so that those in it need not be.
+
+    After PrefixQuant (Chen et al. 2024, arXiv 2410.05265): as many as a sample has such places, rounded up; those told
+    most often, BOS last where samples have it. As in its code, what fewer than a tenth of the samples have is left out.
+    """
+    found = score.predicted
+    assert found is not None
+    number = math.ceil(found.all.predicted / score.samples)
+    often = [token.token for token in found.tokens if token.token is not None and 10 * token.predicted >= score.samples]
+    return often[: number - 1] + (score.first_tokens[:1] if score.bos else [])
+
+
+def _agreement(found: measure.Agreement) -> str:
+    """precision 100.0 % (20 of 20), recall 19.6 % (20 of 102)."""
+    right = count(found.right)
+    precision = f"precision {percent(found.precision)} ({right} of {count(found.predicted)})"
+    recall = f"recall {percent(found.recall)} ({right} of {count(found.sinks)})"
+    return f"{precision if found.predicted else 'none predicted'}, {recall if found.sinks else 'no sinks'}"
+
+
+def _more(items: list, most: int | None) -> str:
+    return f"and {count(len(items) - most)} more" if most is not None and len(items) > most else ""
+
+
+def cost_table(checkpoint: CheckpointScore) -> Table:
     """What was taken away, and what that did to perplexity and to the last token's distribution."""
-    columns = ["taken away", "cost", "perplexity", "baseline", "KL, nats", "top-5 kept", "how"]
-    rows = [
-        [
-            line.name,
-            cost_said(line),
-            perplexity(line.perplexity),
-            perplexity(line.baseline),
-            figures(line.kl),
-            share(line.top5),
-            line.what,
-        ]
-        for line in checkpoint.costs
-    ]
-    legend = []
-    if any(line.error is not None for line in checkpoint.costs):
-        legend.append(
-            "cost: rise of perplexity; ±: standard error, over samples (of a stream: quarters of its window)."
-        )
-    if any(line.hidden_from for line in checkpoint.costs):
-        legend.append(
-            f"Hidden from {LATER}, a key leaves another one time to take its place; from {SCORED} (second halves) it "
-            "is missing once it is needed. Where nothing is said: from the scored."
-        )
-    legend += [taken_over_line(line.taken_over) for line in checkpoint.costs if line.taken_over is not None]
-    return without_empty(ScoreTable(columns, rows, set(), legend if rows else [], frozenset({0, 6})))
+    columns = {
+        "taken away": lambda line: line.name,
+        "cost": cost_said,
+        "perplexity": lambda line: perplexity(line.perplexity),
+        "baseline": lambda line: perplexity(line.baseline),
+        "KL, nats": lambda line: figures(line.kl),
+        "top-5 kept": lambda line: share(line.top5),
+        "how": lambda line: line.what,
+    }
+    costs = checkpoint.costs
+    table = table_of(
+        costs,
+        columns,
+        any(line.error is not None for line in costs)
+        and "cost: rise of perplexity; ±: standard error, over samples (of a stream: quarters of its window).",
+        any(line.hidden_from for line in costs)
+        and f"Hidden from {LATER}, a key leaves another one time to take its place; from {SCORED} (second halves) it "
+        "is missing once it is needed. Where nothing is said: from the scored.",
+        *(_taken_over(line.taken_over) for line in costs if line.taken_over is not None),
+        words=["taken away", "how"],
+    )
+    return without_empty(table)
 
 
-def cost_said(line: CostLine) -> str:
+def cost_said(line: measure.CostLine) -> str:
     """+154.0 % ± 9.1; from ten times on 1,750×."""
-    said, ratio = difference(line.perplexity, line.baseline), quotient(line.perplexity, line.baseline)
-    return said if line.error is None or ratio is None or ratio >= 10 else f"{said} ± {points(line.error)}"
+    said, ratio = numbers.difference(line.perplexity, line.baseline), quotient(line.perplexity, line.baseline)
+    return said if line.error is None or ratio is None or ratio >= 10 else f"{said} ± {numbers.points(line.error)}"
 
 
-def taken_over_line(found: TakenOver) -> str:
+def _taken_over(found: measure.TakenOver) -> str:
     """Which key heads sink on when the first is hidden from the beginning."""
     where = "" if found.layer is None else f"; from layer {found.layer} on, half of those that sank on the first"
     token = "" if found.token is None else f" {quoted(found.token)}"
@@ -154,26 +168,47 @@ def mixing_lines(checkpoint: CheckpointScore) -> list[str]:
     ]
 
 
-def expert_table(score: InputScore) -> ScoreTable:
+def expert_table(score: InputScore) -> Table:
     """Mixture-of-experts layers: where the first token goes, and how many of the others go there too."""
-    rows = [
-        [
-            str(layer.number),
-            str(layer.first_token_expert),
-            percent(_hundredfold(layer.first_token_share)),
-            percent(_hundredfold(layer.expert_share)),
-        ]
-        for layer in score.layers
-        if layer.first_token_expert is not None
-    ]
-    return ScoreTable(["layer", "expert", "of first tokens", "of other tokens"], rows, set(), [], frozenset())
+    columns = {
+        "layer": lambda layer: str(layer.number),
+        "expert": lambda layer: str(layer.first_token_expert),
+        "of first tokens": lambda layer: numbers.part(layer.first_token_share),
+        "of other tokens": lambda layer: numbers.part(layer.expert_share),
+    }
+    return table_of([layer for layer in score.layers if layer.first_token_expert is not None], columns, words=[])
+
+
+def suspect_table(report: SuspectReport | None) -> Table:
+    """The most suspect trigger candidates, one a row."""
+    columns = {
+        "candidate": lambda one: quoted(one.text),
+        "alarm": lambda one: "ALARM" if one.alarm else "no",
+        "score": lambda one: figures(one.score),
+        "limit": lambda one: figures(one.limit),
+        "z": lambda one: f"{one.z:.1f}",
+        "tokens": lambda one: count(one.tokens),
+        "sign": lambda one: one.sign,
+    }
+    if report is None:
+        return table_of([], columns)
+    less = report.candidates - SUSPECTS_SHOWN
+    return table_of(
+        report.suspects[:SUSPECTS_SHOWN],
+        columns,
+        f"put {report.place}, into {count(report.samples)} samples of {count(report.length)} tokens; score: root mean "
+        f"square over layers of z-scores among {count(report.random)} random candidates of as many tokens, of the sign "
+        f"where it is largest; alarm: above the largest of theirs, times {report.margin:g}; z: of the score",
+        less > 0 and f"{count(less)} less suspect ones are in result.json",
+        words=["candidate", "alarm", "sign"],
+    )
 
 
 def class_counts(score: InputScore) -> dict[str, int]:
     """Heads by class, in a fixed order, under the names that reports use; classes without heads are left out."""
     named: dict[str, int] = {}
     for name, heads in score.classes.items():
-        named[class_name(name)] = named.get(class_name(name), 0) + heads
+        named[CLASSES.get(name, name)] = named.get(CLASSES.get(name, name), 0) + heads
     return {name: named[name] for name in in_order(name for name, heads in named.items() if heads)}
 
 
@@ -188,16 +223,10 @@ def class_line(score: InputScore) -> str:
     return ", ".join(f"{count(heads)} {name}" for name, heads in class_counts(score).items())
 
 
-def class_name(name: str) -> str:
-    """The full name of a head class, from its short one or itself."""
-    return CLASSES.get(name, name)
-
-
-def patch_line(patches: PatchNorms) -> str:
+def patch_line(patches: measure.PatchNorms) -> str:
     """Norms after the last block: CLS 45.1; registers 30.2, 28.1; patches: median 12.3, largest 160, 2.4 % above 9."""
     said = [] if patches.cls is None else [f"CLS {figures(patches.cls)}"]
-    if patches.registers:
-        said.append(f"registers {', '.join(map(figures, patches.registers))}")
+    said += [f"registers {', '.join(map(figures, patches.registers))}"] if patches.registers else []
     said.append(
         f"patches: median {figures(patches.patch_median)}, largest {figures(patches.patch_max)}, "
         f"{percent(patches.outlier_percent)} above {figures(patches.threshold)}"
@@ -205,68 +234,34 @@ def patch_line(patches: PatchNorms) -> str:
     return "Norms after the last block: " + "; ".join(said)
 
 
-def input_line(score: InputScore) -> str:
-    """100 samples × 64 tokens, beginning “<s>”, “The”."""
+def input_lines(score: InputScore) -> list[str]:
+    """100 samples × 64 tokens, beginning “<s>”, “The”; classes of heads; layers with massive activations."""
     tokens = ", ".join(map(quoted, score.first_tokens[:TOKENS_SHOWN]))
-    begins = f", beginning {tokens}" if tokens else ""
-    return f"{count(score.samples)} samples × {count(score.length)} tokens{begins}"
+    said = [f"{count(score.samples)} samples × {count(score.length)} tokens{f', beginning {tokens}' if tokens else ''}"]
+    said += [f"Heads: {heads}"] if (heads := class_line(score)) else []
+    if any(layer.massive is not None for layer in score.layers):
+        massive, layers = score.massive_layers, count(len(score.layers))
+        found = f"Massive activations in {count(len(massive))} of {layers} layers: {ranges(massive)}"
+        said.append(found if massive else "No massive activations")
+    return said
 
 
-def massive_line(score: InputScore) -> str:
-    """Massive activations in 28 of 32 layers: 1–27; nothing where none was looked for."""
-    if all(layer.massive is None for layer in score.layers):
-        return ""
-    if not score.massive_layers:
-        return "No massive activations"
-    return (
-        f"Massive activations in {count(len(score.massive_layers))} of {count(len(score.layers))} layers: "
-        f"{ranges(score.massive_layers)}"
-    )
+def sink_name(key: int) -> str:
+    """Sink₁ for key 0."""
+    return f"Sink{str(key + 1).translate(SUBSCRIPTS)}"
 
 
-def sink_name(key: int, epsilon: float | None = None) -> str:
-    """Sink₁, or Sink₁ ε=0.5."""
-    name = f"Sink{str(key + 1).translate(SUBSCRIPTS)}"
-    return name if epsilon is None else f"{name} ε={epsilon:g}"
-
-
-def sink_percent(score: InputScore, epsilon: float, key: int = 0) -> float | None:
+def sink_percent(score: InputScore | None, epsilon: float, key: int = 0) -> float | None:
     """Sink_{key+1}^ε of an input, in percent."""
-    found = _sink_share(score, epsilon, key)
+    found = None if score is None else sink_share(score, epsilon, key)
     return None if found is None else found.percent
 
 
-def _sink_share(score: InputScore, epsilon: float, key: int) -> SinkShare | None:
+def sink_share(score: InputScore, epsilon: float, key: int) -> measure.SinkShare | None:
+    """The same with its standard error."""
     return next((share for share in score.sinks if (share.epsilon, share.key) == (epsilon, key)), None)
 
 
-def without_empty(table: ScoreTable) -> ScoreTable:
-    """`table` without the columns that show nothing in any row; the first stays."""
-    kept = [x for x in range(len(table.columns)) if not x or any(row[x] not in ("", NOTHING) for row in table.rows)]
-    return columns_of(table, kept)
-
-
-def columns_of(table: ScoreTable, kept: list[int]) -> ScoreTable:
-    """`table` with these columns, in this order."""
-    rows = [[row[x] for x in kept] for row in table.rows]
-    words = frozenset(new for new, old in enumerate(kept) if old in table.words)
-    best = {(y, kept.index(x)) for y, x in table.best if x in kept}
-    return ScoreTable([table.columns[x] for x in kept], rows, best, table.legend, words)
-
-
-def spread(items: list, most: int) -> list:
-    """At most `most` of the items, the first and the last among them."""
-    if len(items) <= most:
-        return items
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
-def _shown_shares(detail: MeasureDetail) -> list[tuple[float, int]]:
-    """(ε, key): the first keys at the first ε, then the first key at every other."""
-    scores = [score for checkpoint in detail.checkpoints for score in checkpoint.inputs]
-    keys = sorted({sink.key for score in scores for sink in score.sinks if sink.key < detail.keys})[:KEYS_SHOWN]
-    return [(detail.epsilons[0], key) for key in keys] + [(epsilon, 0) for epsilon in detail.epsilons[1:]]
-
-
-def _hundredfold(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def input_named(checkpoint: CheckpointScore, name: str) -> InputScore | None:
+    """A checkpoint's input of that name."""
+    return next((score for score in checkpoint.inputs if score.name == name), None)

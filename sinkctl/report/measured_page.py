@@ -1,38 +1,64 @@
-"""A sink measurement as sections of a page: the overview, then every checkpoint by its name."""
+"""A sink measurement as tables of a terminal, and as sections of a page: the overview, then every checkpoint."""
 
-from sinkctl.report.cells import alpha_map, cells_of, class_map, first_token_map, surface_map
+from sinkctl.report.cells import alpha_map, cells_of, class_map, image_cells, surface_map
 from sinkctl.report.compared import compare_table
-from sinkctl.report.image_maps import image_cells, largest_norm
-from sinkctl.report.layer_rows import layer_parts, layer_words
+from sinkctl.report.layer_rows import layer_parts, layer_table, layer_words
 from sinkctl.report.measured import (
     COUNTED,
-    class_line,
     cost_table,
     expert_table,
     found_table,
-    input_line,
-    massive_line,
+    input_lines,
     mixing_lines,
     patch_line,
+    predicted_table,
     rate_table,
+    suspect_table,
 )
-from sinkctl.report.measured_pictures import checkpoint_pictures, input_pictures, key_name, overall_pictures
-from sinkctl.report.page import Part, Section, table
-from sinkctl.report.picture import LinePicture, on_one_scale
-from sinkctl.report.predicted import predicted_table
+from sinkctl.report.measured_pictures import compared_pictures, emergence, input_pictures, key_name, mixing_picture
+from sinkctl.report.parts import LinePicture, Part, Section, Table, on_one_scale, plots
 from sinkctl.report.summary import model_line
-from sinkctl.report.suspects import suspect_table
 from sinkctl.result.measure import CheckpointScore, InputScore, MeasureDetail
 from sinkctl.result.numbers import count
 
 MOST_HOVERS = 30_000  # cells of a page that say their numbers: each takes about 100 bytes
+FOUND, SHORTEST, LONGEST = 5, 12, 24  # tokens on a terminal; cells of words, narrow and wide
+OTHERS, KEPT = "Sinks other than the first token", "Tokens to keep where keys and values are rounded"
+EXPERTS, SUSPECTS = "Where first tokens go", "Trigger candidates"
 Drawn = dict[int, list[LinePicture]]
 
 
-def measured(detail: MeasureDetail) -> list[Section]:
+def tables(detail: MeasureDetail, width: int) -> list[tuple[str, Table]]:
+    """Titled tables of a terminal, from the widest view to the summary.
+
+    Layers, tokens and experts are those of the first checkpoint's first input; of several checkpoints the comparison
+    takes the layers' place.
+    """
+    first = detail.checkpoints[0] if detail.checkpoints else None
+    score = first.inputs[0] if first is not None and first.inputs else None
+    several = len(detail.checkpoints) > 1
+    shown: list[tuple[str, Table]] = [("Checkpoints", compare_table(detail))] if several else []
+    if score is not None:
+        whose = f": {first.label}, {score.name}" if several else f": {score.name}"
+        if not several:
+            layers = layer_table(score, longest=LONGEST if width > 100 else SHORTEST)
+            shown += [(f"Layers{whose}", layers), (f"{EXPERTS}{whose}", expert_table(score))]
+        shown += [(f"{OTHERS}{whose}", found_table(score, FOUND)), (f"{KEPT}{whose}", predicted_table(score, FOUND))]
+    if first is not None:
+        patches = [patch_line(score.patches)] if score is not None and score.patches is not None else []
+        costs = cost_table(first)
+        title = "Ablations" if costs.rows else "Patches"
+        costs = costs._replace(legend=[*costs.legend, *mixing_lines(first), *patches])
+        shown.append((f"{title}: {first.label}" if several else title, costs))
+    for each in detail.checkpoints:
+        shown.append((f"{SUSPECTS}: {each.label}" if several else SUSPECTS, suspect_table(each.suspects)))
+    return [*shown, ("Sink rates", rate_table(detail))]
+
+
+def sections(detail: MeasureDetail) -> list[Section]:
     """Sink rates, the comparison of several checkpoints, then every checkpoint."""
     drawn, hovers = on_common_scales(detail), [MOST_HOVERS]
-    rates = Section("Sink rates", [table(rate_table(detail))])
+    rates = Section("Sink rates", [("table", rate_table(detail))])
     if len(detail.checkpoints) == 1:
         return [rates, *_checkpoint(detail.checkpoints[0], detail, drawn, hovers)]
     shown = [Section("Checkpoints side by side", _overview(detail)), rates]
@@ -44,7 +70,7 @@ def measured(detail: MeasureDetail) -> list[Section]:
     return shown
 
 
-def measured_facts(detail: MeasureDetail) -> list[list[str]]:
+def facts(detail: MeasureDetail) -> list[list[str]]:
     """How it was measured, as rows of a table."""
     return [
         ["thresholds ε", ", ".join(f"{epsilon:g}" for epsilon in detail.epsilons)],
@@ -60,7 +86,7 @@ def on_common_scales(detail: MeasureDetail) -> Drawn:
     """The pictures of every checkpoint and input, by its identity, those of one name on one scale."""
     owners: list[tuple[int, LinePicture]] = []
     for checkpoint in detail.checkpoints:
-        owners += [(id(checkpoint), picture) for picture in checkpoint_pictures(checkpoint)]
+        owners += [(id(checkpoint), picture) for picture in plots(mixing_picture(checkpoint))[1]]
         for score in checkpoint.inputs:
             owners += [(id(score), picture) for picture in input_pictures(score, detail.epsilons[0])]
     drawn: Drawn = {}
@@ -70,57 +96,50 @@ def on_common_scales(detail: MeasureDetail) -> Drawn:
 
 
 def _overview(detail: MeasureDetail) -> list[Part]:
-    parts = [table(compare_table(detail)), ("plots", overall_pictures(detail))]
-    for name in dict.fromkeys(score.name for checkpoint in detail.checkpoints for score in checkpoint.inputs):
+    parts: list[Part] = [("table", compare_table(detail)), plots(emergence(detail), *compared_pictures(detail))]
+    pairs = [(checkpoint.label, score) for checkpoint in detail.checkpoints for score in checkpoint.inputs]
+    for name in dict.fromkeys(score.name for _, score in pairs):
         maps = [
-            first_token_map(score, checkpoint.label)
-            for checkpoint in detail.checkpoints
-            for score in checkpoint.inputs
-            if score.name == name and score.heads is not None and cells_of(score.heads)
+            alpha_map(score.heads, label, [""], hover=False)._replace(caption="")
+            for label, score in pairs
+            if score.name == name and cells_of(score.heads)
         ]
         parts.append(("section", Section(f"α of token 1: {name}", [("maps", maps)])))
     return parts
 
 
 def _checkpoint(checkpoint: CheckpointScore, detail: MeasureDetail, drawn: Drawn, hovers: list[int]) -> list[Section]:
-    shown = [
-        Section("What it costs", [
-            table(cost_table(checkpoint)),
-            ("plots", drawn.get(id(checkpoint), [])),
-            ("quiet", mixing_lines(checkpoint)),
-        ])
-    ]  # fmt: skip
-    if checkpoint.suspects is not None:
-        shown.insert(0, Section("Trigger candidates", [table(suspect_table(checkpoint.suspects))]))
-    for score in checkpoint.inputs:
-        shown.append(Section(score.name, _input(score, detail, drawn.get(id(score), []), hovers)))
-    return shown
+    pictures = ("plots", drawn.get(id(checkpoint), []))
+    costs = [("table", cost_table(checkpoint)), pictures, ("quiet", mixing_lines(checkpoint))]
+    return [
+        Section(SUSPECTS, [("table", suspect_table(checkpoint.suspects))]),
+        Section("What it costs", costs),
+        *(Section(score.name, _input(score, detail, drawn, hovers)) for score in checkpoint.inputs),
+    ]
 
 
-def _input(score: InputScore, detail: MeasureDetail, pictures: list[LinePicture], hovers: list[int]) -> list[Part]:
-    heads = f"Heads: {class_line(score)}" if score.classes else ""
-    parts: list[Part] = [("quiet", [line for line in (input_line(score), heads, massive_line(score)) if line])]
-    if score.heads is not None and (cells := cells_of(score.heads)):
+def _input(score: InputScore, detail: MeasureDetail, drawn: Drawn, hovers: list[int]) -> list[Part]:
+    parts: list[Part] = [("quiet", input_lines(score))]
+    if cells := cells_of(score.heads):
         hover = cells <= hovers[0]
         hovers[0] -= cells if hover else 0
         keys = [key_name(score, key) for key in score.heads.keys]
         parts.append(("cells", alpha_map(score.heads, "α by layer and head", keys, hover)))
         if any(name for row in score.heads.classes for name in row):
             parts.append(("cells", class_map(score.heads)))
-    parts.append(("plots", pictures))
-    surface = None if score.surface is None else surface_map(score.surface)
-    patches = [] if score.patches is None else [patch_line(score.patches)]
-    layers = [("section", Section(title, [table(found)])) for title, found in layer_parts(score)]
-    words = [("legend", layer_words(detail.epsilons[0]))] if layers else []
-    found = found_table(score) if score.found else None
-    experts = expert_table(score)
+    layers: list[Part] = [("section", Section(title, [("table", found)])) for title, found in layer_parts(score)]
+    layers += [("legend", layer_words(detail.epsilons[0]))] if layers else []
+    inner = [
+        Section("Images, patch by patch", [("maps", image_cells(score, detail))]),
+        Section(OTHERS, [("table", found_table(score))]),
+        Section(KEPT, [("table", predicted_table(score))]),
+        Section(EXPERTS, [("table", expert_table(score))]),
+        Section("Layers", layers, fold=True),
+    ]
     return [
         *parts,
-        ("cells", surface),
-        ("plain", patches),
-        ("section", Section("Images, patch by patch", [("maps", image_cells(score, largest_norm(detail)))])),
-        ("section", Section("Sinks other than the first token", [table(found)])),
-        ("section", Section("Tokens to keep where keys and values are rounded", [table(predicted_table(score))])),
-        ("section", Section("Where first tokens go", [table(experts if experts.rows else None)])),
-        ("section", Section("Layers", [*layers, *words], fold=True)),
+        ("plots", drawn.get(id(score), [])),
+        ("cells", None if score.surface is None else surface_map(score.surface)),
+        ("plain", [] if score.patches is None else [patch_line(score.patches)]),
+        *(("section", section) for section in inner),
     ]

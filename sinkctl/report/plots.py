@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from sinkctl.report.cells import CLASS_COLOURS, LEVELS, CellMap, colour, prefix
 from sinkctl.report.draw import lines, plain, style, write
-from sinkctl.report.page import Part, Section, sections
-from sinkctl.report.picture import LinePicture
+from sinkctl.report.page import sections
+from sinkctl.report.parts import LinePicture, Part, Section
 from sinkctl.result.schema import Result
 
 Drawing = tuple[str, tuple[float, float], Callable[[Any], Any]]  # name, size in inches, how to draw it

@@ -3,45 +3,44 @@
 import math
 from statistics import fmean, stdev
 
+from sinkctl.report.parts import Table, table_of
 from sinkctl.report.quality import DENSE, RECOMPUTE
-from sinkctl.report.summary import ScoreTable
 from sinkctl.result.bench import BenchDetail, Row
 from sinkctl.result.numbers import NOTHING, change, known, memory, perplexity, points
 
 SURE = 2  # standard errors
 
 
-def settings_table(detail: BenchDetail) -> ScoreTable | None:
-    """A row a setting that is surely better than the one above it, which takes less memory; None without a choice."""
+def settings_table(detail: BenchDetail) -> Table:
+    """A row a setting that is surely better than the one above it, which takes less memory; empty without a choice."""
     rows = [row for row in detail.rows if row.metric == "perplexity" and _comparable(row)]
-    cases = list(dict.fromkeys(row.case for row in rows))
-    by_case = {case: [row for row in rows if row.case == case] for case in cases}
-    by_case = {case: own for case, own in by_case.items() if len(own) > 1}
-    if not by_case:
-        return None
-    body = []
-    for case, own in by_case.items():
-        best = worth_it(own)
-        for before, row in zip([None, *best], best, strict=False):
-            cells = [memory(row.detail["bytes"]), row.detail["setting"], perplexity(row.value)]
-            gain = NOTHING if before is None else _gain(row, before)
-            body.append([*([case] if len(by_case) > 1 else []), *cells, gain, _gain(row, best[-1], NOTHING)])
-    columns = ["cache memory", "setting", "perplexity", "beside the one above", "beside the last"]
-    legend = [
+    by_case: dict[str, list[Row]] = {}
+    for row in rows:
+        by_case.setdefault(row.case, []).append(row)
+    found = [worth_it(own) for own in by_case.values() if len(own) > 1]
+    items = [(before, row, best[-1]) for best in found for before, row in zip([None, *best], best, strict=False)]
+    columns = {"case": lambda item: item[1].case} if len(found) > 1 else {}
+    columns |= {
+        "cache memory": lambda item: memory(item[1].detail["bytes"]),
+        "setting": lambda item: item[1].detail["setting"],
+        "perplexity": lambda item: perplexity(item[1].value),
+        "beside the one above": lambda item: NOTHING if item[0] is None else _gain(item[1], item[0]),
+        "beside the last": lambda item: _gain(item[1], item[2], NOTHING),
+    }
+    return table_of(
+        items,
+        columns,
         f"of {len(rows)} settings by their memory; each is better than the one above it by over {SURE} standard errors",
         "cache memory: of one row, keys and values in the precision of this run where they are not rounded",
-    ]
-    return ScoreTable([*(["case"] if len(by_case) > 1 else []), *columns], body, set(), legend, frozenset({1}))
+        words=[name for name in ("case", "setting") if name in columns],
+    )
 
 
 def worth_it(rows: list[Row]) -> list[Row]:
     """Of one case's rows the one of least memory, then each that is surely better than the last one found."""
     best: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.detail["bytes"], row.value)):
-        if not best:
-            best.append(row)
-            continue
-        gain, off = _difference(best[-1], row)
+        gain, off = _difference(best[-1], row) if best else (math.inf, 0.0)
         if gain > SURE * off:
             best.append(row)
     return best

@@ -1,16 +1,14 @@
 """How a checkpoint was trained, in words, rows and pictures, for a terminal, a page and a model card alike."""
 
 import math
-from collections.abc import Callable
 
 from sinkctl.report.curves import HIGHEST, MOST_POINTS, Line, lines
 from sinkctl.report.measured import sink_name
-from sinkctl.report.picture import LinePicture, points, with_points
-from sinkctl.result.convert import CONTROL, CONVERTED, Probe, Training, TrainingCurve
-from sinkctl.result.numbers import count, duration, figures, quantity, short_count
+from sinkctl.report.parts import LinePicture, line_picture
+from sinkctl.result.convert import CONTROL, CONVERTED, Training, TrainingCurve
+from sinkctl.result.numbers import Number, count, duration, figures, known, quantity, short_count
 from sinkctl.result.stream import CurvePoint, PolicyScore
 
-STEP = "training step"
 CLIPPED = math.log(HIGHEST)
 TRAINED = {
     "new": "the mechanism alone",
@@ -22,14 +20,12 @@ TRAINED = {
 
 def training_line(training: Training) -> str:
     """trained: 400 steps of 32 × 512 tokens (6.55M) in 3 min 20 s, 32,768 tok/s, bfloat16; attention: …"""
-    seconds = _seconds(training, CONVERTED)
-    took = "" if seconds is None else f" in {duration(seconds)}"
+    took = [c.seconds for c in training.curves if c.checkpoint == CONVERTED and math.isfinite(c.seconds)]
+    seconds = f" in {duration(took[0])}" if took else ""
     speed = quantity(training.tokens_per_second, "tok/s")
     control = "" if training.trained == "new" else f"; {'with' if has_control(training) else 'without'} a control"
-    return (
-        f"trained: {steps_words(training)}{took}, {speed}, {training.precision}; attention: {training.attention}"
-        f"{control}"
-    )
+    words = f"{speed}, {training.precision}; attention: {training.attention}{control}"
+    return f"trained: {steps_words(training)}{seconds}, {words}"
 
 
 def steps_words(training: Training) -> str:
@@ -44,19 +40,15 @@ def trained_words(training: Training, mechanism: str) -> str:
     words = TRAINED.get(training.trained, training.trained)
     if mechanism != "none":
         return words
-    return (
-        "nothing"
-        if training.trained == "new"
-        else words.removeprefix("the mechanism").lstrip(", ").removeprefix("and ")
-    )
+    others = words.removeprefix("the mechanism").lstrip(", ").removeprefix("and ")
+    return "nothing" if training.trained == "new" else others
 
 
 def text_words(training: Training) -> str:
     """books.txt (41,000,000 tokens, gone through once)."""
-    if not math.isfinite(training.epochs):
-        return f"{training.text} ({count(training.text_tokens)} tokens)"
     times = "once" if f"{training.epochs:.3g}" == "1" else f"{training.epochs:.3g} times"
-    return f"{training.text} ({count(training.text_tokens)} tokens, gone through {times})"
+    through = f", gone through {times}" if math.isfinite(training.epochs) else ""
+    return f"{training.text} ({count(training.text_tokens)} tokens{through})"
 
 
 def has_control(training: Training) -> bool:
@@ -67,7 +59,9 @@ def has_control(training: Training) -> bool:
 def training_facts(training: Training, mechanism: str) -> list[list[str]]:
     """How it was trained, as rows of a table."""
     window = "all past tokens" if training.window is None else f"the last {count(training.window)} tokens and itself"
-    facts = [
+    control = "the same steps, data and seed without the mechanism" if has_control(training) else "none was trained"
+    control = "the original: without the mechanism there is nothing to train" if training.trained == "new" else control
+    return [
         ["steps", steps_words(training)],
         ["text", text_words(training)],
         ["a query sees", window],
@@ -77,13 +71,9 @@ def training_facts(training: Training, mechanism: str) -> list[list[str]]:
         ["attention", training.attention],
         ["processes", count(training.processes)],
         ["speed", quantity(training.tokens_per_second, "tok/s")],
+        *([f"time, {c.checkpoint}", duration(c.seconds)] for c in training.curves if math.isfinite(c.seconds)),
+        ["control", control],
     ]
-    for curve in training.curves:
-        if math.isfinite(curve.seconds):
-            facts.append([f"time, {curve.checkpoint}", duration(curve.seconds)])
-    control = "the same steps, data and seed without the mechanism" if has_control(training) else "none was trained"
-    control = "the original: without the mechanism there is nothing to train" if training.trained == "new" else control
-    return [*facts, ["control", control]]
 
 
 def loss_lines(training: Training) -> list[Line]:
@@ -100,11 +90,12 @@ def loss_picture(training: Training) -> LinePicture | None:
     low, high = min(values), max(values)
     pad = max(0.05 * (high - low), 0.01)
     ends = "; ".join(f"{x.label}: from {figures(x.dots[0].y)} to {figures(x.dots[-1].y)}" for x in drawn if x.dots)
-    lines, faint = ({line.label: [tuple(dot) for dot in of(line)] for line in drawn if of(line)}
-                    for of in (lambda line: line.dots, lambda line: line.measured))  # fmt: skip
     said = " ".join([f"{ends}.", *_loss_captions(training, drawn)])
-    return LinePicture("training-loss", "Training loss", STEP, "loss (nats a token)", lines, wide=True, caption=said,
-                       y_range=(max(0.0, low - pad), high + pad), faint=faint)  # fmt: skip
+    return line_picture(
+        "training-loss", "Training loss", "training step", "loss (nats a token)", {x.label: x.dots for x in drawn},
+        faint={x.label: x.measured for x in drawn if x.measured}, wide=True, caption=said,
+        y_range=(max(0.0, low - pad), high + pad),
+    )  # fmt: skip
 
 
 def _loss_captions(training: Training, drawn: list[Line]) -> list[str]:
@@ -124,62 +115,36 @@ def _loss_captions(training: Training, drawn: list[Line]) -> list[str]:
 
 def probe_pictures(training: Training) -> list[LinePicture]:
     """What the checkpoints showed against their training steps; pictures without a number are left out."""
-    losses = [probe.loss for probe in training.probes if probe.loss is not None and math.isfinite(probe.loss)]
-    loss_range = (min(losses), max(losses)) if losses else None
-    first, mechanism = sink_name(0), "Sink*"
+    losses = [probe.loss for probe in training.probes if known(probe.loss)]
+    first, log = sink_name(0), {"log_y": True}
+    sinks = f"{first}: heads whose α of the first token exceeds 0.3; Sink*: heads whose mechanism takes more than that."
+    mass = "Mean over heads and queries; of gates, 1 − the mean gate."
+    massive = "Residual stream, a mean over samples, the largest layer."
+    kinds: list[tuple[str, str, str, dict[str, str], str, dict]] = [
+        ("sinks", "Sinks", "% of heads", {first: "sink_percent", "Sink*": "mechanism_percent"}, sinks,
+         {"y_range": (0.0, 100.0)}),
+        ("mass", "Attention that the mechanism takes", "mean attention", {"": "mechanism_mass"}, mass,
+         {"y_range": (0.0, 1.0)}),
+        ("loss", "Held-out loss", "nats a token", {"": "loss"}, "Next-token loss of held-out samples.",
+         {"y_range": (min(losses), max(losses)) if losses else None}),
+        ("massive", "Largest activation", "|h| (log scale)", {"": "massive"}, massive, log),
+        ("kurtosis", "Kurtosis of the activations", "kurtosis (log scale)", {"": "kurtosis"},
+         "A mean over samples, the largest layer.", log),
+    ]  # fmt: skip
+    names = dict.fromkeys(probe.checkpoint for probe in training.probes)
     pictures = [
-        _against_steps(
-            training,
-            ("probe-sinks", "Sinks", "% of heads"),
-            {first: lambda probe: probe.sink_percent, mechanism: lambda probe: probe.mechanism_percent},
-            y_range=(0.0, 100.0),
-            caption=f"{first}: heads whose α of the first token exceeds 0.3; {mechanism}: heads whose mechanism takes "
-            "more than that.",
-        ),
-        _against_steps(
-            training,
-            ("probe-mass", "Attention that the mechanism takes", "mean attention"),
-            {"": lambda probe: probe.mechanism_mass},
-            y_range=(0.0, 1.0),
-            caption="Mean over heads and queries; of gates, 1 − the mean gate.",
-        ),
-        _against_steps(
-            training,
-            ("probe-loss", "Held-out loss", "nats a token"),
-            {"": lambda probe: probe.loss},
-            y_range=loss_range,
-            caption="Next-token loss of held-out samples.",
-        ),
-        _against_steps(
-            training,
-            ("probe-massive", "Largest activation", "|h| (log scale)"),
-            {"": lambda probe: probe.massive},
-            log_y=True,
-            caption="Residual stream, a mean over samples, the largest layer.",
-        ),
-        _against_steps(
-            training,
-            ("probe-kurtosis", "Kurtosis of the activations", "kurtosis (log scale)"),
-            {"": lambda probe: probe.kurtosis},
-            log_y=True,
-            caption="A mean over samples, the largest layer.",
-        ),
-    ]
+        line_picture(
+            f"probe-{name}", title, "training step", y_title,
+            {f"{of} {label}".rstrip(): _steps(training, of, field) for of in names for label, field in fields.items()},
+            caption=caption, **settings,
+        )
+        for name, title, y_title, fields, caption, settings in kinds
+    ]  # fmt: skip
     return [picture for picture in pictures if picture is not None]
 
 
-def _against_steps(
-    training: Training, words: tuple[str, str, str], read: dict[str, Callable[[Probe], float | None]], **settings
-) -> LinePicture | None:
-    """One line a checkpoint and number."""
-    name, title, y_title = words
-    drawn = {}
-    for checkpoint in dict.fromkeys(probe.checkpoint for probe in training.probes):
-        probes = [probe for probe in training.probes if probe.checkpoint == checkpoint]
-        for label, number in read.items():
-            values = points((probe.step for probe in probes), map(number, probes), log_y=settings.get("log_y", False))
-            drawn[f"{checkpoint} {label}".rstrip()] = values
-    return with_points(LinePicture(name, title, STEP, y_title, drawn, **settings))
+def _steps(training: Training, checkpoint: str, field: str) -> list[tuple[int, Number]]:
+    return [(probe.step, getattr(probe, field)) for probe in training.probes if probe.checkpoint == checkpoint]
 
 
 def _curve(curve: TrainingCurve) -> PolicyScore:
@@ -189,8 +154,3 @@ def _curve(curve: TrainingCurve) -> PolicyScore:
         label=curve.checkpoint, kind="training", settings={}, tokens=len(steps), perplexity=None,
         common_perplexity=None, common_tokens=0, cache_tokens=None, cache_bytes=0, curve=steps,
     )  # fmt: skip
-
-
-def _seconds(training: Training, checkpoint: str) -> float | None:
-    seconds = next((curve.seconds for curve in training.curves if curve.checkpoint == checkpoint), math.nan)
-    return seconds if math.isfinite(seconds) else None

@@ -85,6 +85,11 @@ def percent(value: Number) -> str:
     return f"{value:.1f} %" if abs(value) >= 1 or not value else f"{value:.2f} %"
 
 
+def part(value: Number) -> str:
+    """A share in percent: 0.975 as 97.5 %."""
+    return percent(None if value is None else 100 * value)
+
+
 def change(value: Number) -> str:
     """Of a share, with its sign: +1.7 %, below one percent +0.25 %."""
     if not known(value):

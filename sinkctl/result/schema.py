@@ -8,6 +8,7 @@ from pydantic import Field, computed_field
 from sinkctl.clock import phases
 from sinkctl.result.bench import BenchDetail
 from sinkctl.result.convert import ConvertDetail
+from sinkctl.result.defaults import USED
 from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.measure import MeasureDetail
 from sinkctl.result.questions import QuestionsDetail
@@ -42,6 +43,9 @@ class Result(Record):
     recipe: dict[str, Any]
     model: ModelReport | None = Field(description="None where no model ran: operators alone.")
     choices: dict[str, str] = Field(default_factory=dict, description="Automatic choices: what → value: reason.")
+    settings: dict[str, str] = Field(
+        default_factory=lambda: dict(USED), description="What came from the settings file: setting → value and place."
+    )
     seconds: float = Field(
         description="From the start of the process (of a Python call) until this was written; with what a stopped run "
         "took before it was resumed."

@@ -15,16 +15,25 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_html import Page
 
-from sinkctl.report.bench_compared import compared
-from sinkctl.report.benched import case_rows, case_table, change_table, facts, fit_table, tables
-from sinkctl.report.benched_markdown import LIMIT, summary
-from sinkctl.report.benched_pictures import share_bars, size_picture
+from sinkctl.report.benched import (
+    LIMIT,
+    case_rows,
+    case_table,
+    change_table,
+    changes_first,
+    facts,
+    fit_table,
+    share_bars,
+    size_picture,
+    summary,
+)
 from sinkctl.report.console import print_table, render
 from sinkctl.report.github import annotations, bigger, smaller
 from sinkctl.report.html import html
 from sinkctl.report.junit import junit
+from sinkctl.report.parts import Table
 from sinkctl.report.printable import visible
-from sinkctl.report.summary import ScoreTable
+from sinkctl.report.runs_compared import compared
 from sinkctl.result.bench import Machine, Row
 from sinkctl.result.bench_words import worse
 from sinkctl.tasks.bench.verdict import verdict
@@ -54,7 +63,7 @@ def printed(show, shown, width: int = 80, encoding: str = "utf-8") -> str:
     return stream.buffer.getvalue().decode(encoding)
 
 
-def table(case: str) -> ScoreTable:
+def table(case: str) -> Table:
     return case_table(dict(case_rows(detail()))[case], detail())
 
 
@@ -321,7 +330,7 @@ def test_whole_commands_stand_in_a_table_of_their_own_by_phase():
 
     rows = [row("stream,empty", "seconds", 6.0, 9.0, 7.0), row("stream,empty", "own", 6.5),
             row("stream,empty", "compiling", 0.0), row("stream,empty", "first", 0.25)]  # fmt: skip
-    ((title, shown),) = tables(detail(rows=rows, changes=[], fits=[]))
+    ((title, shown),) = changes_first(detail(rows=rows, changes=[], fits=[]))
     assert title == "Startup"
     assert shown.columns == ["seconds", "clock", "in all", "first", "clock's range"]  # nothing was compiled
     assert shown.rows == [["stream,empty", "7.00", "6.50", "0.25", "6.00 … 9.00"]]

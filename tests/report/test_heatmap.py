@@ -9,7 +9,6 @@ from sinkctl.report.cells import (
     alpha_map,
     class_map,
     colour,
-    first_token_map,
     level,
     pooled,
     rules,
@@ -35,7 +34,7 @@ def test_every_head_is_one_cell_and_what_is_missing_is_none():
     assert looks(alpha_map(score.heads, "α", KEYS)) == [
         ["a59 kb0 kc6", "a2 kb63 kc6"], ["a32 kc6", "a16 kc6"]
     ]  # fmt: skip
-    assert looks(first_token_map(score, "one")) == [["a59", "a2"], ["a32", "a16"]]
+    assert looks(alpha_map(score.heads, "one", [""], hover=False)) == [["a59", "a2"], ["a32", "a16"]]
 
 
 def test_a_cell_says_its_layer_its_head_and_its_values():

@@ -13,11 +13,18 @@ from sinkctl.report.compared import compare_table
 from sinkctl.report.console import render
 from sinkctl.report.html import html
 from sinkctl.report.layer_rows import layer_table
-from sinkctl.report.measured import class_line, cost_table, expert_table, found_table, patch_line, rate_table
+from sinkctl.report.measured import (
+    class_line,
+    cost_table,
+    expert_table,
+    found_table,
+    patch_line,
+    predicted_table,
+    rate_table,
+)
 from sinkctl.report.measured_page import on_common_scales
 from sinkctl.report.measured_pictures import emergence, input_pictures
-from sinkctl.report.predicted import predicted_table
-from sinkctl.report.summary import ScoreTable
+from sinkctl.report.parts import Table
 from sinkctl.result import numbers
 from sinkctl.result.measure import CostLine, SinkShare
 from sinkctl.result.schema import Result
@@ -31,11 +38,11 @@ def printed(report: Result, width: int = 80, encoding: str = "utf-8") -> str:
     return stream.buffer.getvalue().decode(encoding)
 
 
-def column(table: ScoreTable, name: str) -> list[str]:
+def column(table: Table, name: str) -> list[str]:
     return [row[table.columns.index(name)] for row in table.rows]
 
 
-def named(table: ScoreTable, name: str) -> list[str]:
+def named(table: Table, name: str) -> list[str]:
     return next(row[1:] for row in table.rows if row[0] == name)
 
 
@@ -103,7 +110,7 @@ def test_tokens_that_a_quantizer_must_keep_are_told_with_the_setting_that_keeps_
         "no sinks",
     ]
     assert predicted_table(input_score(), 1).legend[-1] == "and 1 more"
-    assert predicted_table(input_score(predicted=None)) == (table.columns, [], set(), [], frozenset({0}))
+    assert predicted_table(input_score(predicted=None)) == Table(table.columns, [], legend=[])
 
 
 def test_few_checkpoints_are_columns_and_many_are_rows():

@@ -9,7 +9,7 @@ from example_result import curve, policy
 
 from sinkctl.report.curves import memory_picture, perplexity_picture
 from sinkctl.report.draw import INK, inline
-from sinkctl.report.picture import LinePicture
+from sinkctl.report.parts import LinePicture
 from sinkctl.result.stream import CurvePoint, MemorySample
 
 

@@ -101,7 +101,7 @@ def test_the_table_has_a_row_a_number_of_sinks_and_a_column_a_cache(scored):
     best = min(range(3), key=lambda y: by_label[["0+64", "1+63", "4+60"][y]])
     assert (best, 2) in table.best
     assert {x for _, x in table.best} == {1, 2}
-    assert quality_table(detail([])) is None
+    assert not quality_table(detail([]))
 
 
 def test_the_picture_has_a_line_a_cache_and_shows_hostile_names_as_text(scored):
@@ -148,7 +148,7 @@ def test_settings_worth_their_memory_are_surely_better_than_the_one_before(score
     table = settings_table(detail([better, unsure, cheap, *others]))
     assert [row[:3] for row in table.rows] == [["100 B", "cheap", "20.09"], ["300 B", "better", "17.99"]]
     assert [row[3:] for row in table.rows] == [["–", "+11.6 % ± 0.64"], ["-10.4 % ± 0.52", "–"]]
-    assert settings_table(detail([cheap])) is None
+    assert not settings_table(detail([cheap]))
     by_label = {row.label: row.detail for row in scored}
     layers, width, float32 = 12, 64, 4
     assert by_label["4+60"]["bytes"] == 64 * layers * 2 * width * float32
@@ -170,8 +170,8 @@ def test_retrieval_counts_the_answers_that_questions_counts(demo):
     assert table.columns == ["policy", "1", "15"]
     assert table.rows[0][2].endswith("†"), "15 lines of 27 tokens have left a window of 64"
     assert not table.rows[1][2].endswith("†")
-    assert quality_table(detail(found)) is None
-    assert retrieval_table(detail([])) is None
+    assert not quality_table(detail(found))
+    assert not retrieval_table(detail([]))
 
 
 def test_names_from_outside_make_labels_without_dots_or_colons():

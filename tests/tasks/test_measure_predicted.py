@@ -8,7 +8,7 @@ from carrier import HEAD, carrier
 
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
-from sinkctl.report.predicted import predicted_table, prefix
+from sinkctl.report.measured import predicted_table, prefix
 from sinkctl.result.measure import PredictedToken
 from sinkctl.tasks.measure import run
 
