@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "sinkctl"
 # Folder → the folders of ours it may import; recipe → check → load → run → result → report.
 MAY_IMPORT = {
     "clock": set(),
+    "cuda_context": {"launched"},
     "errors": set(),
     "formats": set(),
     "launched": set(),
@@ -41,6 +42,7 @@ MAY_IMPORT = {
     "api": {"clock", "errors", "launched", "cache", "check", "model", "recipe", "tasks", "result", "report"},
     "cli": {
         "clock",
+        "cuda_context",
         "errors",
         "launched",
         "api",

@@ -26,7 +26,7 @@ def run_convert(recipe, *, output: Path | None, resume: bool, as_json: bool, qui
             return
         show_conversion(recipe, _planned(recipe, words), as_json)
         return
-    with importing():
+    with importing(recipe.model.device):
         quiet_transformers()
         from sinkctl.api.conversion import convert
 

@@ -13,8 +13,14 @@ from sinkctl.launched import first, processes
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """For the imports of a task: what they make stays, and looking through it for garbage takes a fifth of the time."""
+def importing(device: str = "cpu") -> Iterator[None]:
+    """For the imports of a task: what they make stays, and looking through it for garbage takes a fifth of the time.
+
+    `device`: where its model will be, as the recipe says; what that takes to begin begins meanwhile.
+    """
+    from sinkctl.cuda_context import begin_context
+
+    begin_context(device)
     gc.disable()
     try:
         with phase("importing"):
@@ -30,7 +36,7 @@ def loaded_model(settings, words: Console, weights: bool = True):
     if settings.parallel is not None and not weights:
         raise UsageError("--dry-run: shows what one process does; leave --parallel out")
     with words.status("loading", spinner="line") if words.is_terminal else nullcontext() as status:
-        with importing():
+        with importing(settings.device):
             quiet_transformers()
             from sinkctl.model.load import load
             from sinkctl.model.placement import own_device

@@ -25,7 +25,7 @@ def run_measure(
 
         show_measurement(settle(recipe), as_json)
         return
-    with importing():
+    with importing(recipe.model.device):
         quiet_transformers()
         from sinkctl.api.measurement import measure
 

@@ -1,14 +1,34 @@
-"""Whether Triton kernels, those of FlashAttention-3 and cuDNN graphs can run here."""
+"""Whether Triton kernels, those of FlashAttention-3 and cuDNN graphs can run here, and are to."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 import torch
 from torch import Tensor
 
+_UNCOMPILED: ContextVar[str | None] = ContextVar("uncompiled", default=None)
+
+
+@contextmanager
+def uncompiled(reason: str | None) -> Iterator[None]:
+    """Inside it no kernel is chosen that is compiled when it first runs, for this reason; None changes nothing."""
+    token = _UNCOMPILED.set(_UNCOMPILED.get() if reason is None else reason)
+    try:
+        yield
+    finally:
+        _UNCOMPILED.reset(token)
+
+
+def triton_runs(anyway: bool = False) -> tuple[bool, str]:
+    """(whether they run, why or why not); `anyway`: even where nothing is to be compiled."""
+    reason = _UNCOMPILED.get()
+    return _triton_can() if anyway or reason is None else (False, reason)
+
 
 @cache
-def triton_runs() -> tuple[bool, str]:
-    """(whether they run, why or why not)."""
+def _triton_can() -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "no CUDA device"
     try:
@@ -38,12 +58,15 @@ def overlapping(x: Tensor) -> dict[str, bool]:
 FA3_WIDTHS = (64, 128, 192, 256)  # of heads it has kernels of; others it would pad
 
 
-@cache
 def fa3_runs() -> tuple[bool, str]:
     """The same of FlashAttention-3, whose package registers the operator `flash_attn_3::fwd`."""
     runs, reason = triton_runs()  # what folds in strip and sink logit
-    if not runs:
-        return False, reason
+    return _fa3_can() if runs else (False, reason)
+
+
+@cache
+def _fa3_can() -> tuple[bool, str]:
+    _, reason = _triton_can()
     if torch.version.hip is not None or torch.cuda.get_device_capability() != (9, 0):
         return False, "FlashAttention-3 is for GPUs of compute capability 9.0"
     try:

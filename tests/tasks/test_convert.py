@@ -17,9 +17,10 @@ from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS
 from sinkctl.sinks.storage import form_for, granite_swa, own_code
 from sinkctl.sinks.tokenizer import without_bos
-from sinkctl.tasks.convert import run
+from sinkctl.tasks.convert import evaluate, run
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length, slow_part
 from sinkctl.tasks.convert.start import starts_of
+from sinkctl.tasks.convert.streamed import Fed
 from sinkctl.tasks.convert.training.trained import runnable, taken_apart
 from sinkctl.tasks.stream.scorers import scorer_for
 
@@ -52,6 +53,26 @@ def test_with_the_first_token_s_key_and_value_a_model_streams_as_if_that_token_w
     settled = 40  # deeper layers hold no more of what came before the cache was full
     assert (ours[settled - 1 :] - kept[settled:]).abs().max() < 1e-5
     assert (bare[settled - 1 :] - kept[settled:]).abs().max() > 1e-2
+
+
+def test_samples_side_by_side_are_judged_as_one_by_one(demo, stories, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    bodies = list(torch.randint(3, 500, (5, 40), generator=generator))
+    ours, theirs = (Fed(name, loaded, (1,), "BOS") for name, loaded in (("converted", stories), ("original", demo)))
+    found = []
+    for rows in (1, 2):
+        monkeypatch.setattr(evaluate, "_rows_at_once", lambda fed, bodies, rows=rows: rows)
+        found.append(evaluate._predicted(ours, theirs, bodies, 20, lambda tokens: None))
+    (one, one_kl), (two, two_kl) = found
+    torch.testing.assert_close(torch.from_numpy(two), torch.from_numpy(one), rtol=1e-5, atol=1e-5)
+    assert len(one) == 5 * 19
+    assert one_kl == pytest.approx(two_kl, rel=1e-5)
+
+
+def test_a_held_out_text_shorter_than_a_sample_is_one_sample(demo, tmp_path):
+    short = {"tokens": 20, "samples": 4, "length": 256}
+    result = convert(tmp_path / "out", "softmax1", demo, calibration={"samples": 1, "window": 16}, evaluation=short)
+    assert result.result.convert.scored == (2 * 16 + 20) // 2 - 1  # the second half, but for its first token
 
 
 OWN = ("llama", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt_neox")

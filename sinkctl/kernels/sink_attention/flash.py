@@ -94,7 +94,11 @@ def _along(grad_BHTD: Tensor, out_BHTD: Tensor, value_H1D: Tensor | None, precis
     return (grad_BHTD.to(precise) * (-out_BHTD if value_H1D is None else value_H1D - out_BHTD)).sum(-1)
 
 
-@cache
 def _fused(function: Callable) -> Callable:
     """One pass over memory instead of four, where Triton compiles it."""
-    return torch.compile(function, dynamic=True) if triton_runs()[0] else function
+    return _compiled(function) if triton_runs()[0] else function
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=True)

@@ -60,10 +60,10 @@ def select(
     hopper, what = fa3_runs()
     if hopper and lacks is None and not alibi and width in FA3_WIDTHS:
         return IMPLEMENTATIONS["fa3"], f"the band by {what}; strip and sink logit folded in by one kernel"
-    runs, reason = triton_runs()
+    lacks = "ALiBi" if alibi else f"heads of {width}" if lacks is None and width % 8 else lacks
+    runs, reason = triton_runs(anyway=lacks is not None)  # tiles wait for launches longer than a kernel compiles
     if runs and max(width, value_width) <= 256:
         return IMPLEMENTATIONS["triton"], f"one kernel for band, strip and sink logit ({reason})"
-    lacks = "ALiBi" if alibi else lacks
     if lacks is None and width <= 256:
         return IMPLEMENTATIONS["cuda_flash"], f"torch's CUDA flash operator and a merged strip: {reason}"
     if lacks is not None:

@@ -1,6 +1,6 @@
 """What a checkpoint does before and after, on held-out text.
 
-Shapes: T tokens, V vocabulary.
+Shapes: B samples, T tokens, V vocabulary.
 """
 
 import math
@@ -36,6 +36,7 @@ from sinkctl.tasks.stopping import go_on, stoppable
 
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
 PREDICTED = 2.0  # what a token whose logits are compared costs beside one of a plain forward pass, roughly
+LOGITS = 1 << 27  # at once, on a GPU
 SHOWN = ("massive", "outliers")  # of the metrics of blocks; the others take seconds and are in no table here
 
 
@@ -75,7 +76,7 @@ class Judge:
         self._sink, self._held_out_T, self._window, self._stop = sink, held_out_T, window, stop
         self._reference = None if reference is None else Fed.of(ORIGINAL, reference)
         self._bodies = _spread(held_out_T, settings.samples, settings.length - 1)
-        self._half, self._bits = (settings.length - 1) // 2, settings.kv_bits
+        self._half, self._bits = len(self._bodies[0]) // 2, settings.kv_bits
         self._short = _spread(held_out_T, SINK_SAMPLES, SINK_LENGTH)
         self.found = Evaluation(scored=sum(len(body) - self._half - 1 for body in self._bodies))
 
@@ -171,7 +172,8 @@ class _Steps:
 
 
 def _spread(ids_T: Tensor, count: int, length: int) -> list[Tensor]:
-    """At most `count` pieces, evenly over the text."""
+    """At most `count` pieces, evenly over the text; all of a shorter one."""
+    length = min(length, len(ids_T))
     places = len(ids_T) // length
     count = min(count, places)
     return [ids_T[start : start + length] for start in (number * places // count * length for number in range(count))]
@@ -182,25 +184,34 @@ def _predicted(
     fed: Fed, reference: Fed | None, bodies: Sequence[Tensor], half: int, ran: Callable[[float], None]
 ) -> tuple[np.ndarray, float | None]:
     """(NLL of the second halves, mean KL from the reference in nats a token), by the stock models' own forward."""
-    losses, divergences = [], []
-    for body_T in bodies:
-        log_TV = _log_probabilities(fed, body_T, half)
-        losses.append(-log_TV.gather(1, body_T[half + 1 :, None].to(log_TV.device))[:, 0].double().cpu().numpy())
+    losses, divergences, rows = [], [], _rows_at_once(fed, bodies)
+    for first in range(0, len(bodies), rows):
+        body_BT = torch.stack(list(bodies[first : first + rows]))  # one length, `_spread` says
+        log_BTV = _log_probabilities(fed, body_BT, half)
+        target_BT1 = body_BT[:, half + 1 :, None].to(log_BTV.device)
+        losses.append(-log_BTV.gather(2, target_BT1).flatten().double().cpu().numpy())
         if reference is not None and (fed.loaded is not reference.loaded or fed.front != reference.front):
-            ours_TV = _log_probabilities(reference, body_T, half)
-            vocabulary = min(ours_TV.shape[1], log_TV.shape[1])  # a sink token may have added a row
-            ours_TV, log_TV = ours_TV[:, :vocabulary], log_TV[:, :vocabulary]
-            divergences.append((ours_TV.exp() * (ours_TV - log_TV)).sum(-1).double().cpu().numpy())
-        ran(PREDICTED * len(body_T))
+            ours_BTV = _log_probabilities(reference, body_BT, half)
+            vocabulary = min(ours_BTV.shape[2], log_BTV.shape[2])  # a sink token may have added a row
+            ours_BTV, log_BTV = ours_BTV[..., :vocabulary], log_BTV[..., :vocabulary]
+            divergences.append((ours_BTV.exp() * (ours_BTV - log_BTV)).sum(-1).flatten().double().cpu().numpy())
+        ran(PREDICTED * body_BT.numel())
     kl = float(np.concatenate(divergences).mean()) if divergences else math.nan
     return np.concatenate(losses), max(0.0, kl) if math.isfinite(kl) else None  # rounding aside it is positive
 
 
-def _log_probabilities(fed: Fed, body_T: Tensor, half: int) -> Tensor:
-    """Of what follows tokens half … end−1 of the body, float32 or wider: [T, V]."""
-    ids_1T = fed.ids(body_T)[None].to(fed.loaded.device)
-    logits_TV = fed.loaded.model(input_ids=ids_1T, use_cache=False).logits[0, len(fed.front) + half : -1]
-    return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32)).log_softmax(-1)
+def _rows_at_once(fed: Fed, bodies: Sequence[Tensor]) -> int:
+    """How many bodies a forward pass takes: a GPU waits for launches with one; on a CPU it is as fast."""
+    if fed.loaded.device.type == "cpu":
+        return 1
+    return max(1, LOGITS // (fed.loaded.rows * (len(fed.front) + len(bodies[0]))))
+
+
+def _log_probabilities(fed: Fed, body_BT: Tensor, half: int) -> Tensor:
+    """Of what follows tokens half … end−1 of each body, float32 or wider: [B, T, V]."""
+    ids_BT = torch.stack([fed.ids(body_T) for body_T in body_BT]).to(fed.loaded.device)
+    logits_BTV = fed.loaded.model(input_ids=ids_BT, use_cache=False).logits[:, len(fed.front) + half : -1]
+    return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).log_softmax(-1)
 
 
 def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> tuple[InputScore, dict[str, Tensor]]:

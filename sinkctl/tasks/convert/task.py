@@ -11,6 +11,8 @@ from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.clock import phase, spent, timed
 from sinkctl.errors import Interrupted, ModelError
+from sinkctl.kernels.present import uncompiled
+from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import ConvertRecipe
@@ -90,7 +92,11 @@ def run(
     with phase("preparing"):
         conversion = Conversion(settle(recipe, loaded), loaded, told, stop)
     try:
-        result = (_trained if recipe.steps else _begun)(conversion, output, finish)
+        if recipe.steps:
+            result = _trained(conversion, output, finish)
+        else:
+            with uncompiled(spared_kernels(loaded.model, conversion.work.whole)):
+                result = _begun(conversion, output, finish)
     except Interrupted as error:
         kept = (output / STATE / CHECKPOINT).exists()
         left = f"go on with sinkctl convert --resume {shlex.quote(str(output))}" if kept else "nothing was written"

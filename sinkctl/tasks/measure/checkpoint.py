@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sinkctl.clock import phase, spent
 from sinkctl.errors import ModelError, ResumeError
+from sinkctl.kernels.present import uncompiled
+from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parallel import as_the_first_says
 from sinkctl.recipe.schema import MeasureRecipe
@@ -86,6 +88,13 @@ class Measuring:
         self.told(Progress("reading", 0.0))
         with phase("preparing"):
             shown = self._sized(seconds)
+        with uncompiled(spared_kernels(self.loaded.model, self.pace.ahead)):
+            self._measure(shown)
+        if self.recipe.suspect.file is not None:
+            with phase("suspects"):
+                self._suspect(f"{self.number}/suspects")
+
+    def _measure(self, shown: list[InputSet]) -> None:
         with phase("measuring"):
             for each in shown:
                 self._input(each)
@@ -102,9 +111,6 @@ class Measuring:
             part["notes"],
             part["choices"],
         )
-        if self.recipe.suspect.file is not None:
-            with phase("suspects"):
-                self._suspect(f"{self.number}/suspects")
 
     def _sized(self, seconds: float | None) -> list[InputSet]:
         """What is shown, of the sizes that fit; a resumed run keeps those that it began with."""

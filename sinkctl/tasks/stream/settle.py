@@ -17,6 +17,8 @@ from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import compression, fingerprint
 
+BUILT_IN = str(DEMO / "text.txt")
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -40,7 +42,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     labels = [policy.label for policy in policies]
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     named = tuple(map(absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
-    files = named or (str(DEMO / "text.txt"),)
+    files = named or (BUILT_IN,)
     bos_id, bos = bos_rule(recipe.text.bos, loaded)
     if bos_id is not None:
         every = "text" if recipe.text.each is not None else "file" if recipe.text.bos_each_file else None
@@ -51,8 +53,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     if recipe.text.each is not None and recipe.rows == "auto":
         choices["rows"] = f"auto: as many texts as a forward pass of {chunk:,} tokens holds, padding included"
     if compile_ == "auto":
-        tokens = recipe.limit if recipe.text.each is None else None
-        compile_, reason = worth_compiling(loaded.model, loaded.device, tokens or _expected_tokens(files))
+        compile_, reason = worth_compiling(loaded.model, loaded.device, expected_tokens(recipe))
         choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
     settled = {
         "policies": policies,
@@ -83,9 +84,11 @@ def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str,
     return tuple(found)
 
 
-def _expected_tokens(files: tuple[str, ...]) -> float | None:
-    """About four bytes a token, one where the text is compressed; None for a pipe."""
-    found = fingerprint(files)
+def expected_tokens(recipe: StreamRecipe) -> float | None:
+    """What is scored at most; about four bytes a token, one where the text is compressed; None for a pipe."""
+    if recipe.limit is not None and recipe.text.each is None:
+        return recipe.limit
+    found = fingerprint(tuple(map(absolute, recipe.text.files)) or (BUILT_IN,))
     if any(file["size"] is None for file in found):
         return None
     return sum(file["size"] / (4 if compression(file["path"]) is None else 1) for file in found)

@@ -10,6 +10,8 @@ import numpy as np
 from sinkctl.check.stream import check_processes
 from sinkctl.clock import phase, timed
 from sinkctl.errors import Interrupted
+from sinkctl.kernels.present import uncompiled
+from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.environment import environment
@@ -23,6 +25,7 @@ from sinkctl.tasks.stream.kept import Kept, memory_told
 from sinkctl.tasks.stream.lines import PLACES, Stretch, write_lines
 from sinkctl.tasks.stream.outcome import Outcome, result_of
 from sinkctl.tasks.stream.scoring import Progress, StreamRun
+from sinkctl.tasks.stream.settle import expected_tokens
 
 
 @timed()
@@ -56,6 +59,14 @@ def run(
 
     with phase("preparing"):
         recipe = crew.agreed(settled)
+    with uncompiled(spared_kernels(loaded.model, expected_tokens(recipe))):
+        return _streamed(recipe, loaded, crew, output, resume, progress, stop, finish)
+
+
+def _streamed(
+    recipe: StreamRecipe, loaded: LoadedModel, crew: Crew, output: str | Path | None, resume: bool,
+    progress: Callable[[Progress], None], stop: Callable[[], bool], finish: Finish,
+) -> Outcome | None:  # fmt: skip
     if recipe.text.each is not None:
         return run_apart(recipe, loaded, crew, output, resume, progress, stop, finish)
     if not loaded.speaks:
