@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
+from emergence_judged import loaded_and_samples, with_prefix
 from emergence_rows import PUBLISHED, Seeds, compared, published
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
@@ -94,8 +95,8 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
     demo.model.save_pretrained(tmp_path / "model")
     demo.tokenizer.save_pretrained(tmp_path / "model")
     options = SimpleNamespace(device="cpu", held_out=str(held))
-    found = emergence.with_prefix(tmp_path / "model", 8, options)
-    loaded, ids_NT = emergence.loaded_and_samples(tmp_path / "model", 100, 64, options)
+    found = with_prefix(tmp_path / "model", 8, options)
+    loaded, ids_NT = loaded_and_samples(tmp_path / "model", 100, 64, options)
     shown = torch.ones(64, 64, dtype=torch.bool).tril()
     shown[:, :8] = True
     assert ids_NT[:, 0].eq(loaded.bos_id).all()
