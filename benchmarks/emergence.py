@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from emergence_judged import sink_1_of_shares, with_prefix
-from emergence_queue import Job, machine, run_queue, visible
 from emergence_rows import BASELINE, Seeds, compared, published
 from rich.console import Console
+from row_queue import Job, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers

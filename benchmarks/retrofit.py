@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emergence_queue import Job, machine, run_queue, visible
 from retrofit_judged import judged, means
 from rich.console import Console
+from row_queue import Job, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from emergence_queue import Job, run_queue, visible
+from row_queue import Job, run_queue, visible
 
 CHILD = """
 import os, sys, time

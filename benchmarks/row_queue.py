@@ -1,4 +1,4 @@
-"""The rows of `emergence.py` side by side: processes of their own, several on each GPU, the longest rows first.
+"""Rows of `emergence.py` and `retrofit.py` side by side: processes of their own, on each GPU, the longest rows first.
 
 A small model leaves most of a GPU idle between its kernels. A process that is stopped keeps its state, as a row that
 runs alone does; what a row's process says is in a .log beside it until the row is finished.
