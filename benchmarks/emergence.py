@@ -8,8 +8,9 @@
 packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
-training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each; a row's own log is in DIR
-until it is finished. --list prints the rows, --table the table of what DIR holds, without running anything.
+training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only, else
+the longest first; a row's own log is in DIR until it is finished. --list prints the rows, --table the table of what DIR
+holds, without running anything.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence_judged import sink_1_of_shares, with_prefix
-from emergence_rows import BASELINE, Seeds, compared, published
+from emergence_rows import BASELINE, SAME, Seeds, compared, published
 from rich.console import Console
 from row_queue import Job, machine, run_queue, visible
 
@@ -52,7 +53,7 @@ COLUMNS = (
     ("largest |h|", "massive", "{:.0f}"), ("× median", "massive_ratio", "{:.0f}"), ("kurtosis", "kurtosis", "{:.0f}"),
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
 )  # fmt: skip
-PROBES = 8  # at most, of a run
+PROBES = 5  # at most, of a run
 MAPS_COST = 3  # about, of a step with attention as T×T maps
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     if not options.table:
         options.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        wanted = [(name, seed) for seed in seeds for name in names]
+        wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
         if options.gpus * options.workers > 1:
             side_by_side(wanted, options)
         else:
@@ -96,6 +97,8 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
         told(job.name, {"error": error} if error else kept_row(job.name, job.seed, recipe, options))
 
     gpus = [] if options.device == "cpu" else visible(options.gpus)
+    if not options.only:
+        jobs.sort(key=lambda job: -job.work)
     run_queue(jobs, gpus, options.workers, options.folder, child(options), finished)
 
 
@@ -135,13 +138,13 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(only: Sequence[str]) -> list[str]:
-    """Rows that match, the baseline first."""
+    """Rows that match, the baseline first, then in the order asked for."""
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
     nothing = next((pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)), None)
     if nothing is not None:
         raise SystemExit(f"--only {nothing}: no such row; --list prints them")
-    wanted = [row for row in rows if not only or any(fnmatch(row, pattern) for pattern in only)]
-    return sorted(wanted, key=lambda row: row != BASELINE)
+    wanted = [row for pattern in only or "*" for row in rows if fnmatch(row, pattern)]
+    return sorted(dict.fromkeys(wanted), key=lambda row: row != BASELINE)
 
 
 def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecipe:
@@ -257,7 +260,7 @@ def print_table(names: Sequence[str], options: argparse.Namespace) -> None:
 
 def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """What was kept of a row, by seed."""
-    seeds = sorted(folder.glob(f"{name}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    seeds = sorted(folder.glob(f"{SAME.get(name, name)}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
     return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
 
 

@@ -1,4 +1,4 @@
-"""Rows of `emergence.py` and `retrofit.py` side by side: processes of their own, on each GPU, the longest rows first.
+"""Rows of `emergence.py` and `retrofit.py` side by side, in the order given: processes of their own on each GPU.
 
 A small model leaves most of a GPU idle between its kernels. A process that is stopped keeps its state, as a row that
 runs alone does; what a row's process says is in a .log beside it until the row is finished.
@@ -59,8 +59,7 @@ def run_queue(
             places.put(gpu)
 
     with ThreadPoolExecutor(workers * max(1, len(gpus))) as pool:
-        longest_first = sorted(jobs, key=lambda job: -job.work)
-        for number, (job, error) in enumerate(_as_done(pool, one, longest_first), 1):
+        for number, (job, error) in enumerate(_as_done(pool, one, jobs), 1):
             finished(job, error)
             done += job.work
             seconds = time.monotonic() - began

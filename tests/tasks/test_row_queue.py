@@ -17,10 +17,10 @@ time.sleep(0.5)
 """
 
 
-def test_rows_share_out_gpus_the_longest_first_and_a_failed_one_says_its_last_words(tmp_path):
+def test_rows_share_out_gpus_in_their_order_and_a_failed_one_says_its_last_words(tmp_path):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    jobs = [Job("short", 0, 1.0), Job("bad", 0, 2.0), Job("long", 3, 9.0)]
+    jobs = [Job("long", 3, 9.0), Job("bad", 0, 2.0), Job("short", 0, 1.0)]
     ended = []
     run_queue(jobs, ["5", "7"], 1, tmp_path, [str(script)], lambda job, error: ended.append((job.name, error)))
     assert sorted(ended) == [("bad", "bad: no such thing"), ("long", None), ("short", None)]
