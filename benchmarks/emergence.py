@@ -8,9 +8,9 @@
 packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
-training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only, else
-the longest first; a row's own log is in DIR until it is finished. --list prints the rows, --table the table of what DIR
-holds, without running anything.
+training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
+else the longest first; a row's own log is in DIR until it is finished. --list prints the rows, --table the table of
+what DIR holds, without running anything.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
