@@ -1,13 +1,16 @@
 """When sinks emerge as a small Llama learns from random weights: each recipe convert/emergence/* a row.
 
     python benchmarks/emergence.py --train-text FILE --held-out FILE --folder DIR [--only softmax 'decay_*' …]
-        [--seeds 1] [--steps 2000] [--batch 128] [--length 512] [--device cuda] [--list] [--table]
+        [--seeds 1] [--steps 2000] [--batch 128] [--length 512] [--device cuda] [--compile]
+        [--gpus 1] [--workers 1] [--list] [--table]
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it; rows that differ in how documents are
 packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
-training.seed 0, 1, 2. --list prints the rows, --table the table of what DIR holds, without running anything.
+training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
+else the longest first; a row's own log is in DIR until it is finished. --list prints the rows, --table the table of
+what DIR holds, without running anything.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
@@ -21,30 +24,28 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import torch
-from emergence_rows import BASELINE, Seeds, compared, published
+from emergence_judged import sink_1_of_shares, with_prefix
+from emergence_rows import BASELINE, SAME, Seeds, compared, published
 from rich.console import Console
+from row_queue import Job, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
 from sinkctl.errors import SinkctlError
-from sinkctl.metrics.sink_rate import EPSILON
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 from sinkctl.recipe.schema import ConvertRecipe, EvaluationSettings, TextFiles
 from sinkctl.result.schema import Result
 from sinkctl.result.store import CHECKPOINT, STATE
-from sinkctl.tasks.convert.evaluate import SINK_LENGTH, SINK_SAMPLES
+from sinkctl.sinks.code.sink_attention import WEIGHED
 from sinkctl.tasks.convert.outcome import CONVERTED, fed
-from sinkctl.text import TokenStream
 
 ROWS = "convert/emergence/"
 COLUMNS = (
@@ -52,7 +53,8 @@ COLUMNS = (
     ("largest |h|", "massive", "{:.0f}"), ("× median", "massive_ratio", "{:.0f}"), ("kurtosis", "kurtosis", "{:.0f}"),
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
 )  # fmt: skip
-PROBES = 8  # at most, of a run
+PROBES = 5  # at most, of a run
+MAPS_COST = 3  # about, of a step with attention as T×T maps
 
 
 def main() -> None:
@@ -64,10 +66,49 @@ def main() -> None:
         return
     if not options.table:
         options.folder.mkdir(parents=True, exist_ok=True)
-        for seed in range(options.seeds):
-            for name in names:
-                print(printed_row(name, [run(name, seed, options)]), flush=True)
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
+        if options.gpus * options.workers > 1:
+            side_by_side(wanted, options)
+        else:
+            wrong = [told(name, run(name, seed, options)) for name, seed in wanted]
+            if len(wanted) == 1 and wrong[0]:
+                raise SystemExit(wrong[0])
     print_table(names, options)
+
+
+def told(name: str, row: dict[str, Any]) -> str | None:
+    """Print the row; returns what is wrong with it."""
+    print(printed_row(name, [row]), flush=True)
+    return row.get("error")
+
+
+def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace) -> None:
+    """What is not kept yet, in processes of its own."""
+    jobs = []
+    for name, seed in wanted:
+        recipe = recipe_of(name, seed, options)
+        if kept_row(name, seed, recipe, options) is None:
+            cost = MAPS_COST if recipe.sink.kind in WEIGHED else 1
+            jobs.append(Job(name, seed, cost * recipe.steps * recipe.training.batch * recipe.training.length))
+
+    def finished(job: Job, error: str | None) -> None:
+        recipe = recipe_of(job.name, job.seed, options)
+        told(job.name, {"error": error} if error else kept_row(job.name, job.seed, recipe, options))
+
+    gpus = [] if options.device == "cpu" else visible(options.gpus)
+    if not options.only:
+        jobs.sort(key=lambda job: -job.work)
+    run_queue(jobs, gpus, options.workers, options.folder, child(options), finished)
+
+
+def child(options: argparse.Namespace) -> list[str]:
+    """This script with these options, for one row."""
+    said = [__file__, "--train-text", *options.train_text, "--held-out", options.held_out]
+    said += ["--folder", str(options.folder), "--tokens", str(options.tokens), "--device", options.device]
+    for name in ("steps", "batch", "length"):
+        said += [f"--{name}", str(getattr(options, name))] if getattr(options, name) is not None else []
+    return said + ["--compile"] * options.compile
 
 
 def arguments() -> argparse.Namespace:
@@ -77,11 +118,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where finished rows are kept")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--length", type=int)
     parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -93,13 +138,13 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(only: Sequence[str]) -> list[str]:
-    """Rows that match, the baseline first."""
+    """Rows that match, the baseline first, then in the order asked for."""
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
     nothing = next((pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)), None)
     if nothing is not None:
         raise SystemExit(f"--only {nothing}: no such row; --list prints them")
-    wanted = [row for row in rows if not only or any(fnmatch(row, pattern) for pattern in only)]
-    return sorted(wanted, key=lambda row: row != BASELINE)
+    wanted = [row for pattern in only or "*" for row in rows if fnmatch(row, pattern)]
+    return sorted(dict.fromkeys(wanted), key=lambda row: row != BASELINE)
 
 
 def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecipe:
@@ -115,6 +160,7 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
     changes = {
         "text": TextFiles(files=tuple(options.train_text)), "batch": batch, "length": length, "seed": seed,
         "unique": unique, "warmup": min(settings.warmup, steps // 10),
+        "compile": options.compile or settings.compile,
         "probe": next(every for every in range(math.ceil(steps / PROBES), steps + 1) if steps % every == 0),
     }  # fmt: skip
     return recipe.model_copy(
@@ -135,13 +181,9 @@ def scaled(own: int, asked: int | None, whole: int) -> int:
 def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row's numbers: kept ones where they are of the same recipe, else of a run; or the error that ended it."""
     recipe = recipe_of(name, seed, options)
-    said = recipe.model_dump(mode="json", exclude={"model": {"device"}})
     kept, folder = place(options.folder, name, seed), options.folder / f"{name}-{seed}.running"
-    if kept.exists():
-        row = json.loads(kept.read_text(encoding="utf-8"))
-        if row["recipe"] == said:
-            return row
-        raise SystemExit(f"{kept}: is of other settings; name another --folder, or remove it")
+    if (row := kept_row(name, seed, recipe, options)) is not None:
+        return row
     resumed = (folder / STATE / CHECKPOINT).exists()
     if folder.exists() and not resumed:
         shutil.rmtree(folder)
@@ -155,7 +197,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             found |= with_prefix(folder, recipe.training.prefix, options)
     except SinkctlError as error:
         return {"error": str(error)}
-    row = {"row": name, "seed": seed, "machine": machine(options), **found, "recipe": said}
+    row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}
     unfinished = kept.with_suffix(".part")
     unfinished.write_text(json.dumps(row, indent=1), encoding="utf-8")
     os.replace(unfinished, kept)
@@ -163,14 +205,23 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def said_of(recipe: ConvertRecipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"model": {"device"}})
+
+
+def kept_row(name: str, seed: int, recipe: ConvertRecipe, options: argparse.Namespace) -> dict[str, Any] | None:
+    """What the folder has of it; SystemExit where that is of other settings."""
+    kept = place(options.folder, name, seed)
+    if not kept.exists():
+        return None
+    row = json.loads(kept.read_text(encoding="utf-8"))
+    if row["recipe"] == said_of(recipe):
+        return row
+    raise SystemExit(f"{kept}: is of other settings; name another --folder, or remove it")
+
+
 def place(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name}-{seed}.json"
-
-
-def machine(options: argparse.Namespace) -> str:
-    cuda = torch.cuda.is_available() and options.device != "cpu"
-    device = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} cores CPU ({platform.machine()})"
-    return f"{device}, torch {torch.__version__}"
 
 
 def numbers(result: Result) -> dict[str, Any]:
@@ -191,48 +242,6 @@ def numbers(result: Result) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
-    """Sink_1 in percent where sizes of weights are divided by their sum, a query, over spread samples of 64 tokens."""
-    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH, options)
-    sinks = []
-    for map_NHTS in loaded.model(ids_NT, output_attentions=True).attentions:
-        size_NHTS = map_NHTS.abs()
-        first_NHT = (size_NHTS[..., 0] / size_NHTS.sum(-1)).nan_to_num()
-        sinks.append(first_NHT.mean(-1) > EPSILON)
-    return 100 * float(torch.stack(sinks).float().mean())
-
-
-@torch.no_grad()
-def with_prefix(checkpoint: Path, prefix: int, options: argparse.Namespace) -> dict[str, float]:
-    """Sink_1, heads that sink on any token of the prefix, and the loss behind it, where every query sees the prefix."""
-    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH, options)
-    shown_TT = torch.ones(SINK_LENGTH, SINK_LENGTH, device=loaded.device).tril().bool()
-    shown_TT[:, :prefix] = True
-    mask_TT = torch.zeros_like(shown_TT, dtype=loaded.dtype).masked_fill(~shown_TT, torch.finfo(loaded.dtype).min)
-    found = loaded.model(
-        ids_NT, attention_mask=mask_TT.expand(len(ids_NT), 1, -1, -1), output_attentions=True, use_cache=False
-    )
-    alpha_LNHk = torch.stack([map_NHTS[..., :prefix].float().mean(2) for map_NHTS in found.attentions])
-    logits_nV = found.logits[:, prefix - 1 : -1].float().flatten(0, 1)
-    return {
-        "sink_1": 100 * float((alpha_LNHk[..., 0] > EPSILON).float().mean()),
-        "sink_star": 100 * float((alpha_LNHk.amax(-1) > EPSILON).float().mean()),
-        "valid_loss": float(torch.nn.functional.cross_entropy(logits_nV, ids_NT[:, prefix:].flatten())),
-    }
-
-
-def loaded_and_samples(checkpoint: Path, count: int, length: int, options: argparse.Namespace):
-    """(the checkpoint with its maps, spread samples of the held-out text with BOS in front, [count, length])."""
-    loaded = sinkctl.load(str(checkpoint), device=options.device)
-    loaded.model.set_attn_implementation("eager")
-    ids_T = torch.cat([torch.from_numpy(b.ids) for b in TokenStream((options.held_out,), loaded.tokenizer)])
-    starts = torch.linspace(0, len(ids_T) - length, count).long()
-    ids_NT = ids_T[starts[:, None] + torch.arange(length)]
-    ids_NT[:, 0] = loaded.bos_id
-    return loaded, ids_NT.to(loaded.device)
-
-
 def print_table(names: Sequence[str], options: argparse.Namespace) -> None:
     """Every row that was asked for, with what the folder holds of it."""
     found = {name: kept_rows(options.folder, name) for name in {*names, *(published(n).against for n in names)}}
@@ -251,7 +260,7 @@ def print_table(names: Sequence[str], options: argparse.Namespace) -> None:
 
 def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """What was kept of a row, by seed."""
-    seeds = sorted(folder.glob(f"{name}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    seeds = sorted(folder.glob(f"{SAME.get(name, name)}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
     return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 BASELINE = "softmax"
+SAME = {"decay_0p5": BASELINE}  # rows that are another by their recipe
 
 
 @dataclass(frozen=True)

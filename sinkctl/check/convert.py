@@ -125,9 +125,19 @@ def training_rules(recipe: ConvertRecipe) -> None:
     sink, settings = recipe.sink, recipe.training
     fixed = sink.kind == "softmax1" and not sink.replaces_first  # a logit of 0 and no bias
     fixed = fixed or (sink.from_scratch and sink.kind not in ("kernel", "fixed_kv_bias", "positions"))
-    if settings.trained == "new" and (sink.kind == "none" or fixed):
+    if (settings.trained == "new" or settings.alone) and (sink.kind == "none" or fixed):
         what = f"the mechanism {sink.kind} has nothing to train"
-        raise UsageError(f"--trained new: {what}; choose attention, all or lora")
+        if settings.trained == "new":
+            raise UsageError(f"--trained new: {what}; choose attention, all or lora")
+        raise UsageError(f"training.alone: {what}; leave it out")
+    if settings.alone and sink.kind == "sink_token":
+        raise UsageError(
+            "training.alone: a sink token is a row of the embedding, which learns as a whole; leave it out"
+        )
+    if settings.alone >= recipe.steps:
+        raise UsageError(
+            f"training.alone: {settings.alone} of {recipe.steps} steps; --trained new trains no other weights"
+        )
     if settings.trained == "lora" and find_spec("peft") is None:
         raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")
     if settings.trained == "new" and sink.kind == "sink_logit" and sink.start == "exact":

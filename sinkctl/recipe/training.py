@@ -12,7 +12,14 @@ class LossSettings(Settings):
 
     lm: float = Field(1.0, ge=0, description="Weight of the next-token loss;")
     kl: float = Field(0.0, ge=0, description="of the KL from the frozen original, as it is fed, to what is trained;")
-    first: float = Field(0.0, ge=0, description="of the mean attention to the first token of a sequence.")
+    first: float = Field(0.0, ge=0, description="of the mean attention to the first token of a sequence;")
+    massive: float = Field(
+        0.0,
+        ge=0,
+        description="of massive activations: Σ log(|h| / limit) over the elements of a layer's output above the limit, "
+        "a mean over layers and sequences.",
+    )
+    massive_limit: float = Field(100.0, gt=0, description="That limit, in medians of |h| in the layer's output.")
 
 
 class LoraSettings(Settings):
@@ -33,6 +40,9 @@ class TrainingSettings(Settings):
     )
     trained: Literal["new", "attention", "all", "lora"] = Field(
         "all", description="new: the mechanism; attention, lora: and the attention projections; all: every weight."
+    )
+    alone: int = Field(
+        0, ge=0, description="First so many steps, in which the mechanism learns alone and other weights stay."
     )
     batch: int = Field(32, ge=1, description="Sequences a step,")
     length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(

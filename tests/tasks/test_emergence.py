@@ -10,7 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
-from emergence_rows import PUBLISHED, Seeds, compared, published
+from emergence_judged import loaded_and_samples, with_prefix
+from emergence_rows import PUBLISHED, SAME, Seeds, compared, published
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -18,6 +19,17 @@ SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "nu
 def test_a_published_row_is_a_recipe_and_so_is_its_baseline():
     rows = set(emergence.chosen([]))
     assert set(PUBLISHED) | {row.against for row in PUBLISHED.values()} <= rows
+
+
+def test_rows_that_are_another_have_its_recipe():
+    for row, other in SAME.items():
+        assert emergence.load(emergence.find(emergence.ROWS + row)) == emergence.load(
+            emergence.find(emergence.ROWS + other)
+        )
+
+
+def test_rows_run_in_the_order_asked_for_the_baseline_first():
+    assert emergence.chosen(["relu", "prefix_*", "softmax"]) == ["softmax", "relu", "prefix_32", "prefix_8"]
 
 
 def test_an_effect_is_the_difference_from_its_own_baseline():
@@ -94,8 +106,8 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
     demo.model.save_pretrained(tmp_path / "model")
     demo.tokenizer.save_pretrained(tmp_path / "model")
     options = SimpleNamespace(device="cpu", held_out=str(held))
-    found = emergence.with_prefix(tmp_path / "model", 8, options)
-    loaded, ids_NT = emergence.loaded_and_samples(tmp_path / "model", 100, 64, options)
+    found = with_prefix(tmp_path / "model", 8, options)
+    loaded, ids_NT = loaded_and_samples(tmp_path / "model", 100, 64, options)
     shown = torch.ones(64, 64, dtype=torch.bool).tril()
     shown[:, :8] = True
     assert ids_NT[:, 0].eq(loaded.bos_id).all()

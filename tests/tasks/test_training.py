@@ -184,7 +184,8 @@ def test_the_control_learns_the_same_sequences_without_the_mechanism(model, text
 def test_steps_do_not_depend_on_how_many_sequences_a_pass_takes(kind, model, tmp_path):
     records = tmp_path / "short.jsonl"
     records.write_text("".join(json.dumps({"text": f"{n} times {n} is {n * n}." * (n % 5)}) + "\n" for n in range(600)))
-    losses = {"kl": 0.5} | ({"first": 0.5} if kind == "none" else {})
+    means = {"first": 0.5, "massive": 0.01, "massive_limit": 4.0}  # over what a pass holds, here as many tokens each
+    losses = {"kl": 0.5} | (means if kind == "none" else {})
     bounds = {"boundaries": "none" if kind == "none" else "mask", "loss": losses, "lr": 1e-3}
     sizes = {
         size: train(tmp_path / str(size), model, kind, records, bounds | {"micro_batch": size}) for size in (1, 3, 4)
@@ -194,6 +195,38 @@ def test_steps_do_not_depend_on_how_many_sequences_a_pass_takes(kind, model, tmp
         assert curve(sizes[size]).loss == pytest.approx(whole.loss, abs=1e-6)
         assert curve(sizes[size]).objective == pytest.approx(whole.objective, abs=1e-6)
         assert curve(sizes[size]).gradient == pytest.approx(whole.gradient, rel=1e-4)
+
+
+def test_while_the_mechanism_learns_alone_other_weights_stay(model, text, tmp_path):
+    """Three of four steps alone are those of three steps in which nothing else is trained; the fourth trains all."""
+    rates = {"lr": 1e-2, "final_lr": 1.0}
+    both = train(tmp_path / "both", model, "kv_bias", text, rates | {"alone": 3})
+    alone = train(tmp_path / "alone", model, "kv_bias", text, rates | {"trained": "new"})
+    assert curve(both).loss == pytest.approx(curve(alone).loss, abs=1e-5)
+    assert curve(both).gradient[:3] == pytest.approx(curve(alone).gradient[:3], rel=1e-3)
+    assert curve(both).gradient[3] > 1.5 * curve(alone).gradient[3]
+    changed = {name for name, x in weights(both.path).items() if not torch.equal(x, weights(alone.path)[name])}
+    assert any("mlp" in name for name in changed)
+
+
+def test_a_loss_on_massive_activations_makes_them_small(demo, text, tmp_path):
+    """Planted by the embedding of every token: 200 medians of the first layer's output, of which 20 may stay."""
+    ids_BT = demo.tokenizer("the and of to was in that", return_tensors="pt").input_ids
+
+    @torch.no_grad()
+    def ratio(model):
+        size_TC = model(ids_BT, output_hidden_states=True).hidden_states[1][0].abs()
+        return float(size_TC.max() / size_TC.median()), float(size_TC.median())
+
+    loaded, largest = small(demo.tokenizer), {}
+    loaded.model.model.embed_tokens.weight.data[:, 5] = 300 * ratio(loaded.model)[1]
+    for weight in (0.0, 1.0):
+        rates = {"lr": 1e-1, "batch": 2, "loss": {"massive": weight, "massive_limit": 20.0}}
+        out = train(tmp_path / str(weight), loaded, "none", text, rates, {"bos": "keep"}, steps=80)
+        largest[weight] = ratio(AutoModelForCausalLM.from_pretrained(out.path))[0]
+    assert ratio(loaded.model)[0] > 150
+    assert largest[0.0] > 100
+    assert largest[1.0] < 30
 
 
 def test_random_weights_learn_a_text_that_repeats_itself(tmp_path):
@@ -225,6 +258,9 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo
     refused(UsageError, "random weights are worth nothing untrained", None, steps=0, **zero)
     refused(UsageError, "nothing to train", kind="none", training={"trained": "new"})
     refused(UsageError, "nothing to train", kind="softmax1", sink={"start": "zero"}, training={"trained": "new"})
+    refused(UsageError, "training.alone: the mechanism none has nothing", kind="none", training={"alone": 1})
+    refused(UsageError, "a row of the embedding", kind="sink_token", training={"alone": 1})
+    refused(UsageError, "training.alone: 4 of 4 steps; --trained new", kind="kv_bias", training={"alone": 4})
     refused(UsageError, "nothing to learn", training={"loss": {"lm": 0}})
     refused(UsageError, "never trains; begin warm", sink={"start": "exact"}, training={"trained": "new"})
     refused(UsageError, "hides the first token, which sink_token keeps", kind="sink_token", training={"window": 8})

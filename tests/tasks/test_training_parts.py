@@ -10,9 +10,10 @@ from torch.optim import AdamW, Muon
 
 from sinkctl.recipe.training import LossSettings, TrainingSettings
 from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training.massive import excess, excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import Body, packed
-from sinkctl.tasks.convert.training.trained import trainable
+from sinkctl.tasks.convert.training.trained import decoder_layers, trainable
 
 V, BOS = 11, 1
 NORMS_AND_BIASES = ("norm", "bias")
@@ -50,10 +51,44 @@ def test_losses_add_up_over_predicted_tokens():
         cross_entropy(logits_BTV[b, t], target_BT[b, t]).item()
         for b, t in (target_BT >= 0).nonzero().tolist()
     ]  # fmt: skip
-    found = parts(LossSettings(lm=0.5, kl=2.0, first=10.0), logits_BTV, target_BT, kl, first)
+    massive, weights = [torch.tensor(3.0), torch.tensor(0.0)], LossSettings(lm=0.5, kl=2.0, first=10.0, massive=0.1)
+    found = parts(weights, logits_BTV, target_BT, kl, first, massive)
     assert len(nats) == 7
     assert found.lm.item() == pytest.approx(sum(nats), rel=1e-6)
-    assert found.objective.item() == pytest.approx(0.5 * sum(nats) + 2.0 * 5.0 + 10.0 * 0.3 * 7, rel=1e-6)
+    assert found.objective.item() == pytest.approx(
+        0.5 * sum(nats) + 2.0 * 5.0 + 10.0 * 0.3 * 7 + 0.1 * 1.5 * 7, rel=1e-6
+    )
+
+
+def test_the_excess_of_massive_activations_is_the_sum_of_their_logarithms():
+    """Of 1s among which stand -40 and 90 in one sequence, 8 in the other; 10 times the median may stay."""
+    h_BTC = torch.ones(2, 5, 7).double()
+    h_BTC[0, 0, 3], h_BTC[0, 2, 3], h_BTC[1, 4, 6] = -40.0, 90.0, 8.0
+    h_BTC = (h_BTC * torch.tensor([2.0, 0.5])[:, None, None]).requires_grad_()  # sequences have medians of their own
+    found = excess(h_BTC, 10.0)
+    assert found.item() == pytest.approx((math.log(4) + math.log(9)) / 2)
+    (gradient_BTC,) = torch.autograd.grad(found, h_BTC)
+    expected_BTC = torch.zeros_like(gradient_BTC)
+    expected_BTC[0, 0, 3], expected_BTC[0, 2, 3] = 1 / (2 * -80.0), 1 / (2 * 180.0)
+    torch.testing.assert_close(gradient_BTC, expected_BTC)
+
+
+def test_every_layer_s_output_is_looked_at_where_gradients_are_taken_and_not_after():
+    model = designed("llama", ATTENDING["sink_logit"])
+    ids_BT = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+    outputs = []
+    with excesses(decoder_layers(model), 2.0) as found:
+        with torch.no_grad():
+            states = model(ids_BT, output_hidden_states=True).hidden_states
+        assert found == []
+        hooks = [layer.register_forward_hook(lambda _, __, out: outputs.append(out)) for layer in decoder_layers(model)]
+        model(ids_BT)
+        for hook in hooks:
+            hook.remove()
+    torch.testing.assert_close(outputs[0].detach(), states[1])
+    torch.testing.assert_close(torch.stack(found), torch.stack([excess(h_BTC, 2.0) for h_BTC in outputs]))
+    model(ids_BT)
+    assert len(found) == len(outputs) == len(decoder_layers(model))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

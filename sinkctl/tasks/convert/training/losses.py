@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, V vocabulary, N tokens of a body, n predictions that two packings share.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,15 +22,20 @@ class Parts(NamedTuple):
 
 
 def parts(
-    weights: LossSettings, logits_BTV: Tensor, target_BT: Tensor, divergence: Tensor | None, first: list[Tensor]
-) -> Parts:
-    """The losses of some sequences, in nats, summed over their predicted tokens."""
+    weights: LossSettings, logits_BTV: Tensor, target_BT: Tensor, divergence: Tensor | None, first: list[Tensor],
+    massive: Sequence[Tensor] = (),
+) -> Parts:  # fmt: skip
+    """The losses of some sequences, in nats, summed over their predicted tokens.
+
+    `first` and `massive`, a number a layer, count for every predicted token alike.
+    """
     lm = cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=NO_TARGET, reduction="sum")
     objective = weights.lm * lm
     if divergence is not None:
         objective = objective + weights.kl * divergence
-    if weights.first:
-        objective = objective + weights.first * torch.stack(first).mean() * (target_BT != NO_TARGET).sum()
+    for weight, layers in ((weights.first, first), (weights.massive, massive)):
+        if weight:
+            objective = objective + weight * torch.stack(list(layers)).mean() * (target_BT != NO_TARGET).sum()
     return Parts(lm.detach(), objective)
 
 

@@ -22,11 +22,13 @@ from sinkctl.model.compiled import CompiledLayers
 from sinkctl.tasks.convert.training.attention import Seen, attending
 from sinkctl.tasks.convert.training.corpus import Corpus
 from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training.massive import excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, Packed, after_prefix, drawn, packed
 from sinkctl.tasks.convert.training.plan import Plan, micro_batch
 from sinkctl.tasks.convert.training.states import Course, States
 from sinkctl.tasks.convert.training.trained import Trainable, decoder_layers
+from sinkctl.tasks.convert.write import SINK
 
 LOOK_EVERY = 10  # steps on a GPU, between two looks at the losses: each waits for what is under way
 SAVE_SHARE = 0.05  # of the time, that saving may take
@@ -90,7 +92,8 @@ class Trainer:
         running = Running(self, student, model, prepared[: len(made)], prepared[len(made) :], course)
         if (place := self.states.place(student.label)) is not None:
             self.accelerator.load_state(str(place))
-        running(probe)
+        with excesses(running.layers, settings.loss.massive_limit) as running.massive:
+            running(probe)
         if self.sharded:
             weights, trained = self.accelerator.get_state_dict(model), student.fresh()
             if self.accelerator.is_main_process:
@@ -131,7 +134,10 @@ class Running:
             trainer.size, reason = micro_batch(self.plan, self.plain, share, maps, learned)
             trainer.choices["micro_batch"] = f"{trainer.size}: {reason}"
         self.size = trainer.size
-        self.compiled = CompiledLayers(list(decoder_layers(self.plain))).active if self.plan.compiled else nullcontext
+        layers = list(decoder_layers(self.plain))
+        self.compiled = CompiledLayers(layers).active if self.plan.compiled else nullcontext
+        self.layers = layers if self.plan.settings.loss.massive else []  # whose outputs a loss looks at
+        self.massive: list[Tensor] = []
         self.look_every = LOOK_EVERY if self.plain.device.type == "cuda" else 1
         self.pending: list[Tensor] = []
         self.saved, self.cost = time.monotonic(), 0.0
@@ -183,6 +189,9 @@ class Running:
                 # Processes average their gradients, and each has a part of the sum over all predicted tokens.
                 accelerator.backward(objective * (accelerator.num_processes / step.predicted))
             sums += torch.stack([lm, objective.detach()]).float() / step.predicted
+        if self.course.step + len(self.pending) < settings.alone:
+            for name, parameter in self.plain.named_parameters():
+                parameter.grad = parameter.grad if SINK in name else None
         norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
         for each in (*self.optimizers, *self.schedules):
             each.step()
@@ -194,11 +203,12 @@ class Running:
     def _losses(self, bodies: Sequence[Body], pack: Packed):
         plan, weights, device = self.plan, self.plan.settings.loss, self.plain.device
         seen = Seen(plan.window, pack.documents_N, plan.settings.prefix, measures_first=weights.first > 0)
+        self.massive.clear()
         with attending(self.plain, seen):
             logits_BTV = self.model(input_ids=_on(pack.ids_BT, device), use_cache=False).logits
         self.course.attention = seen.attention
         apart = self._divergence(bodies, pack, logits_BTV) if weights.kl else None
-        return parts(weights, logits_BTV, _on(pack.target_BT, device), apart, seen.first)
+        return parts(weights, logits_BTV, _on(pack.target_BT, device), apart, seen.first, self.massive)
 
     def _divergence(self, bodies: Sequence[Body], pack: Packed, logits_BTV: Tensor) -> Tensor:
         original, device = self.trainer.original, self.plain.device

@@ -1,0 +1,214 @@
+"""A trained checkpoint given a sink, a brief training, and what that did to everything else: a row a recipe.
+
+    python benchmarks/retrofit.py --model smollm2.gguf --train-text FILE … --text NOVEL --second FILE --folder DIR
+        [--only sink_logit control] [--seeds 1] [--steps 500] [--batch 16] [--length 2048] [--lr 1e-4]
+        [--gpus 1] [--workers 1] [--table]
+
+Rows are the recipes `convert/retrofit/*`, and `original`, the checkpoint as it is. --text is held out of --train-text
+and of the same kind; --second is of another kind, so that what is forgotten shows. A finished row is kept in DIR, its
+checkpoint beside it, and not run again; one that was stopped goes on. Every row is judged by the same code: perplexity
+with everything in sight, streamed with nothing kept (0+1020) and with four tokens kept (4+1020), the KL from the
+original, answers to questions about what stood some lines back, Sink_1, the largest activation and the largest
+kurtosis, and what is added by rounding keys and values (none in full) and the inputs of linear layers to few bits.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from retrofit_judged import judged, means
+from rich.console import Console
+from row_queue import Job, machine, run_queue, visible
+
+import sinkctl
+from sinkctl.cli.loading import quiet_transformers
+from sinkctl.cli.progress import parts_shown
+from sinkctl.errors import SinkctlError
+from sinkctl.recipe.load import load
+from sinkctl.recipe.named import built_in, find
+from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, EvaluationSettings, TextFiles
+from sinkctl.result.store import CHECKPOINT, RESULT, STATE
+
+ROWS, ORIGINAL = "convert/retrofit/", "original"
+TEXTS = ("text", "second")
+COLUMNS = (
+    ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
+    ("KV 4 bits, 0 kept", "bare.kv_4", "{:+.2%}"), ("3 bits", "bare.kv_3", "{:+.2%}"),
+    ("2 bits", "bare.kv_2", "{:+.1%}"), ("4 bits by token", "bare.kv_4_by_token", "{:+.2%}"),
+    ("KV 4 bits, 4 kept", "kept.kv_4", "{:+.2%}"), ("3 bits", "kept.kv_3", "{:+.2%}"),
+    ("2 bits", "kept.kv_2", "{:+.1%}"), ("4 bits by token", "kept.kv_4_by_token", "{:+.2%}"),
+    ("activations 8 bits", "a_8", "{:+.2%}"),
+)  # fmt: skip
+ONCE = (
+    ("Sink_1 %", "sink_1", "{:.1f}"), ("largest |h|", "massive", "{:,.0f}"), ("× median", "massive_ratio", "{:,.0f}"),
+    ("kurtosis", "kurtosis", "{:,.0f}"), ("right, 0 kept", "bare.answers", "{:.0f}"),
+    ("right, 4 kept", "kept.answers", "{:.0f}"), ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
+)  # fmt: skip
+
+
+def main() -> None:
+    quiet_transformers()
+    options = arguments()
+    names = [name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS)]
+    names = options.only or [ORIGINAL, *sorted(names)]
+    if not options.table:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
+        wanted = [(name, seed) for name, seed in wanted if not place(name, seed, options).exists()]
+        if options.gpus * options.workers > 1:
+            side_by_side(wanted, options)
+        else:
+            for name, seed in wanted:
+                row(name, seed, options)
+    print_tables(names, options)
+
+
+def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace) -> None:
+    """In processes of their own."""
+
+    def finished(job: Job, error: str | None) -> None:
+        print(f"{job.name}-{job.seed}: {error or 'done'}", flush=True)
+
+    jobs = [Job(name, seed, 0.5 if name == ORIGINAL else 1.0) for name, seed in wanted]
+    gpus = [] if options.device == "cpu" else visible(options.gpus)
+    run_queue(jobs, gpus, options.workers, options.folder, child(options), finished)
+
+
+def child(options: argparse.Namespace) -> list[str]:
+    """This script with these options, for one row."""
+    said = [__file__, "--train-text", *options.train_text]
+    for name, value in vars(options).items():
+        if name not in ("train_text", "only", "seeds", "first_seed", "gpus", "workers", "table") and value is not None:
+            said += [f"--{name.replace('_', '-')}", str(value)]
+    return said
+
+
+def row(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train it and judge it, and keep the numbers."""
+    folder, found = options.folder / f"{name}-{seed}", {}
+    if name != ORIGINAL:
+        recipe = recipe_of(name, seed, options)
+        try:
+            found = trained(recipe, folder)
+        except SinkctlError as error:
+            raise SystemExit(str(error)) from error
+    began = time.monotonic()
+    original = sinkctl.load(options.model, device=options.device, dtype="float32")
+    loaded = original if name == ORIGINAL else sinkctl.load(str(folder), device=options.device, dtype="float32")
+    found |= judged(loaded, original, {text: getattr(options, text) for text in TEXTS}, options)
+    found |= {"row": name, "seed": seed, "machine": machine(options.device), "judged_s": time.monotonic() - began}
+    kept = place(name, seed, options)
+    unfinished = kept.with_suffix(".part")
+    unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    os.replace(unfinished, kept)
+
+
+def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecipe:
+    """The built-in recipe with the model, the texts and the size asked for; nothing is compared, that is done here."""
+    recipe = load(find(ROWS + name))
+    steps = options.steps or recipe.steps
+    changes = {
+        "text": TextFiles(files=tuple(options.train_text)), "seed": seed,
+        "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
+    } | {key: getattr(options, key) for key in ("batch", "length", "lr") if getattr(options, key)}  # fmt: skip
+    return recipe.model_copy(
+        update={
+            "steps": steps,
+            "model": recipe.model.model_copy(update={"name": options.model, "device": options.device}),
+            "text": TextFiles(files=(options.calibration,)),
+            "calibration": CalibrationSettings(window=options.window),
+            "training": recipe.training.model_copy(update=changes),
+            "evaluation": EvaluationSettings(run=False),
+        }
+    )
+
+
+def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
+    """What is said of the training of the checkpoint in `folder`, which is kept from before where it is whole."""
+    said = folder / RESULT
+    if not said.exists():
+        resumed = (folder / STATE / CHECKPOINT).exists()
+        if folder.exists() and not resumed:
+            shutil.rmtree(folder)
+        with parts_shown(Console(stderr=True)) as shown:
+            sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown)
+    training = json.loads(said.read_text(encoding="utf-8"))["convert"]["training"]
+    (curve,) = training["curves"]
+    names = ("steps", "batch", "length", "window", "lr", "tokens_per_second", "attention", "precision")
+    return {name: training[name] for name in names} | {
+        "seconds": curve["seconds"],
+        "curve": {key: curve[key] for key in ("loss", "objective", "gradient")},
+        "loss_settings": recipe.training.loss.model_dump(),
+    }
+
+
+def place(name: str, seed: int, options: argparse.Namespace) -> Path:
+    return options.folder / f"{name}-{seed}.json"
+
+
+def print_tables(names: Sequence[str], options: argparse.Namespace) -> None:
+    """A table a text, and one of what is of no text; means over seeds."""
+    rows = {
+        name: [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.folder.glob(f"{name}-*.json"))]
+        for name in names
+    }
+    for said in sorted({each["machine"] for found in rows.values() for each in found}):
+        print(f"\n{said}")
+    for text in TEXTS:
+        file = getattr(options, text)
+        print_table(
+            f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
+        )
+    print_table("the checkpoint", ONCE, rows)
+
+
+def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:
+    print(f"\n| {head} | seeds | {' | '.join(title for title, _, _ in columns)} |")
+    print("|---" * (len(columns) + 2) + "|")
+    for name, found in rows.items():
+        mean = means(found)
+        cells = [form.format(mean[key]) if key in mean else "–" for _, key, form in columns]
+        print(f"| `{name}` | {len(found)} | {' | '.join(cells)} |", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder, a Hub id or a GGUF file")
+    parser.add_argument("--train-text", nargs="+", default=[])
+    parser.add_argument("--calibration", help="a text that the start is computed from; none: --text")
+    parser.add_argument("--text")
+    parser.add_argument("--second")
+    parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
+    parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
+    parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
+    parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
+    parser.add_argument("--lines", type=int, default=56, help="that are asked about")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
+    if missing and not options.table:
+        parser.error(f"--{missing[0]}: name one")
+    options.calibration = options.calibration or options.text
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What `retrofit.py` finds of a checkpoint: what it predicts of two texts, streamed and rounded; what it answers.
+
+Shapes: N samples, T tokens, V vocabulary, C channels.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sinkctl
+from sinkctl.model.load import LoadedModel
+from sinkctl.tasks.convert.training.trained import decoder_layers
+from sinkctl.text import TokenStream
+
+ROUNDINGS = (
+    ("kv_4", {"bits": 4}), ("kv_3", {"bits": 3}), ("kv_2", {"bits": 2}),
+    ("kv_4_by_token", {"bits": 4, "keys": "token", "group": 64}),
+)  # fmt: skip
+BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
+
+
+def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any) -> dict[str, Any]:
+    """All numbers of one checkpoint, by name; perplexities, KL in nats a token, rates in percent, costs as shares.
+
+    `texts` by name; `chosen` has the sizes: `window` and `tokens` streamed, `samples` of `sample_length` tokens with
+    everything in sight, `lines` of which questions are asked.
+    """
+    found: dict[str, Any] = {}
+    for name, file in texts.items():
+        ids_NT = samples(file, loaded, chosen.samples, chosen.sample_length)
+        found |= {f"{name}.{key}": value for key, value in predicted(loaded, original, ids_NT).items()}
+        found |= {f"{name}.{key}": value for key, value in streamed(loaded, file, chosen).items()}
+    found |= shown(loaded, next(iter(texts.values())))
+    policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
+    lines = {"count": chosen.lines, "every": 2, "back": BACK}
+    asked = sinkctl.ask("lines", model=loaded, policies=policies, lines=lines, answer_tokens=8)
+    for policy, answers in zip(("bare", "kept"), asked.result.questions.policies, strict=True):
+        found |= {f"{policy}.answers": answers.exact, "asked": answers.asked}
+    return found
+
+
+def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:
+    """Spread over the text, without what stands in front of texts: [N, T]."""
+    ids_T = torch.cat([torch.from_numpy(block.ids) for block in TokenStream([file], loaded.tokenizer)])
+    starts = torch.linspace(0, len(ids_T) - length, min(count, len(ids_T) // length)).long()
+    return ids_T[starts[:, None] + torch.arange(length)]
+
+
+@torch.no_grad()
+def predicted(loaded: LoadedModel, original: LoadedModel, ids_NT: Tensor) -> dict[str, float]:
+    """Perplexity with everything in sight, KL(original ‖ it), and what inputs of linear layers in 8 bits add."""
+    nll, kl, rounded = [], [], []
+    for ids_T in ids_NT.to(loaded.device):
+        log_TV, true_TV = (log_probabilities(each, ids_T) for each in (loaded, original))
+        nll.append(-log_TV.gather(1, ids_T[1:, None]).double())
+        vocabulary = min(log_TV.shape[1], true_TV.shape[1])
+        log_TV, true_TV = log_TV[:, :vocabulary], true_TV[:, :vocabulary]
+        kl.append((true_TV.exp() * (true_TV - log_TV)).sum(-1).double())
+        with inputs_in_8_bits(loaded.model):
+            rounded.append(-log_probabilities(loaded, ids_T).gather(1, ids_T[1:, None]).double())
+    loss, cost = torch.cat(nll).mean(), torch.cat(rounded).mean() - torch.cat(nll).mean()
+    return {"dense": math.exp(loss), "kl": max(0.0, float(torch.cat(kl).mean())), "a_8": math.expm1(cost)}
+
+
+def log_probabilities(loaded: LoadedModel, ids_T: Tensor) -> Tensor:
+    """Of all tokens but the first, with in front what the model has in front of texts: [T − 1, V]."""
+    front = [loaded.bos_id] if loaded.uses_bos else []
+    fed_T = torch.cat([ids_T.new_tensor(front), ids_T])
+    return loaded.model(fed_T[None], use_cache=False).logits[0, len(front) : -1].float().log_softmax(-1)
+
+
+@contextmanager
+def inputs_in_8_bits(model: nn.Module) -> Iterator[None]:
+    """Inside, every linear layer of the decoder's layers gets its input rounded to 256 steps from least to largest.
+
+    One range a tensor, which is where few large numbers cost all others their precision (Bondarenko et al. 2023).
+    """
+
+    def rounded(layer: nn.Module, inputs: tuple) -> tuple:
+        x, *rest = inputs
+        least, most = x.amin().clamp(max=0), x.amax().clamp(min=0)
+        scale = ((most - least) / 255).clamp(min=torch.finfo(torch.float32).tiny)
+        return ((x / scale).round() * scale, *rest)
+
+    linear = [m for m in decoder_layers(model).modules() if isinstance(m, nn.Linear)]
+    hooks = [layer.register_forward_pre_hook(rounded) for layer in linear]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def streamed(loaded: LoadedModel, file: str, chosen: Any) -> dict[str, float]:
+    """Perplexity with nothing and with four tokens kept, and what rounded keys and values add, none in full."""
+    found = {}
+    for name, kept in (("bare", 0), ("kept", 4)):
+        policy = {"kind": "sink_window", "sinks": kept, "window": chosen.window}
+        full = losses(loaded, file, policy, chosen)
+        found[name] = math.exp(full.mean())
+        for form, precision in ROUNDINGS:
+            few = losses(loaded, file, policy | {"precision": precision | {"recent": 0}}, chosen)
+            found[f"{name}.{form}"] = math.expm1((few - full).mean())
+    return found
+
+
+def losses(loaded: LoadedModel, file: str, policy: dict, chosen: Any):
+    """Of the tokens past the cache, float64."""
+    outcome = sinkctl.stream(file, model=loaded, policies=[policy], limit=chosen.tokens, progress=lambda now: None)
+    (nll,) = outcome.nll.values()
+    return nll[chosen.window :].astype("float64")
+
+
+def shown(loaded: LoadedModel, file: str) -> dict[str, float | None]:
+    """Sink_1 in percent, the largest activation, it over the median, and the largest kurtosis of a layer."""
+    outcome = sinkctl.measure(
+        loaded, files=[file], kinds=["natural"], bos="auto", cost={"run": False}, progress=lambda now: None
+    )
+    (score,) = outcome.result.measure.checkpoints[0].inputs
+    layers = [layer for layer in score.layers if layer.massive is not None and layer.massive.top[0] is not None]
+    top = max((layer.massive for layer in layers), key=lambda massive: massive.top[0])
+    return {
+        "sink_1": score.sinks[0].percent,
+        "massive": top.top[0],
+        "massive_ratio": max(layer.massive.top[0] / layer.massive.median for layer in layers if layer.massive.median),
+        "kurtosis": max((layer.kurtosis for layer in score.layers if layer.kurtosis is not None), default=None),
+    }
+
+
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Of numbers, over seeds."""
+    names = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
+    kept = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name: sum(values) / len(values) for name, values in kept.items() if values}

@@ -1,0 +1,96 @@
+"""Rows of `emergence.py` and `retrofit.py` side by side, in the order given: processes of their own on each GPU.
+
+A small model leaves most of a GPU idle between its kernels. A process that is stopped keeps its state, as a row that
+runs alone does; what a row's process says is in a .log beside it until the row is finished.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row and a seed, and about how long it takes, in any unit."""
+
+    name: str
+    seed: int
+    work: float
+
+
+def visible(count: int) -> list[str]:
+    """The first so many GPUs that this process may use, by number."""
+    seen = [number for number in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if number]
+    return (seen or [str(number) for number in range(count)])[:count]
+
+
+def machine(device: str) -> str:
+    cuda = torch.cuda.is_available() and device != "cpu"
+    name = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} cores CPU ({platform.machine()})"
+    return f"{name}, torch {torch.__version__}"
+
+
+def run_queue(
+    jobs: Sequence[Job], gpus: Sequence[str], workers: int, folder: Path, said: Sequence[str],
+    finished: Callable[[Job, str | None], None],
+) -> None:  # fmt: skip
+    """Every job as `said` (the script and its arguments) with its own --only and --first-seed; `finished` gets the
+    error that ended one, or None. `gpus` are numbers of CUDA devices; none: no GPU is asked for."""
+    places: SimpleQueue[str | None] = SimpleQueue()
+    for _ in range(workers):
+        for gpu in gpus or [None]:
+            places.put(gpu)
+    done, began, whole = 0.0, time.monotonic(), sum(job.work for job in jobs)
+
+    def one(job: Job) -> tuple[Job, str | None]:
+        gpu = places.get()
+        try:
+            return job, _row(job, gpu, folder, said)
+        finally:
+            places.put(gpu)
+
+    with ThreadPoolExecutor(workers * max(1, len(gpus))) as pool:
+        for number, (job, error) in enumerate(_as_done(pool, one, jobs), 1):
+            finished(job, error)
+            done += job.work
+            seconds = time.monotonic() - began
+            left = seconds * (whole - done) / done
+            words = f"{number} of {len(jobs)} rows in {seconds:,.0f} s, about {left:,.0f} s left"
+            print(words, file=sys.stderr, flush=True)
+
+
+def _as_done(pool: ThreadPoolExecutor, one: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:
+    results: SimpleQueue[Future] = SimpleQueue()
+    for job in jobs:
+        pool.submit(one, job).add_done_callback(results.put)
+    try:
+        for _ in jobs:
+            yield results.get().result()
+    except BaseException:  # Ctrl-C reaches the rows under way too; the others are not begun
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _row(job: Job, gpu: str | None, folder: Path, said: Sequence[str]) -> str | None:
+    """Run it; what is wrong, in its last words, or None."""
+    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+    log = folder / f"{job.name}-{job.seed}.log"
+    with log.open("w", encoding="utf-8") as file:
+        own = ["--only", job.name, "--first-seed", str(job.seed)]
+        code = subprocess.run(
+            [sys.executable, *said, *own], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        ).returncode
+    words = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    if code == 0:
+        log.unlink()
+        return None
+    return next((line.strip() for line in reversed(words) if line.strip()), f"ended with exit code {code}")
