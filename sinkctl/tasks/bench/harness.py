@@ -185,7 +185,7 @@ def evaluate(
             found = simple_evaluate(
                 lm, tasks=[task], limit=limit, task_manager=manager, bootstrap_iters=RESAMPLES, log_samples=False
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:  # what data sets and task files raise
+    except (OSError, ValueError, LookupError, ImportError, ArithmeticError) as error:  # of data sets and task files
         said = " ".join(str(error).split())[:300]
         raise TextError(f"tasks: {task}: {type(error).__name__}: {said}") from error
     if task not in found["results"]:
