@@ -154,9 +154,18 @@ def _retrieval(case: RetrievalCase) -> dict[str, Size]:
 
 
 def _tasks(case: TasksCase) -> dict[str, Size]:
-    """One entry a policy and task; UsageError names a policy that is none."""
-    pairs = [(cache, task) for cache in case.caches for task in case.tasks if policy_of(cache)]
-    return {label_of(cache, task): {"policy": cache, "task": task} for cache, task in pairs}
+    """One entry a policy, task and length of text; UsageError names a policy that is none.
+
+    A length is an entry of its own, as `limit` takes the first examples, and those of a task are sorted by length.
+    """
+    found: dict[str, Size] = {}
+    for cache, task, length in product(case.caches, case.tasks, case.lengths or (None,)):
+        if policy_of(cache):
+            words, size = (cache, task), {"policy": cache, "task": task}
+            if length is not None:
+                words, size = (*words, str(length)), size | {"length": length}
+            found[label_of(*words)] = size
+    return found
 
 
 def _startup(case: StartupCase) -> dict[str, Size]:

@@ -177,10 +177,10 @@ def test_tasks_of_a_folder_become_readings(folder, demo, book, monkeypatch, capf
     assert capfd.readouterr().out == "", "what the harness prints would stand among our own answers"
 
 
-def test_tasks_that_make_their_own_texts_get_the_tokenizer_and_lengths(demo):
+def test_tasks_that_make_their_own_texts_get_the_tokenizer_and_the_length(demo):
     """RULER's, of which a minute goes by for one."""
-    own = harness._tasks(None, demo.tokenizer, (1024, 2048)).metadata
-    assert own["max_seq_lengths"] == [1024, 2048]
+    own = harness._tasks(None, demo.tokenizer, 2048).metadata
+    assert own["max_seq_lengths"] == [2048]
     told = AutoTokenizer.from_pretrained(own["tokenizer"])
     assert told("Once upon a time").input_ids == demo.tokenizer("Once upon a time").input_ids
     results = {"1024,none": 0.25, "1024_stderr,none": 0.1, "4096,none": -1, "acc,none": -1}

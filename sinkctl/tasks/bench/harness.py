@@ -172,25 +172,18 @@ class SinkctlLM(TemplateLM):
 
 
 def evaluate(
-    lm: SinkctlLM, task: str, include: str | None, limit: int | None, lengths: tuple[int, ...] = ()
+    lm: SinkctlLM, task: str, include: str | None, limit: int | None, length: int | None = None
 ) -> dict[str, Any]:
     """What the harness says of one task or group: `results` and `higher_is_better`, by metric."""
     try:
-        manager = _tasks(include, lm.tokenizer, lengths)
-        if task not in manager.all_tasks:
-            close = get_close_matches(task, manager.all_tasks, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
-            raise UsageError(f"tasks: {task}: no such task; {hint}")
         with _quiet():
+            manager, asked = _tasks(include, lm.tokenizer, length), _loaded(task, include, lm.tokenizer, length)
             found = simple_evaluate(
-                lm, tasks=[task], limit=limit, task_manager=manager, bootstrap_iters=RESAMPLES, log_samples=False
+                lm, tasks=[asked], limit=limit, task_manager=manager, bootstrap_iters=RESAMPLES, log_samples=False
             )
     except (OSError, ValueError, LookupError, ImportError, ArithmeticError) as error:  # of data sets and task files
         said = " ".join(str(error).split())[:300]
         raise TextError(f"tasks: {task}: {type(error).__name__}: {said}") from error
-    if task not in found["results"]:
-        names = ", ".join(found["results"])
-        raise UsageError(f"tasks: {task} stands for several tasks; name them: {names}")
     return {
         "results": found["results"][task],
         "higher_is_better": found["higher_is_better"].get(task, {}),
@@ -199,7 +192,22 @@ def evaluate(
 
 
 @cache
-def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> TaskManager:
+def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, length: int | None) -> Any:
+    """The harness' task or group, which every cache is given: one that makes its texts takes minutes for them."""
+    manager = _tasks(include, tokenizer, length)
+    if name not in manager.all_tasks:
+        close = get_close_matches(name, manager.all_tasks, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
+        raise UsageError(f"tasks: {name}: no such task; {hint}")
+    found = manager.load([name])
+    either = found["groups"] | found["tasks"]
+    if name not in either:
+        raise UsageError(f"tasks: {name} stands for several tasks; name them: {', '.join(found['tasks'])}")
+    return either[name]
+
+
+@cache
+def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, length: int | None) -> TaskManager:
     """Tasks of the harness and of a folder; an index of 14,000 files, so made once.
 
     Those that make their own texts measure them by the model's tokenizer, which they load from a folder.
@@ -207,7 +215,7 @@ def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, lengths: tup
     folder = TemporaryDirectory(prefix="sinkctl-")
     atexit.register(folder.cleanup)
     tokenizer.save_pretrained(folder.name)
-    own = {"tokenizer": folder.name} | ({"max_seq_lengths": list(lengths)} if lengths else {})
+    own = {"tokenizer": folder.name} | ({} if length is None else {"max_seq_lengths": [length]})
     return TaskManager(include_path=include, metadata=own)
 
 

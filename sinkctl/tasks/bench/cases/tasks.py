@@ -19,7 +19,7 @@ def group(case: TasksCase, subject: Subject, size: Size) -> Group:
 
     subject.told(f"{case.label}: {size['task']}", 0.0)
     lm = SinkctlLM(subject.loaded, policy_of(size["policy"]))
-    found = readings(evaluate(lm, size["task"], case.include, case.limit, case.lengths))
+    found = readings(evaluate(lm, size["task"], case.include, case.limit, size.get("length")))
     before, why = lm.prefix
     return Group(
         readings=found, choices={"token before a text scored whole": f"{lm.tokenizer.decode(before)!r}: {why}"}
