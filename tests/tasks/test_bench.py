@@ -323,7 +323,7 @@ def test_an_absolute_threshold_that_fails_is_in_the_verdict(in_this_process):
     assert result.verdict[0].startswith("memory.64.peak_memory<=1: memory.64.peak_memory is ")
 
 
-ELSEWHERE = ("_h200", "startup")  # those, and what test_bench_startup.py runs
+ELSEWHERE = ("_h200", "startup", "ruler")  # those, what test_bench_startup.py runs, and the `eval` extra's
 RUNNABLE = [name for name in built_in() if name.startswith("bench/") and not name.endswith(ELSEWHERE)]
 
 
