@@ -96,23 +96,24 @@ def inputs_in_8_bits(model: nn.Module) -> Iterator[None]:
 
 
 def streamed(loaded: LoadedModel, file: str, chosen: Any) -> dict[str, float]:
-    """Perplexity with nothing and with four tokens kept, and what rounded keys and values add, none in full."""
-    found = {}
+    """Perplexity past the window with nothing and with four tokens kept, and what rounded keys and values add to it.
+
+    Rounded, none of them is recent or kept in full.
+    """
+    policies = {}
     for name, kept in (("bare", 0), ("kept", 4)):
-        policy = {"kind": "sink_window", "sinks": kept, "window": chosen.window}
-        full = losses(loaded, file, policy, chosen)
-        found[name] = math.exp(full.mean())
+        policies[name] = {"kind": "sink_window", "sinks": kept, "window": chosen.window}
         for form, precision in ROUNDINGS:
-            few = losses(loaded, file, policy | {"precision": precision | {"recent": 0}}, chosen)
-            found[f"{name}.{form}"] = math.expm1((few - full).mean())
-    return found
-
-
-def losses(loaded: LoadedModel, file: str, policy: dict, chosen: Any):
-    """Of the tokens past the cache, float64."""
-    outcome = sinkctl.stream(file, model=loaded, policies=[policy], limit=chosen.tokens, progress=lambda now: None)
-    (nll,) = outcome.nll.values()
-    return nll[chosen.window :].astype("float64")
+            policies[f"{name}.{form}"] = policies[name] | {"precision": precision | {"recent": 0}}
+    outcome = sinkctl.stream(
+        file, model=loaded, policies=list(policies.values()), limit=chosen.tokens, progress=lambda now: None
+    )
+    losses = {
+        name: float(nll[chosen.window :].astype("float64").mean())
+        for name, nll in zip(policies, outcome.nll.values(), strict=True)
+    }
+    costs = {name: math.expm1(loss - losses[name[:4]]) for name, loss in losses.items() if "." in name}
+    return costs | {name: math.exp(losses[name]) for name in ("bare", "kept")}
 
 
 def shown(loaded: LoadedModel, file: str) -> dict[str, float | None]:
