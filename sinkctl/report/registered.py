@@ -1,6 +1,6 @@
 """Registers of a vision transformer, as tables."""
 
-from sinkctl.report.parts import Table, table_of, transposed
+from sinkctl.report.parts import Section, Table, table_of, transposed
 from sinkctl.result.numbers import count, figures, percent, share
 from sinkctl.result.registers import RegistersDetail
 
@@ -50,3 +50,7 @@ def tables(detail: RegistersDetail) -> list[tuple[str, Table]]:
         words=[],
     )
     return [("Before and after", transposed(lines) if lines else lines), ("Register neurons", neurons)]
+
+
+def sections(detail: RegistersDetail) -> list[Section]:
+    return [Section(title, [("table", table)]) for title, table in tables(detail)]
