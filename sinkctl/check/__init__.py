@@ -30,10 +30,10 @@ def check(
     if overwrite and (output is None or resume):
         raise UsageError("--overwrite: name the run folder to be replaced with --output")
     _check_resumable(recipe, output, resume)
-    if recipe.task == "stream" and recipe.passages.save_as and output is None:
-        raise UsageError(
-            f"--save-as {recipe.passages.save_as[0]}: lines are kept in a run folder; name one with --output"
-        )
+    rows = {"stream": lambda: ("lines", recipe.passages.save_as), "measure": lambda: ("heads", recipe.save_as)}
+    what, forms = rows.get(recipe.task, lambda: ("", ()))()
+    if forms and output is None:
+        raise UsageError(f"--save-as {forms[0]}: {what} are kept in a run folder; name one with --output")
     check_parallel(recipe)
     if loads:
         _check_models(recipe)

@@ -16,7 +16,7 @@ from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.registers import REGISTERS
 from sinkctl.result.compare import check_names, parse
-from sinkctl.result.store import CHECKPOINT, RESULT, STATE
+from sinkctl.result.store import CHECKPOINT, RESULT, STATE, check_writable
 from sinkctl.sinks.storable import never_stock, unstorable_for
 from sinkctl.text.source import check
 
@@ -188,3 +188,4 @@ def _check_place(output: Path) -> None:
         raise UsageError(f"--output {output}: exists already; name another folder, or remove it")
     if output.resolve() == Path.cwd() or output.is_mount():
         raise UsageError(f"--output {output}: cannot be replaced as a whole; name a new folder inside it")
+    check_writable(output.absolute().parent, f"--output {output}")

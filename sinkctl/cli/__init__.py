@@ -97,7 +97,8 @@ def main() -> None:
     try:
         check_none_empty(sys.argv[1:])
         with timed(process_began()):
-            app()
+            # By itself Typer would put what it cannot read in a box.
+            sys.exit(app(prog_name="sinkctl", standalone_mode=False))
     except Exception as error:  # before or after a command: a signal, say
         sys.exit(ended(error))
     finally:

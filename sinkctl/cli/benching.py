@@ -9,6 +9,7 @@ from typing import Any
 from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
 from sinkctl.cli.loading import importing
+from sinkctl.cli.printing import plan_words, show_recipe
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
 from sinkctl.result.compare import Judged
@@ -66,9 +67,7 @@ def run_suites(
     failed, unanswered = [], []
     for suite, recipe in recipes.items():
         if dry_run:
-            from sinkctl.cli.plan import show_benchmark
-
-            show_benchmark(recipe, as_json)
+            _show_plan(recipe, as_json)
             continue
         judged = _run(
             recipe, suite, output=_folder(suite, len(recipes), output, resume),
@@ -77,6 +76,21 @@ def run_suites(
         )  # fmt: skip
         failed, unanswered = failed + judged.failed, unanswered + judged.unanswered
     Judged(failed, unanswered).check()
+
+
+def _show_plan(recipe, as_json: bool) -> None:
+    """A recipe, and what is measured one after the other; nothing is loaded, torch neither."""
+    from sinkctl.recipe.sizes import sizes
+
+    show_recipe(recipe, as_json)
+    words, timing = plan_words(), recipe.timing
+    for case in recipe.cases:
+        peers = ", ".join(getattr(case, "peers", ()))
+        words.print(f"{case.label}: {'; '.join(sizes(case))}{f', beside {peers}' if peers else ''}")
+    threads = "" if timing.threads is None else f", {timing.threads} thread{'s' if timing.threads > 1 else ''}"
+    processes = f"{timing.processes} process{'es' if timing.processes > 1 else ''}"
+    rounds = f"{timing.rounds} round{'s' if timing.rounds > 1 else ''}"
+    words.print(f"{rounds} in {processes}{threads}; a sample takes at least {timing.seconds:g} s")
 
 
 def _folder(suite: str, suites: int, output: Path | None, resume: Path | None) -> Path | None:

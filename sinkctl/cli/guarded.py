@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from sinkctl.errors import SinkctlError, UnforeseenError
+from sinkctl.errors import SinkctlError, UnforeseenError, UsageError
 from sinkctl.launched import local_rank
 
 
@@ -46,10 +46,15 @@ def ended(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
     if os.environ.get("SINKCTL_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, OSError):  # a full disk, say
         error = SinkctlError(error)
+    elif hasattr(error, "format_message"):  # of Typer, whose names for it are private
+        error = UsageError(_misread(error, sys.argv[1:]))
     elif isinstance(error, ImportError) and not _ours(error):  # packages of versions that were not made for each other
         said = " ".join(str(error).split())[:300].rstrip(".")
         error = SinkctlError(
@@ -61,6 +66,18 @@ def ended(error: Exception) -> int:
     if not error.said:
         print(f"sinkctl: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _misread(error: Any, words: list[str]) -> str:
+    """What Typer cannot read, said as everything else is: --top 1.5: input should be a valid integer."""
+    said, flags = error.format_message(), getattr(getattr(error, "param", None), "opts", [])
+    if said.startswith("Invalid value"):
+        pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
+        given = next((f"{flag} {value}" for flag, value in pairs if flag in flags), "/".join(flags))
+        return f"{given}: {error.message[:1].lower()}{error.message[1:]}"
+    said = said[:1].lower() + said[1:].replace(". Did you mean", "; did you mean").rstrip(".")
+    context = getattr(error, "ctx", None)
+    return said if context is None or said.endswith("?") else f"{said}; see `{context.command_path} --help`"
 
 
 def _ours(error: ImportError) -> bool:

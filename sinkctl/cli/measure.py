@@ -18,7 +18,7 @@ FIELDS = {
         "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
         "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
         "suspect": "suspect.file", "only": "parts", "cost": "cost.run", "batch": "batch",
-        "budget": "budget",
+        "budget": "budget", "save-as": "save_as",
     }
 }  # fmt: skip
 
@@ -91,6 +91,12 @@ def measure(
     plots: Annotated[
         str | None, typer.Option(help="Write the pictures as png or svg files too (with --output).", metavar="png|svg")
     ] = None,
+    save_as: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With -o: every head with its numbers, as heads.csv or heads.jsonl. May repeat.", metavar="csv|jsonl"
+        ),
+    ] = None,
     output: options.Output = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = None,
@@ -127,7 +133,8 @@ def measure(
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
         "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "only": only or None,
-        "cost": cost, "suspect": suspect, "batch": number(batch), "budget": budget, "fail-on": fail_on or None,
+        "cost": cost, "suspect": suspect, "batch": number(batch), "budget": budget, "save-as": save_as or None,
+        "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],

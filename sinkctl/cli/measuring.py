@@ -45,5 +45,6 @@ def run_measure(
 
         write_plots(outcome.result, output / "plots", plots)
     kept = "result.json, arrays.safetensors, report.html" + (", plots/" if plots else "")
+    kept += "".join(f", heads.{form}" for form in recipe.save_as)
     show(outcome.result, words, as_json=as_json, output=output, kept=kept)
     conclude(outcome.result, recipe, words)

@@ -1,24 +1,18 @@
 """`--dry-run`: the resolved recipe on standard output, and what it would do on standard error."""
 
-import json
-import sys
-
-import yaml
-from pydantic import BaseModel
 from rich.console import Console
 
+from sinkctl.cli.printing import plan_words, show_recipe
 from sinkctl.launched import processes
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import (
-    BenchRecipe,
     ConvertRecipe,
     GenerateRecipe,
     MeasureRecipe,
     QuestionsRecipe,
     StreamRecipe,
 )
-from sinkctl.recipe.sizes import sizes
 from sinkctl.result.numbers import count, memory
 from sinkctl.tasks.convert.settle import settle, size_of
 from sinkctl.tasks.convert.training.plan import Plan
@@ -33,8 +27,8 @@ from sinkctl.tasks.stream.plan import laid_out
 def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """Settle every automatic choice, and print it all."""
     run = StreamRun(recipe, loaded)
-    _show_recipe(run.recipe, as_json)
-    words = _words()
+    show_recipe(run.recipe, as_json)
+    words = plan_words()
     for what, choice in run.choices.items():
         words.print(f"{what}: {choice}")
     words.print(run.settled.bos)
@@ -72,8 +66,8 @@ def show_chat(recipe: GenerateRecipe, loaded: LoadedModel, as_json: bool) -> Non
 
 
 def _show_decoding(settled, decoder, as_json: bool) -> None:
-    _show_recipe(settled.recipe, as_json)
-    words = _words()
+    show_recipe(settled.recipe, as_json)
+    words = plan_words()
     for what, choice in (settled.choices | decoder.choices).items():
         words.print(f"{what}: {choice}")
     for note in settled.notes:
@@ -88,8 +82,8 @@ def _show_decoding(settled, decoder, as_json: bool) -> None:
 def show_questions(recipe: QuestionsRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """The same for questions."""
     run = QuestionsRun(recipe, loaded)
-    _show_recipe(run.recipe, as_json)
-    words = _words()
+    show_recipe(run.recipe, as_json)
+    words = plan_words()
     for what, choice in run.choices.items():
         words.print(f"{what}: {choice}")
     words.print(run.settled.bos)
@@ -101,8 +95,8 @@ def show_questions(recipe: QuestionsRecipe, loaded: LoadedModel, as_json: bool) 
 
 def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
     """A settled recipe, and what is measured one after the other; nothing is loaded."""
-    _show_recipe(recipe, as_json)
-    words = _words()
+    show_recipe(recipe, as_json)
+    words = plan_words()
     for label, settings, step in checkpoints(recipe):
         words.print(f"{label}: {settings.name}{'' if step is None else f', step {step:,}'}")
     shown = recipe.input
@@ -115,8 +109,8 @@ def show_measurement(recipe: MeasureRecipe, as_json: bool) -> None:
 def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """A settled recipe, how the checkpoint is stored and trained, how much text it takes; nothing is written."""
     plan = settle(recipe, loaded)
-    _show_recipe(plan.recipe, as_json)
-    words = _words()
+    show_recipe(plan.recipe, as_json)
+    words = plan_words()
     dtype = str(plan.dtype).removeprefix("torch.")
     words.print(f"{recipe.sink.kind}, stored as {plan.form.name}: {plan.form.reason}")
     words.print(f"about {memory(size_of(loaded, plan.dtype))}, weights in {dtype}")
@@ -134,27 +128,14 @@ def show_conversion(recipe: ConvertRecipe, loaded: LoadedModel, as_json: bool) -
 
 def show_registers(recipe: ConvertRecipe, as_json: bool) -> None:
     """The recipe, and what is done for registers; nothing is loaded or written."""
-    _show_recipe(recipe, as_json)
-    most, words = recipe.calibration.samples, _words()
+    show_recipe(recipe, as_json)
+    most, words = recipe.calibration.samples, plan_words()
     if recipe.sink.kind == "registers":
         words.print(f"{recipe.sink.kind}: {recipe.steps:,} steps on up to {most} images, judged by up to {most} others")
         return
     neurons = recipe.sink.neurons
     words.print(f"{recipe.sink.kind}: neurons found on up to {most} images, and judged by up to {most} others")
     words.print(f"neurons: {'the fewest that leave few outliers' if neurons == 'auto' else neurons}")
-
-
-def show_benchmark(recipe: BenchRecipe, as_json: bool) -> None:
-    """A recipe, and what is measured one after the other; nothing is loaded."""
-    _show_recipe(recipe, as_json)
-    words, timing = _words(), recipe.timing
-    for case in recipe.cases:
-        peers = ", ".join(getattr(case, "peers", ()))
-        words.print(f"{case.label}: {'; '.join(sizes(case))}{f', beside {peers}' if peers else ''}")
-    threads = "" if timing.threads is None else f", {timing.threads} thread{'s' if timing.threads > 1 else ''}"
-    processes = f"{timing.processes} process{'es' if timing.processes > 1 else ''}"
-    rounds = f"{timing.rounds} round{'s' if timing.rounds > 1 else ''}"
-    words.print(f"{rounds} in {processes}{threads}; a sample takes at least {timing.seconds:g} s")
 
 
 def _training(plan: Plan) -> str:
@@ -170,15 +151,3 @@ def _training(plan: Plan) -> str:
         f"{'full attention' if plan.window is None else f'window {plan.window}'}; "
         f"{'with' if plan.controlled else 'no'} control"
     )
-
-
-def _show_recipe(recipe: BaseModel, as_json: bool) -> None:
-    settled = recipe.model_dump(mode="json")
-    if as_json:
-        print(json.dumps(settled, indent=1))
-    else:
-        yaml.safe_dump(settled, sys.stdout, sort_keys=False, allow_unicode=True)
-
-
-def _words() -> Console:
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

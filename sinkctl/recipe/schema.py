@@ -199,6 +199,9 @@ class MeasureRecipe(Settings):
         None, pattern=r"^\d+(\.\d+)?[smh]$", description="A time such as 60s or 5m that sizes are chosen to fit."
     )
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="Samples a forward pass takes.")
+    save_as: tuple[Literal["csv", "jsonl"], ...] = Field(
+        (), description="Keep every head with its numbers in the run folder too: heads.csv, heads.jsonl."
+    )
     fail_on: tuple[str, ...] = Field((), description="METRIC<=NUMBER or METRIC>=NUMBER; exit 1 where it fails.")
 
 

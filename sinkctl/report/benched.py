@@ -2,7 +2,7 @@
 
 from sinkctl.report import parts
 from sinkctl.report.markdown import rendered
-from sinkctl.report.parts import Section, Table, columns_of, table_of, without_empty
+from sinkctl.report.parts import Section, Table, columns_of, of, table_of, without_empty
 from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
@@ -79,14 +79,12 @@ def case_table(rows: list[Row], detail: BenchDetail) -> Table:
         return "" if row.way == OURS else NOTHING if ratio is None else times(ratio)
 
     columns = {
-        "size": lambda row: row.label,
-        "way": lambda row: row.way,
-        metric_words(rows[0]): lambda row: number(row.value, row.unit),
+        "size": of("label"), "way": of("way"), metric_words(rows[0]): lambda row: number(row.value, row.unit),
         "95 % interval": lambda row: NOTHING if None in (row.low, row.high) else interval(row.low, row.high, row.unit),
         "of the limit": share_words,
         "sinkctl smaller" if rows[0].unit == "bytes" else "sinkctl faster": gain,
         "added memory": lambda row: NOTHING if row.added_bytes is None else memory(row.added_bytes),
-    }
+    }  # fmt: skip
     limits = {row.floor_of for row in rows if row.share is not None}
     shown = ", ".join(f"{r.name} {rate(r.value, RATE_UNITS[r.name])}" for r in detail.rates if r.name in limits)
     legend = shown and f"limit: {shown}, measured in this run"
@@ -104,14 +102,11 @@ def change_table(changes: list[Change]) -> Table:
         return f"{word}, reran" if change.reran else word
 
     columns = {
-        "name": lambda change: change.name,
-        "before": lambda change: quantity(change.before, change.unit),
+        "name": of("name"), "before": lambda change: quantity(change.before, change.unit),
         "now": lambda change: quantity(change.now, change.unit),
-        "change": lambda change: worse(change.percent, change.low, change.high),
-        "as timed": lambda change: worse(change.raw_percent),
-        "allowed": lambda change: NOTHING if change.limit is None else f"{change.limit:g} %",
-        "verdict": verdict,
-    }
+        "change": lambda change: worse(change.percent, change.low, change.high), "as timed": of("raw_percent", worse),
+        "allowed": lambda change: NOTHING if change.limit is None else f"{change.limit:g} %", "verdict": verdict,
+    }  # fmt: skip
     table = table_of(
         sorted(changes, key=lambda change: not change.failed),
         columns,
@@ -124,12 +119,8 @@ def change_table(changes: list[Change]) -> Table:
 
 def fit_table(fits: list[Fit]) -> Table:
     """How time and memory grow: exponents fitted over the sizes."""
-    columns = {
-        "case": lambda fit: fit.case,
-        "way": lambda fit: fit.way,
-        "growth": fit_words,
-        "sizes": lambda fit: interval(min(fit.sizes), max(fit.sizes)),
-    }
+    columns = {"case": of("case"), "way": of("way"), "growth": fit_words}
+    columns |= {"sizes": lambda fit: interval(min(fit.sizes), max(fit.sizes))}
     intervals = any(fit.low is not None for fit in fits) and "95 % intervals in brackets"
     return table_of(fits, columns, intervals, words=["case", "way"])
 
@@ -145,16 +136,13 @@ def facts(detail: BenchDetail) -> list[list[str]]:
     """How it was measured, as rows of a table."""
     machine = detail.machine
     rows = [
-        ["suite", detail.suite],
-        ["device", machine.device],
-        ["threads", count(machine.threads)],
-        ["dtype", machine.dtype],
-        ["measured model", machine.model],
+        ["suite", detail.suite], ["device", machine.device], ["threads", count(machine.threads)],
+        ["dtype", machine.dtype], ["measured model", machine.model],
         ["versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items() if version)],
         ["hardware", ", ".join(f"{found.name} {rate(found.value, RATE_UNITS[found.name])}" for found in detail.rates)],
         ["timing", ", ".join(f"{name}: {value}" for name, value in detail.settings.items() if value is not None)],
         ["baseline", detail.baseline or ""],
-    ]
+    ]  # fmt: skip
     return [row for row in rows if row[1]]
 
 

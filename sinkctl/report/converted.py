@@ -1,10 +1,8 @@
 """What a conversion says in words and rows, on a terminal, on a page and in a model card alike."""
 
-from operator import attrgetter
-
 from sinkctl.report import parts
 from sinkctl.report.measured import sink_name
-from sinkctl.report.parts import Part, Section, Table, columns_of, table_of, without_empty
+from sinkctl.report.parts import Part, Section, Table, columns_of, of, table_of, without_empty
 from sinkctl.report.trained import loss_picture, probe_pictures, training_facts, training_line
 from sinkctl.result import convert
 from sinkctl.result import numbers as say
@@ -68,13 +66,9 @@ def stream_table(detail: ConvertDetail) -> Table:
     Where there is no original, to the best of the control's.
     """
     compared = CONTROL if detail.from_scratch else ORIGINAL
-    base = min((line.perplexity for line in of(detail, compared) if known(line.perplexity)), default=None)
-    columns = {
-        "checkpoint": attrgetter("checkpoint"),
-        "cache": attrgetter("policy"),
-        "in front": attrgetter("first"),
-        "perplexity": lambda line: perplexity(line.perplexity),
-    }
+    base = min((line.perplexity for line in streams_of(detail, compared) if known(line.perplexity)), default=None)
+    columns = {"checkpoint": of("checkpoint"), "cache": of("policy"), "in front": of("first")}
+    columns |= {"perplexity": of("perplexity", perplexity)}
     if base is not None:
         columns[f"to the best {compared}"] = lambda line: say.difference(line.perplexity, base)
     table = table_of(
@@ -129,18 +123,13 @@ def _cost(line: convert.RoundedLine | None, errors: bool) -> str:
 def checkpoint_table(detail: ConvertDetail) -> Table:
     """Checkpoints as their tokenizers feed them, and the original bare, as columns; metrics that any has."""
     metrics = {
-        "checkpoint": attrgetter("checkpoint"),
-        "in front": attrgetter("first"),
-        "perplexity": lambda line: perplexity(line.perplexity),
-        "KL from the original, nats": lambda line: figures(line.kl),
-        sink_name(0): lambda line: say.percent(line.sink_percent),
-        "largest α₁": lambda line: share(line.alpha_max),
-        MASS: lambda line: share(line.mechanism_mass),
-        "largest |h|": lambda line: figures(line.massive),
+        "checkpoint": of("checkpoint"), "in front": of("first"), "perplexity": of("perplexity", perplexity),
+        "KL from the original, nats": of("kl", figures), sink_name(0): of("sink_percent", say.percent),
+        "largest α₁": of("alpha_max", share), MASS: of("mechanism_mass", share), "largest |h|": of("massive", figures),
         "largest |h| / median": lambda line: say.times(line.massive_ratio, 1.0),
         "massive layers": lambda line: NOTHING if line.massive_layers is None else count(line.massive_layers),
-        "kurtosis": lambda line: figures(line.kurtosis),
-    }
+        "kurtosis": of("kurtosis", figures),
+    }  # fmt: skip
     table = table_of(
         detail.checkpoints,
         metrics,
@@ -159,12 +148,12 @@ def start_table(calibration: Calibration, most: int | None = None) -> Table:
     layers = calibration.layers if most is None else parts.spread(calibration.layers, most)
     names = list(dict.fromkeys(name for layer in calibration.layers for name in layer.begun))
     columns = {
-        "layer": lambda layer: str(layer.number),
-        "mass": lambda layer: share(layer.mass),
-        "score": lambda layer: figures(layer.score),
-        "lse": lambda layer: figures(layer.lse),
-        **{name: lambda layer, name=name: figures(layer.begun.get(name)) for name in names},
+        "layer": of("number"),
+        "mass": of("mass", share),
+        "score": of("score", figures),
+        "lse": of("lse", figures),
     }
+    columns |= {name: lambda layer, name=name: figures(layer.begun.get(name)) for name in names}
     begun = f"; {', '.join(names)}: what the layer begins with, a mean, or vectors' root mean square" if names else ""
     table = table_of(
         layers,
@@ -216,7 +205,7 @@ def refusing(detail: ConvertDetail) -> list[str]:
 
 def stream_policy(detail: ConvertDetail) -> str:
     """The cache the checkpoint is made for: 0+256, or with its first token kept, 1+255."""
-    if ours := of(detail, CONVERTED):
+    if ours := streams_of(detail, CONVERTED):
         kept = [line for line in ours if line.policy.startswith("1+") and not line.first.startswith(convert.TEXTS_OWN)]
         return (kept or [line for line in ours if line.policy.startswith("0+")] or ours)[0].policy
     gone = detail.settings.get("start") in ("match", "mean") or detail.settings.get("bos") == "drop"
@@ -268,17 +257,13 @@ def facts(detail: ConvertDetail) -> list[list[str]]:
     """How it was converted, as rows of a table."""
     settings = [f"{name}: {value}" for name, value in detail.settings.items()]
     return [
-        ["mechanism", ", ".join([detail.mechanism, *settings])],
-        ["stored", f"{detail.model_type}, {detail.stored}"],
-        ["in transformers", loading_words(detail)],
-        ["weights", detail.dtype],
+        ["mechanism", ", ".join([detail.mechanism, *settings])], ["stored", f"{detail.model_type}, {detail.stored}"],
+        ["in transformers", loading_words(detail)], ["weights", detail.dtype],
         ["new parameters", f"{count(detail.parameters)}, {detail.sink_dtype} as loaded"],
-        ["in front of texts", detail.bos],
-        ["cache", f"{count(detail.window)} tokens"],
-        ["streamed", f"{count(detail.held_out)} tokens scored"],
-        ["samples", f"{count(detail.scored)} tokens scored"],
-    ]
+        ["in front of texts", detail.bos], ["cache", f"{count(detail.window)} tokens"],
+        ["streamed", f"{count(detail.held_out)} tokens scored"], ["samples", f"{count(detail.scored)} tokens scored"],
+    ]  # fmt: skip
 
 
-def of(detail: ConvertDetail, checkpoint: str) -> list[convert.StreamedLine]:
+def streams_of(detail: ConvertDetail, checkpoint: str) -> list[convert.StreamedLine]:
     return [line for line in detail.streams if line.checkpoint == checkpoint]

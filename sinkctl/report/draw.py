@@ -42,9 +42,6 @@ def inline(picture: LinePicture, name: str, size: tuple[float, float] = NARROW) 
     """A whole <svg> for a page; `name` keeps ids apart, colours are the page's, marks say their values."""
     with style():
         figure = _figure(size)
-        figure.subplots_adjust(
-            left=0.62 / size[0], right=1 - 0.15 / size[0], bottom=0.5 / size[1], top=1 - 0.2 / size[1]
-        )
         hovers = lines(figure, picture, legend=False)
         written = StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -53,7 +50,7 @@ def inline(picture: LinePicture, name: str, size: tuple[float, float] = NARROW) 
 
 def write(path: Path, size: tuple[float, float], draw: Callable[[Any], Any]) -> None:
     """What `draw` puts on a figure, as a file of the kind that its name says."""
-    figure = _figure(size, layout="constrained")
+    figure = _figure(size)
     draw(figure)
     figure.savefig(
         path,
@@ -109,11 +106,11 @@ def value(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 999.5 or number == int(number) else f"{number:.4g}"
 
 
-def _figure(size: tuple[float, float], **settings: Any) -> Any:
+def _figure(size: tuple[float, float]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, **settings)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -1,43 +1,20 @@
-"""The three figures that a page begins with."""
+"""The figures that a page begins with, by task, the most telling first; what was not measured is left out."""
 
 from sinkctl.report.measured import cost_said, sink_name, sink_percent
 from sinkctl.result.bench import OURS, BenchDetail
 from sinkctl.result.bench_words import advantage, ours_beside, times
 from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, ConvertDetail
+from sinkctl.result.generate import GenerateDetail
 from sinkctl.result.measure import SCORED, MeasureDetail
-from sinkctl.result.numbers import count, difference, figures, known, part, percent, perplexity, quantity
+from sinkctl.result.numbers import count, difference, figures, known, part, percent, perplexity
+from sinkctl.result.questions import QuestionsDetail
 from sinkctl.result.registers import RegistersDetail
-from sinkctl.result.schema import Result
 from sinkctl.result.stream import StreamDetail
 
 Figure = tuple[str, str]  # what is said, large, and what it is
-SPEEDS = {"stream.tokens_per_s": "speed", "generate.ms_per_token": "a step", "questions.per_s": "speed",
-          "stream.peak_memory": "peak memory", "generate.peak_memory": "peak memory"}  # fmt: skip
 
 
-def headline(result: Result) -> list[Figure]:
-    """At most three, the most telling first; what was not measured is left out."""
-    builders = {
-        "stream": _stream,
-        "measure": _measured,
-        "convert": _converted,
-        "registers": _registers,
-        "bench": _benched,
-        "questions": lambda detail: [
-            (part(policy.exact / policy.asked), f"answered right under {policy.label}")
-            for policy in detail.policies
-            if policy.asked
-        ],
-        "generate": lambda detail: [(count(sum(row.tokens for row in detail.rows)), "tokens generated")],
-    }
-    found = [(build, getattr(result, name)) for name, build in builders.items()]
-    shown = [build(detail) for build, detail in found if detail is not None][:1]
-    speeds = [(result.measurement(name), words) for name, words in SPEEDS.items()]
-    said = [(quantity(m.value, m.unit), words) for m, words in speeds if m is not None and m.samples]
-    return [*(shown[0] if shown else []), *said][:3]
-
-
-def _stream(stream: StreamDetail) -> list[Figure]:
+def stream(stream: StreamDetail) -> list[Figure]:
     first, *others = [policy for policy in stream.policies if known(policy.perplexity)] or [None]
     shown = [] if first is None else [(perplexity(first.perplexity), f"perplexity with {first.label}")]
     if others:
@@ -47,7 +24,7 @@ def _stream(stream: StreamDetail) -> list[Figure]:
     return shown
 
 
-def _measured(detail: MeasureDetail) -> list[Figure]:
+def measured(detail: MeasureDetail) -> list[Figure]:
     shown: list[Figure] = []
     several, epsilon = len(detail.checkpoints) > 1, detail.epsilons[0]
     for checkpoint in detail.checkpoints[: 3 if several else 1]:
@@ -67,7 +44,7 @@ def _measured(detail: MeasureDetail) -> list[Figure]:
     return shown
 
 
-def _converted(detail: ConvertDetail) -> list[Figure]:
+def converted(detail: ConvertDetail) -> list[Figure]:
     def best(checkpoint: str) -> float | None:
         found = [line.perplexity for line in detail.streams if line.checkpoint == checkpoint and known(line.perplexity)]
         return min(found, default=None)
@@ -84,14 +61,14 @@ def _converted(detail: ConvertDetail) -> list[Figure]:
     return shown
 
 
-def _registers(detail: RegistersDetail) -> list[Figure]:
+def registers(detail: RegistersDetail) -> list[Figure]:
     lines = {line.checkpoint: line for line in detail.lines}
     names = {ORIGINAL: "of patches are outliers", CONVERTED: "with registers"}
     shown = [(percent(lines[name].outlier_percent), said) for name, said in names.items() if name in lines]
     return shown + ([(figures(lines[CONVERTED].cosine), "cosine of other patches")] if CONVERTED in lines else [])
 
 
-def _benched(detail: BenchDetail) -> list[Figure]:
+def benched(detail: BenchDetail) -> list[Figure]:
     gated = [change for change in detail.changes if change.limit is not None]
     shown = [(f"{sum(not change.failed for change in gated)} of {len(gated)}", "gates hold")] if gated else []
     for row in detail.rows:
@@ -100,3 +77,12 @@ def _benched(detail: BenchDetail) -> list[Figure]:
             what = "less memory than" if row.unit == "bytes" else "as fast as"
             shown.append((times(ratio), f"{what} {row.way}: {row.case}, {row.label}"))
     return shown
+
+
+def answered(detail: QuestionsDetail) -> list[Figure]:
+    asked = [policy for policy in detail.policies if policy.asked]
+    return [(part(policy.exact / policy.asked), f"answered right under {policy.label}") for policy in asked]
+
+
+def generated(detail: GenerateDetail) -> list[Figure]:
+    return [(count(sum(row.tokens for row in detail.rows)), "tokens generated")]

@@ -7,8 +7,7 @@ from itertools import count as counter
 from typing import Any
 
 from sinkctl.report.draw import NARROW, WIDE, inline
-from sinkctl.report.headline import headline
-from sinkctl.report.page import sections
+from sinkctl.report.page import headline, sections
 from sinkctl.report.parts import Section
 from sinkctl.report.printable import as_yaml, visible
 from sinkctl.report.summary import measurement_table, model_line, phases_line, speed_line, unfinished

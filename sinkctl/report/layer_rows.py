@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sinkctl.report.measured import COUNTED, input_lines
-from sinkctl.report.parts import Table, table_of, without_empty
+from sinkctl.report.parts import Table, of, table_of, without_empty
 from sinkctl.report.printable import shorten, visible
 from sinkctl.result.measure import InputScore, LayerScore
 from sinkctl.result.numbers import NOTHING, count, figures, part, percent, place, quotient, share
@@ -11,10 +11,6 @@ from sinkctl.result.words import quoted
 
 KIND, TOKEN = "attention", "its token"
 Read = Callable[[LayerScore], str]
-
-
-def _number(field: str, say: Callable = figures) -> Read:
-    return lambda layer: say(getattr(layer, field))
 
 
 def _quotient(first: str, rest: str) -> Read:
@@ -30,48 +26,34 @@ def _massive(say: Callable) -> Read:
 PARTS = ("Attention", "Largest activations", "Residual stream", "Keys, values and outputs")
 ATTENTION, LARGEST, RESIDUAL, PROJECTED = PARTS
 COLUMNS: tuple[tuple[str, str, Read], ...] = (
-    (KIND, ATTENTION, lambda layer: layer.kind),
-    ("sink heads", ATTENTION, _number("sink_percent", percent)),
-    ("α₁ mean", ATTENTION, _number("alpha", share)),
-    ("α₁ max", ATTENTION, _number("alpha_max", share)),
-    ("entropy, nats", ATTENTION, _number("entropy")),
-    ("distance, tokens", ATTENTION, _number("distance")),
-    ("mass sinks", ATTENTION, _number("sinks_mass", share)),
-    ("mass local", ATTENTION, _number("local_mass", share)),
-    ("mass rest", ATTENTION, _number("rest_mass", share)),
-    ("mass learned", ATTENTION, _number("learned_mass", share)),
-    ("mass tail", ATTENTION, _number("tail_mass", share)),
+    (KIND, ATTENTION, of("kind")), ("sink heads", ATTENTION, of("sink_percent", percent)),
+    ("α₁ mean", ATTENTION, of("alpha", share)), ("α₁ max", ATTENTION, of("alpha_max", share)),
+    ("entropy, nats", ATTENTION, of("entropy", figures)), ("distance, tokens", ATTENTION, of("distance", figures)),
+    ("mass sinks", ATTENTION, of("sinks_mass", share)), ("mass local", ATTENTION, of("local_mass", share)),
+    ("mass rest", ATTENTION, of("rest_mass", share)), ("mass learned", ATTENTION, of("learned_mass", share)),
+    ("mass tail", ATTENTION, of("tail_mass", share)),
     ("top-1 |h|", LARGEST, _massive(lambda m: figures(m.top[0]))),
     (TOKEN, LARGEST, _massive(lambda m: f"{quoted(m.text)} at {place(m.token)}")),
-    ("its channel", LARGEST, _massive(lambda m: count(m.channel))),
-    ("median |h|", LARGEST, _massive(lambda m: figures(m.median))),
-    ("kurtosis", RESIDUAL, _number("kurtosis")),
+    ("its channel", LARGEST, _massive(of("channel", count))), ("median |h|", LARGEST, _massive(of("median", figures))),
+    ("kurtosis", RESIDUAL, of("kurtosis", figures)),
     ("‖h₁‖ /rest", RESIDUAL, _quotient("norm_first", "norm_rest")),
     ("‖k₁‖ /rest", PROJECTED, _quotient("key_first", "key_rest")),
-    ("value drain", PROJECTED, _number("value_drain")),
-    ("cos(q,k₁)", PROJECTED, _number("cosine_first")),
-    ("cos rest", PROJECTED, _number("cosine_rest")),
+    ("value drain", PROJECTED, of("value_drain", figures)), ("cos(q,k₁)", PROJECTED, of("cosine_first", figures)),
+    ("cos rest", PROJECTED, of("cosine_rest", figures)),
     ("dormant heads", PROJECTED, lambda layer: NOTHING if layer.dormant is None else count(layer.dormant)),
-    ("effective rank", RESIDUAL, _number("effective_rank")),
-    ("last query", ATTENTION, _number("last_query", share)),
-    ("entropy share", ATTENTION, _number("entropy_share", share)),
+    ("effective rank", RESIDUAL, of("effective_rank", figures)), ("last query", ATTENTION, of("last_query", share)),
+    ("entropy share", ATTENTION, of("entropy_share", share)),
     ("top-2", LARGEST, _massive(lambda m: figures(m.top[1]))),
     ("top-3", LARGEST, _massive(lambda m: figures(m.top[2]))),
-    ("massive elements", LARGEST, _massive(lambda m: figures(m.count))),
+    ("massive elements", LARGEST, _massive(of("count", figures))),
     ("not finite", LARGEST, _massive(lambda m: figures(m.not_finite) if m.not_finite else NOTHING)),
-    ("‖h₁‖", RESIDUAL, _number("norm_first")),
-    ("‖h‖ rest", RESIDUAL, _number("norm_rest")),
-    ("‖h‖∞", RESIDUAL, _number("max_abs")),
-    ("beyond 6σ", RESIDUAL, _number("outlier_share", part)),
-    ("matrix entropy", RESIDUAL, _number("matrix_entropy")),
-    ("σ₁² share", RESIDUAL, _number("first_direction", share)),
-    ("‖k₁‖", PROJECTED, _number("key_first")),
-    ("‖k‖ rest", PROJECTED, _number("key_rest")),
-    ("‖v₁‖", PROJECTED, _number("value_first")),
-    ("‖v‖ rest", PROJECTED, _number("value_rest")),
-    ("written drain", PROJECTED, _number("written_drain")),
-    ("gate", PROJECTED, _number("gate", share)),
-)
+    ("‖h₁‖", RESIDUAL, of("norm_first", figures)), ("‖h‖ rest", RESIDUAL, of("norm_rest", figures)),
+    ("‖h‖∞", RESIDUAL, of("max_abs", figures)), ("beyond 6σ", RESIDUAL, of("outlier_share", part)),
+    ("matrix entropy", RESIDUAL, of("matrix_entropy", figures)), ("σ₁² share", RESIDUAL, of("first_direction", share)),
+    ("‖k₁‖", PROJECTED, of("key_first", figures)), ("‖k‖ rest", PROJECTED, of("key_rest", figures)),
+    ("‖v₁‖", PROJECTED, of("value_first", figures)), ("‖v‖ rest", PROJECTED, of("value_rest", figures)),
+    ("written drain", PROJECTED, of("written_drain", figures)), ("gate", PROJECTED, of("gate", share)),
+)  # fmt: skip
 
 
 def layer_table(score: InputScore, part: str | None = None, longest: int | None = None) -> Table:
@@ -80,11 +62,11 @@ def layer_table(score: InputScore, part: str | None = None, longest: int | None 
     What kind of attention a layer has is said where layers differ.
     """
     kinds = len({layer.kind for layer in score.layers}) > 1
-    chosen = {name: read for name, of, read in COLUMNS if part in (None, of) and (kinds or name != KIND)}
+    chosen = {name: read for name, whose, read in COLUMNS if part in (None, whose) and (kinds or name != KIND)}
     words = [name for name in (KIND, TOKEN) if name in chosen]
     for name in words if longest is not None else ():
         chosen[name] = lambda layer, say=chosen[name]: shorten(visible(say(layer)), longest)
-    columns = {"layer": lambda layer: str(layer.number), **chosen}
+    columns = {"layer": of("number"), **chosen}
     table = table_of(score.layers, columns, words=words)._replace(legend=[] if part else input_lines(score))
     return without_empty(table)
 

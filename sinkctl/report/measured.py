@@ -3,20 +3,16 @@
 import math
 from collections.abc import Iterable
 
-from sinkctl.report.parts import Table, table_of, without_empty
+from sinkctl.report.parts import Table, of, table_of, without_empty
 from sinkctl.result import measure, numbers
 from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, MeasureDetail
-from sinkctl.result.numbers import count, figures, percent, perplexity, place, quotient, share
+from sinkctl.result.numbers import count, figures, part, percent, perplexity, place, quotient, share
 from sinkctl.result.suspects import SuspectReport
 from sinkctl.result.words import quoted, ranges
 
 CLASSES = {
-    "sink": "sink-dominated",
-    "local": "local",
-    "diffuse": "diffuse",
-    "retrieval": "retrieval-like",
-    "mixed": "mixed",
-}
+    "sink": "sink-dominated", "local": "local", "diffuse": "diffuse", "retrieval": "retrieval-like", "mixed": "mixed",
+}  # fmt: skip
 KEYS_SHOWN, TOKENS_SHOWN, SUSPECTS_SHOWN = 4, 6, 20
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 COUNTED = "Tokens count from 1; layers, heads, experts, channels and positions from 0."
@@ -58,13 +54,10 @@ def _rate(score: InputScore, epsilon: float, key: int) -> str:
 def found_table(score: InputScore, most: int | None = None) -> Table:
     """Tokens other than the first that heads sink on, in their order; with `most`, the first of them."""
     columns = {
-        "token": lambda found: quoted(found.token),
-        "heads": lambda found: percent(found.percent),
-        "α": lambda found: share(found.alpha),
+        "token": of("token", quoted), "heads": of("percent", percent), "α": of("alpha", share),
         "times / places": lambda found: f"{count(found.times)}/{count(found.occurrences)}",
-        "position": lambda found: place(found.position),
-        "layer.head": lambda found: ".".join(map(str, found.strongest)),
-    }
+        "position": of("position", place), "layer.head": lambda found: ".".join(map(str, found.strongest)),
+    }  # fmt: skip
     return table_of(score.found[:most], columns, _more(score.found, most))
 
 
@@ -72,10 +65,9 @@ def predicted_table(score: InputScore, most: int | None = None) -> Table:
     """Tokens told by massive activations, at most `most`, and how often heads sink on them; empty where none is."""
     columns = {
         "token": lambda token: "the first token" if token.token is None else quoted(token.token),
-        "places": lambda token: count(token.predicted),
-        "sinks of later layers": lambda token: count(token.right),
-        "position": lambda token: place(token.position),
-    }
+        "places": of("predicted", count), "sinks of later layers": of("right", count),
+        "position": of("position", place),
+    }  # fmt: skip
     if (found := score.predicted) is None:
         return table_of([], columns)
     kept = f"--kv-keep {found.keep} keeps all{f' but {count(found.left)}' if found.left else ''} of them"
@@ -120,14 +112,10 @@ def _more(items: list, most: int | None) -> str:
 def cost_table(checkpoint: CheckpointScore) -> Table:
     """What was taken away, and what that did to perplexity and to the last token's distribution."""
     columns = {
-        "taken away": lambda line: line.name,
-        "cost": cost_said,
-        "perplexity": lambda line: perplexity(line.perplexity),
-        "baseline": lambda line: perplexity(line.baseline),
-        "KL, nats": lambda line: figures(line.kl),
-        "top-5 kept": lambda line: share(line.top5),
-        "how": lambda line: line.what,
-    }
+        "taken away": of("name"), "cost": cost_said, "perplexity": of("perplexity", perplexity),
+        "baseline": of("baseline", perplexity), "KL, nats": of("kl", figures), "top-5 kept": of("top5", share),
+        "how": of("what"),
+    }  # fmt: skip
     costs = checkpoint.costs
     table = table_of(
         costs,
@@ -171,25 +159,19 @@ def mixing_lines(checkpoint: CheckpointScore) -> list[str]:
 def expert_table(score: InputScore) -> Table:
     """Mixture-of-experts layers: where the first token goes, and how many of the others go there too."""
     columns = {
-        "layer": lambda layer: str(layer.number),
-        "expert": lambda layer: str(layer.first_token_expert),
-        "of first tokens": lambda layer: numbers.part(layer.first_token_share),
-        "of other tokens": lambda layer: numbers.part(layer.expert_share),
-    }
+        "layer": of("number"), "expert": of("first_token_expert"), "of first tokens": of("first_token_share", part),
+        "of other tokens": of("expert_share", part),
+    }  # fmt: skip
     return table_of([layer for layer in score.layers if layer.first_token_expert is not None], columns, words=[])
 
 
 def suspect_table(report: SuspectReport | None) -> Table:
     """The most suspect trigger candidates, one a row."""
     columns = {
-        "candidate": lambda one: quoted(one.text),
-        "alarm": lambda one: "ALARM" if one.alarm else "no",
-        "score": lambda one: figures(one.score),
-        "limit": lambda one: figures(one.limit),
-        "z": lambda one: f"{one.z:.1f}",
-        "tokens": lambda one: count(one.tokens),
-        "sign": lambda one: one.sign,
-    }
+        "candidate": of("text", quoted), "alarm": lambda one: "ALARM" if one.alarm else "no",
+        "score": of("score", figures), "limit": of("limit", figures), "z": of("z", "{:.1f}".format),
+        "tokens": of("tokens", count), "sign": of("sign"),
+    }  # fmt: skip
     if report is None:
         return table_of([], columns)
     less = report.candidates - SUSPECTS_SHOWN

@@ -33,7 +33,7 @@ def model_card(result: Result, name: str) -> str:
     if detail.calibration is not None:
         words |= dict(calibration=converted.calibration_line(detail.calibration))
         words |= dict(started=converted.start_table(detail.calibration, MOST_LAYERS))
-    streamed, ours = {line.checkpoint for line in detail.streams}, converted.of(detail, CONVERTED)
+    streamed, ours = {line.checkpoint for line in detail.streams}, converted.streams_of(detail, CONVERTED)
     command = f"sinkctl stream --model {shlex.quote(name)} -p {shlex.quote(converted.stream_policy(detail))} book.txt"
     asked = (result.recipe.get("model") or {}).get("adapters") or [result.model.name]
     return rendered(

@@ -1,50 +1,52 @@
-"""What a page shows of a result, before it is HTML: sections of tables, pictures, heatmaps and words."""
+"""What reports show of a result, before anything draws it, one line a task: sections, tables, figures and facts."""
 
-from sinkctl.report import benched, converted, questions
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sinkctl.report import benched, converted, measured_page, questions, registered
+from sinkctl.report import headline as headlines
 from sinkctl.report.curves import memory_picture, perplexity_picture
+from sinkctl.report.headline import Figure
 from sinkctl.report.parts import Part, Section, Table, plots
-from sinkctl.report.registered import tables as register_tables
 from sinkctl.report.summary import measurement_table, passage_words, score_table, tokens_line
 from sinkctl.result.generate import GenerateDetail
-from sinkctl.result.numbers import count, known, memory, part
+from sinkctl.result.numbers import count, known, memory, percent, quantity
 from sinkctl.result.schema import Result
 from sinkctl.result.stream import Passage, StreamDetail
+
+SPEEDS = {"stream.tokens_per_s": "speed", "generate.ms_per_token": "a step", "questions.per_s": "speed",
+          "stream.peak_memory": "peak memory", "generate.peak_memory": "peak memory"}  # fmt: skip
+
+
+class Shown(NamedTuple):
+    """Of a task: on a page, on a terminal so many cells wide, at the head of the page, and how it was run."""
+
+    sections: Callable[[Any], list[Section]]
+    tables: Callable[[Any, int], list[tuple[str, Table]]]
+    figures: Callable[[Any], list[Figure]]
+    facts: Callable[[Any], list[list[str]]]
 
 
 def sections(result: Result) -> list[Section]:
     """What the result's task shows, and how it was run."""
-    from sinkctl.report import measured_page
-
-    builders = {
-        "stream": _stream,
-        "generate": _generated,
-        "questions": questions.sections,
-        "measure": measured_page.sections,
-        "convert": converted.sections,
-        "registers": lambda found: [Section(title, [("table", each)]) for title, each in register_tables(found)],
-        "bench": benched.sections,
-    }
-    found = [(build, getattr(result, name)) for name, build in builders.items()]
-    shown = [section for build, detail in found if detail is not None for section in build(detail)]
-    return [*shown, Section("How it was run", [("facts", _how(result))], fold=True)]
+    shown, detail = _of(result)
+    facts = shown.facts(detail) + [[f"setting: {name}", said] for name, said in result.settings.items()]
+    facts += [] if result.model is None else [["model fingerprint", result.model.fingerprint]]
+    return [*shown.sections(detail), Section("How it was run", [("facts", facts)], fold=True)]
 
 
 def tables(result: Result, width: int) -> list[tuple[str, Table]]:
     """The tables that a terminal shows, `width` cells wide, under their titles."""
-    from sinkctl.report import measured_page
+    shown, detail = _of(result)
+    return shown.tables(detail, width)
 
-    builders = {
-        "stream": lambda detail: [("", score_table(detail.policies))],
-        "generate": lambda _: [],
-        "questions": lambda detail: [("", questions.answer_table(detail))],
-        "measure": lambda detail: measured_page.tables(detail, width),
-        "convert": converted.tables,
-        "registers": register_tables,
-        "bench": benched.tables,
-    }
-    found = [(build, getattr(result, name)) for name, build in builders.items()]
-    shown = [build(detail) for build, detail in found if detail is not None]
-    return shown[0] if shown else [("", measurement_table(result.measurements))]
+
+def headline(result: Result) -> list[Figure]:
+    """At most three figures."""
+    shown, detail = _of(result)
+    speeds = [(result.measurement(name), words) for name, words in SPEEDS.items()]
+    said = [(quantity(m.value, m.unit), words) for m, words in speeds if m is not None and m.samples]
+    return [*shown.figures(detail), *said][:3]
 
 
 def _stream(stream: StreamDetail) -> list[Section]:
@@ -88,23 +90,32 @@ def cache_line(detail: GenerateDetail) -> str:
     return f"{detail.policy}: a cache {size}, {memory(detail.cache_bytes)}{rows}; {detail.sampling}"
 
 
-def _how(result: Result) -> list[list[str]]:
-    facts: list[list[str]] = []
-    for detail in (result.stream, result.generate, result.questions):
-        if isinstance(detail, StreamDetail):
-            facts.append(["text", tokens_line(detail)])
-        if detail is not None:
-            facts.append(["BOS", detail.bos])
-            facts += [["forward pass", f"{count(chunk)} tokens"] for chunk in [getattr(detail, "chunk", None)] if chunk]
-    if result.stream is not None and result.stream.sink_rate is not None:
-        facts.append(["sink rate", f"{part(result.stream.sink_rate)} of heads give the first token more than 0.3"])
-    if result.measure is not None:
-        from sinkctl.report import measured_page
+def _bos(detail: Any) -> list[list[str]]:
+    chunk = getattr(detail, "chunk", None)
+    return [["BOS", detail.bos], *([["forward pass", f"{count(chunk)} tokens"]] if chunk else [])]
 
-        facts = measured_page.facts(result.measure)
-    if result.convert is not None:
-        facts = converted.facts(result.convert)
-    if result.bench is not None:
-        facts = benched.facts(result.bench)
-    facts += [[f"setting: {name}", said] for name, said in result.settings.items()]
-    return facts if result.model is None else [*facts, ["model fingerprint", result.model.fingerprint]]
+
+def _stream_facts(stream: StreamDetail) -> list[list[str]]:
+    said = f"{percent(100 * (stream.sink_rate or 0))} of heads give the first token more than 0.3"
+    sinks = [] if stream.sink_rate is None else [["sink rate", said]]
+    return [["text", tokens_line(stream)], *_bos(stream), *sinks]
+
+
+SHOWN = {
+    "stream": Shown(_stream, lambda detail, _: [("", score_table(detail.policies))], headlines.stream, _stream_facts),
+    "generate": Shown(_generated, lambda *_: [], headlines.generated, _bos),
+    "questions": Shown(questions.sections, lambda d, _: [("", questions.answer_table(d))], headlines.answered, _bos),
+    "measure": Shown(measured_page.sections, measured_page.tables, headlines.measured, measured_page.facts),
+    "convert": Shown(
+        converted.sections, lambda detail, _: converted.tables(detail), headlines.converted, converted.facts
+    ),
+    "registers": Shown(registered.sections, lambda d, _: registered.tables(d), headlines.registers, lambda _: []),
+    "bench": Shown(benched.sections, lambda detail, _: benched.tables(detail), headlines.benched, benched.facts),
+}
+
+
+def _of(result: Result) -> tuple[Shown, Any]:
+    """What shows the result's detail, and that; a result without one has its measurements alone."""
+    bare = Shown(lambda _: [], lambda found, _: [("", measurement_table(found))], lambda _: [], lambda _: [])
+    found = ((SHOWN[name], getattr(result, name)) for name in SHOWN)
+    return next((pair for pair in found if pair[1] is not None), (bare, result.measurements))

@@ -53,6 +53,11 @@ def table_of(
     return Table([name for name, _ in pairs], rows, (), [line for line in legend if line] if rows else [], shown)
 
 
+def of(field: str, say: Callable[[Any], str] = str) -> Callable[[Any], str]:
+    """What a column says of an item: its field, said so."""
+    return lambda item: say(getattr(item, field))
+
+
 def columns_of(table: Table, kept: Sequence[int]) -> Table:
     """`table` with these columns, in this order."""
     rows = [[row[x] for x in kept] for row in table.rows]

@@ -1,6 +1,6 @@
 """Registers of a vision transformer, as tables."""
 
-from sinkctl.report.parts import Table, table_of, transposed
+from sinkctl.report.parts import Section, Table, of, table_of, transposed
 from sinkctl.result.numbers import count, figures, percent, share
 from sinkctl.result.registers import RegistersDetail
 
@@ -10,20 +10,15 @@ MOST_NEURONS = 8
 def tables(detail: RegistersDetail) -> list[tuple[str, Table]]:
     """Before and after, metrics down and checkpoints across; and the first neurons."""
     metrics = {
-        "checkpoint": lambda line: line.checkpoint,
+        "checkpoint": of("checkpoint"),
         "outlier patches": lambda line: f"{percent(line.outlier_percent)} ({count(line.outliers)})",
-        "largest patch norm": lambda line: figures(line.patch_max),
-        "median patch norm": lambda line: figures(line.patch_median),
-        "norm of registers": lambda line: figures(line.register_norm),
-        "smoothness": lambda line: share(line.smoothness),
-        "[CLS] to the original's outliers": lambda line: share(line.cls_outliers),
-        "[CLS] to registers": lambda line: share(line.cls_registers),
-        "[CLS] to one patch, most": lambda line: share(line.cls_max),
-        "cosine to the original, other patches": lambda line: share(line.cosine),
-        "cosine to the original, its outliers": lambda line: share(line.cosine_outliers),
-        "cosine to the original, [CLS]": lambda line: share(line.cosine_cls),
-        "KL from the original, nats": lambda line: figures(line.kl),
-    }
+        "largest patch norm": of("patch_max", figures), "median patch norm": of("patch_median", figures),
+        "norm of registers": of("register_norm", figures), "smoothness": of("smoothness", share),
+        "[CLS] to the original's outliers": of("cls_outliers", share), "[CLS] to registers": of("cls_registers", share),
+        "[CLS] to one patch, most": of("cls_max", share), "cosine to the original, other patches": of("cosine", share),
+        "cosine to the original, its outliers": of("cosine_outliers", share),
+        "cosine to the original, [CLS]": of("cosine_cls", share), "KL from the original, nats": of("kl", figures),
+    }  # fmt: skip
     control = "control: trained just so, without registers"
     control = "random neurons: as many others, moved, as a control" if detail.training is None else control
     lines = table_of(
@@ -33,11 +28,7 @@ def tables(detail: RegistersDetail) -> list[tuple[str, Table]]:
         "smoothness: mean cosine of neighbouring patches' features; [CLS]: its attention in the last layer, a mean "
         f"over heads; {control}",
     )
-    columns = {
-        "layer": lambda neuron: str(neuron.layer),
-        "neuron": lambda neuron: str(neuron.index),
-        "score": lambda neuron: figures(neuron.score),
-    }
+    columns = {"layer": of("layer"), "neuron": of("index"), "score": of("score", figures)}
     tried = ", ".join(f"{number}: {count(left)}" for number, left in detail.tried.items())
     more = len(detail.neurons) - MOST_NEURONS
     neurons = table_of(
@@ -50,3 +41,7 @@ def tables(detail: RegistersDetail) -> list[tuple[str, Table]]:
         words=[],
     )
     return [("Before and after", transposed(lines) if lines else lines), ("Register neurons", neurons)]
+
+
+def sections(detail: RegistersDetail) -> list[Section]:
+    return [Section(title, [("table", table)]) for title, table in tables(detail)]

@@ -1,6 +1,6 @@
 """What every report says in words and rows: the score table, the model, speed and memory."""
 
-from sinkctl.report.parts import Table, table_of
+from sinkctl.report.parts import Table, of, table_of
 from sinkctl.result import numbers
 from sinkctl.result.numbers import count, duration, known, quantity
 from sinkctl.result.schema import Measurement, ModelReport, Result
@@ -22,18 +22,18 @@ def score_table(policies: list[PolicyScore]) -> Table:
     scores = [policy.common_perplexity if common else policy.perplexity for policy in policies]
     columns = {
         "policy": lambda policy: policy.label + (BEYOND if policy.extrapolates_from is not None else ""),
-        "perplexity": lambda policy: numbers.perplexity(policy.perplexity),
+        "perplexity": of("perplexity", numbers.perplexity),
     }
     if common:
-        columns["on common tokens"] = lambda policy: numbers.perplexity(policy.common_perplexity)
+        columns["on common tokens"] = of("common_perplexity", numbers.perplexity)
     at = len(columns) - 1
     if len(policies) > 1 and scores[0] and any(scores[1:]):
         beside = ["", *(numbers.difference(score, scores[0]) for score in scores[1:])]
         columns[f"to {policies[0].label}"] = lambda policy: beside[policies.index(policy)]
     columns |= {
-        "tokens scored": lambda policy: count(policy.tokens),
+        "tokens scored": of("tokens", count),
         "cache tokens": lambda policy: "all" if policy.cache_tokens is None else count(policy.cache_tokens),
-        "cache memory": lambda policy: numbers.memory(policy.cache_bytes),
+        "cache memory": of("cache_bytes", numbers.memory),
     }
     lowest = min(filter(known, scores), default=None) if sum(map(known, scores)) > 1 else None
     best = {(y, at) for y, score in enumerate(scores) if known(score) and score == lowest}
@@ -96,7 +96,7 @@ def measurement_table(measurements: list[Measurement]) -> Table:
         return f"{low} to {high} ({len(samples)} samples)" if len(samples) > 1 else ""
 
     columns = {
-        "measurement": lambda m: m.name,
+        "measurement": of("name"),
         "median": lambda m: quantity(m.value, m.unit) if m.samples else numbers.NOTHING,
         "range": spread,
         "direction": lambda m: "" if m.better == "neither" else f"{m.better} is better",

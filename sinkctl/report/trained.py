@@ -62,18 +62,14 @@ def training_facts(training: Training, mechanism: str) -> list[list[str]]:
     control = "the same steps, data and seed without the mechanism" if has_control(training) else "none was trained"
     control = "the original: without the mechanism there is nothing to train" if training.trained == "new" else control
     return [
-        ["steps", steps_words(training)],
-        ["text", text_words(training)],
-        ["a query sees", window],
+        ["steps", steps_words(training)], ["text", text_words(training)], ["a query sees", window],
         ["trained", f"{trained_words(training, mechanism)} ({count(training.trained_parameters)} parameters)"],
-        ["optimizer", f"{training.optimizer}, learning rate {training.lr:g}"],
-        ["precision", training.precision],
-        ["attention", training.attention],
-        ["processes", count(training.processes)],
+        ["optimizer", f"{training.optimizer}, learning rate {training.lr:g}"], ["precision", training.precision],
+        ["attention", training.attention], ["processes", count(training.processes)],
         ["speed", quantity(training.tokens_per_second, "tok/s")],
         *([f"time, {c.checkpoint}", duration(c.seconds)] for c in training.curves if math.isfinite(c.seconds)),
         ["control", control],
-    ]
+    ]  # fmt: skip
 
 
 def loss_lines(training: Training) -> list[Line]:

@@ -1,6 +1,5 @@
 """`--overwrite`: a new run in the place of an old one, whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sinkctl.errors import Interrupted, UsageError
-from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
+from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder, check_writable
 
 
 def holds_run(path: Path) -> bool:
@@ -32,9 +31,7 @@ def check_replaceable(path: str | Path, task: str) -> None:
         ) from error
     if kept != task:  # of `convert`, say, which is a checkpoint
         raise UsageError(f"--overwrite: {path} holds a run of {kept}, and this is one of {task}; name another folder")
-    parent = path.resolve().parent
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"--overwrite: {parent} may not be written; name another folder")
+    check_writable(path.resolve().parent, "--overwrite")
 
 
 @contextmanager

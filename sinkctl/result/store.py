@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 
 RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
 STATE, CHECKPOINT = "state", "state.json"
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """UsageError, beginning with `flag`, where no file can be made in a folder, or in the nearest one above it.
+
+    It is tried with a file that has no name: of a full disk, a read-only one, or /proc only the kernel can tell.
+    """
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{flag}: {nearest} is a file; name another folder")
+    try:
+        with TemporaryFile(dir=nearest) as probe:
+            probe.write(bytes(4096))
+    except OSError as error:
+        raise UsageError(f"{flag}: {nearest} cannot be written ({error.strerror}); name another folder") from error
 
 
 class RunFolder:
@@ -51,10 +67,7 @@ class RunFolder:
             raise UsageError(
                 f"--output {self.path}: holds an unfinished run; continue it with --resume {self.path}, or remove it"
             )
-        nearest = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            why = "may not be written" if nearest.is_dir() else "is a file"
-            raise UsageError(f"--output {self.path}: {nearest} {why}; name another folder")
+        check_writable(self.path, f"--output {self.path}")
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file in one step: whoever reads it sees the old one or the new one."""

@@ -33,6 +33,22 @@ assert not {"torch", "numpy", "transformers", "sinkctl.model.settings"} & set(sy
         assert "Usage" in done.stdout
 
 
+def test_the_plan_of_a_benchmark_imports_no_torch():
+    program = """
+import sys
+from sinkctl.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    words = [sys.executable, "-c", program, "bench", "startup", "--dry-run"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 rounds in 1 process" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "among"),
     [
@@ -155,6 +171,11 @@ def wrong_inputs(tmp_path) -> dict[str, tuple[list[str], int, str]]:
         "sinks that leave no window": (["-S", "600"], 2, "leave no window in the model's context of 512"),
         "a field of a plain text": ([str(plain), "--field", "x"], 2, "none of the texts is a .jsonl file"),
         "a file for an output folder": (["--limit", "50", "-o", str(latin)], 2, "is a file"),
+        "a place that only the kernel knows to be closed": (["-o", "/proc/run"], 2, "/proc cannot be written ("),
+        "half a passage": (["--top", "1.5"], 2, "sinkctl: --top 1.5: "),
+        "no passage": (["--top", "0"], 2, "sinkctl: --top 0: "),
+        "a number that is none": (["--limit=many"], 2, "sinkctl: --limit many: "),
+        "a flag without its value": (["--top"], 2, "--top"),
         "lines without a folder": (["--save-as", "csv"], 2, "--save-as csv: lines are kept in a run folder; name one"),
         "lines in no known form": (["--save-as", "xml"], 2, "--save-as xml: input should be 'csv' or 'jsonl'"),
         "recompute past the context": (["-p", "recompute:4+900"], 3, "context of 512"),
@@ -204,10 +225,11 @@ def test_empty_names_are_refused_in_python_and_recipes_too(sinkctl):
     assert (code, err) == (3, "sinkctl: the name of a text is empty; name a file, or - for standard input\n")
 
 
-def test_a_wrong_flag_is_a_usage_error(sinkctl):
-    code, out, err = sinkctl("stream", "--windw", "3")
-    assert (code, out) == (2, "")
-    assert "--window" in err
+@pytest.mark.parametrize("words", [("stream", "--windw", "3"), ("strem",), ("recipe", "show")])
+def test_a_wrong_word_is_a_usage_error_of_one_line(sinkctl, words):
+    code, out, err = sinkctl(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert any(said in err for said in ("--window", "stream", "name"))
 
 
 @pytest.mark.parametrize(

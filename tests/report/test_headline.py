@@ -6,7 +6,7 @@ from example_result import curve, policy, result, stream_result
 from measured_example import checkpoint, measure_result
 from test_convert_report import converted, trained
 
-from sinkctl.report.headline import headline
+from sinkctl.report.page import headline
 
 
 def test_a_stream_begins_with_its_perplexity_and_what_the_worst_policy_costs():

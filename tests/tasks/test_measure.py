@@ -1,6 +1,9 @@
 """`sinkctl measure` from end to end: planted sinks, real weights, several checkpoints, stops and resumes."""
 
+import csv
+import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -12,8 +15,10 @@ from sinkctl.errors import Interrupted, ModelError, ResumeError, ThresholdError,
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
 from sinkctl.result.compare import judge, parse
+from sinkctl.result.measure import CheckpointScore, HeadMap, InputScore
 from sinkctl.result.schema import Result
 from sinkctl.tasks.measure import run
+from sinkctl.tasks.measure.heads import write_heads
 
 NO_COST = CostSettings(run=False)
 WORDS = " ".join(f"w{2 + i * i % 60}" for i in range(4000))
@@ -139,6 +144,42 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
     assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"result.json", "arrays.safetensors", "recipe.yaml"}
     with pytest.raises(ResumeError):
         run(chosen, demo, output=tmp_path / "kept", resume=True)
+
+
+def test_every_head_is_kept_as_a_row_whose_means_are_those_of_its_layer(demo, tmp_path):
+    chosen = recipe(samples=3, length=24, bos="auto", save_as=("csv", "jsonl"))
+    outcome = run(chosen, demo, output=tmp_path / "run")
+    (score,) = outcome.result.measure.checkpoints[0].inputs
+    rows = [json.loads(line) for line in (tmp_path / "run/heads.jsonl").read_text(encoding="utf-8").splitlines()]
+    of_layer = {"alpha_1": "alpha", "entropy": "entropy", "mass_split_sinks": "sinks_mass", "value_norms_rest":
+                "value_rest", "qk_cosine_first": "cosine_first", "last_query_1": "last_query"}  # fmt: skip
+    for layer in score.layers:
+        heads = [row for row in rows if row["layer"] == layer.number]
+        assert [row["head"] for row in heads] == list(range(len(heads)))
+        for column, field in of_layer.items():
+            mean = sum(row[column] for row in heads) / len(heads)
+            assert mean == pytest.approx(getattr(layer, field), rel=1e-5), (layer.number, column)
+    assert Counter(row["class"] for row in rows) == Counter({k: n for k, n in score.classes.items() if n})
+    with (tmp_path / "run/heads.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    said = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    assert table == said
+    assert {row["input"] for row in table} == {"natural, BOS"}
+
+
+def test_layers_of_unlike_head_counts_are_whole_rows_and_key_value_heads_stand_with_all_that_read_them(tmp_path):
+    heads = HeadMap(keys=[0, 1], layers=[2, 5], alpha=[], classes=[["sink"] * 4, ["local"] * 2])
+    score = InputScore.model_construct(name="natural", heads=heads)
+    alpha = {"alpha.0": torch.arange(12.0).view(4, 3), "alpha.1": torch.tensor([[7.0, math.nan]] * 2)}
+    arrays = {f"0/natural/{name}": x for name, x in (alpha | {"value_drain.0": torch.tensor([0.25, 0.5])}).items()}
+    checkpoint = CheckpointScore.model_construct(label="one", inputs=[score])
+    write_heads(tmp_path, recipe(save_as=("csv",)), {0: checkpoint}, arrays)
+    assert (tmp_path / "heads.csv").read_text().splitlines() == [
+        "checkpoint,input,layer,head,class,alpha_1,alpha_2,value_drain",
+        "one,natural,2,0,sink,0.0,1.0,0.25", "one,natural,2,1,sink,3.0,4.0,0.25",
+        "one,natural,2,2,sink,6.0,7.0,0.5", "one,natural,2,3,sink,9.0,10.0,0.5",
+        "one,natural,5,0,local,7.0,,", "one,natural,5,1,local,7.0,,",
+    ]  # fmt: skip
 
 
 def test_only_attention_or_only_activations(demo):

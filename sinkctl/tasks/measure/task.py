@@ -22,6 +22,7 @@ from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
 from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.measure.checkpoint import Kept, Measuring, Progress
+from sinkctl.tasks.measure.heads import write_heads
 from sinkctl.tasks.measure.outcome import result_of
 from sinkctl.tasks.measure.pace import seconds_of
 from sinkctl.tasks.measure.settle import settle
@@ -102,6 +103,7 @@ def run(
     result = _result(recipe, found)
     if folder is not None:
         folder.write_tensors(ARRAYS, kept.arrays)
+        write_heads(folder.path, recipe, {each.number: each.score for each in found}, kept.arrays)
     return Outcome(finished(result, folder, finish, lambda what: progress(Progress(what, 1.0))), kept.arrays)
 
 

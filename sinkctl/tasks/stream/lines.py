@@ -1,15 +1,12 @@
 """Every line of a stream, or record, with its place and its losses: lines.csv and lines.jsonl of a run folder."""
 
-import csv
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sinkctl.result.rows import write_rows
 from sinkctl.tasks.stream.passages import LONGEST, SHORT
 from sinkctl.tasks.stream.scoring import StreamRun
 
@@ -34,23 +31,14 @@ def write_lines(folder: Path, run: StreamRun, stretches: Iterable[Stretch]) -> N
     the mean loss under the first policy, of a line of fewer than 8 tokens over 8; none for the first tokens of a text.
     Losses are nats; null, in CSV empty, where a token was not scored.
     """
-    forms, labels = run.recipe.passages.save_as, list(run.scorers)
-    decode, warm = run.loaded.tokenizer.decode, run.tally.passages.warm
-    with ExitStack() as stack:
-        files = {
-            form: stack.enter_context((folder / f".lines.{form}.tmp").open("w", encoding="utf-8", newline=""))
-            for form in forms
-        }
-        table = csv.writer(files["csv"], lineterminator="\n") if "csv" in files else None
-        if table is not None:
-            table.writerow([*HEAD, *(f"nll {label}" for label in labels), "text"])
-        for row in (row for stretch in stretches for row in _rows(stretch, labels, decode, warm)):
-            if "jsonl" in files:
-                files["jsonl"].write(json.dumps(row, ensure_ascii=False) + "\n")
-            if table is not None:
-                table.writerow([*(row[name] for name in HEAD), *row["nll"].values(), row["text"].rstrip("\r\n")])
-    for form in forms:
-        os.replace(folder / f".lines.{form}.tmp", folder / f"lines.{form}")
+    labels, tokenizer = list(run.scorers), run.loaded.tokenizer
+    head = [*HEAD, *(f"nll {label}" for label in labels), "text"]
+    rows = (row for stretch in stretches for row in _rows(stretch, labels, tokenizer.decode, run.tally.passages.warm))
+    write_rows(folder, "lines", run.recipe.passages.save_as, head, ((row, _cells(row)) for row in rows))
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    return [*(row[name] for name in HEAD), *row["nll"].values(), row["text"].rstrip("\r\n")]
 
 
 def _rows(
