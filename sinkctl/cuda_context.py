@@ -7,18 +7,20 @@ import ctypes
 import os
 import sys
 import threading
+from importlib.util import find_spec
+from pathlib import Path
 
 from sinkctl.launched import local_rank, processes
 
 
 def begin_context(device: str) -> threading.Thread | None:
-    """For the device of a recipe's model; where it is a CPU, or there is no driver, nothing happens.
+    """For the device of a recipe's model; where it is a CPU, or driver or torch are without CUDA, nothing happens.
 
     What goes wrong is left to torch, which asks again and says it. The process ends after the thread does: a driver
     that is torn down meanwhile may crash.
     """
     kind, _, number = device.partition(":")
-    if sys.platform != "linux" or kind not in ("auto", "cuda"):
+    if sys.platform != "linux" or kind not in ("auto", "cuda") or not _torch_uses_it():
         return None
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -29,6 +31,12 @@ def begin_context(device: str) -> threading.Thread | None:
     thread = threading.Thread(target=_make, args=(driver, ordinal), name="CUDA context")
     thread.start()
     return thread
+
+
+def _torch_uses_it() -> bool:
+    """Told without importing it, by a library of its CUDA builds."""
+    torch = find_spec("torch")
+    return torch is not None and (Path(torch.origin).parent / "lib" / "libtorch_cuda.so").exists()
 
 
 def _make(driver: ctypes.CDLL, ordinal: int) -> None:

@@ -9,6 +9,11 @@ from sinkctl import cuda_context
 from sinkctl.cuda_context import begin_context
 
 
+@pytest.fixture(autouse=True)
+def _a_build_of_torch_with_cuda(monkeypatch):
+    monkeypatch.setattr(cuda_context, "_torch_uses_it", lambda: True)
+
+
 class Driver:
     """Notes what it is asked; `fails` names a call that does not succeed."""
 
@@ -43,14 +48,23 @@ def test_what_the_driver_refuses_is_left_to_torch(fails, monkeypatch):
     assert driver.asked[-1][0] == fails
 
 
-def test_a_run_on_a_cpu_and_a_machine_without_a_driver_begin_none(monkeypatch):
+def test_without_a_gpu_a_driver_or_a_torch_that_uses_it_none_begins(monkeypatch):
     assert begin_context("cpu") is None
 
     def missing(name):
         raise OSError(name)
 
-    monkeypatch.setattr(cuda_context.ctypes, "CDLL", missing)
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", missing)
+        assert begin_context("auto") is None
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked a driver that torch does not use"))
+    monkeypatch.setattr(cuda_context, "_torch_uses_it", lambda: False)
     assert begin_context("auto") is None
+
+
+def test_a_build_of_torch_says_whether_it_uses_cuda(monkeypatch):
+    monkeypatch.undo()
+    assert cuda_context._torch_uses_it() == (torch.version.cuda is not None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -17,6 +17,7 @@ WORTH_IT = 1e16
 # What Triton takes 5 to 20 s to compile runs a fifth faster than what torch brings, which a GPU also runs of a small
 # model at more than 100,000 tokens a second.
 KERNELS_WORTH_IT, TOKENS_WORTH_IT = 1e15, 500_000
+LONG = 1024  # tokens of a sample whose attention maps take plain torch longer
 # Where a config says how many experts there are.
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -32,9 +33,14 @@ def worth_compiling(model: PreTrainedModel, device: torch.device, tokens: float 
     return True, f"about {tokens:,.0f} tokens repay compiling"
 
 
-def spared_kernels(model: PreTrainedModel, tokens: float | None) -> str | None:
-    """Why kernels that are compiled as they first run do not pay for about `tokens` tokens; None: they do, or may."""
-    if tokens is None or tokens >= TOKENS_WORTH_IT or tokens * model.num_parameters() >= KERNELS_WORTH_IT:
+def spared_kernels(model: PreTrainedModel, tokens: float | None, longest: int = 0) -> str | None:
+    """Why kernels that are compiled as they first run do not pay for about `tokens` tokens; None: they do, or may.
+
+    `longest`: tokens of the longest sample whose attention maps are looked at.
+    """
+    if tokens is None or tokens >= TOKENS_WORTH_IT or longest > LONG:
+        return None
+    if tokens * model.num_parameters() >= KERNELS_WORTH_IT:
         return None
     return f"about {tokens:,.0f} tokens are too few to repay compiling kernels"
 

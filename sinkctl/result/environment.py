@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ LIBRARIES = (
     "triton",
     "gguf",
 )
+LARGEST = ("torch", "transformers")  # of what is imported
 # Ours → what nvidia-smi calls it.
 NVIDIA = {
     "driver": "driver_version",
@@ -58,6 +60,7 @@ def environment() -> dict[str, Any]:
         "processor": processor(),
         "processors": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "bytecode": bytecode(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "cuda": torch.version.cuda,
         "cuda_devices": devices,
@@ -79,6 +82,20 @@ def machine(device: str, dtype: str, model: str) -> Machine:
         name = properties.name
         versions |= {"cuda": torch.version.cuda, "driver": _nvidia().get(str(properties.uuid), {}).get("driver")}
     return Machine(device=name, threads=torch.get_num_threads(), dtype=dtype, model=model, versions=versions)
+
+
+def bytecode() -> str:
+    """Whether Python finds its largest imports compiled; where not, why, and what to do."""
+    lacking = [name for name in LARGEST if not Path(find_spec(name).cached or "").is_file()]
+    if not lacking:
+        return "kept"
+    why, then = "their folders cannot be written", ""
+    if sys.dont_write_bytecode:
+        why, then = "PYTHONDONTWRITEBYTECODE is set", " and unset that"
+    return (
+        f"none of {' and '.join(lacking)}: {why}, so every start compiles them again, for seconds; set "
+        f"PYTHONPYCACHEPREFIX to a folder of your own{then}"
+    )
 
 
 def processor() -> str:

@@ -19,11 +19,18 @@ def model(parameters: float) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "tokens", "spared"),
-    [(135e6, 20_000, True), (135e6, 1e6, False), (7e9, 20_000, True), (7e9, 300_000, False), (7e9, None, False)],
+    ("parameters", "tokens", "longest", "spared"),
+    [
+        (135e6, 20_000, 0, True),
+        (135e6, 1e6, 0, False),
+        (7e9, 20_000, 64, True),
+        (7e9, 300_000, 64, False),
+        (135e6, 20_000, 4096, False),
+        (7e9, None, 0, False),
+    ],
 )
-def test_kernels_are_compiled_where_the_work_repays_it(parameters, tokens, spared):
-    assert (spared_kernels(model(parameters), tokens) is not None) == spared
+def test_kernels_are_compiled_where_the_work_repays_it(parameters, tokens, longest, spared):
+    assert (spared_kernels(model(parameters), tokens, longest) is not None) == spared
 
 
 @pytest.fixture

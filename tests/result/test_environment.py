@@ -1,9 +1,12 @@
 """What a run ran on, as far as it can be known without a GPU."""
 
 import os
+from types import SimpleNamespace
+
+import pytest
 
 from sinkctl.result import environment
-from sinkctl.result.environment import machine
+from sinkctl.result.environment import bytecode, machine
 
 UUID = "0d95a1a2-0000-1111-2222-333344445555"
 
@@ -33,3 +36,19 @@ def test_a_machine_without_a_gpu_is_its_processor_and_how_many_of_it():
     assert found.device == f"{environment.processor()} × {os.cpu_count()}"
     assert (found.threads, found.dtype, found.model) == (1, "float32", "f00d")
     assert set(found.versions) == {"python", "torch", "transformers", "triton"}
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "said"), [(True, "PYTHONDONTWRITEBYTECODE is set"), (False, "their folders cannot be written")]
+)
+def test_a_python_that_compiles_its_imports_at_every_start_is_told(forbidden, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "find_spec", lambda name: SimpleNamespace(cached=str(tmp_path / name)))
+    monkeypatch.setattr(environment.sys, "dont_write_bytecode", forbidden)
+    told = bytecode()
+    assert told.startswith("none of torch and transformers")
+    assert said in told
+    assert told.endswith("and unset that") == forbidden
+    (tmp_path / "torch").touch()
+    assert bytecode().startswith("none of transformers:")
+    (tmp_path / "transformers").touch()
+    assert bytecode() == "kept"

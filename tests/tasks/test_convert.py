@@ -69,6 +69,25 @@ def test_samples_side_by_side_are_judged_as_one_by_one(demo, stories, monkeypatc
     assert one_kl == pytest.approx(two_kl, rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_samples_side_by_side_calibrate_as_one_by_one(family, monkeypatch):
+    model, window = tiny(*STREAMED[family], dtype=torch.float64), 7
+    loaded = LoadedModel(model, None, family, "in memory")
+    generator = torch.Generator().manual_seed(2)
+    samples = list(torch.randint(3, 64, (5, sample_length(window)), generator=generator))
+    found = []
+    for rows in (1, 2):
+        monkeypatch.setattr("sinkctl.tasks.convert.calibrate.auto_chunk", lambda _, rows=rows: (rows * 16, ""))
+        found.append(calibrate(loaded, samples, window, whole_rows=True, hidden=True, folded=True))
+    for one, two in zip(*found, strict=True):
+        assert len(one.rows) == len(two.rows) == 5
+        for mine, other in (*zip(one.rows, two.rows, strict=True), (vars(one), vars(two)), (one.folded, two.folded)):
+            pairs = (mine, other) if isinstance(mine, dict) else (mine._asdict(), other._asdict())
+            for name, value in pairs[0].items():
+                if isinstance(value, (int, float, torch.Tensor)):
+                    torch.testing.assert_close(pairs[1][name], value, rtol=1e-6, atol=1e-6)
+
+
 def test_a_held_out_text_shorter_than_a_sample_is_one_sample(demo, tmp_path):
     short = {"tokens": 20, "samples": 4, "length": 256}
     result = convert(tmp_path / "out", "softmax1", demo, calibration={"samples": 1, "window": 16}, evaluation=short)

@@ -27,7 +27,8 @@ def test_the_share_done_follows_the_work_to_its_end(demo, tmp_path):
     assert shares == sorted(shares)
     assert 0.98 < shares[-1] <= 1
     assert told[1].seconds_left > 0, "an estimate before anything is done"
-    assert len([now for now in told if now.what == "calibrating"]) == 1 + 4 * demo.model.config.num_hidden_layers
+    calibrating = [now for now in told if now.what == "calibrating"]
+    assert len(calibrating) == 1 + demo.model.config.num_hidden_layers, "each layer, of the samples of one pass"
 
 
 def test_the_share_done_of_a_training_is_of_both_checkpoints(demo, tmp_path):

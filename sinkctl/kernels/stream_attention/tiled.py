@@ -45,17 +45,18 @@ def linear_partial(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: 
     (A, R, T, _), S, E = q.shape, k.shape[2], v.shape[-1]
     product, _ = linear.select(k)
     out, lse, q = q.new_empty(A, R, T, E), q.new_empty(A, R, T), q * scale
-    size = max(16, CACHED // (R * S))
+    size = max(16, -(-T // max(1, -(-T * R * S // CACHED))))  # in pieces of one length
     for a in range(A):
+        k_SD, v_ES = k[a, 0].contiguous(), v[a, 0].contiguous().mT  # once, and not for every piece
         for start in range(0, T, size):
             part = a, slice(None), slice(start, start + size)
-            score = product(q[part].flatten(0, 1), k[a, 0]).unflatten(0, (R, -1))
+            score = product(q[part].flatten(0, 1), k_SD).unflatten(0, (R, -1))
             if softcap is not None:
                 score = softcap * torch.tanh(score / softcap)
             if mask is not None:
                 score += mask.expand(A, R, T, S)[part]
             weight = score.softmax(-1)
-            out[part] = product(weight.flatten(0, 1), v[a, 0].mT).unflatten(0, (R, -1))
+            out[part] = product(weight.flatten(0, 1), v_ES).unflatten(0, (R, -1))
             lse[part] = score.amax(-1) - weight.amax(-1).log()  # the softmax of the greatest score is e^(it − lse)
     return out, lse
 

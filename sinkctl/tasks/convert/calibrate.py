@@ -1,12 +1,11 @@
 """Run a checkpoint over a few samples under the published rule with one sink, and keep what its layers do with it.
 
-Shapes: B samples (1), H query heads, G key/value heads, T tokens, D key width, E value width, C hidden width.
+Shapes: B samples, H query heads, G key/value heads, T tokens, D key width, E value width, C hidden width.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from sinkctl.metrics.first_token import FirstToken, Folded, ScoreRows
 from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import auto_chunk
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.tasks.stopping import stoppable
 
@@ -52,14 +52,14 @@ class _FirstKeys(Handler):
 
 
 class _Calibrating(Handler):
-    """Answers with the published rule, every token of a sample at once, and keeps the queries of a full cache.
+    """Answers with the published rule, every token of some samples at once, and keeps the queries of a full cache.
 
-    `told` is called after each layer.
+    `told` is called after each layer, with how many samples it was.
     """
 
     def __init__(
         self, loaded: LoadedModel, window: int, whole_rows: bool, first_keys: dict[int, Tensor] | None,
-        told: Callable[[], None],
+        told: Callable[[int], None],
     ):  # fmt: skip
         policy = SinkWindow(sinks=1, window=window)
         facts = loaded.layers(policy.reach)
@@ -88,7 +88,7 @@ class _Calibrating(Handler):
             out = torch.cat([early, later], dim=2)
         else:
             out, _ = attention(q, k, v, keep.window)
-        self._told()
+        self._told(len(out))
         return out.to(asked)
 
     def _later(self, index: int, call: AttentionCall, attention: "_Attention", q, k, table) -> Tensor:
@@ -106,17 +106,19 @@ class _Calibrating(Handler):
             hidden_nS = (distance_nS < 0) | (distance_nS > keep.window)
             rows = attention.scores(q[:, :, :ROWS], k, distance_nS).masked_fill(hidden_nS, -torch.inf)
             before = sum(score_HN.shape[1] for score_HN in kept.scores)
-            kept.rows.append(ScoreRows(before, _plain(rows[0]), _plain(call.v_BGTE[0])))
+            for number, (rows_HnS, v_GSE) in enumerate(zip(_plain(rows), _plain(call.v_BGTE), strict=True)):
+                kept.rows.append(ScoreRows(before + number * queries, rows_HnS, v_GSE))
         if self._first_keys is not None:
             key_GD = slow_part(self._first_keys[id(call.module)].to(k), rotation, reach, self._read[index])
             lost = rotate(key_GD[None, :, None].expand_as(k).contiguous(), rotation, table)
             less_out, less_lse = attention(q, k - lost, call.v_BGTE, keep.window)
-            kept.folded.append(Folded(_plain(key_GD), _plain(less_lse[0]), _plain(less_out[0])))
-        kept.keys.append(_plain(facing_BG1D[0, :, 0]))
-        kept.values.append(_plain(call.v_BGTE[0, :, 0]))
-        kept.scores.append(_plain(first[0]))
-        kept.lses.append(_plain(lse[0]))
-        kept.outs.append(_plain(out[0]))
+            parts = zip(_plain(less_lse), _plain(less_out), strict=True)
+            kept.folded += [Folded(_plain(key_GD), *part) for part in parts]
+        kept.keys += _plain(facing_BG1D[:, :, 0])
+        kept.values += _plain(call.v_BGTE[:, :, 0])
+        kept.scores += _plain(first)
+        kept.lses += _plain(lse)
+        kept.outs += _plain(out)
         share = torch.sigmoid(first - lse)[..., None]
         value = call.v_BGTE[:, :, :1].repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         return (1 - share) * out + share * value
@@ -125,7 +127,7 @@ class _Calibrating(Handler):
         """What the projections of a layer take."""
         keep = self._keeps[index]
         if keep.sinks:
-            self.kept[index].hidden.append(x_BTC[0, keep.sinks + keep.window + 1 :].float().cpu())
+            self.kept[index].hidden += x_BTC[:, keep.sinks + keep.window + 1 :].float().cpu()
 
 
 class _Attention:
@@ -183,11 +185,13 @@ def calibrate(
     of 1+`window` gives no first token: its own window is as short. Raises ModelError for models that cannot be
     streamed, Interrupted where `stop` says so, which every block asks.
     """
-    layers = loaded.layers(window + 1)
-    done = count(1)
+    layers, done = loaded.layers(window + 1), 0
+    rows = max(1, auto_chunk(loaded)[0] // len(samples[0]))  # a forward pass: a GPU waits for the launches of one
 
-    def told() -> None:
-        progress(next(done) / (len(samples) * len(layers)))
+    def told(samples_seen: int) -> None:
+        nonlocal done
+        done += samples_seen
+        progress(done / (len(samples) * len(layers)))
 
     first_keys = _first_keys(loaded, samples) if folded else None
     handler = _Calibrating(loaded, window, whole_rows, first_keys, told)
@@ -200,9 +204,9 @@ def calibrate(
                     handler.hidden(index, kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
 
                 stack.enter_context(facts.module.register_forward_pre_hook(seen, with_kwargs=True))
-        for ids_T in samples:
+        for first in range(0, len(samples), rows):
             with attached(loaded.model, handler):
-                hidden_states(loaded.model, ids_T[None].to(loaded.device))
+                hidden_states(loaded.model, torch.stack(list(samples[first : first + rows])).to(loaded.device))
     return [_record(kept) if kept.keys else None for kept in handler.kept]
 
 

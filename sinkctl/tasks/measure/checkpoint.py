@@ -88,7 +88,8 @@ class Measuring:
         self.told(Progress("reading", 0.0))
         with phase("preparing"):
             shown = self._sized(seconds)
-        with uncompiled(spared_kernels(self.loaded.model, self.pace.ahead)):
+        longest = max((len(ids) for each in shown for ids in each.samples if ids.dim() == 1), default=0)  # images apart
+        with uncompiled(spared_kernels(self.loaded.model, self.pace.ahead, longest)):
             self._measure(shown)
         if self.recipe.suspect.file is not None:
             with phase("suspects"):
