@@ -269,6 +269,8 @@ def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
     if name == theirs.against:
         return "baseline"
     row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
+    if found[name] and row is None:
+        return "not measured"
     of = "" if theirs.of == "sink_1" else f" ({theirs.of})"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
     return compared(theirs.effect(), row, baseline) + of + beside

@@ -23,24 +23,31 @@ ROUNDINGS = (
 BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
 
 
-def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any) -> dict[str, Any]:
-    """All numbers of one checkpoint, by name; perplexities, KL in nats a token, rates in percent, costs as shares.
+def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any) -> Iterator[dict[str, Any]]:
+    """The numbers of one checkpoint, by name, as they are known; perplexities, KL in nats a token, rates in percent,
+    costs as shares.
 
     `texts` by name; `chosen` has the sizes: `window` and `tokens` streamed, `samples` of `sample_length` tokens with
-    everything in sight, `lines` of which questions are asked.
+    everything in sight, `lines` of which questions are asked. Rounding is judged where it would be used: of the
+    original with four tokens kept, of all others with none.
     """
-    found: dict[str, Any] = {}
+    yield shown(loaded, next(iter(texts.values())))
+    full: dict[str, dict[str, float]] = {}
     for name, file in texts.items():
-        ids_NT = samples(file, loaded, chosen.samples, chosen.sample_length)
-        found |= {f"{name}.{key}": value for key, value in predicted(loaded, original, ids_NT).items()}
-        found |= {f"{name}.{key}": value for key, value in streamed(loaded, file, chosen).items()}
-    found |= shown(loaded, next(iter(texts.values())))
-    policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
+        full[name] = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
+        yield {f"{name}.{key}": math.exp(loss) for key, loss in full[name].items()}
+        found = predicted(loaded, original, samples(file, loaded, chosen.samples, chosen.sample_length))
+        yield {f"{name}.{key}": value for key, value in found.items()}
+    tokens, own = (4, "kept") if loaded is original else (0, "bare")
+    for name, file in texts.items():
+        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in ROUNDINGS}
+        for form, loss in losses(loaded, file, few, chosen).items():
+            yield {f"{name}.{form}": math.expm1(loss - full[name][own])}
     lines = {"count": chosen.lines, "every": 2, "back": BACK}
+    policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
     asked = sinkctl.ask("lines", model=loaded, policies=policies, lines=lines, answer_tokens=8)
     for policy, answers in zip(("bare", "kept"), asked.result.questions.policies, strict=True):
-        found |= {f"{policy}.answers": answers.exact, "asked": answers.asked}
-    return found
+        yield {f"{policy}.answers": answers.exact, "asked": answers.asked}
 
 
 def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:
@@ -95,25 +102,20 @@ def inputs_in_8_bits(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def streamed(loaded: LoadedModel, file: str, chosen: Any) -> dict[str, float]:
-    """Perplexity past the window with nothing and with four tokens kept, and what rounded keys and values add to it.
+def kept(tokens: int, chosen: Any) -> dict[str, Any]:
+    """The policy that keeps so many first tokens and the window."""
+    return {"kind": "sink_window", "sinks": tokens, "window": chosen.window}
 
-    Rounded, none of them is recent or kept in full.
-    """
-    policies = {}
-    for name, kept in (("bare", 0), ("kept", 4)):
-        policies[name] = {"kind": "sink_window", "sinks": kept, "window": chosen.window}
-        for form, precision in ROUNDINGS:
-            policies[f"{name}.{form}"] = policies[name] | {"precision": precision | {"recent": 0}}
+
+def losses(loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any) -> dict[str, float]:
+    """Mean loss of the tokens past the window, streamed by each policy, nats."""
     outcome = sinkctl.stream(
         file, model=loaded, policies=list(policies.values()), limit=chosen.tokens, progress=lambda now: None
     )
-    losses = {
+    return {
         name: float(nll[chosen.window :].astype("float64").mean())
         for name, nll in zip(policies, outcome.nll.values(), strict=True)
     }
-    costs = {name: math.expm1(loss - losses[name[:4]]) for name, loss in losses.items() if "." in name}
-    return costs | {name: math.exp(losses[name]) for name in ("bare", "kept")}
 
 
 def shown(loaded: LoadedModel, file: str) -> dict[str, float | None]:

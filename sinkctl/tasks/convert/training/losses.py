@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, V vocabulary, N tokens of a body, n predictions that 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,9 @@ def parts(
 
     `first` and `massive`, a number a layer, count for every predicted token alike.
     """
-    lm = cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), ignore_index=NO_TARGET, reduction="sum")
+    with nullcontext() if weights.lm else torch.no_grad():
+        flat_nV = logits_BTV.flatten(0, 1).float()
+        lm = cross_entropy(flat_nV, target_BT.flatten(), ignore_index=NO_TARGET, reduction="sum")
     objective = weights.lm * lm
     if divergence is not None:
         objective = objective + weights.kl * divergence
