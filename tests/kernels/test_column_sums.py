@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinkctl.kernels import present
 from sinkctl.kernels.column_sums import IMPLEMENTATIONS, AttentionSums, Visible, column_sums, select, tiled
 
 # H, G, T, window, D, E
@@ -19,6 +20,7 @@ SHAPES = [
     (4, 2, 150, 140, 16, 16),
     (2, 2, 1, 1, 16, 16),
 ]
+WIDE = [(4, 2, 200, None, 128, 128), (2, 1, 150, 70, 128, 96), (2, 2, 70, 9, 80, 80)]  # by descriptors on Hopper
 LONG = [(8, 2, 1500, None, 128, 128), (4, 4, 1000, 300, 64, 64), (4, 1, 700, None, 256, 256), (4, 4, 900, 500, 80, 64)]
 # What bends the scores: sink logit, softcap, ALiBi.
 BENDS = {
@@ -240,8 +242,9 @@ def test_keys_receive_what_queries_give_and_sinks_do_not_take(T, causal, window,
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 @pytest.mark.parametrize("bend", BENDS)
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-6), (torch.float16, 2e-3)])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_triton_kernels_interpreted_equal_the_reference(shape, dtype, atol, bend):
+@pytest.mark.parametrize(("shape", "hopper"), [*((shape, False) for shape in SHAPES), *((x, True) for x in WIDE)])
+def test_the_triton_kernels_interpreted_equal_the_reference(shape, hopper, dtype, atol, bend, monkeypatch):
+    monkeypatch.setattr(present, "hopper", lambda x: hopper)
     arguments = inputs(shape, dtype)
     options = dict(scale=shape[4] ** -0.5, visible=Visible(window=shape[3]), **BENDS[bend](shape[0]))
     found, expected = (IMPLEMENTATIONS[name](*arguments, **options) for name in ("triton", "reference"))

@@ -38,7 +38,7 @@ def _attend(m, norm, acc, x, unit, v):
 
 
 @triton.jit
-def _rows(
+def load_rows(
     x, b, g, start, j, bound, xb, xg, xs,
     W: tl.constexpr, PW: tl.constexpr, BN: tl.constexpr, MASKED: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
@@ -68,7 +68,7 @@ def _band(
             start = tl.where(step < jump_at, start, start + jump)
         start = tl.multiple_of(start, BN)
         j = start + tl.arange(0, BN)
-        k_tile = _rows(k, b, g, start, j, S, kb, kg, ks, D, PD, BN, MASKED, DESCRIBED)
+        k_tile = load_rows(k, b, g, start, j, S, kb, kg, ks, D, PD, BN, MASKED, DESCRIBED)
         x, unit = _scores(tl.dot(q, k_tile.T), scale, softcap, HAS_CAP)
         distance = here[:, None] - j[None, :]
         if HAS_SLOPE:
@@ -76,7 +76,7 @@ def _band(
             unit = 1.0
         if MASKED:
             x = tl.where((distance >= 0) & (distance <= window), x, -float("inf"))
-        v_tile = _rows(v, b, g, start, j, S, vb, vg, vs, E, PE, BN, MASKED, DESCRIBED)
+        v_tile = load_rows(v, b, g, start, j, S, vb, vg, vs, E, PE, BN, MASKED, DESCRIBED)
         m, norm, acc = _attend(m, norm, acc, x, unit, v_tile)
     return m, norm, acc
 
