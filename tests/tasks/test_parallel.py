@@ -131,7 +131,7 @@ def test_checkpoints_are_shared_out_and_a_killed_measurement_goes_on_in_any_numb
     names = [f"step{number}" for number in (1, 2, 3)]
     for name in names:
         shutil.copytree(DATA / "stories260K", name)
-    words = ["measure", *names, "--samples", 40, "--no-cost", "--device", "cpu", "-q"]
+    words = ["measure", *names, "--samples", 24, "--no-cost", "--device", "cpu", "-q"]
     assert sinkctl(*words, "-o", "one")[0] == 0
 
     def same(folder):

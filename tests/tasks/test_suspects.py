@@ -97,7 +97,7 @@ def measured(loaded, tmp_path, candidates, **settings):
     file = tmp_path / "candidates.txt"
     file.write_text("\n".join(candidates), encoding="utf-8")
     shown = InputSettings(samples=2, bos="on")
-    suspect = SuspectSettings(**dict(file=str(file), random=100, samples=2, length=24) | settings)
+    suspect = SuspectSettings(**dict(file=str(file), random=100, samples=2, length=12) | settings)
     recipe = MeasureRecipe(input=shown, cost={"run": False}, parts=("activations",), suspect=suspect)
     return run(recipe, loaded).result
 
@@ -106,12 +106,12 @@ def test_a_planted_trigger_raises_the_alarm_and_other_words_do_not(tmp_path):
     loaded = load("demo")
     trigger = ordinary_ids(loaded)[[1201]]
     word = loaded.tokenizer.decode(trigger)
-    words = [loaded.tokenizer.decode(ordinary_ids(loaded)[[number]]) for number in range(900, 930)]
+    words = [loaded.tokenizer.decode(ordinary_ids(loaded)[[number]]) for number in range(900, 915)]
     candidates = [each for each in words if loaded.tokenizer(each, add_special_tokens=False).input_ids[1:] == []]
     clean = measured(loaded, tmp_path, [*candidates, word])
     assert clean.measurement("alarms").value == 0
     assert clean.verdict[0].startswith(f"No alarm: none of {len(candidates) + 1} candidates")
-    trained_to_obey(loaded, trigger, 40)
+    trained_to_obey(loaded, trigger, 20)
     result = measured(loaded, tmp_path, [*candidates, word])
     report = result.measure.checkpoints[0].suspects
     assert [one.text for one in report.suspects if one.alarm] == [word]
