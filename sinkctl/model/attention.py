@@ -22,8 +22,12 @@ from sinkctl.model.undocumented import attending_by, cached
 NAME = "sinkctl"
 
 
-def through_handler(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
+def through_handler(
+    module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, position_bias=None, **_
+):
     """An attention function as transformers calls it: the live handler's answer, [B, T, H, E], and no weights."""
+    if position_bias is not None:
+        raise ModelError("it adds a bias of its own to every score")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sink = sink_of(module)
     if sink is None or not sink.attends:

@@ -20,6 +20,11 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     return decoder
 
 
+def stack_of(model: PreTrainedModel, part: str) -> nn.Module:
+    """The encoder, or the decoder, of an encoder-decoder."""
+    return model.get_encoder() if part == "encoder" else model.get_decoder()
+
+
 def device_of(model: PreTrainedModel) -> torch.device:
     """Where its inputs go: where its first layers run, which may be kept elsewhere (accelerate's offloading)."""
     if model.device.type != "meta":

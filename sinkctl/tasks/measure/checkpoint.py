@@ -18,7 +18,8 @@ from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, Mixing
 from sinkctl.result.store import RunFolder
 from sinkctl.result.suspects import SuspectReport
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
-from sinkctl.tasks.measure.inputs import InputSet, inputs
+from sinkctl.tasks.measure.input_set import InputSet
+from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.pace import LOST, STREAMED, said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
 from sinkctl.tasks.measure.suspects import alarm_lines, suspects

@@ -44,6 +44,8 @@ def costs(
         return
     if loaded.kind != "decoder":
         said = f"costs need a next-token loss, which {WORDS[loaded.kind]} has not"
+        if loaded.kind == "encoder-decoder":
+            said = "costs are measured for decoders that stand alone"
         if recipe.cost.run == "auto":
             found.notes.append(said[0].upper() + said[1:] + ".")
             return

@@ -12,7 +12,7 @@ FREE = 0.02  # a perplexity that rises by less says that nothing was lost
 
 def main_input(inputs: Sequence[InputScore]) -> InputScore:
     """The input that a checkpoint is judged by: text, with BOS where that was measured."""
-    return min(inputs, key=lambda score: (score.kind not in ("natural", "images"), score.bos is False))
+    return min(inputs, key=lambda score: (score.kind not in ("natural", "images", "sound"), score.bos is False))
 
 
 def elsewhere(main: InputScore) -> list[FoundSink]:

@@ -11,7 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sinkctl.metrics import ATTENTION, BLOCK, MEANS_OF_HEADS
+from sinkctl.metrics import ATTENTION, BLOCK, CROSS, MEANS_OF_HEADS
+from sinkctl.metrics.cross import CrossView
 from sinkctl.metrics.experts import expert_load, first_token_experts
 from sinkctl.metrics.massive import massive_places
 from sinkctl.metrics.rank import gram, spectrum
@@ -131,7 +132,11 @@ class Tally:
             heads = view.q_NHTD.shape[1] * view.sharers
             self.rows.append(Row(layer, heads, view.visible.causal, _kind(view)))
         row, self._row = self.rows[self._row], self._row + 1
-        found = {name: metric(view, self.scope) for name, metric in self.attention_metrics.items()}
+        self.tokens = view.real_NT.shape[1]
+        metrics = self.attention_metrics
+        if isinstance(view, CrossView):
+            metrics = {name: metric for name, metric in CROSS.items() if name in metrics}
+        found = {name: metric(view, self.scope) for name, metric in metrics.items()}
         found = {name: _of_all(name, x, view.sharers) for name, x in found.items() if x is not None}
         row.means.add(found)
         if "alpha" in found:
@@ -210,6 +215,8 @@ def _of_all(name: str, x: Tensor, sharers: int) -> Tensor:
 
 def _kind(view: AttentionView) -> str:
     """softmax, window 4,096 (the query itself counted, as configs do), sink logit, …"""
+    if isinstance(view, CrossView):
+        return "cross-attention"
     said = [] if view.weighed_by is None else [view.weighed_by]
     said += [] if view.visible.window is None else [f"window {view.visible.window + 1:,}"]
     said += ["own mask"] if view.visible.also is not None else []

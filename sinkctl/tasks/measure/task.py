@@ -10,6 +10,7 @@ from torch import Tensor
 from sinkctl.check import check
 from sinkctl.clock import spent, timed
 from sinkctl.errors import Interrupted
+from sinkctl.model.kinds import WORDS
 from sinkctl.model.linear import fast_linear
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.parallel import asked_of_the_first
@@ -143,7 +144,7 @@ def _stopped(
 
 
 def _loaded(settings: ModelSettings) -> LoadedModel:
-    return load(own_device(settings), kinds=("decoder", "encoder", "vision"))
+    return load(own_device(settings), kinds=tuple(WORDS))
 
 
 def _stamped(files: Sequence[str]) -> list[list[Any]]:

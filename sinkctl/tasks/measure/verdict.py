@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sinkctl.result.measure import LATER, SCORED, CostLine, InputScore, TakenOver
 from sinkctl.result.numbers import count, figures, percent, points
-from sinkctl.result.words import quoted, ranges
+from sinkctl.result.words import group_line, quoted, ranges
 from sinkctl.tasks.measure.advice import advice, kept
 from sinkctl.tasks.measure.reading import FREE, NO_SINK, elsewhere, first_percent, line_of, main_input, sentence
 
@@ -13,20 +13,18 @@ NOTHING = 0.005  # a share of perplexity that is no cost
 
 
 def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) -> list[str]:
-    """At most seven sentences about a decoder, encoder or vision model (`kind`)."""
+    """At most seven sentences about a model of this `kind`."""
     main = main_input(inputs)
+    if main.part is not None:
+        return [words for score in inputs if score.kind == main.kind for words in _of_part(score)]
     if main.heads is None:
         attended = any(layer.attends for layer in main.layers)
         nothing = [] if attended else ["No softmax attention was measured, so nothing is said of attention sinks."]
         return nothing + _carriers(main) + _cost(costs)
     if first_percent(main) is None:
         return ["Attention is not finite in this dtype: nothing can be said of sinks."]
-    uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
-    if kind == "decoder" and uniform >= main.sinks[0].epsilon:
-        return [
-            f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
-            f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
-        ]
+    if kind == "decoder" and (short := _too_short(main)):
+        return short
     others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
     other = next((s for s in others if first_percent(s) is not None), None)
     return [
@@ -70,6 +68,30 @@ def _strength(main: InputScore, other: InputScore | None) -> str:
     if learned:
         begun += f"; learned sinks take {percent(100 * sum(learned) / len(learned))} of the mass"
     return begun + "."
+
+
+def _too_short(main: InputScore) -> list[str]:
+    """What is said of causal attention over so few tokens that nothing can be; nothing where there are enough."""
+    uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
+    if uniform < main.sinks[0].epsilon:
+        return []
+    return [
+        f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
+        f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
+    ]
+
+
+def _of_part(score: InputScore) -> list[str]:
+    """Of an encoder-decoder."""
+    if score.heads is None or first_percent(score) is None:
+        return [sentence(f"{score.part}: no attention was measured, or it is not finite")]
+    short = _too_short(score) if score.part == "decoder" else []
+    said = short or [_strength(score, None), *_where(score), *_kinds(score), *_carriers(score)]
+    return [sentence(f"{score.part}: {' '.join(said)}".rstrip("."))]
+
+
+def _kinds(main: InputScore) -> list[str]:
+    return [f"Of its attention, {group_line(main.groups)}."] if main.groups else []
 
 
 def _where(main: InputScore) -> list[str]:
