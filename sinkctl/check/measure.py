@@ -18,10 +18,11 @@ METRICS = (
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
     "predicted.precision", "predicted.recall",
     "cost.first_key", "cost.first_key_scored", "cost.other_sink", "cost.other_sink_scored",
-    "mass.sound", "mass.padding", "mass.BOS", "mass.image", "mass.text",
-    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos", "alarms",
+    "mass.sound", "mass.padding", "mass.BOS", "mass.first", "mass.image", "mass.text",
+    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos", "cost.first_key_text",
+    "cost.image_hidden", "cost.half_moved", "alarms",
 )  # fmt: skip
-INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
+INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images", "multimodal")
 PARTS = tuple(f"{first}{part}" for first in ("", "random_") for part in ("encoder", "decoder", "cross_attention"))
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 SOUNDS = {".wav"}
@@ -59,6 +60,11 @@ def rules(recipe: MeasureRecipe) -> None:
     if recipe.suspect.file is None and any(t.metric.partition("@")[0] == "alarms" for t in thresholds):
         raise UsageError("--fail-on alarms: nothing is suspected; name candidates, --suspect FILE")
     check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is one by its name; a folder counts as images too."""
+    return Path(name).suffix.lower() in PICTURES or Path(name).is_dir()
 
 
 def _speaks_of(fields: Sequence[str], name: str) -> bool:

@@ -38,7 +38,11 @@ def measure(
     ] = None,
     images: Annotated[
         list[str] | None,
-        option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
+        option(
+            _INPUT,
+            "Images or folders of them, for vision models (default: noise), or beside text.",
+            metavar="FILE|DIR",
+        ),
     ] = None,
     audio: Annotated[
         list[str] | None,
@@ -119,9 +123,10 @@ def measure(
     """
     if model is not None and checkpoints:
         raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")
-    given = [name for name, files in (("--text", text), ("--images", images), ("--audio", audio)) if files]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: a model reads one or the other")
+    if audio and (text or images):
+        raise UsageError(f"--audio and {'--text' if text else '--images'}: a model takes one or the other")
+    if images and text:  # for a model that takes both
+        images, text = [*images, *text], None
     if plots is not None and plots not in ("png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
     output = kept_in(output, resume, "measure", dry_run)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_outputs
 
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
@@ -21,7 +21,7 @@ from sinkctl.metrics.views import AttentionView, BlockView, Known
 from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
-from sinkctl.model.parts import side_by_side, stack_of, streams_axis, text_modules
+from sinkctl.model.parts import attending_part, side_by_side, stack_of, streams_axis, text_modules
 
 
 class Measurer(Protocol):
@@ -63,7 +63,8 @@ class Attending(Handler):
         """Told of every layer's attention."""
 
     def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
-        self._patterns.append(visible(mask_function, tokens, device))
+        seeing = "pixel_values" in self.samples.inputs  # images may see all of themselves, wherever they stand
+        self._patterns.append(visible(mask_function, tokens, device, whole=seeing))
         # Its value says which mask it is: layers may be handed a copy. A GPU would have to be waited for to read it.
         return torch.full((1, 1, 1, 1), len(self._patterns) - 1)
 
@@ -164,7 +165,7 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     """
     name = model.config.model_type
     observer = _Observer(samples, measurer=measurer, streams=streams_axis(model))
-    answered = nullcontext() if _biased(model) else attached(model, observer)
+    answered = nullcontext() if _biased(model) else attached(attending_part(model, samples.inputs), observer)
     try:
         with answered, _hooked(model, observer):
             run(model, samples)
@@ -187,6 +188,11 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
         options |= {} if samples.part == "encoder" else {"use_cache": False}
         return stack_of(model, samples.part)(**samples.inputs, **options)
     if "pixel_values" in samples.inputs:
+        if model.can_generate():  # with text beside the images, and without the head
+            whole = model.base_model(**samples.inputs, use_cache=False, **options)
+            return modeling_outputs.BaseModelOutputWithPast(  # as the decoder alone gives it
+                last_hidden_state=whole.last_hidden_state, attentions=getattr(whole, "attentions", None)
+            )
         return model(**samples.inputs, **options)
     inputs = samples.inputs
     if model.can_generate():

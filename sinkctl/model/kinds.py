@@ -15,10 +15,10 @@ from transformers import (
 
 from sinkctl.errors import ModelError
 
-Kind = Literal["decoder", "encoder", "vision", "encoder-decoder"]
+Kind = Literal["decoder", "encoder", "vision", "encoder-decoder", "multimodal"]
 WORDS: dict[Kind, str] = {
     "decoder": "a decoder", "encoder": "an encoder", "vision": "a vision model",
-    "encoder-decoder": "an encoder-decoder",
+    "encoder-decoder": "an encoder-decoder", "multimodal": "a multimodal decoder",
 }  # fmt: skip
 TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders and vision transformers too"
 
@@ -28,8 +28,13 @@ STAGED = ("depths", "hidden_sizes", "window_size", "window_block_indices")
 CLS_NAMES = ("cls_token", "class_embedding", "class_token")
 
 
-def kind_of(config: PreTrainedConfig) -> Kind:
-    """A decoder, an encoder, both beside each other or a vision transformer; ModelError for anything else."""
+def kind_of(config: PreTrainedConfig, seeing: bool = False) -> Kind:
+    """A decoder, an encoder, both beside each other or a vision transformer; ModelError for anything else.
+
+    A decoder that takes images too is one of text alone unless it is to be `seeing`.
+    """
+    if seeing and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
+        return "multimodal"
     name = config.name_or_path or config.model_type
     if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
         if hears(config) or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
@@ -38,8 +43,8 @@ def kind_of(config: PreTrainedConfig) -> Kind:
     kind = _of_known(config) or _of_own_code(config)
     if kind is None and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
-            f"{name} ({config.model_type}) takes images and text, and transformers loads no decoder from it; save its "
-            f"language model as a checkpoint of its own: {TAKEN}"
+            f"{name} ({config.model_type}) takes images and text, and transformers loads no decoder from it; measure "
+            f"it with `sinkctl measure --images`, or save its language model as a checkpoint of its own: {TAKEN}"
         )
     if kind is None:
         says = ", ".join(config.architectures or [config.model_type])

@@ -149,7 +149,7 @@ def load(
         stored = config.get_text_config().dtype or config.dtype
         storage = storage_of(config, settings, device, choices)
         dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
-        auto_class, writes = class_of(kind, config), kind in ("decoder", "encoder-decoder")
+        auto_class, writes = class_of(kind, config), kind in ("decoder", "encoder-decoder", "multimodal")
         if settings.parallel is not None:
             placed = sharing(settings.name, config, device, choices)
         elif settings.device_map is not None:
@@ -245,7 +245,7 @@ def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool
 
 
 def checked_kind(name: str, config: PreTrainedConfig, kinds: Sequence[Kind]) -> Kind:
-    kind = kind_of(config)
+    kind = kind_of(config, seeing="multimodal" in kinds)
     if kind in kinds:
         return kind
     what = f"{name} is {WORDS[kind]} ({config.model_type})"

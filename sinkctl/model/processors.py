@@ -1,4 +1,4 @@
-"""What turns images or sound into a model's input, and which class a checkpoint is loaded as."""
+"""What turns images, text beside them or sound into a model's input, and which class a checkpoint is loaded as."""
 
 import inspect
 from importlib.util import find_spec
@@ -9,8 +9,10 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
     PreTrainedConfig,
     WhisperFeatureExtractor,
 )
@@ -23,6 +25,8 @@ def class_of(kind: Kind, config: PreTrainedConfig) -> Any:
     """Models that write come with their head, the others without head or pooler."""
     if kind == "encoder-decoder":
         return AutoModelForSpeechSeq2Seq if hears(config) else AutoModelForSeq2SeqLM
+    if kind == "multimodal":
+        return AutoModelForImageTextToText
     return AutoModelForCausalLM if kind == "decoder" else AutoModel
 
 
@@ -36,6 +40,8 @@ def processor_of(kind: Kind, config: PreTrainedConfig, source: str, common: dict
     """Of images, in the Pillow version: the same numbers with torchvision and without; of sound; None for text."""
     if kind == "vision" and find_spec("PIL") is not None:
         return _read(image_processor_class(), source, backend="pil", **common)
+    if kind == "multimodal" and find_spec("PIL") is not None:
+        return _read(AutoProcessor, source, **common)
     if kind == "encoder-decoder" and hears(config):
         found = _read(AutoFeatureExtractor, source, **common)
         if found is None and config.model_type == "whisper":  # it has settings for one thing alone

@@ -121,7 +121,7 @@ class Measuring:
         if known is not None and known["fingerprint"] != self.loaded.fingerprint:
             raise ResumeError(f"{self.loaded.name}: the checkpoint changed since the run was started; start a new run")
         speed = None
-        if shown[0].samples[0].dim() == 1:
+        if shown[0].given is None and shown[0].samples[0].dim() == 1:
             check_fits(self.loaded, max(map(len, shown[0].samples)), self.recipe)
             speed = probed(self.loaded, shown[0].samples)
         if speed is not None:  # sizes may go by them

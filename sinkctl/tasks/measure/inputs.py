@@ -14,6 +14,7 @@ from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.tasks.measure.images import chosen, images, patch_text, random_images
 from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.natural import natural
+from sinkctl.tasks.measure.seeing import of_images_and_text
 from sinkctl.tasks.measure.sequences import of_sound, of_text
 from sinkctl.text import SpecialTokens
 
@@ -47,6 +48,8 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
     kinds = list(dict.fromkeys(settings.kinds))
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
+    if loaded.kind == "multimodal":
+        return [of_images_and_text(settings, loaded)]
     if loaded.kind == "encoder-decoder" and hears(loaded.model.config):
         return of_sound(settings, kinds, loaded)
     other = next((n for n in settings.files if Path(n).is_dir() or Path(n).suffix.lower() in PICTURES | SOUNDS), None)

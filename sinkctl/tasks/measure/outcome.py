@@ -100,6 +100,9 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         ("massive_zeroed", "massive activations zeroed"),
         ("largest_zeroed", "largest activations zeroed"),
         ("no_bos", "BOS left out"),
+        ("first_key_text", "first key hidden from the text"),
+        ("image_hidden", "image hidden"),
+        ("half_moved", "50 % moved"),
     ):
         add(f"cost.{name}", _hundredfold(cost_of(score.costs, start)), "% of perplexity")
     for name, start in (("first_key", "first key"), ("other_sink", "“")):

@@ -163,8 +163,11 @@ class InputRun:
         return own if own is not None else 0
 
     def _batch(self) -> int:
-        if self.recipe.batch != "auto":
+        if self.recipe.batch != "auto" and self.loaded.kind != "multimodal":
             return self.recipe.batch
+        if self.loaded.kind == "multimodal":
+            self.choices["batch"] = "1: an image stands elsewhere in every sample"
+            return 1
         longest = max(map(len, self.shown.samples)) if self._tokens else 1024
         tokens = TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
         why = f"a forward pass on {self.loaded.device.type}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.metrics import ATTENTION, BLOCK, CROSS, MEANS_OF_HEADS
+from sinkctl.metrics.alpha import countable
 from sinkctl.metrics.cross import CrossView
 from sinkctl.metrics.experts import expert_load, first_token_experts
 from sinkctl.metrics.massive import massive_places
@@ -150,7 +151,8 @@ class Tally:
             sinking_NT = (alpha_NHT > epsilon).sum(1)
             row.rates[epsilon].add(sinking_NT.double() / heads_NT)
             if epsilon == self.epsilons[0]:
-                self.found.add(layer, alpha_NHT, sinking_NT, view.real_NT, row.causal)
+                counted_NT = view.shared.once(("countable", view.pattern), lambda: countable(view))
+                self.found.add(layer, alpha_NHT, sinking_NT, counted_NT)
                 self._add("_sinking_N", sinking_NT[:, 0])
 
     def _add(self, name: str, x: Tensor) -> None:

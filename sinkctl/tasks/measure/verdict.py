@@ -28,8 +28,8 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
     others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
     other = next((s for s in others if first_percent(s) is not None), None)
     return [
-        _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *advice(kind, main, other, costs),
-        *kept(main),
+        _strength(main, other), *_where(main), *_kinds(main), *_carriers(main), *_cost(costs),
+        *advice(kind, main, other, costs), *kept(main),
     ]  # fmt: skip
 
 
@@ -91,7 +91,8 @@ def _of_part(score: InputScore) -> list[str]:
 
 
 def _kinds(main: InputScore) -> list[str]:
-    return [f"Of its attention, {group_line(main.groups)}."] if main.groups else []
+    whose = "its attention" if main.kind != "multimodal" else "the attention of text behind an image"
+    return [f"Of {whose}, {group_line(main.groups)}."] if main.groups else []
 
 
 def _where(main: InputScore) -> list[str]:
@@ -139,6 +140,9 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
             ("0+", "streaming without the first tokens"),
             ("massive activations zeroed", "zeroing the massive activations"),
             ("largest activations zeroed", "zeroing the largest activations"),
+            ("first key hidden from the text", "hiding the first key from text behind the image"),
+            ("image hidden", "hiding the image from it"),
+            ("50 % moved", "giving half of the first token's attention to the image"),
         )
     ]
     other = line_of(costs, "“", SCORED)
