@@ -187,13 +187,13 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     if samples.part is not None:
         options |= {} if samples.part == "encoder" else {"use_cache": False}
         return stack_of(model, samples.part)(**samples.inputs, **options)
-    if "pixel_values" in samples.inputs:
-        if model.can_generate():  # with text beside the images, and without the head
-            whole = model.base_model(**samples.inputs, use_cache=False, **options)
-            return modeling_outputs.BaseModelOutputWithPast(  # as the decoder alone gives it
-                last_hidden_state=whole.last_hidden_state, attentions=getattr(whole, "attentions", None)
-            )
+    if "input_ids" not in samples.inputs:
         return model(**samples.inputs, **options)
+    if "pixel_values" in samples.inputs:  # beside text; without the head
+        whole = model.base_model(**samples.inputs, use_cache=False, **options)
+        return modeling_outputs.BaseModelOutputWithPast(  # as the decoder alone gives it
+            last_hidden_state=whole.last_hidden_state, attentions=getattr(whole, "attentions", None)
+        )
     inputs = samples.inputs
     if model.can_generate():
         return hidden_states(

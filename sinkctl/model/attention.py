@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedConfig, PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
@@ -62,7 +62,8 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
 
 def configs_of(model: nn.Module) -> list:
     """Every config object that the parts of `model` go by, each once."""
-    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+    own = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in own if isinstance(config, PreTrainedConfig)}.values())
 
 
 class Attachment:

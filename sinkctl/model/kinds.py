@@ -15,10 +15,11 @@ from transformers import (
 
 from sinkctl.errors import ModelError
 
-Kind = Literal["decoder", "encoder", "vision", "encoder-decoder", "multimodal"]
+Kind = Literal["decoder", "encoder", "vision", "encoder-decoder", "multimodal", "diffusion"]
 WORDS: dict[Kind, str] = {
     "decoder": "a decoder", "encoder": "an encoder", "vision": "a vision model",
     "encoder-decoder": "an encoder-decoder", "multimodal": "a multimodal decoder",
+    "diffusion": "a diffusion transformer",
 }  # fmt: skip
 TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders and vision transformers too"
 

@@ -24,6 +24,7 @@ from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
 from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import check_checkpoint
 from sinkctl.model.fingerprint import folder_fingerprint
+from sinkctl.model.foreign import is_denoiser
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
@@ -138,6 +139,12 @@ def load(
 
         return load_gguf(named, settings, base, kinds, say, weights)
     source = named.source
+    if is_denoiser(named.path):
+        if "diffusion" not in kinds:
+            raise ModelError(f"{settings.name} is {WORDS['diffusion']}; `sinkctl measure` takes it")
+        from sinkctl.model.denoiser import load_denoiser
+
+        return load_denoiser(base)
     choices: dict[str, str] = {}
     notes: list[str] = []
     offloaded: TemporaryDirectory | None = None
@@ -148,7 +155,7 @@ def load(
         kind = checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype or config.dtype
         storage = storage_of(config, settings, device, choices)
-        dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
+        dtype = wanted_dtype(settings.dtype, device, choices, storage.keeps_dtype)
         auto_class, writes = class_of(kind, config), kind in ("decoder", "encoder-decoder", "multimodal")
         if settings.parallel is not None:
             placed = sharing(settings.name, config, device, choices)
@@ -231,7 +238,7 @@ def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
+def wanted_dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
     if asked != "auto":
         return getattr(torch, asked)
     if kept:

@@ -21,7 +21,8 @@ class InputSettings(Settings):
     )
     samples: int = Field(100, ge=1, description="Samples of each kind, spread over the text.")
     length: int = Field(64, ge=2, description="Tokens a sample, special tokens counted.")
-    seed: int = Field(0, ge=0, description="Draws the random tokens.")
+    steps: int = Field(10, ge=1, description="Denoising steps of a diffusion transformer, each looked at.")
+    seed: int = Field(0, ge=0, description="Draws the random tokens, and noise.")
 
 
 class MassiveSettings(Settings):

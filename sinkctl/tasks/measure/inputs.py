@@ -11,6 +11,7 @@ from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.kinds import hears
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
+from sinkctl.tasks.measure.denoising import of_steps
 from sinkctl.tasks.measure.images import chosen, images, patch_text, random_images
 from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.natural import natural
@@ -48,6 +49,8 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
     kinds = list(dict.fromkeys(settings.kinds))
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
+    if loaded.kind == "diffusion":
+        return of_steps(settings, loaded)
     if loaded.kind == "multimodal":
         return [of_images_and_text(settings, loaded)]
     if loaded.kind == "encoder-decoder" and hears(loaded.model.config):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sinkctl.result.measure import CostLine, FoundSink, InputScore
 
-TOLD = ("natural", "images", "sound", "multimodal")  # kinds of input that a checkpoint is judged by
+TOLD = ("natural", "images", "sound", "multimodal", "denoising")  # kinds of input that a checkpoint is judged by
 NO_SINK = 5.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
 ENOUGH = 500  # tokens scored: fewer do not carry a comparison in words

@@ -99,7 +99,7 @@ class InputRun:
             self.notes.append("Natural text: the built-in novel; rates on other text differ.")
 
     def _note_length(self, tokens: int) -> None:
-        if "image" in self.shown.kind:
+        if "image" in self.shown.kind or self.loaded.kind == "diffusion":
             self.notes.append("Distances between patches are those of their reading order.")
         context = self.loaded.context
         if context is not None and tokens > context:

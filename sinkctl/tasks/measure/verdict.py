@@ -17,6 +17,8 @@ def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) 
     main = main_input(inputs)
     if main.part is not None:
         return [words for score in inputs if score.kind == main.kind for words in _of_part(score)]
+    if main.kind == "denoising":
+        return _of_steps(inputs)
     if main.heads is None:
         attended = any(layer.attends for layer in main.layers)
         nothing = [] if attended else ["No softmax attention was measured, so nothing is said of attention sinks."]
@@ -88,6 +90,29 @@ def _of_part(score: InputScore) -> list[str]:
     short = _too_short(score) if score.part == "decoder" else []
     said = short or [_strength(score, None), *_where(score), *_kinds(score), *_carriers(score)]
     return [sentence(f"{score.part}: {' '.join(said)}".rstrip("."))]
+
+
+def _of_steps(steps: Sequence[InputScore]) -> list[str]:
+    """Of a denoising trajectory: how spread attention is, on which patch heads sink most, the largest activation."""
+    said, ends = [], {score.name: score for score in (steps[0], steps[-1])}
+    shares = [[x for layer in score.layers if (x := layer.entropy_share) is not None] for score in ends.values()]
+    if all(shares):
+        of = [f"{sum(x) / len(x):.2f} of its largest at {name}" for name, x in zip(ends, shares, strict=True)]
+        said.append(f"Entropy of attention: {' and '.join(of)}.")
+        sinks = [(sink.percent * sink.times, number) for number, score in enumerate(steps) for sink in score.found[:1]]
+        rule = f"α > {steps[0].sinks[0].epsilon:g}; {steps[0].samples:,} samples of {steps[0].length:,} patches"
+        if not sinks:
+            said.append(f"At none of {len(steps)} steps do heads sink on a patch besides the first ({rule}).")
+        else:
+            score = steps[max(sinks)[1]]
+            sink = score.found[0]
+            said.append(
+                f"{percent(sink.percent)} of heads sink on {quoted(sink.token)} at {score.name} "
+                f"({sink.times} of {sink.occurrences} places; {rule})."
+            )
+    tops = [max((layer.massive.top[0] or 0 for layer in score.layers if layer.massive), default=0) for score in steps]
+    largest = steps[tops.index(max(tops))]
+    return said + [f"{largest.name[:1].upper()}{largest.name[1:]}: {words}" for words in _carriers(largest)]
 
 
 def _kinds(main: InputScore) -> list[str]:
