@@ -5,8 +5,9 @@
 The block-causal form of SkyReels-V2 in diffusers (diffusion forcing: frames of the past are clean, at timestep 0), tiny
 and random, and the same with a sink planted in its first block of frames. Each next block is made from noise by Euler
 steps of a flow, from all blocks before it, from the first one and the last W, or from the last W + 1, the past being
-the same for all three; positions count inside what is kept. How far it then is from the block that all of the past gives,
-as a share of its norm, and how much attention of its frames goes to the first block kept, a mean over layers and heads.
+the same for all three; positions count inside what is kept. How far it then is from the block that all of the past
+gives, as a share of its norm, and how much attention of its frames goes to the first block kept, a mean over layers and
+heads.
 No real video model was at hand: this shows the mechanism, and not what it is worth.
 """
 
