@@ -1,5 +1,6 @@
 """One checkpoint of a measurement: its inputs, then what its sinks are worth; what is kept is not done again."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,13 @@ class Measuring:
 
     def _sized(self, seconds: float | None) -> list[InputSet]:
         """What is shown, of the sizes that fit; a resumed run keeps those that it began with."""
-        name, shown = f"{self.number}/model", inputs(self.recipe, self.loaded)
+        began = time.monotonic()
+
+        def told(what: str, share: float) -> None:
+            passed = time.monotonic() - began
+            self.told(Progress(what, 0.0, passed * (1 - share) / share if share else None))
+
+        name, shown = f"{self.number}/model", inputs(self.recipe, self.loaded, told)
         known = self.kept.parts.get(name)
         if known is not None and known["fingerprint"] != self.loaded.fingerprint:
             raise ResumeError(f"{self.loaded.name}: the checkpoint changed since the run was started; start a new run")

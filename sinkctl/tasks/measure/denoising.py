@@ -3,6 +3,8 @@
 C, H and W are channels, rows and columns of a latent; P patches.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from sinkctl.errors import UsageError
@@ -15,7 +17,7 @@ KIND = "denoising"
 
 
 @torch.no_grad()
-def of_steps(settings: InputSettings, loaded: LoadedModel) -> list[InputSet]:
+def of_steps(settings: InputSettings, loaded: LoadedModel, told: Callable[[str, float], None]) -> list[InputSet]:
     """Latents before every step of a DDIM trajectory (deterministic, without guidance); classes in their order."""
     if settings.files or set(settings.kinds) != {"natural"}:
         raise UsageError(f"{loaded.name} is a diffusion transformer and begins with noise; leave inputs out")
@@ -37,6 +39,7 @@ def of_steps(settings: InputSettings, loaded: LoadedModel) -> list[InputSet]:
             part = slice(first, first + BATCH)
             latent_BCHW, class_B = latent_NCHW[part].to(device, loaded.dtype), class_N[part].to(device)
             out = model(latent_BCHW, time.expand(len(class_B)).to(device), class_B)
+            told("denoising", (number + first / settings.samples) / settings.steps)
             predicted.append(out[:, : own.in_channels].float().cpu())  # behind it, a variance where one is learned
         note = f"latents of {settings.samples} trajectories of {settings.steps} steps, classes from 0, no guidance"
         found.append(

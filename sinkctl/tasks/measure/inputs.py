@@ -1,5 +1,6 @@
 """What checkpoints are shown: natural text, random tokens, one token repeated; with BOS and without; images; sound."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,12 @@ class _Frame:
         return torch.cat([before, ids[: length - self.size], after])
 
 
-def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
+def inputs(
+    recipe: MeasureRecipe, loaded: LoadedModel, told: Callable[[str, float], None] = lambda what, share: None
+) -> list[InputSet]:
     """Every kind of input the recipe asks for, with and without special tokens around the same ids.
 
+    `told`: what the model has to make first (latents, text of its own), and the share of it that is made.
     Raises TextError, ModelError or UsageError for what cannot be had.
     """
     settings = recipe.input
@@ -50,11 +54,11 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
     if loaded.kind == "diffusion":
-        return of_steps(settings, loaded)
+        return of_steps(settings, loaded, told)
     if loaded.kind == "multimodal":
         return [of_images_and_text(settings, loaded)]
     if loaded.kind == "encoder-decoder" and hears(loaded.model.config):
-        return of_sound(settings, kinds, loaded)
+        return of_sound(settings, kinds, loaded, told)
     other = next((n for n in settings.files if Path(n).is_dir() or Path(n).suffix.lower() in PICTURES | SOUNDS), None)
     if other is not None:
         what = "sound" if Path(other).suffix.lower() in SOUNDS else "images"
@@ -73,7 +77,7 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
             notes = "; ".join(filter(None, (note, frame.note, *spelt))) or None
             found.append(InputSet(f"{kind}, {frame.name}", kind, frame.bos, samples, reading(samples, text_of), notes))
     if loaded.kind == "encoder-decoder":
-        return [part for read in found for part in of_text(read, settings.length, loaded)]
+        return [part for read in found for part in of_text(read, settings.length, loaded, told)]
     return found
 
 

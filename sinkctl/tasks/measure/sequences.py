@@ -17,11 +17,12 @@ from sinkctl.recipe.schema import InputSettings
 from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.sound import clips, rate_of, seconds_of
 
+Told = Callable[[str, float], None]  # what is under way, and the share of it that is done
 HEARD = ("sound", "padding")  # kinds of frames
 BATCH = 8
 
 
-def of_sound(settings: InputSettings, kinds: Sequence[str], loaded: LoadedModel) -> list[InputSet]:
+def of_sound(settings: InputSettings, kinds: Sequence[str], loaded: LoadedModel, told: Told) -> list[InputSet]:
     """Sound, or noise, through a speech model."""
     if "repeat" in kinds:
         raise UsageError(f"repeat: {loaded.name} hears sound, which is natural or random")
@@ -33,11 +34,13 @@ def of_sound(settings: InputSettings, kinds: Sequence[str], loaded: LoadedModel)
             draw, size = torch.Generator().manual_seed(settings.seed), round(seconds_of(loaded) * rate_of(loaded))
             heard, note = [0.1 * torch.randn(size, generator=draw) for _ in range(settings.samples)], "white noise"
         name = "sound" if kind == "natural" else "random sound"
-        found += _of_clips(name, heard, note, settings.length, loaded)
+        found += _of_clips(name, heard, note, settings.length, loaded, told)
     return found
 
 
-def _of_clips(name: str, heard: list[Tensor], note: str | None, length: int, loaded: LoadedModel) -> list[InputSet]:
+def _of_clips(
+    name: str, heard: list[Tensor], note: str | None, length: int, loaded: LoadedModel, told: Told
+) -> list[InputSet]:
     rate, padded = rate_of(loaded), getattr(loaded.processor, "chunk_length", None)
     given = []
     for clip in heard:
@@ -45,7 +48,7 @@ def _of_clips(name: str, heard: list[Tensor], note: str | None, length: int, loa
         given.append(
             {key: features[key] for key in (loaded.model.main_input_name, "attention_mask") if key in features}
         )
-    states = encoded(given, loaded)
+    states = encoded(given, loaded, told)
     keys = [len(state_SC) for state_SC in states]
     seconds = [len(clip) / rate for clip in heard]
     frame = [(padded or own) / count for own, count in zip(seconds, keys, strict=True)]  # seconds of one
@@ -62,22 +65,24 @@ def _of_clips(name: str, heard: list[Tensor], note: str | None, length: int, loa
         f"{name}: encoder", name, None, samples, text, note, given=given, lengths=keys, part="encoder",
         groups=HEARD if silent else (), of_keys=of_keys if silent else None,
     )  # fmt: skip
-    return in_parts(whole, name, states, length, loaded)
+    return in_parts(whole, name, states, length, loaded, told)
 
 
-def of_text(read: InputSet, length: int, loaded: LoadedModel) -> list[InputSet]:
+def of_text(read: InputSet, length: int, loaded: LoadedModel, told: Told) -> list[InputSet]:
     """Text, of at most `length` tokens written too."""
     given = [{"input_ids": ids_T[None]} for ids_T in read.samples]
     whole = InputSet(
         f"{read.name}: encoder", read.kind, read.bos, read.samples, read.token_text, read.note, given=given,
         lengths=[len(ids_T) for ids_T in read.samples], part="encoder",
     )  # fmt: skip
-    return in_parts(whole, read.name, encoded(given, loaded), length, loaded)
+    return in_parts(whole, read.name, encoded(given, loaded, told), length, loaded, told)
 
 
-def in_parts(whole: InputSet, name: str, states: list[Tensor], length: int, loaded: LoadedModel) -> list[InputSet]:
+def in_parts(
+    whole: InputSet, name: str, states: list[Tensor], length: int, loaded: LoadedModel, told: Told
+) -> list[InputSet]:
     """The encoder's input, with the decoder's and that of its cross-attention."""
-    ids = written(states, length, loaded)
+    ids = written(states, length, loaded, told)
     given = [
         {"input_ids": ids_T[None], "encoder_hidden_states": state_SC[None]}
         for ids_T, state_SC in zip(ids, states, strict=True)
@@ -96,7 +101,7 @@ def in_parts(whole: InputSet, name: str, states: list[Tensor], length: int, load
 
 
 @torch.no_grad()
-def encoded(given: list[dict[str, Tensor]], loaded: LoadedModel) -> list[Tensor]:
+def encoded(given: list[dict[str, Tensor]], loaded: LoadedModel, told: Told) -> list[Tensor]:
     """What the encoder makes of every sample, [S, C], on the CPU."""
     encoder, found = loaded.model.get_encoder(), []
     for rows in _alike(given, lambda each: [x.shape for x in each.values()]):
@@ -109,11 +114,12 @@ def encoded(given: list[dict[str, Tensor]], loaded: LoadedModel) -> list[Tensor]
         except (ValueError, RuntimeError, IndexError) as error:
             said = " ".join(str(error).split())[:200]
             raise ModelError(f"{loaded.name}: its encoder cannot read these samples ({said})") from error
+        told("encoding", len(found) / len(given))
     return found
 
 
 @torch.no_grad()
-def written(states: list[Tensor], length: int, loaded: LoadedModel) -> list[Tensor]:
+def written(states: list[Tensor], length: int, loaded: LoadedModel, told: Told) -> list[Tensor]:
     """Token ids that the decoder writes after its start token, up to `length` with it."""
     model, found = loaded.model, []
     start = model.generation_config.decoder_start_token_id
@@ -128,6 +134,7 @@ def written(states: list[Tensor], length: int, loaded: LoadedModel) -> list[Tens
             use_cache=False,  # T5's is made for as many layers as the encoder has
         )  # fmt: skip
         found += [_ended(ids_T, model.generation_config.eos_token_id) for ids_T in ids_NT.cpu()]
+        told("writing what the decoder reads", len(found) / len(states))
     return found
 
 
