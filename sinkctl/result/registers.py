@@ -78,5 +78,6 @@ class RegistersDetail(Record):
     found_on: int = Field(description="Images the neurons were found on;")
     training: RegisterTraining | None = None
     judged_on: int = Field(description="images they are judged by.")
+    digits: int = Field(0, description="Labelled digits that were to be named; 0: none were shown.")
     lines: list[RegisterLine]
     files: dict[str, int] = Field(description="What was written, bytes.")

@@ -46,7 +46,7 @@ def test_a_conversion_says_how_digits_are_told_apart_before_and_after(tmp_path, 
     expected = scores(torch.stack(features).numpy(), shown.label_N)
     assert {key: lines["original"][key] for key in expected} == pytest.approx(expected)
     assert all(line["knn"] is not None for line in lines.values())
-    assert any("Digits that [CLS] names rightly" in words for words in result["verdict"])
+    assert any("Of 30 digits [CLS] names rightly by neighbours" in words for words in result["verdict"])
     code, _, err = sinkctl("convert", where, *flags, "--fail-on", "knn>=0", "-o", tmp_path / "other")
     assert (code, "--set evaluation.digits=400" in " ".join(err.split())) == (2, True)
 

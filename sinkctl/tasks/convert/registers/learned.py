@@ -67,7 +67,7 @@ def run_learned(
             )  # fmt: skip
             with phase("writing"):
                 write(built, folder, loaded)
-            lines = []
+            lines, asked = [], None
             if recipe.evaluation.run:
                 with phase("evaluating"):
                     asked = digits(recipe.evaluation.digits, loaded)
@@ -76,6 +76,7 @@ def run_learned(
                 mechanism=settings.kind, settings=settings.model_dump(), model_type=built.config.model_type,
                 classifies=False, registers=settings.count, neurons=[], layer=0, threshold=threshold, tried={},
                 found_on=len(parts.finding), training=training, judged_on=len(parts.judging), lines=lines,
+                digits=0 if asked is None else asked.asked,
                 files=files_in(folder),
             )  # fmt: skip
             return result_of(recipe, loaded, detail, notes, folder, finish)

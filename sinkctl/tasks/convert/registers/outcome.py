@@ -58,7 +58,7 @@ def verdict_of(detail: RegistersDetail) -> list[str]:
             f"same patches now get {percent(100 * now.cls_outliers)}, the registers {percent(100 * now.cls_registers)}."
         )
     said.append(f"Features of the other patches are {share(now.cosine)} like the original's, a mean cosine.")
-    said += _digits(before, now, other)
+    said += _digits(detail.digits, before, now, other)
     if other is not None:
         said.append(
             f"As many other neurons of these layers, moved as a control, leave {percent(other.outlier_percent)}."
@@ -66,8 +66,8 @@ def verdict_of(detail: RegistersDetail) -> list[str]:
     return said
 
 
-def _digits(before: RegisterLine, now: RegisterLine, other: RegisterLine | None) -> list[str]:
-    """Labelled digits told apart, where any were shown."""
+def _digits(asked: int, before: RegisterLine, now: RegisterLine, other: RegisterLine | None) -> list[str]:
+    """Labelled digits told apart, where any were shown; a share of n has a standard error of √(p(1−p)/n)."""
     if before.knn is None:
         return []
     said = []
@@ -75,7 +75,8 @@ def _digits(before: RegisterLine, now: RegisterLine, other: RegisterLine | None)
         was, then, beside = (None if line is None else getattr(line, field) for line in (before, now, other))
         control = "" if other is None else f" ({other.checkpoint}: {percent(beside)})"
         said.append(f"by {name} {percent(was)} before, {percent(then)} after{control}")
-    return [f"Digits that [CLS] names rightly: {'; '.join(said)}."]
+    sure = f"standard error up to {50 / asked**0.5:.1f} points"
+    return [f"Of {count(asked)} digits [CLS] names rightly {'; '.join(said)}; {sure}."]
 
 
 def _learned(detail: RegistersDetail) -> list[str]:
@@ -92,7 +93,7 @@ def _learned(detail: RegistersDetail) -> list[str]:
         f"Outlier patches (norm above {figures(detail.threshold)}): {percent(before.outlier_percent)} before, "
         f"{percent(now.outlier_percent)} after{then}; cosine of the other patches to the original {share(now.cosine)}."
     )
-    said += _digits(before, now, control)
+    said += _digits(detail.digits, before, now, control)
     if control is None:
         said.append("There is no control: this does not show that the registers made a difference.")
     elif control.outlier_percent <= now.outlier_percent:

@@ -21,6 +21,11 @@ class Digits(NamedTuple):
     pixels: list[Tensor]  # [1, C, H, W], as the checkpoint's processor makes them
     label_N: np.ndarray
 
+    @property
+    def asked(self) -> int:
+        """How many are to be named."""
+        return len(self.label_N) // 2
+
 
 def digits(count: int, loaded: LoadedModel) -> Digits | None:
     """At most so many, spread over the set; None for 0."""

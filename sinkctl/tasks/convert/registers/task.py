@@ -124,7 +124,7 @@ def _detail(
     folder: Path, told: Told,
 ) -> RegistersDetail:  # fmt: skip
     """What was written, loaded again, beside the original and beside as many other neurons, moved."""
-    settings, lines = recipe.sink, []
+    settings, lines, asked = recipe.sink, [], None
     if recipe.evaluation.run:
         with phase("evaluating"):
             written = load_vision(ModelSettings(name=str(folder), device=str(loaded.device), dtype=_dtype(loaded)))
@@ -151,6 +151,7 @@ def _detail(
         tried=tried,
         found_on=len(parts.finding),
         judged_on=len(parts.judging),
+        digits=0 if not lines or asked is None else asked.asked,
         lines=lines,
         files=files_in(folder),
     )
