@@ -57,6 +57,8 @@ def rules(recipe: ConvertRecipe) -> None:
         return
     if recipe.images:
         raise UsageError(f"--images {recipe.images[0]}: {sink.kind} reads text, not images; --text takes files of it")
+    if recipe.evaluation.digits:
+        raise UsageError(f"evaluation.digits={recipe.evaluation.digits}: {sink.kind} reads text; leave it out")
     check_names(asked, [*METRICS, *OF_ROUNDING])
     for metric in (each.metric for each in asked):
         if not recipe.steps and metric in OF_TRAINING:

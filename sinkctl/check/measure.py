@@ -1,5 +1,6 @@
 """Before checkpoints are measured."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sinkctl.check.texts import check_texts
@@ -17,10 +18,15 @@ METRICS = (
     "kurtosis_max", "max_abs", "effective_rank_min", "dormant_heads", "outlier_patches", "balance_error",
     "predicted.precision", "predicted.recall",
     "cost.first_key", "cost.first_key_scored", "cost.other_sink", "cost.other_sink_scored",
-    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos", "alarms",
+    "mass.sound", "mass.padding", "mass.BOS", "mass.first", "mass.image", "mass.text",
+    "cost.no_sinks", "cost.massive_zeroed", "cost.largest_zeroed", "cost.no_bos", "cost.first_key_text",
+    "cost.image_hidden", "cost.half_moved", "alarms",
 )  # fmt: skip
-INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images")
+INPUTS = ("natural", "natural_no_bos", "random", "random_no_bos", "repeat", "repeat_no_bos", "images", "multimodal")
+PARTS = tuple(f"{first}{part}" for first in ("", "random_") for part in ("encoder", "decoder", "cross_attention"))
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SOUNDS = {".wav"}
+HEARING = ("num_mel_bins", "input_feat_per_channel", "moonshine")  # in the config of what hears sound
 
 
 def check_inputs(recipe: MeasureRecipe) -> None:
@@ -31,11 +37,13 @@ def check_inputs(recipe: MeasureRecipe) -> None:
     missing = next((name for name in recipe.input.files if name != STDIN and not Path(name).exists()), None)
     if missing is not None:
         raise TextError(f"{missing}: no such file; check the path")
-    if not any(_sees_images(resolved(settings).name) for _, settings, _ in checkpoints(recipe)):
-        picture = next((name for name in recipe.input.files if Path(name).suffix.lower() in PICTURES), None)
-        if picture is not None:
+    names = [resolved(settings).name for _, settings, _ in checkpoints(recipe)]
+    if not any(_speaks_of(("image_size", "vision_config", *HEARING), name) for name in names):
+        other = next((name for name in recipe.input.files if Path(name).suffix.lower() in PICTURES | SOUNDS), None)
+        if other is not None:
             what = recipe.checkpoints[0] if recipe.checkpoints else recipe.model.name
-            raise UsageError(f"{picture}: {what} reads text, not images; --text takes files of it")
+            kind = "sound" if Path(other).suffix.lower() in SOUNDS else "images"
+            raise UsageError(f"{other}: {what} reads text, not {kind}; --text takes files of it")
         check_texts(recipe.input.files, recipe.input.field, recipe.input.errors)
 
 
@@ -44,7 +52,7 @@ def rules(recipe: MeasureRecipe) -> None:
     labels = [label for label, _, _ in checkpoints(recipe)]
     if STDIN in recipe.input.files and len(labels) > 1:
         raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
-    known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS)]
+    known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS + PARTS)]
     thresholds = [parse(text) for text in recipe.fail_on]
     costly = [t.metric for t in thresholds if t.metric.startswith("cost.")]
     if costly and not recipe.cost.run:
@@ -54,7 +62,14 @@ def rules(recipe: MeasureRecipe) -> None:
     check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
 
 
-def _sees_images(name: str) -> bool:
-    """Whether a checkpoint may take images: not where its config speaks of none; of a Hub id nobody knows yet."""
+def is_picture(name: str) -> bool:
+    """Whether a file is one by its name; a folder counts as images too."""
+    return Path(name).suffix.lower() in PICTURES or Path(name).is_dir()
+
+
+def _speaks_of(fields: Sequence[str], name: str) -> bool:
+    """Whether a checkpoint's config may have one of these: not where none is in it; of a Hub id nobody knows yet."""
     path, form = Path(name) / CONFIG, resolve(name).form
-    return form in ("folder", "hub") and not (path.is_file() and "image_size" not in path.read_text(encoding="utf-8"))
+    if form not in ("folder", "hub"):
+        return False
+    return not path.is_file() or any(field in path.read_text(encoding="utf-8") for field in fields)

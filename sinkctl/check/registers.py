@@ -1,13 +1,16 @@
 """Before a vision transformer is given registers."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from sinkctl.errors import TextError, UsageError
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.compare import check_names, parse
 
-METRICS = ("outlier_patches", "patch_max", "smoothness", "cosine", "kl")
-NAMES = (*METRICS, *(f"original.{name}" for name in METRICS[:3]), "convert.seconds")
+LEAST = 40  # digits, half of them learned from
+METRICS = ("outlier_patches", "patch_max", "smoothness", "cosine", "kl", "knn", "linear_probe")
+BEFORE = ("outlier_patches", "patch_max", "smoothness", "knn", "linear_probe")
+NAMES = (*METRICS, *(f"original.{name}" for name in BEFORE), "convert.seconds")
 
 
 def check_images(images: tuple[str, ...]) -> None:
@@ -23,6 +26,15 @@ def register_rules(recipe: ConvertRecipe) -> None:
     check_names([parse(text) for text in recipe.fail_on], list(NAMES))
     if recipe.fail_on and not recipe.evaluation.run:
         raise UsageError(f"--fail-on {recipe.fail_on[0]}: nothing is measured; leave --no-eval out")
+    if recipe.evaluation.digits and find_spec("sklearn") is None:
+        raise UsageError(
+            f"evaluation.digits={recipe.evaluation.digits}: they come with scikit-learn; pip install scikit-learn"
+        )
+    if 0 < recipe.evaluation.digits < LEAST:
+        raise UsageError(f"evaluation.digits={recipe.evaluation.digits}: too few of ten kinds; {LEAST} or more")
+    of_digits = [text for text in recipe.fail_on if parse(text).metric.rpartition(".")[2] in METRICS[-2:]]
+    if of_digits and not recipe.evaluation.digits:
+        raise UsageError(f"--fail-on {of_digits[0]}: no digits are shown; --set evaluation.digits=400")
     if not recipe.images:
         raise UsageError(f"--to {kind}: name the images that outliers are looked for in, --images FILE|DIR")
     if recipe.text.files:

@@ -15,9 +15,9 @@ _INPUT, _MEASURE = "Input", "Measurement"
 FIELDS = {
     "measure": MODEL | {
         "CHECKPOINT": "checkpoints", "revisions": "revisions", "input": "input.kinds", "text": "input.files",
-        "images": "input.files", "field": "input.field", "errors": "input.errors", "bos": "input.bos",
-        "samples": "input.samples", "length": "input.length", "seed": "input.seed", "epsilon": "epsilon",
-        "suspect": "suspect.file", "only": "parts", "cost": "cost.run", "batch": "batch",
+        "images": "input.files", "audio": "input.files", "field": "input.field", "errors": "input.errors",
+        "bos": "input.bos", "samples": "input.samples", "length": "input.length", "seed": "input.seed",
+        "epsilon": "epsilon", "suspect": "suspect.file", "only": "parts", "cost": "cost.run", "batch": "batch",
         "budget": "budget", "save-as": "save_as",
     }
 }  # fmt: skip
@@ -38,7 +38,15 @@ def measure(
     ] = None,
     images: Annotated[
         list[str] | None,
-        option(_INPUT, "Images or folders of them, for vision models (default: noise).", metavar="FILE|DIR"),
+        option(
+            _INPUT,
+            "Images or folders of them, for vision models (default: noise), or beside text.",
+            metavar="FILE|DIR",
+        ),
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        option(_INPUT, "Sound (.wav) or folders of it, for speech models (default: synthetic).", metavar="FILE|DIR"),
     ] = None,
     field: Annotated[str | None, option(_INPUT, "Field of a .jsonl record, each a sample (default: text).")] = None,
     errors: Annotated[str | None, option(_INPUT, "Bytes that are not UTF-8: strict or replace.")] = None,
@@ -115,8 +123,10 @@ def measure(
     """
     if model is not None and checkpoints:
         raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")
-    if text and images:
-        raise UsageError("--text and --images: a model reads one or the other")
+    if audio and (text or images):
+        raise UsageError(f"--audio and {'--text' if text else '--images'}: a model takes one or the other")
+    if images and text:  # for a model that takes both
+        images, text = [*images, *text], None
     if plots is not None and plots not in ("png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
     output = kept_in(output, resume, "measure", dry_run)
@@ -131,10 +141,10 @@ def measure(
         "trust-remote-code": trust_remote_code or None,
         "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
         "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
-        "text": text or None, "images": images or None, "field": field, "errors": errors, "bos": bos,
-        "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None, "only": only or None,
-        "cost": cost, "suspect": suspect, "batch": number(batch), "budget": budget, "save-as": save_as or None,
-        "fail-on": fail_on or None,
+        "text": text or None, "images": images or None, "audio": audio or None, "field": field, "errors": errors,
+        "bos": bos, "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None,
+        "only": only or None, "cost": cost, "suspect": suspect, "batch": number(batch),
+        "budget": budget, "save-as": save_as or None, "fail-on": fail_on or None,
     }  # fmt: skip
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],

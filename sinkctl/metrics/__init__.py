@@ -7,10 +7,20 @@ are NaN. Besides: `sink_rate.py` measures a whole model, `head_class.py` names h
 
 from sinkctl.metrics.alpha import alpha
 from sinkctl.metrics.balance import balance_error
+from sinkctl.metrics.cross import (
+    cross_alpha,
+    cross_balance,
+    cross_entropy,
+    cross_entropy_share,
+    cross_key_norms,
+    cross_output,
+    cross_split,
+)
 from sinkctl.metrics.distance import mean_distance
 from sinkctl.metrics.entropy import entropy, entropy_share
 from sinkctl.metrics.first_keys import first_keys
 from sinkctl.metrics.gate import first_gate, gate
+from sinkctl.metrics.group_mass import group_mass
 from sinkctl.metrics.head_mass import mass_split
 from sinkctl.metrics.learned import learned_mass, learned_sinks
 from sinkctl.metrics.massive import massive
@@ -30,6 +40,7 @@ ATTENTION = {
     "tail_mass": tail_mass,  # [N, H]
     "boost": boost,  # [N, H]
     "mass_split": mass_split,  # [N, H, 4]: sinks, near, rest, sink logit
+    "group_mass": group_mass,  # [N, H, K]: by kinds of keys
     "learned_mass": learned_mass,  # [N, H]
     "learned_sinks": learned_sinks,  # [N, H]
     "entropy": entropy,  # [N, H]
@@ -49,6 +60,21 @@ ATTENTION = {
     "first_gate": first_gate,  # [N, H]
     # Whether to believe it
     "balance_error": balance_error,  # [N, H]
+}
+
+# Of cross-attention, which has no order that queries and keys share: the same names, by definitions of its own.
+CROSS = {
+    "alpha": cross_alpha,
+    "mass_split": cross_split,
+    "group_mass": group_mass,
+    "entropy": cross_entropy,
+    "entropy_share": cross_entropy_share,
+    "key_norms": cross_key_norms,
+    "value_norms": value_norms,
+    "value_drain": value_drain,
+    "written_norms": written_norms,
+    "head_output": cross_output,
+    "balance_error": cross_balance,
 }
 
 MEANS_OF_HEADS = ("first_keys",)  # the others are by head, in dimension 1

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible
+from sinkctl.metrics.cross import CrossView
 from sinkctl.metrics.observe import Measurer, blocks_of, run
 from sinkctl.metrics.samples import Samples
 from sinkctl.metrics.views import AttentionView
@@ -21,7 +22,7 @@ LONGEST = 1024  # tokens a sample
 # What a map alone can tell; queries, keys, values and what the head writes are not seen.
 FROM_MAPS = (
     "alpha", "first_keys", "last_query", "tail_mass", "boost", "mass_split", "entropy", "entropy_share",
-    "mean_distance", "balance_error",
+    "mean_distance", "balance_error", "group_mass",
 )  # fmt: skip
 
 
@@ -49,10 +50,13 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
         own = {id(module.config) for module in model.modules() if sink_of(module) is not None}
         stock = [config for config in configs_of(model) if id(config) not in own or config is model.config]
         with attending_by(stock, "eager"):
-            maps = getattr(run(model, samples, output_attentions=True), "attentions", None) or ()
+            given = run(model, samples, output_attentions=True)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{name} does not return attention maps ({error}), so it cannot be measured") from error
-    if len(maps) != len(blocks_of(model)) or any(a is None or a.dim() != 4 or a.shape[2] != a.shape[3] for a in maps):
+    crossing = samples.part == "cross-attention"
+    maps = getattr(given, "cross_attentions" if crossing else "attentions", None) or ()
+    depth = len(blocks_of(model, samples.part))
+    if len(maps) != depth or any(a is None or a.dim() != 4 or not (crossing or a.shape[2] == a.shape[3]) for a in maps):
         raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
     if any(bool((a < 0).any()) or float(a.float().sum(-1).max()) > 1.01 for a in maps):
         raise ModelError(f"{name} returns something else than attention as its maps, so it cannot be measured")
@@ -60,8 +64,10 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
         measurer.attention(layer, _view(map_BHTS, samples))
 
 
-def _view(map_BHTS: Tensor, samples: Samples) -> MapView:
+def _view(map_BHTS: Tensor, samples: Samples) -> AttentionView:
     precise = torch.promote_types(map_BHTS.dtype, torch.float32)
+    if samples.part == "cross-attention":
+        return _cross_view(map_BHTS.to(precise), samples)
     map_NHTS = samples.apart(samples.apart(map_BHTS.to(precise), 2).transpose(2, 3), 2).transpose(2, 3)
     real_NT = samples.real(map_NHTS.shape[2], map_NHTS.device)
     place_T = torch.arange(map_NHTS.shape[2], device=map_NHTS.device)
@@ -74,7 +80,19 @@ def _view(map_BHTS: Tensor, samples: Samples) -> MapView:
         distance_BHT=(map_NHTS * distance_TS).sum(-1),
         received_BHS=map_NHTS.sum(2),
     )
-    return MapView(nothing, nothing, nothing, sums, real_NT, _pattern(map_NHTS), scale=1.0, map_NHTS=map_NHTS)
+    return MapView(
+        nothing, nothing, nothing, sums, real_NT, _pattern(map_NHTS), scale=1.0, groups=samples.groups,
+        map_NHTS=map_NHTS,
+    )  # fmt: skip
+
+
+def _cross_view(map_NHTS: Tensor, samples: Samples) -> CrossView:
+    map_NHTS = samples.apart(map_NHTS, 3)
+    q_NHT0, k_NHS0 = map_NHTS[..., :0], map_NHTS.mT[..., :0]
+    entropy_NHT, unasked_NHT = -torch.special.xlogy(map_NHTS, map_NHTS).sum(-1), torch.zeros_like(map_NHTS[..., 0])
+    sums = AttentionSums(q_NHT0, unasked_NHT, entropy_NHT, unasked_NHT, map_NHTS.sum(2))
+    real_NS = samples.real(map_NHTS.shape[3], map_NHTS.device)
+    return CrossView(q_NHT0, k_NHS0, k_NHS0, sums, real_NS, Visible(causal=False), scale=1.0, groups=samples.groups)
 
 
 def _pattern(map_NHTS: Tensor) -> Visible:

@@ -21,6 +21,7 @@ from sinkctl.model.attention import attached, sink_of
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.head import last_logits, token_nll
 from sinkctl.model.parallel import all_heads
+from sinkctl.model.parts import attending_part
 
 # (query places [T, 1], key places [S]) → bool [T, S], or [N, 1, T, S] where samples differ
 Seen = Callable[[Tensor, Tensor], Tensor]
@@ -80,7 +81,7 @@ def decoded(
     if also is None and told is None and keep is None:
         return run(model, samples), 0
     handler = _Hiding(samples, also, told=told, keep=keep)
-    with attached(model, handler):
+    with attached(attending_part(model, samples.inputs), handler):
         output = run(model, samples)
     if not handler.attentions:
         raise NoInterface(

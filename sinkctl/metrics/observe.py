@@ -4,26 +4,24 @@ The model computes what it always computes; no T×T map is built (but for the fe
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import align_module_device
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_outputs
 
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
-from sinkctl.metrics.samples import Samples
+from sinkctl.metrics.cross import CrossView
+from sinkctl.metrics.samples import Part, Samples
+from sinkctl.metrics.shown import by_head, view_of, weighing_of
 from sinkctl.metrics.views import AttentionView, BlockView, Known
-from sinkctl.model.attention import attached, hidden_states, sink_of
+from sinkctl.model.attention import attached, hidden_states
 from sinkctl.model.handler import AttentionCall, Handler, SinkKey
 from sinkctl.model.masks import visible
-from sinkctl.model.parallel import local
-from sinkctl.model.parts import side_by_side, streams_axis, text_modules
-
-PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
+from sinkctl.model.parts import attending_part, side_by_side, stack_of, streams_axis, text_modules
 
 
 class Measurer(Protocol):
@@ -47,7 +45,7 @@ class Attending(Handler):
     _last: tuple[AttentionCall, AttentionSums, Visible] | None = None
 
     def attend(self, call: AttentionCall) -> Tensor:
-        seen, weighed_by = self._pattern(call), _weighed_by(call)
+        seen, weighed_by = self._pattern(call), weighing_of(call)
         if call.sink_key is not None:
             call = replace(call, sink_logit_H=call.sink_key.logit_BHT)
         kernel, reason = select(call.q_BHTD, call.v_BGTE, seen, call.sink_logit_H, weighed_by)
@@ -65,7 +63,8 @@ class Attending(Handler):
         """Told of every layer's attention."""
 
     def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
-        self._patterns.append(visible(mask_function, tokens, device))
+        seeing = "pixel_values" in self.samples.inputs  # images may see all of themselves, wherever they stand
+        self._patterns.append(visible(mask_function, tokens, device, whole=seeing))
         # Its value says which mask it is: layers may be handed a copy. A GPU would have to be waited for to read it.
         return torch.full((1, 1, 1, 1), len(self._patterns) - 1)
 
@@ -116,20 +115,30 @@ class _Observer(Attending):
             return
         if "kept" not in shown or shown["kept"] is not None:
             shown["kept"] = inputs[0].detach().reshape(B, T, H, E).transpose(1, 2)
-            shown["weight"] = _by_head(module, H, E)
+            shown["weight"] = by_head(module, H, E)
 
     def done(self, layer: int, output: Any) -> None:
         """After a block: everything about it is known."""
         h_BTC = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(h_BTC, Tensor) or h_BTC.dim() != (3 if self.streams is None else 4):
             raise ModelError("its blocks do not give one row of channels a token (a hierarchy of patches, say)")
-        apart = self.samples.apart
-        h_NTC, channels = apart(side_by_side(h_BTC.detach(), self.streams)), h_BTC.shape[-1]
-        real_NT, shared = self._real(h_NTC.shape[1], h_NTC.device)
-        for shown in self._shown:
-            self.measurer.attention(layer, _view(shown, real_NT, shared, apart, channels, self.sharers))
+        crosses, channels = self.samples.part == "cross-attention", h_BTC.shape[-1]
+        for shown in self._of_part():
+            real_NT, shared = self._real(shown["call"].k_BGTD.shape[2], h_BTC.device)
+            kind = CrossView if crosses else AttentionView
+            self.measurer.attention(layer, view_of(kind, shown, real_NT, shared, self.samples, channels, self.sharers))
         self._shown.clear()
-        self.measurer.block(layer, BlockView(h_NTC, real_NT, shared))
+        if not crosses:
+            h_NTC = self.samples.apart(side_by_side(h_BTC.detach(), self.streams))
+            self.measurer.block(layer, BlockView(h_NTC, *self._real(h_NTC.shape[1], h_NTC.device)))
+
+    def _of_part(self) -> list[dict[str, Any]]:
+        """A decoder that an encoder stands beside attends to itself, then to the encoder."""
+        if self.samples.part in (None, "encoder") or not self._shown:
+            return self._shown
+        if len(self._shown) != 2:
+            raise ModelError(f"its decoder's blocks attend {len(self._shown)} times, not to themselves and the encoder")
+        return self._shown[1:] if self.samples.part == "cross-attention" else self._shown[:1]
 
     def _real(self, tokens: int, device: torch.device) -> tuple[Tensor, Known]:
         if (tokens, device) not in self._tokens:
@@ -156,8 +165,9 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     """
     name = model.config.model_type
     observer = _Observer(samples, measurer=measurer, streams=streams_axis(model))
+    answered = nullcontext() if _biased(model) else attached(attending_part(model, samples.inputs), observer)
     try:
-        with attached(model, observer), _hooked(model, observer):
+        with answered, _hooked(model, observer):
             run(model, samples)
     except ModelError as error:
         raise ModelError(f"{name} cannot be measured: {error}") from None
@@ -174,8 +184,16 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
 @torch.no_grad()
 def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     """The model's own forward pass, without its head; returns its output object."""
-    if "pixel_values" in samples.inputs:
+    if samples.part is not None:
+        options |= {} if samples.part == "encoder" else {"use_cache": False}
+        return stack_of(model, samples.part)(**samples.inputs, **options)
+    if "input_ids" not in samples.inputs:
         return model(**samples.inputs, **options)
+    if "pixel_values" in samples.inputs:  # beside text; without the head
+        whole = model.base_model(**samples.inputs, use_cache=False, **options)
+        return modeling_outputs.BaseModelOutputWithPast(  # as the decoder alone gives it
+            last_hidden_state=whole.last_hidden_state, attentions=getattr(whole, "attentions", None)
+        )
     inputs = samples.inputs
     if model.can_generate():
         return hidden_states(
@@ -184,8 +202,18 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
 
 
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep."""
+def _biased(model: PreTrainedModel) -> bool:
+    """Whether its scores have a bias that no handler knows of (T5 and its kin): it attends as it is."""
+    return any(hasattr(module, "has_relative_attention_bias") for module in model.modules())
+
+
+def blocks_of(model: PreTrainedModel, part: Part | None = None) -> nn.ModuleList:
+    """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep.
+
+    Of an encoder-decoder those of one part, the first list of modules in it.
+    """
+    if part is not None:
+        return next(module for module in stack_of(model, part).modules() if isinstance(module, nn.ModuleList))
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     for module in text_modules(model).values():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -196,7 +224,7 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
 @contextmanager
 def _hooked(model: PreTrainedModel, observer: _Observer) -> Iterator[None]:
     with ExitStack() as hooks:
-        for layer, block in enumerate(blocks_of(model)):
+        for layer, block in enumerate(blocks_of(model, observer.samples.part)):
             for module in block.modules():
                 name = type(module).__name__
                 if isinstance(module, nn.Linear) or name == "Conv1D":
@@ -209,60 +237,12 @@ def _hooked(model: PreTrainedModel, observer: _Observer) -> Iterator[None]:
         yield
 
 
-def _weighed_by(call: AttentionCall) -> str | None:
-    return None if call.weigh is None else sink_of(call.module).kind
-
-
 def _of_sink_key(key: SinkKey, sums: AttentionSums) -> Tensor:
     """What a sink key of value v adds to the output: exp(its score − lse) v; nothing where no key is seen."""
     lse_BHT = sums.lse_BHT
     mass_BHT = (key.logit_BHT - lse_BHT).exp().where(lse_BHT.isfinite(), 0.0)
     v_HE = key.v_GE.repeat_interleave(lse_BHT.shape[1] // len(key.v_GE), dim=0)
     return (mass_BHT[..., None] * v_HE[:, None]).to(sums.out_BHTE.dtype)
-
-
-def _view(
-    shown: dict[str, Any], real_NT: Tensor, shared: Known, apart: Callable[..., Tensor], channels: int, sharers: int
-) -> AttentionView:
-    call, sums, sink = shown["call"], shown["sums"], sink_of(shown["call"].module)
-    if sink is not None and sink.attends:  # its constant part is attention's output too, and no gate
-        sums = sums._replace(out_BHTE=sink.added(sums.out_BHTE.transpose(1, 2)).transpose(1, 2))
-    weight, kept = shown.get("weight"), shown.get("kept")
-    if weight is not None and weight.shape[0] != channels:
-        weight = kept = None  # not what writes into the residual stream
-    return AttentionView(
-        q_NHTD=apart(call.q_BHTD, 2),
-        k_NGTD=apart(call.k_BGTD, 2),
-        v_NGTE=apart(call.v_BGTE, 2),
-        sums=AttentionSums(*(apart(x, 2) for x in sums)),
-        real_NT=real_NT,
-        visible=shown["pattern"],
-        scale=call.scale,
-        softcap=call.softcap,
-        sink_logit_H=apart(call.sink_logit_H, 2) if call.sink_key is not None else call.sink_logit_H,
-        slope_H=call.slope_H,
-        weigh=call.weigh,
-        weighed_by=_weighed_by(call),
-        projection_CHE=weight,
-        kept_NHTE=None if kept is None else apart(kept, 2),
-        constant_HE=None if sink is None or sink.attends else sink.bias,
-        sharers=sharers,
-        shared=shared,
-    )
-
-
-def _by_head(module: nn.Module, heads: int, width: int) -> Tensor | None:
-    """The weight of a linear layer, [C, H, E]; None where it is quantized, or not in memory."""
-    with align_module_device(module):  # from the disk, where accelerate keeps it there
-        weight = local(module.weight.detach())
-    if (
-        type(weight) is not Tensor
-        or weight.dtype not in PLAIN
-        or weight.device.type == "meta"
-        or heads * width not in weight.shape
-    ):
-        return None
-    return (weight if isinstance(module, nn.Linear) else weight.T).unflatten(1, (heads, width))
 
 
 def _chosen(module: nn.Module, output: Any) -> tuple[Tensor, int] | None:

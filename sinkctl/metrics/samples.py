@@ -11,17 +11,30 @@ import torch
 from torch import Tensor
 
 Layout = Literal["right", "left", "packed"]
+# Of an encoder-decoder, what is looked at.
+Part = Literal["encoder", "decoder", "cross-attention"]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Kinds of keys, and the queries whose attention is shared out among them."""
+
+    of_NS: Tensor  # int64: which kind a key is of, from 0
+    count: int
+    asking_NT: Tensor | None = None  # bool; None: all queries
 
 
 @dataclass(frozen=True)
 class Samples:
     """What a model is given, and where in it each sample stands."""
 
-    inputs: dict[str, Tensor]  # input_ids, position_ids, attention_mask; or pixel_values
+    inputs: dict[str, Tensor]  # input_ids, position_ids, attention_mask; or what a model takes besides text
     segment_BL: Tensor | None = None  # 1, 2, … for the samples of a row, 0 for padding; None: every row is a sample
     row_NT: Tensor | None = None  # where token t of sample n stands; None as well
     column_NT: Tensor | None = None
     real_NT: Tensor | None = None  # False past a sample's end
+    part: Part | None = None  # whose inputs these are; None: the whole model's
+    groups: Groups | None = None
 
     @property
     def shifted(self) -> bool:

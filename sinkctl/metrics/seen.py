@@ -18,6 +18,20 @@ def keys_seen(view: AttentionView, below: int | None = None) -> Tensor:
     return view.shared.once(("seen", view.pattern, below), lambda: _keys_seen(view, below))
 
 
+def queries_seeing(view: AttentionView) -> Tensor:
+    """How many queries see each key: [N, T], 0 past the end."""
+    return view.shared.once(("seeing", view.pattern), lambda: _queries_seeing(view))
+
+
+def _queries_seeing(view: AttentionView) -> Tensor:
+    place_T, visible = view.place_T, view.visible
+    plain = Visible(visible.causal, visible.window, None, visible.also)
+    found_NT = torch.zeros_like(view.real_NT, dtype=torch.float32)
+    for query_t in place_T.split(TILE):
+        found_NT += view.real_NT[:, query_t].float() @ plain.mask(query_t[:, None], place_T).float()
+    return found_NT.long() * view.real_NT
+
+
 def _keys_seen(view: AttentionView, below: int) -> Tensor:
     T, visible, place_T = view.real_NT.shape[1], view.visible, view.place_T
     if visible.also is None:

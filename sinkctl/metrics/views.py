@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sinkctl.kernels.column_sums import AttentionSums, Visible
 from sinkctl.kernels.query_sums import attention_part, scores
+from sinkctl.metrics.samples import Groups
 
 TILE = 128  # queries at a time, where rows are made whole
 
@@ -81,6 +82,7 @@ class AttentionView(Tokens):
     kept_NHTE: Tensor | None = None  # what entered the output projection: after a gate or norm, where there is one
     sharers: int = 1  # processes that have the layer's heads between them: H and G are this one's share
     constant_HE: Tensor | None = None  # of that, what a designed sink adds behind its gate
+    groups: Groups | None = None  # kinds of keys
     shared: Known = field(default_factory=Known, repr=False)
     own: Known = field(default_factory=Known, init=False, repr=False)  # what several metrics need of this layer
 

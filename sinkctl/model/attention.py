@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedConfig, PreTrainedModel
 
 from sinkctl.errors import ModelError
 from sinkctl.model.families import bypassing
@@ -22,8 +22,12 @@ from sinkctl.model.undocumented import attending_by, cached
 NAME = "sinkctl"
 
 
-def through_handler(module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, **_):
+def through_handler(
+    module, query, key, value, attention_mask=None, scaling=None, softcap=None, s_aux=None, position_bias=None, **_
+):
     """An attention function as transformers calls it: the live handler's answer, [B, T, H, E], and no weights."""
+    if position_bias is not None:
+        raise ModelError("it adds a bias of its own to every score")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     sink = sink_of(module)
     if sink is None or not sink.attends:
@@ -58,7 +62,8 @@ def _mask(batch_size, q_length, kv_length, mask_function=None, device=None, **_)
 
 def configs_of(model: nn.Module) -> list:
     """Every config object that the parts of `model` go by, each once."""
-    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+    own = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in own if isinstance(config, PreTrainedConfig)}.values())
 
 
 class Attachment:

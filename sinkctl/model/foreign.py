@@ -78,9 +78,11 @@ WEIGHTS = {
     "onnx/*.onnx": "has an ONNX graph and no weights; give the checkpoint that it was exported from",
     "*.gguf": "has a config.json and a GGUF; name the file: FOLDER#FILE.gguf",
 }  # fmt: skip
+DENOISER = "DiTTransformer2DModel"
 # By what config.json says.
 CONFIGS: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
-    (lambda said: "_diffusers_version" in said, "is a part of a diffusers pipeline, not a Transformers model"),
+    (lambda said: "_diffusers_version" in said and said.get("_class_name") != DENOISER,
+     f"is a part of a diffusers pipeline, of which `sinkctl measure` takes {DENOISER} alone"),
     (lambda said: "pretrained_cfg" in said,
      "is a timm model; give the same weights in transformers' own class (vit, dinov2)"),
     (lambda said: {"bits", "group_size"} <= set(said.get("quantization") or ()),
@@ -121,6 +123,15 @@ def foreign_config(path: Path) -> str | None:
     """The same by what is in a config.json, which is a mapping."""
     said = json.loads(path.read_text(encoding="utf-8"))
     return next((words for holds, words in CONFIGS if holds(said)), None)
+
+
+def is_denoiser(folder: Path) -> bool:
+    """Whether it holds the transformer of a diffusers pipeline that can be measured."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return "_diffusers_version" in said and said.get("_class_name") == DENOISER
 
 
 def _is_llama2c(head: bytes, size: int) -> bool:

@@ -7,15 +7,21 @@ from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from sinkctl.errors import ModelError
 
-Kind = Literal["decoder", "encoder", "vision"]
-WORDS: dict[Kind, str] = {"decoder": "a decoder", "encoder": "an encoder", "vision": "a vision model"}
-TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders and vision transformers too"
+Kind = Literal["decoder", "encoder", "vision", "encoder-decoder", "multimodal", "diffusion"]
+WORDS: dict[Kind, str] = {
+    "decoder": "a decoder", "encoder": "an encoder", "vision": "a vision model",
+    "encoder-decoder": "an encoder-decoder", "multimodal": "a multimodal decoder",
+    "diffusion": "a diffusion transformer",
+}  # fmt: skip
+TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders and vision transformers too"
 
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")
 # Fields of what has no sequence of tokens that all blocks share: Swin, ConvNeXt, MobileViT; SAM, ViTDet.
@@ -23,16 +29,23 @@ STAGED = ("depths", "hidden_sizes", "window_size", "window_block_indices")
 CLS_NAMES = ("cls_token", "class_embedding", "class_token")
 
 
-def kind_of(config: PreTrainedConfig) -> Kind:
-    """A decoder, an encoder or a vision transformer; ModelError for anything else."""
+def kind_of(config: PreTrainedConfig, seeing: bool = False) -> Kind:
+    """A decoder, an encoder, both beside each other or a vision transformer; ModelError for anything else.
+
+    A decoder that takes images too is one of text alone unless it is to be `seeing`.
+    """
+    if seeing and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not config.is_encoder_decoder:
+        return "multimodal"
     name = config.name_or_path or config.model_type
     if config.is_encoder_decoder or config.get_text_config().is_encoder_decoder:
-        raise ModelError(f"{name} is an encoder-decoder ({config.model_type}); {TAKEN}")
+        if hears(config) or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            return "encoder-decoder"
+        raise ModelError(f"{name} is an encoder-decoder of neither speech nor text ({config.model_type}); {TAKEN}")
     kind = _of_known(config) or _of_own_code(config)
     if kind is None and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelError(
-            f"{name} ({config.model_type}) takes images and text, and transformers loads no decoder from it; save its "
-            f"language model as a checkpoint of its own: {TAKEN}"
+            f"{name} ({config.model_type}) takes images and text, and transformers loads no decoder from it; measure "
+            f"it with `sinkctl measure --images`, or save its language model as a checkpoint of its own: {TAKEN}"
         )
     if kind is None:
         says = ", ".join(config.architectures or [config.model_type])
@@ -42,6 +55,11 @@ def kind_of(config: PreTrainedConfig) -> Kind:
     if kind == "vision" and any(hasattr(config, field) for field in STAGED):
         raise ModelError(f"{name} ({config.model_type}) works in stages or windows, not on one row of patches; {TAKEN}")
     return kind
+
+
+def hears(config: PreTrainedConfig) -> bool:
+    """Whether it is an encoder-decoder that reads sound."""
+    return type(config) in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
 
 
 def _of_known(config: PreTrainedConfig) -> Kind | None:

@@ -1,11 +1,9 @@
 """A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import (
-    MODEL_MAPPING,
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +24,7 @@ from sinkctl.model.adapter_files import folder_of, resolved, tokenizer_folder
 from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import check_checkpoint
 from sinkctl.model.fingerprint import folder_fingerprint
+from sinkctl.model.foreign import is_denoiser
 from sinkctl.model.kinds import WORDS, Kind, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
@@ -36,10 +32,11 @@ from sinkctl.model.parallel import sharers, sharing
 from sinkctl.model.parts import device_of, towers_of
 from sinkctl.model.placement import check_laid_out, exceeds_gpu, laid_out
 from sinkctl.model.probe import LayerFacts, probe
+from sinkctl.model.processors import class_of, processor_of, without_pooler
 from sinkctl.model.quantized import as_asked, storage_of
 from sinkctl.model.settings import ModelSettings
 from sinkctl.model.tokenizer import check_rows, load_tokenizer, without_text
-from sinkctl.model.undocumented import Say, image_processor_class
+from sinkctl.model.undocumented import Say
 from sinkctl.model.weights import check_weights
 
 # Modules of encoders and vision models behind their last block, of which nothing here makes use.
@@ -56,7 +53,7 @@ class LoadedModel:
     fingerprint: str  # commit of a Hub id, digest of a folder's files, or "in memory"
     choices: dict[str, str] = field(default_factory=dict)  # what was chosen → "value: reason"
     kind: Kind = "decoder"
-    processor: Any | None = None  # of images; None for text, without Pillow, and where the checkpoint brings none
+    processor: Any | None = None  # of images or sound; None for text, without Pillow, and where none is brought
     stored_dtype: torch.dtype | None = None  # as its config says; None where it does not
     notes: list[str] = field(default_factory=list)  # for the result
     settings: ModelSettings | None = None  # it was loaded by; None for a model made in memory
@@ -129,7 +126,7 @@ def load(
 ) -> LoadedModel:  # fmt: skip
     """Load a model of one of `kinds` and its tokenizer or image processor.
 
-    Decoders come with their language-modelling head, the others without head or pooler. `say` is told what takes
+    What writes text comes with its language-modelling head, the others without head or pooler. `say` is told what takes
     time. Without `weights`, those of a GGUF file, which take the most of it, are random: for a plan. ModelError says
     what is missing and what to do.
     """
@@ -142,6 +139,12 @@ def load(
 
         return load_gguf(named, settings, base, kinds, say, weights)
     source = named.source
+    if is_denoiser(named.path):
+        if "diffusion" not in kinds:
+            raise ModelError(f"{settings.name} is {WORDS['diffusion']}; `sinkctl measure` takes it")
+        from sinkctl.model.denoiser import load_denoiser
+
+        return load_denoiser(base)
     choices: dict[str, str] = {}
     notes: list[str] = []
     offloaded: TemporaryDirectory | None = None
@@ -152,8 +155,8 @@ def load(
         kind = checked_kind(settings.name, config, kinds)
         stored = config.get_text_config().dtype or config.dtype
         storage = storage_of(config, settings, device, choices)
-        dtype = _dtype(settings.dtype, device, choices, storage.keeps_dtype)
-        auto_class = AutoModelForCausalLM if kind == "decoder" else AutoModel
+        dtype = wanted_dtype(settings.dtype, device, choices, storage.keeps_dtype)
+        auto_class, writes = class_of(kind, config), kind in ("decoder", "encoder-decoder", "multimodal")
         if settings.parallel is not None:
             placed = sharing(settings.name, config, device, choices)
         elif settings.device_map is not None:
@@ -170,14 +173,14 @@ def load(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
-            **({} if kind == "decoder" else _without_pooler(config)),
+            **({} if writes else without_pooler(config)),
             **storage.options,
             **common,
         )
         if offloaded is not None:
             check_laid_out(settings.name, model, base, choices)
-        left_out = check_weights(settings.name, model, report, unused=() if kind == "decoder" else AFTER_BLOCKS)
-        if left_out is not None and kind == "decoder":  # of the others, heads are left out
+        left_out = check_weights(settings.name, model, report, unused=() if writes else AFTER_BLOCKS)
+        if left_out is not None and writes:  # of the others, heads are left out
             choices["weights"] = left_out
         if kind == "decoder" and towers_of(config):
             choices["decoder"] = _beside(config, model)
@@ -186,7 +189,7 @@ def load(
         if kind != "vision":
             tokenizer = own_tokenizer(base, settings, choices, notes)
             tokenizer = tokenizer or load_tokenizer(source, settings, choices, notes, **common)
-        processor = _processor(source, common) if kind == "vision" else None
+        processor = processor_of(kind, config, source, common)
     fingerprints = [_fingerprint(source, base.revision), *adapter_fingerprints(base)]
     loaded = LoadedModel(
         model, tokenizer, settings.name, "+".join(fingerprints), choices, kind, processor, stored, notes, settings,
@@ -235,7 +238,7 @@ def chosen_device(asked: str, choices: dict[str, str]) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
+def wanted_dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool) -> torch.dtype | str:
     if asked != "auto":
         return getattr(torch, asked)
     if kept:
@@ -249,29 +252,14 @@ def _dtype(asked: str, device: torch.device, choices: dict[str, str], kept: bool
 
 
 def checked_kind(name: str, config: PreTrainedConfig, kinds: Sequence[Kind]) -> Kind:
-    kind = kind_of(config)
+    kind = kind_of(config, seeing="multimodal" in kinds)
     if kind in kinds:
         return kind
     what = f"{name} is {WORDS[kind]} ({config.model_type})"
     if "decoder" in kinds:
-        raise ModelError(f"{what} and predicts no next token; `sinkctl measure` takes it")
+        lacks = "is neither streamed nor converted" if kind == "encoder-decoder" else "predicts no next token"
+        raise ModelError(f"{what} and {lacks}; `sinkctl measure` takes it")
     raise ModelError(f"{what}, not {' or '.join(WORDS[wanted] for wanted in kinds)}")
-
-
-def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    built = MODEL_MAPPING.get(type(config), None)
-    has_one = isinstance(built, type) and "add_pooling_layer" in inspect.signature(built.__init__).parameters
-    return {"add_pooling_layer": False} if has_one else {}
-
-
-def _processor(source: str, common: dict) -> Any | None:
-    """The image processor in its Pillow version: the same numbers with torchvision and without."""
-    if find_spec("PIL") is None:
-        return None
-    try:
-        return image_processor_class().from_pretrained(source, backend="pil", **common)
-    except OSError:  # no preprocessor_config.json
-        return None
 
 
 def _beside(config: PreTrainedConfig, model: PreTrainedModel) -> str:

@@ -1,5 +1,7 @@
 """The part of a model that text goes through: of a multimodal checkpoint its text decoder alone."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -18,6 +20,16 @@ def decoder_of(model: PreTrainedModel) -> nn.Module:
     if not isinstance(decoder, nn.Module):
         raise ModelError("its class does not tell the decoder from the head; this is not supported")
     return decoder
+
+
+def attending_part(model: PreTrainedModel, inputs: Iterable[str]) -> nn.Module:
+    """What attends to such inputs as this project looks at: of a multimodal decoder not its towers."""
+    return decoder_of(model) if "pixel_values" in inputs and model.can_generate() else model
+
+
+def stack_of(model: PreTrainedModel, part: str) -> nn.Module:
+    """The encoder, or the decoder, of an encoder-decoder."""
+    return model.get_encoder() if part == "encoder" else model.get_decoder()
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

@@ -71,6 +71,11 @@ def attending_by(configs: list[PreTrainedConfig], name: str) -> Iterator[None]:
             config._attn_implementation_internal = implementation
 
 
+def attends_by(config: PreTrainedConfig) -> str:
+    """The implementation that models with this config attend by."""
+    return config._attn_implementation_internal
+
+
 def runs_by(model: PreTrainedModel) -> list[str]:
     """The fused implementations of attention that the class of `model` says it works with."""
     says = {"sdpa": model._supports_sdpa, "flex_attention": model._supports_flex_attn}

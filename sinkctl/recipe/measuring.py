@@ -13,7 +13,7 @@ class InputSettings(Settings):
     kinds: tuple[Literal["natural", "random", "repeat"], ...] = Field(
         ("natural",), min_length=1, description="Text; random tokens; one token repeated. Images: natural or random."
     )
-    files: tuple[str, ...] = Field((), description="Texts, or images or folders of them; none: the built-in text.")
+    files: tuple[str, ...] = Field((), description="Texts; images, sound or folders of them; none: the built-in text.")
     field: str | None = Field(None, description="Field of a .jsonl record that holds the text (default: text).")
     errors: Literal["strict", "replace"] = Field("strict", description="What to do with bytes that are not UTF-8.")
     bos: Literal["both", "auto", "on", "off"] = Field(
@@ -21,7 +21,8 @@ class InputSettings(Settings):
     )
     samples: int = Field(100, ge=1, description="Samples of each kind, spread over the text.")
     length: int = Field(64, ge=2, description="Tokens a sample, special tokens counted.")
-    seed: int = Field(0, ge=0, description="Draws the random tokens.")
+    steps: int = Field(10, ge=1, description="Denoising steps of a diffusion transformer, each looked at.")
+    seed: int = Field(0, ge=0, description="Draws the random tokens, and noise.")
 
 
 class MassiveSettings(Settings):

@@ -225,6 +225,9 @@ class EvaluationSettings(Settings):
     length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
         "auto", description="tokens each; auto: 256, or the model's context if shorter."
     )
+    digits: Annotated[int, Field(ge=0)] = Field(
+        0, description="Of a vision transformer: so many labelled digits that features are to tell apart; 0: none."
+    )
     kv_bits: tuple[Literal[8, 4, 3, 2, "fp8"], ...] = Field(
         (), description="Stream with keys and values in so many bits too, none recent, to see what that costs each."
     )

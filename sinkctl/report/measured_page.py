@@ -2,6 +2,7 @@
 
 from sinkctl.report.cells import alpha_map, cells_of, class_map, image_cells, surface_map
 from sinkctl.report.compared import compare_table
+from sinkctl.report.key_groups import group_map, group_table
 from sinkctl.report.layer_rows import layer_parts, layer_table, layer_words
 from sinkctl.report.measured import (
     COUNTED,
@@ -24,7 +25,7 @@ from sinkctl.result.numbers import count
 MOST_HOVERS = 30_000  # cells of a page that say their numbers: each takes about 100 bytes
 FOUND, SHORTEST, LONGEST = 5, 12, 24  # tokens on a terminal; cells of words, narrow and wide
 OTHERS, KEPT = "Sinks other than the first token", "Tokens to keep where keys and values are rounded"
-EXPERTS, SUSPECTS = "Where first tokens go", "Trigger candidates"
+EXPERTS, SUSPECTS, KINDS = "Where first tokens go", "Trigger candidates", "Attention by kind of key"
 Drawn = dict[int, list[LinePicture]]
 
 
@@ -43,6 +44,7 @@ def tables(detail: MeasureDetail, width: int) -> list[tuple[str, Table]]:
         if not several:
             layers = layer_table(score, longest=LONGEST if width > 100 else SHORTEST)
             shown += [(f"Layers{whose}", layers), (f"{EXPERTS}{whose}", expert_table(score))]
+        shown.append((f"{KINDS}{whose}", group_table(score)))
         shown += [(f"{OTHERS}{whose}", found_table(score, FOUND)), (f"{KEPT}{whose}", predicted_table(score, FOUND))]
     if first is not None:
         patches = [patch_line(score.patches)] if score is not None and score.patches is not None else []
@@ -130,6 +132,7 @@ def _input(score: InputScore, detail: MeasureDetail, drawn: Drawn, hovers: list[
     layers: list[Part] = [("section", Section(title, [("table", found)])) for title, found in layer_parts(score)]
     layers += [("legend", layer_words(detail.epsilons[0]))] if layers else []
     inner = [
+        Section(KINDS, [("table", group_table(score)), ("cells", group_map(score))]),
         Section("Images, patch by patch", [("maps", image_cells(score, detail))]),
         Section(OTHERS, [("table", found_table(score))]),
         Section(KEPT, [("table", predicted_table(score))]),

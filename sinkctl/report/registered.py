@@ -19,6 +19,9 @@ def tables(detail: RegistersDetail) -> list[tuple[str, Table]]:
         "cosine to the original, its outliers": of("cosine_outliers", share),
         "cosine to the original, [CLS]": of("cosine_cls", share), "KL from the original, nats": of("kl", figures),
     }  # fmt: skip
+    if any(line.knn is not None for line in detail.lines):
+        metrics |= {"digits by neighbours of [CLS]": of("knn", percent)}
+        metrics |= {"digits by a linear probe of [CLS]": of("linear", percent)}
     control = "control: trained just so, without registers"
     control = "random neurons: as many others, moved, as a control" if detail.training is None else control
     lines = table_of(

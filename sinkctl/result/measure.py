@@ -135,6 +135,21 @@ class ImageMap(Record):
     cls_registers: float | None = Field(None, description="The same to all registers together.")
 
 
+class KeyGroup(Record):
+    """One kind of keys, such as image tokens, and the share of attention that it receives."""
+
+    name: str
+    keys: float = Field(description="Share of the keys that are of this kind, percent.")
+    layers: list[int] = Field(description="Of every softmax attention its layer,")
+    mass: list[list[float | None]] = Field(description="and what its heads give to this kind, means over queries.")
+
+    @property
+    def percent(self) -> float | None:
+        """The mean over all heads."""
+        values = [x for row in self.mass for x in row if x is not None]
+        return 100 * sum(values) / len(values) if values else None
+
+
 class Agreement(Record):
     """Places that a rule predicts to be sinks, against those that are."""
 
@@ -174,6 +189,7 @@ class InputScore(Record):
 
     name: str = Field(description="natural, BOS; random, no BOS; …")
     kind: str
+    part: str | None = Field(None, description="Of an encoder-decoder: encoder, decoder or cross-attention.")
     bos: bool | None = Field(description="None where there is nothing to put in front.")
     samples: int
     length: int
@@ -184,6 +200,7 @@ class InputScore(Record):
     heads: HeadMap | None
     classes: dict[str, int] = Field(description="Heads by class.")
     found: list[FoundSink]
+    groups: list[KeyGroup] = Field(default_factory=list, description="Kinds of keys, and what each receives.")
     predicted: PredictedSinks | None = Field(None, description="None: nothing is massive, or not both were measured.")
     queries: list[QueryPoint]
     surface: Surface | None
@@ -237,7 +254,7 @@ class CheckpointScore(Record):
     label: str
     step: int | None = Field(None, description="Training step, where the name says one.")
     model: ModelReport
-    kind: str = Field(description="decoder, encoder or vision")
+    kind: str = Field(description="decoder, encoder, encoder-decoder or vision")
     verdict: list[str]
     notes: list[str]
     inputs: list[InputScore]

@@ -43,6 +43,10 @@ class RegisterLine(Record):
         description="KL from the original, nats: of the class probabilities; without a classifier, of the softmax over "
         "the channels of patch features.",
     )
+    knn: float | None = Field(
+        None, description="Labelled digits that [CLS] names rightly, percent: by its five nearest neighbours,"
+    )
+    linear: float | None = Field(None, description="and by a linear probe.")
 
 
 class RegisterTraining(Record):
@@ -74,5 +78,6 @@ class RegistersDetail(Record):
     found_on: int = Field(description="Images the neurons were found on;")
     training: RegisterTraining | None = None
     judged_on: int = Field(description="images they are judged by.")
+    digits: int = Field(0, description="Labelled digits that were to be named; 0: none were shown.")
     lines: list[RegisterLine]
     files: dict[str, int] = Field(description="What was written, bytes.")

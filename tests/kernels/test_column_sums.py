@@ -239,6 +239,19 @@ def test_keys_receive_what_queries_give_and_sinks_do_not_take(T, causal, window,
     torch.testing.assert_close(found.received_BHS.sum(-1), given_BH.double(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(5, 300), (300, 5), (140, 270)])
+def test_queries_that_see_other_keys_are_what_a_softmax_over_those_is(queries, keys):
+    """Cross-attention: as many keys as there are, two query heads a key/value head."""
+    q, k, v = inputs((4, 2, max(queries, keys), None, 16, 8), torch.float64, B=2)
+    q, k, v = q[:, :, :queries], k[:, :, :keys], v[:, :, :keys]
+    a = (0.3 * q @ k.repeat_interleave(2, 1).mT).softmax(-1)
+    expected = a @ v.repeat_interleave(2, 1), torch.special.entr(a).sum(-1), a.sum(2)
+    for name in ("reference", "tiled"):
+        found = IMPLEMENTATIONS[name](q, k, v, scale=0.3, visible=Visible(causal=False))
+        for x, y in zip((found.out_BHTE, found.entropy_BHT, found.received_BHS), expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 @pytest.mark.parametrize("bend", BENDS)
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-6), (torch.float16, 2e-3)])

@@ -8,6 +8,7 @@ from views_by_hand import H, block_view, random_view
 
 from sinkctl.kernels.column_sums.reference import Visible
 from sinkctl.metrics import ATTENTION, BLOCK
+from sinkctl.metrics.samples import Groups
 from sinkctl.metrics.views import Scope
 
 SCOPE = Scope(sinks=3, local=4, tail=5)
@@ -21,7 +22,11 @@ LAYERS = {
 
 
 def gated(view):
-    return dataclasses.replace(view, kept_NHTE=view.sums.out_BHTE * torch.sigmoid(view.q_NHTD[..., :1]))
+    """Everything that a metric may ask for, a gate and kinds of keys too."""
+    place_T = torch.arange(view.real_NT.shape[1])
+    groups = Groups((place_T % 3).expand(view.real_NT.shape), 3, view.real_NT & (place_T > 4))
+    kept_NHTE = view.sums.out_BHTE * torch.sigmoid(view.q_NHTD[..., :1])
+    return dataclasses.replace(view, kept_NHTE=kept_NHTE, groups=groups)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

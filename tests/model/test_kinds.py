@@ -82,7 +82,7 @@ def test_bert_with_causal_attention_is_a_decoder(tmp_path):
 
 @pytest.mark.parametrize(
     ("model_type", "word"),
-    [("t5", "encoder-decoder"), ("whisper", "encoder-decoder"), ("wav2vec2", "neither"), ("clip", "neither"),
+    [("time_series_transformer", "encoder-decoder of neither"), ("wav2vec2", "neither"), ("clip", "neither"),
      ("resnet", "neither"), ("vit_mae", "patches at random")],
 )  # fmt: skip
 def test_other_architectures_are_refused_with_what_is_taken(model_type, word):

@@ -19,7 +19,7 @@ from sinkctl.model.probe import probe
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.sampling import Sampler
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.stream.scorers import scorer_for

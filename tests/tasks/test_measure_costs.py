@@ -10,7 +10,7 @@ from sinkctl.recipe.schema import CostSettings, InputSettings, MeasureRecipe
 from sinkctl.result.measure import LATER, SCORED
 from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.costs import Costs, costs
-from sinkctl.tasks.measure.inputs import token_reader
+from sinkctl.tasks.measure.input_set import token_reader
 from sinkctl.tasks.measure.passes import Passes
 
 SMALL = CostSettings(samples=8, length=128, window=60, tokens=1500)

@@ -15,7 +15,8 @@ from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.tasks.measure import natural as reading
-from sinkctl.tasks.measure.inputs import InputSet, inputs, token_reader
+from sinkctl.tasks.measure.input_set import InputSet, token_reader
+from sinkctl.tasks.measure.inputs import inputs
 
 SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 

@@ -1,7 +1,7 @@
 """The specification of `column_sums`, in plain torch.
 
 Shapes: B batch, H query heads, G key/value heads (H is a multiple of G), T tokens (queries and keys alike), S the same
-as keys, D query/key width, E value width.
+as keys (as many as they are in cross-attention, where every query sees all of them), D query/key width, E value width.
 """
 
 from collections.abc import Callable
@@ -81,13 +81,14 @@ def column_sums(
     groups = q_BHTD.shape[1] // k_BGSD.shape[1]
     k_BHSD, v_BHSE = (x.repeat_interleave(groups, dim=1).to(precise) for x in (k_BGSD, v_BGSE))
     place_T = torch.arange(q_BHTD.shape[2], device=q_BHTD.device)
-    distance_TS = (place_T[:, None] - place_T).abs()
+    place_S = torch.arange(k_BGSD.shape[2], device=q_BHTD.device)
+    distance_TS = (place_T[:, None] - place_S).abs()
     score_BHTS = (q_BHTD.to(precise) @ k_BHSD.mT) * scale
     if softcap is not None:
         score_BHTS = softcap * torch.tanh(score_BHTS / softcap)
     if slope_H is not None:
         score_BHTS = score_BHTS - slope_H.to(precise)[:, None, None] * distance_TS
-    seen = visible.mask(place_T[:, None], place_T).expand_as(score_BHTS)
+    seen = visible.mask(place_T[:, None], place_S).expand_as(score_BHTS)
     lse_BHT = score_BHTS.masked_fill(~seen, -torch.inf).logsumexp(-1)
     sinking_BHT = torch.zeros_like(lse_BHT)
     if sink_logit_H is not None:

@@ -33,20 +33,21 @@ def tiled(
     slope_H: Tensor | None = None,
 ) -> AttentionSums:
     """As `reference.column_sums`, in memory of the inputs and two tiles of scores: any device, dtype and width."""
-    (B, H, T, _), G = q_BHTD.shape, k_BGSD.shape[1]
+    (B, H, T, _), (G, S) = q_BHTD.shape, k_BGSD.shape[1:3]
     R, precise, device = H // G, torch.promote_types(q_BHTD.dtype, torch.float32), q_BHTD.device
     q = q_BHTD.unflatten(1, (G, R))
     k, v = (x.to(precise).contiguous() for x in (k_BGSD, v_BGSE))
     sink = None if sink_logit_H is None else per_query(sink_logit_H.to(precise)).expand(B, H, T).unflatten(1, (G, R))
     slope = None if slope_H is None else slope_H.to(precise).view(G, R, 1)
     out = q.new_empty(B, G, R, T, v.shape[-1])
-    *rows, received = q.new_zeros(4, B, G, R, T, dtype=precise)
-    reach = T if visible.window is None else visible.window
+    rows = q.new_zeros(3, B, G, R, T, dtype=precise)
+    received = q.new_zeros(B, G, R, S, dtype=precise)
+    reach = max(T, S) if visible.window is None else visible.window
     most = MOST.get(device.type, MOST_ELSEWHERE)
-    tile = max(16, min(TILE, most // (R * min(T, reach + TILE))))
+    tile = max(16, min(TILE, most // (R * min(S, reach + TILE))))
     for start in range(0, T, tile):
         end = min(start + tile, T)
-        first, last = max(0, start - reach), min(T, end if visible.causal else end + reach)
+        first, last = max(0, start - reach), min(S, end if visible.causal else end + reach)
         place_T, place_S = torch.arange(start, end, device=device), torch.arange(first, last, device=device)
         distance_TS = (place_T[:, None] - place_S).abs_().to(precise)
         pairs = max(1, most // (R * distance_TS.numel()))

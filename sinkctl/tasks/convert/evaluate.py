@@ -28,7 +28,7 @@ from sinkctl.result.measure import InputScore
 from sinkctl.sinks import Sink
 from sinkctl.tasks.convert.rounded import ROUNDED, rounded_line, ways
 from sinkctl.tasks.convert.streamed import Fed, losses, perplexity, streamed_line
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
 from sinkctl.tasks.pace import INPUT, STREAMED

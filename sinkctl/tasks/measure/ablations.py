@@ -22,7 +22,7 @@ from sinkctl.metrics.takeover import SinkHeads, takeover
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import LATER, CostLine, MixingLine, TakenOver
-from sinkctl.tasks.measure.inputs import token_reader
+from sinkctl.tasks.measure.input_set import token_reader
 from sinkctl.tasks.measure.passes import Passes
 from sinkctl.tasks.measure.run import TOKENS
 from sinkctl.tasks.measure.standard_error import ratio_error

@@ -1,5 +1,6 @@
 """One checkpoint of a measurement: its inputs, then what its sinks are worth; what is kept is not done again."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from sinkctl.result.measure import CheckpointScore, CostLine, InputScore, Mixing
 from sinkctl.result.store import RunFolder
 from sinkctl.result.suspects import SuspectReport
 from sinkctl.tasks.measure.costs import STREAMING, Costs, costs
-from sinkctl.tasks.measure.inputs import InputSet, inputs
+from sinkctl.tasks.measure.input_set import InputSet
+from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.pace import LOST, STREAMED, said, within, work
 from sinkctl.tasks.measure.run import InputRun, check_fits
 from sinkctl.tasks.measure.suspects import alarm_lines, suspects
@@ -115,12 +117,18 @@ class Measuring:
 
     def _sized(self, seconds: float | None) -> list[InputSet]:
         """What is shown, of the sizes that fit; a resumed run keeps those that it began with."""
-        name, shown = f"{self.number}/model", inputs(self.recipe, self.loaded)
+        began = time.monotonic()
+
+        def told(what: str, share: float) -> None:
+            passed = time.monotonic() - began
+            self.told(Progress(what, 0.0, passed * (1 - share) / share if share else None))
+
+        name, shown = f"{self.number}/model", inputs(self.recipe, self.loaded, told)
         known = self.kept.parts.get(name)
         if known is not None and known["fingerprint"] != self.loaded.fingerprint:
             raise ResumeError(f"{self.loaded.name}: the checkpoint changed since the run was started; start a new run")
         speed = None
-        if shown[0].samples[0].dim() == 1:
+        if shown[0].given is None and shown[0].samples[0].dim() == 1:
             check_fits(self.loaded, max(map(len, shown[0].samples)), self.recipe)
             speed = probed(self.loaded, shown[0].samples)
         if speed is not None:  # sizes may go by them

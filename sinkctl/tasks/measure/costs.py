@@ -14,6 +14,7 @@ from sinkctl.result.measure import CostLine, InputScore, MixingLine
 from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.reading import elsewhere, main_input
+from sinkctl.tasks.measure.seeing_costs import seeing_costs
 from sinkctl.tasks.measure.streamed import streamed
 from sinkctl.tasks.measure.variants import SHORTEST
 
@@ -42,8 +43,10 @@ def costs(
     """
     if not recipe.cost.run:
         return
-    if loaded.kind != "decoder":
+    if loaded.kind not in ("decoder", "multimodal"):
         said = f"costs need a next-token loss, which {WORDS[loaded.kind]} has not"
+        if loaded.kind == "encoder-decoder":
+            said = "costs are measured for decoders that stand alone"
         if recipe.cost.run == "auto":
             found.notes.append(said[0].upper() + said[1:] + ".")
             return
@@ -56,6 +59,9 @@ def costs(
         if stop():
             raise Interrupted("stopped")
 
+    if loaded.kind == "multimodal":
+        found.lines.extend(seeing_costs(inputs(recipe, loaded)[0], loaded, recipe.cost.samples, progress, go_on))
+        return
     ablations = None
     try:
         ids_NT, bos = _samples(recipe, loaded, found.notes)

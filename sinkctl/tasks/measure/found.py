@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sinkctl.metrics.alpha import followed
-
 
 @dataclass(frozen=True)
 class Place:
@@ -31,16 +29,14 @@ class Finder:
     places: list[Place] = field(default_factory=list)
     samples: int = 0
     eligible: list[Tensor] = field(default_factory=list)  # bool [T] a sample: keys that could be called sinks
-    _counted: dict[bool, Tensor] = field(default_factory=dict)  # causal → keys of this batch that could be
+    _counted: Tensor | None = None  # keys of this batch that could be
     _heads_NT: Tensor | None = None
     _best: tuple[Tensor, Tensor, Tensor] | None = None  # largest α of each key, its layer and its head
     _last_NT: Tensor | None = None  # last layer with a head that sinks on the key
 
-    def add(self, layer: int, alpha_NHT: Tensor, sinking_NT: Tensor, real_NT: Tensor, causal: bool) -> None:
-        """One layer of the batch; `sinking_NT`: how many of its heads have α above ε."""
-        if causal not in self._counted:
-            self._counted[causal] = followed(real_NT) if causal else real_NT
-        counted_NT = self._counted[causal].to(alpha_NHT.device)
+    def add(self, layer: int, alpha_NHT: Tensor, sinking_NT: Tensor, counted_NT: Tensor) -> None:
+        """One layer of the batch; `sinking_NT`: how many of its heads have α above ε; `counted_NT`: of which keys."""
+        self._counted = counted_NT if self._counted is None else self._counted
         heads_NT = sinking_NT * counted_NT
         alpha_NT, head_NT = alpha_NHT.nan_to_num(0.0).max(1)
         found = torch.where(counted_NT, alpha_NT, 0.0), torch.full_like(head_NT, layer), head_NT
@@ -56,7 +52,7 @@ class Finder:
     def end(self, samples: int) -> None:
         """After a batch of so many samples."""
         if self._heads_NT is not None:
-            self.eligible += list(next(iter(self._counted.values())).cpu())
+            self.eligible += list(self._counted.cpu())
             heads_NT, last_NT, alpha_NT, layer_NT, head_NT = (
                 x.cpu() for x in (self._heads_NT, self._last_NT, *self._best)
             )
@@ -66,4 +62,4 @@ class Finder:
                 self.places.append(Place(self.samples + n, key, heads, strongest, alpha, int(last_NT[n, key])))
         self.samples += samples
         self._heads_NT = self._best = self._last_NT = None
-        self._counted.clear()
+        self._counted = None

@@ -9,7 +9,7 @@ from sinkctl.metrics.patch_maps import patch_maps
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.result.measure import ImageMap
 from sinkctl.tasks.measure.images import patch_columns
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
 
 SHOWN = 4
 

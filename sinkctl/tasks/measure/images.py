@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,15 +85,19 @@ def _paths(path: Path) -> list[Path]:
     return found
 
 
-def _pixels(path: Path, loaded: LoadedModel) -> Tensor:
+def opened(path: Path) -> Any:
+    """A Pillow image, in colour."""
     from PIL import Image
 
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            return file.convert("RGB")
     except Exception as error:  # Pillow raises whatever a damaged file leads to
         raise TextError(f"{path}: not an image that Pillow reads ({type(error).__name__}: {error})") from error
-    pixels = loaded.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def _pixels(path: Path, loaded: LoadedModel) -> Tensor:
+    pixels = loaded.processor(images=opened(path), return_tensors="pt")["pixel_values"][0]
     if pixels.dim() != 3:
         raise ModelError(f"{loaded.name}: its processor gives no pixel values [C, H, W] but {list(pixels.shape)}")
     return pixels

@@ -1,35 +1,24 @@
-"""What checkpoints are shown: natural text, random tokens, one token repeated; with BOS and without; images."""
+"""What checkpoints are shown: natural text, random tokens, one token repeated; with BOS and without; images; sound."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 
 import torch
-from tokenizers.decoders import ByteLevel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from sinkctl.check.measure import PICTURES
+from sinkctl.check.measure import PICTURES, SOUNDS
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.kinds import hears
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
+from sinkctl.tasks.measure.denoising import of_steps
 from sinkctl.tasks.measure.images import chosen, images, patch_text, random_images
+from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.natural import natural
+from sinkctl.tasks.measure.seeing import of_images_and_text
+from sinkctl.tasks.measure.sequences import of_sound, of_text
 from sinkctl.text import SpecialTokens
-
-
-@dataclass(frozen=True)
-class InputSet:
-    """Samples of one kind, all framed alike."""
-
-    name: str  # "natural, BOS", "random, [CLS] … [SEP]", "repeat, bare", "images"
-    kind: str  # natural, random, repeat, images or random images
-    bos: bool | None  # whether special tokens are there; None for images
-    samples: list[Tensor]  # token ids int64 [T], or pixel values float32 [C, H, W]
-    token_text: Callable[[int, int], str]  # (sample, index) → that token as people read it
-    note: str | None = None
-    names: tuple[str, ...] = ()  # of images, their files; none: they are not looked at one by one
 
 
 @dataclass(frozen=True)
@@ -52,18 +41,28 @@ class _Frame:
         return torch.cat([before, ids[: length - self.size], after])
 
 
-def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
+def inputs(
+    recipe: MeasureRecipe, loaded: LoadedModel, told: Callable[[str, float], None] = lambda what, share: None
+) -> list[InputSet]:
     """Every kind of input the recipe asks for, with and without special tokens around the same ids.
 
+    `told`: what the model has to make first (latents, text of its own), and the share of it that is made.
     Raises TextError, ModelError or UsageError for what cannot be had.
     """
     settings = recipe.input
     kinds = list(dict.fromkeys(settings.kinds))
     if loaded.kind == "vision":
         return _of_images(settings, kinds, loaded)
-    picture = next((name for name in settings.files if Path(name).is_dir() or Path(name).suffix in PICTURES), None)
-    if picture is not None:
-        raise UsageError(f"{picture}: {loaded.name} reads text, not images; --text takes files of it")
+    if loaded.kind == "diffusion":
+        return of_steps(settings, loaded, told)
+    if loaded.kind == "multimodal":
+        return [of_images_and_text(settings, loaded)]
+    if loaded.kind == "encoder-decoder" and hears(loaded.model.config):
+        return of_sound(settings, kinds, loaded, told)
+    other = next((n for n in settings.files if Path(n).is_dir() or Path(n).suffix.lower() in PICTURES | SOUNDS), None)
+    if other is not None:
+        what = "sound" if Path(other).suffix.lower() in SOUNDS else "images"
+        raise UsageError(f"{other}: {loaded.name} reads text, not {what}; --text takes files of it")
     frames = _frames(settings, loaded)
     body = settings.length - min(frame.size for frame in frames)
     if settings.length <= max(frame.size for frame in frames):
@@ -76,7 +75,9 @@ def inputs(recipe: MeasureRecipe, loaded: LoadedModel) -> list[InputSet]:
             samples = [frame.around(ids, settings.length) for ids in drawn]
             spelt = _special(drawn, frame, loaded) if kind == "natural" else []
             notes = "; ".join(filter(None, (note, frame.note, *spelt))) or None
-            found.append(InputSet(f"{kind}, {frame.name}", kind, frame.bos, samples, _reading(samples, text_of), notes))
+            found.append(InputSet(f"{kind}, {frame.name}", kind, frame.bos, samples, reading(samples, text_of), notes))
+    if loaded.kind == "encoder-decoder":
+        return [part for read in found for part in of_text(read, settings.length, loaded, told)]
     return found
 
 
@@ -130,15 +131,18 @@ def _random(kind: str, settings: InputSettings, loaded: LoadedModel) -> list[Ten
 
 
 def _frames(settings: InputSettings, loaded: LoadedModel) -> list[_Frame]:
-    bare, framed = _encoder_frames(loaded) if loaded.kind == "encoder" else _decoder_frames(loaded)
+    if loaded.kind == "encoder-decoder" and settings.bos == "both":  # three parts are enough to look at
+        settings = settings.model_copy(update={"bos": "auto"})
+    encodes = loaded.kind != "decoder"
+    bare, framed = _encoder_frames(loaded) if encodes else _decoder_frames(loaded)
     if framed is None:
-        what = "special tokens" if loaded.kind == "encoder" else "BOS token"
+        what = "special tokens" if encodes else "BOS token"
         if settings.bos == "on":
             raise ModelError(f"{loaded.name} has no {what} to put around a sample; leave it out")
-        there = "there are no" if loaded.kind == "encoder" else "there is no"
+        there = "there are no" if encodes else "there is no"
         note = f"{there} {what} to compare with" if settings.bos == "both" else None
         return [_Frame(bare.name, False, note=note)]
-    automatic = framed if loaded.kind == "encoder" or loaded.uses_bos else bare
+    automatic = framed if encodes or loaded.uses_bos else bare
     return {"both": [framed, bare], "on": [framed], "off": [bare], "auto": [automatic]}[settings.bos]
 
 
@@ -161,28 +165,3 @@ def _encoder_frames(loaded: LoadedModel) -> tuple[_Frame, _Frame | None]:
     words = [*loaded.tokenizer.convert_ids_to_tokens(before), "…", *loaded.tokenizer.convert_ids_to_tokens(after)]
     framed = _Frame(" ".join(words), True, before, after) if before or after else None
     return _Frame("bare", False), framed
-
-
-def _reading(samples: list[Tensor], text_of: Callable[[int], str]) -> Callable[[int, int], str]:
-    return lambda sample, index: text_of(int(samples[sample][index]))
-
-
-def token_reader(tokenizer: PreTrainedTokenizerBase | None) -> Callable[[int], str]:
-    """A function from a token id to what people read: pieces of bytes and marks of word starts become characters."""
-    if tokenizer is None:
-        return str
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    by_bytes = decoder is not None and b"ByteLevel" in decoder.__getstate__()
-    return cache(partial(_read, tokenizer, by_bytes, frozenset(tokenizer.all_special_ids)))
-
-
-def _read(tokenizer: PreTrainedTokenizerBase, by_bytes: bool, special: frozenset[int], number: int) -> str:
-    piece = tokenizer.convert_ids_to_tokens(number)
-    if piece is None or number in special:
-        return piece or str(number)
-    if by_bytes:
-        text = ByteLevel().decode([piece])
-        return piece if "\ufffd" in text else text
-    if len(piece) == 6 and piece.startswith("<0x") and int(piece[3:5], 16) < 0x80:
-        return chr(int(piece[3:5], 16))
-    return piece.replace("▁", " ")

@@ -91,6 +91,8 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         add("predicted.recall", main.predicted.all.recall, "% of sinks", "higher")
     if main.patches is not None:
         add("outlier_patches", main.patches.outlier_percent, "% of patches", "lower")
+    for group in main.groups:
+        add(f"mass.{group.name}", group.percent, "% of attention")
     if score.suspects is not None:
         add("alarms", sum(one.alarm for one in score.suspects.suspects), "candidates", "lower")
     for name, start in (
@@ -98,6 +100,9 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         ("massive_zeroed", "massive activations zeroed"),
         ("largest_zeroed", "largest activations zeroed"),
         ("no_bos", "BOS left out"),
+        ("first_key_text", "first key hidden from the text"),
+        ("image_hidden", "image hidden"),
+        ("half_moved", "50 % moved"),
     ):
         add(f"cost.{name}", _hundredfold(cost_of(score.costs, start)), "% of perplexity")
     for name, start in (("first_key", "first key"), ("other_sink", "“")):
@@ -111,7 +116,9 @@ def _hundredfold(share: float | None) -> float | None:
 
 
 def _slug(score: InputScore) -> str:
-    """natural, natural_no_bos, images."""
+    """natural, natural_no_bos, images, encoder, random_decoder."""
+    if score.part is not None:
+        return ("random_" if "random" in score.kind else "") + score.part.replace("-", "_")
     kind = "images" if "image" in score.kind else score.kind
     return f"{kind}_no_bos" if score.bos is False else kind
 

@@ -7,7 +7,7 @@ import torch
 
 from sinkctl.metrics.predicted import predicted, rule
 from sinkctl.result.measure import Agreement, PredictedSinks, PredictedToken
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
 from sinkctl.tasks.measure.tally import Tally
 
 SHOWN = 20

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sinkctl.result.measure import CostLine, FoundSink, InputScore
 
+TOLD = ("natural", "images", "sound", "multimodal", "denoising")  # kinds of input that a checkpoint is judged by
 NO_SINK = 5.0  # percent of heads
 ELSEWHERE = 1.0  # percent of heads, mean over all places of a token, from which it is worth a word
 ENOUGH = 500  # tokens scored: fewer do not carry a comparison in words
@@ -12,7 +13,7 @@ FREE = 0.02  # a perplexity that rises by less says that nothing was lost
 
 def main_input(inputs: Sequence[InputScore]) -> InputScore:
     """The input that a checkpoint is judged by: text, with BOS where that was measured."""
-    return min(inputs, key=lambda score: (score.kind not in ("natural", "images"), score.bos is False))
+    return min(inputs, key=lambda score: (score.kind not in TOLD, score.bos is False))
 
 
 def elsewhere(main: InputScore) -> list[FoundSink]:

@@ -13,7 +13,7 @@ from sinkctl.errors import Interrupted, ModelError
 from sinkctl.metrics import ATTENTION
 from sinkctl.metrics.maps import FROM_MAPS, observe_maps
 from sinkctl.metrics.observe import blocks_of, observe
-from sinkctl.metrics.samples import Samples, laid_out
+from sinkctl.metrics.samples import Part, Samples, laid_out
 from sinkctl.metrics.views import Scope
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.kinds import leading_tokens
@@ -25,7 +25,7 @@ from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import InputScore
 from sinkctl.tasks.measure.image_maps import image_maps
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
 from sinkctl.tasks.measure.score import arrays, input_score
 from sinkctl.tasks.measure.tally import Tally
 
@@ -82,7 +82,7 @@ class InputRun:
         """Of the samples measured by now."""
         model, shown = self.loaded.model, replace(self.shown, samples=self.shown.samples[: self.tally.found.samples])
         leading = leading_tokens(model) if self.loaded.kind == "vision" else []
-        return input_score(shown, self.tally, self.recipe, kinds_of_layers(model), leading, seconds)
+        return input_score(shown, self.tally, self.recipe, kinds_of_layers(model, shown.part), leading, seconds)
 
     def _note_text(self) -> None:
         unequal = {sink.kind for sink in sinks_of(self.loaded.model) if not sink.normalises} - {"score_bias"}
@@ -99,7 +99,7 @@ class InputRun:
             self.notes.append("Natural text: the built-in novel; rates on other text differ.")
 
     def _note_length(self, tokens: int) -> None:
-        if not self._tokens:
+        if "image" in self.shown.kind or self.loaded.kind == "diffusion":
             self.notes.append("Distances between patches are those of their reading order.")
         context = self.loaded.context
         if context is not None and tokens > context:
@@ -109,7 +109,10 @@ class InputRun:
         """At most `size` samples in a row, few at first, of lengths that the stock class turns alike (it goes by the
         longest)."""
         samples, config = self.shown.samples, self.loaded.model.config
-        ends = [alike_up_to(config, len(sample)) if self._tokens else None for sample in samples]
+        if self.shown.given is not None:
+            ends = [self.shown.shape(number) for number in range(len(samples))]
+        else:
+            ends = [alike_up_to(config, len(sample)) if self._tokens else None for sample in samples]
         first = 0
         while first < len(samples):
             most = size if first else min(size, EARLY)
@@ -120,7 +123,9 @@ class InputRun:
 
     def _measure(self, batch: Sequence[torch.Tensor]) -> None:
         model, device = self.loaded.model, self.loaded.device
-        if self._tokens:
+        if self.shown.given is not None:
+            samples = self.shown.laid_out(self.tally.found.samples, len(batch), device, self.loaded.dtype)
+        elif self._tokens:
             longest = max(map(len, self.shown.samples))
             samples = laid_out(batch, device, self.recipe.layout, self._pad_id, longest)
         else:
@@ -158,8 +163,11 @@ class InputRun:
         return own if own is not None else 0
 
     def _batch(self) -> int:
-        if self.recipe.batch != "auto":
+        if self.recipe.batch != "auto" and self.loaded.kind != "multimodal":
             return self.recipe.batch
+        if self.loaded.kind == "multimodal":
+            self.choices["batch"] = "1: an image stands elsewhere in every sample"
+            return 1
         longest = max(map(len, self.shown.samples)) if self._tokens else 1024
         tokens = TOKENS.get(self.loaded.device.type, TOKENS["cpu"])
         why = f"a forward pass on {self.loaded.device.type}"
@@ -194,9 +202,9 @@ def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
             raise ModelError(f"{loaded.name} has a table of {len(table)} positions; --length {len(table)} or less")
 
 
-def kinds_of_layers(model: nn.Module) -> list[str]:
+def kinds_of_layers(model: nn.Module, part: Part | None = None) -> list[str]:
     """What each layer is, for those without a softmax map: as the config calls it, else by its class."""
-    config, blocks = model.config.get_text_config(), blocks_of(model)
+    config, blocks = model.config.get_text_config(), blocks_of(model, part)
     named = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
     said = [str(name) for name in named] if len(named) == len(blocks) else [type(block).__name__ for block in blocks]
     return [f"{name}: no softmax map" for name in said]

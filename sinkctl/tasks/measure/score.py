@@ -22,7 +22,8 @@ from sinkctl.result.measure import (
     SinkShare,
     Surface,
 )
-from sinkctl.tasks.measure.inputs import InputSet
+from sinkctl.tasks.measure.input_set import InputSet
+from sinkctl.tasks.measure.key_groups import key_groups
 from sinkctl.tasks.measure.patches import patch_norms
 from sinkctl.tasks.measure.predicted import predicted_sinks
 from sinkctl.tasks.measure.tally import SURFACE_CELLS, Row, Tally
@@ -77,6 +78,8 @@ def input_score(
         predicted=predicted_sinks(tally, shown),
         queries=_queries(rows),
         surface=_surface(tally, massive, shown),
+        part=shown.part,
+        groups=key_groups(rows, shown),
         patches=patch_norms(torch.cat(tally.norms), leading, recipe.outlier_norm)
         if "image" in shown.kind and tally.norms
         else None,

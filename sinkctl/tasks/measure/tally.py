@@ -11,7 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sinkctl.metrics import ATTENTION, BLOCK, MEANS_OF_HEADS
+from sinkctl.metrics import ATTENTION, BLOCK, CROSS, MEANS_OF_HEADS
+from sinkctl.metrics.alpha import countable
+from sinkctl.metrics.cross import CrossView
 from sinkctl.metrics.experts import expert_load, first_token_experts
 from sinkctl.metrics.massive import massive_places
 from sinkctl.metrics.rank import gram, spectrum
@@ -131,7 +133,11 @@ class Tally:
             heads = view.q_NHTD.shape[1] * view.sharers
             self.rows.append(Row(layer, heads, view.visible.causal, _kind(view)))
         row, self._row = self.rows[self._row], self._row + 1
-        found = {name: metric(view, self.scope) for name, metric in self.attention_metrics.items()}
+        self.tokens = view.real_NT.shape[1]
+        metrics = self.attention_metrics
+        if isinstance(view, CrossView):
+            metrics = {name: metric for name, metric in CROSS.items() if name in metrics}
+        found = {name: metric(view, self.scope) for name, metric in metrics.items()}
         found = {name: _of_all(name, x, view.sharers) for name, x in found.items() if x is not None}
         row.means.add(found)
         if "alpha" in found:
@@ -145,7 +151,8 @@ class Tally:
             sinking_NT = (alpha_NHT > epsilon).sum(1)
             row.rates[epsilon].add(sinking_NT.double() / heads_NT)
             if epsilon == self.epsilons[0]:
-                self.found.add(layer, alpha_NHT, sinking_NT, view.real_NT, row.causal)
+                counted_NT = view.shared.once(("countable", view.pattern), lambda: countable(view))
+                self.found.add(layer, alpha_NHT, sinking_NT, counted_NT)
                 self._add("_sinking_N", sinking_NT[:, 0])
 
     def _add(self, name: str, x: Tensor) -> None:
@@ -210,6 +217,8 @@ def _of_all(name: str, x: Tensor, sharers: int) -> Tensor:
 
 def _kind(view: AttentionView) -> str:
     """softmax, window 4,096 (the query itself counted, as configs do), sink logit, …"""
+    if isinstance(view, CrossView):
+        return "cross-attention"
     said = [] if view.weighed_by is None else [view.weighed_by]
     said += [] if view.visible.window is None else [f"window {view.visible.window + 1:,}"]
     said += ["own mask"] if view.visible.also is not None else []

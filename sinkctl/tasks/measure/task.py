@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sinkctl.check import check
+from sinkctl.check.measure import is_picture
 from sinkctl.clock import spent, timed
 from sinkctl.errors import Interrupted
+from sinkctl.model.kinds import WORDS
 from sinkctl.model.linear import fast_linear
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.parallel import asked_of_the_first
@@ -83,7 +85,7 @@ def run(
 
             told(Progress("loading", 0.0))
             model = None  # gone before the next one comes
-            model = _loaded(settings) if loaded is None else loaded
+            model = _loaded(settings, recipe) if loaded is None else loaded
             asked = asked_of_the_first(stop, model.sharers)
             seconds = None if recipe.budget is None else seconds_of(recipe.budget) - (spent() - began)
             measuring = Measuring(recipe, model, number, kept, told, asked)
@@ -142,8 +144,10 @@ def _stopped(
     return stopped
 
 
-def _loaded(settings: ModelSettings) -> LoadedModel:
-    return load(own_device(settings), kinds=("decoder", "encoder", "vision"))
+def _loaded(settings: ModelSettings, recipe: MeasureRecipe) -> LoadedModel:
+    """A model that takes images beside text is measured with them where there are any."""
+    seeing = any(is_picture(name) for name in recipe.input.files)
+    return load(own_device(settings), kinds=tuple(kind for kind in WORDS if seeing or kind != "multimodal"))
 
 
 def _stamped(files: Sequence[str]) -> list[list[Any]]:

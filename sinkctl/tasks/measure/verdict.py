@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sinkctl.result.measure import LATER, SCORED, CostLine, InputScore, TakenOver
 from sinkctl.result.numbers import count, figures, percent, points
-from sinkctl.result.words import quoted, ranges
+from sinkctl.result.words import group_line, quoted, ranges
 from sinkctl.tasks.measure.advice import advice, kept
 from sinkctl.tasks.measure.reading import FREE, NO_SINK, elsewhere, first_percent, line_of, main_input, sentence
 
@@ -13,25 +13,25 @@ NOTHING = 0.005  # a share of perplexity that is no cost
 
 
 def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) -> list[str]:
-    """At most seven sentences about a decoder, encoder or vision model (`kind`)."""
+    """At most seven sentences about a model of this `kind`."""
     main = main_input(inputs)
+    if main.part is not None:
+        return [words for score in inputs if score.kind == main.kind for words in _of_part(score)]
+    if main.kind == "denoising":
+        return _of_steps(inputs)
     if main.heads is None:
         attended = any(layer.attends for layer in main.layers)
         nothing = [] if attended else ["No softmax attention was measured, so nothing is said of attention sinks."]
         return nothing + _carriers(main) + _cost(costs)
     if first_percent(main) is None:
         return ["Attention is not finite in this dtype: nothing can be said of sinks."]
-    uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
-    if kind == "decoder" and uniform >= main.sinks[0].epsilon:
-        return [
-            f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
-            f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
-        ]
+    if kind == "decoder" and (short := _too_short(main)):
+        return short
     others = (s for s in inputs if s.kind == main.kind and s.bos is False and s is not main)
     other = next((s for s in others if first_percent(s) is not None), None)
     return [
-        _strength(main, other), *_where(main), *_carriers(main), *_cost(costs), *advice(kind, main, other, costs),
-        *kept(main),
+        _strength(main, other), *_where(main), *_kinds(main), *_carriers(main), *_cost(costs),
+        *advice(kind, main, other, costs), *kept(main),
     ]  # fmt: skip
 
 
@@ -70,6 +70,54 @@ def _strength(main: InputScore, other: InputScore | None) -> str:
     if learned:
         begun += f"; learned sinks take {percent(100 * sum(learned) / len(learned))} of the mass"
     return begun + "."
+
+
+def _too_short(main: InputScore) -> list[str]:
+    """What is said of causal attention over so few tokens that nothing can be; nothing where there are enough."""
+    uniform = sum(1 / t for t in range(1, main.length + 1)) / main.length
+    if uniform < main.sinks[0].epsilon:
+        return []
+    return [
+        f"Samples of {main.length} tokens are too short to tell: attention spread evenly gives the first token "
+        f"{uniform:.2f} already, more than {main.sinks[0].epsilon:g}."
+    ]
+
+
+def _of_part(score: InputScore) -> list[str]:
+    """Of an encoder-decoder."""
+    if score.heads is None or first_percent(score) is None:
+        return [sentence(f"{score.part}: no attention was measured, or it is not finite")]
+    short = _too_short(score) if score.part == "decoder" else []
+    said = short or [_strength(score, None), *_where(score), *_kinds(score), *_carriers(score)]
+    return [sentence(f"{score.part}: {' '.join(said)}".rstrip("."))]
+
+
+def _of_steps(steps: Sequence[InputScore]) -> list[str]:
+    """Of a denoising trajectory: how spread attention is, on which patch heads sink most, the largest activation."""
+    said, ends = [], {score.name: score for score in (steps[0], steps[-1])}
+    shares = [[x for layer in score.layers if (x := layer.entropy_share) is not None] for score in ends.values()]
+    if all(shares):
+        of = [f"{sum(x) / len(x):.2f} of its largest at {name}" for name, x in zip(ends, shares, strict=True)]
+        said.append(f"Entropy of attention: {' and '.join(of)}.")
+        sinks = [(sink.percent * sink.times, number) for number, score in enumerate(steps) for sink in score.found[:1]]
+        rule = f"α > {steps[0].sinks[0].epsilon:g}; {steps[0].samples:,} samples of {steps[0].length:,} patches"
+        if not sinks:
+            said.append(f"At none of {len(steps)} steps do heads sink on a patch besides the first ({rule}).")
+        else:
+            score = steps[max(sinks)[1]]
+            sink = score.found[0]
+            said.append(
+                f"{percent(sink.percent)} of heads sink on {quoted(sink.token)} at {score.name} "
+                f"({sink.times} of {sink.occurrences} places; {rule})."
+            )
+    tops = [max((layer.massive.top[0] or 0 for layer in score.layers if layer.massive), default=0) for score in steps]
+    largest = steps[tops.index(max(tops))]
+    return said + [f"{largest.name[:1].upper()}{largest.name[1:]}: {words}" for words in _carriers(largest)]
+
+
+def _kinds(main: InputScore) -> list[str]:
+    whose = "its attention" if main.kind != "multimodal" else "the attention of text behind an image"
+    return [f"Of {whose}, {group_line(main.groups)}."] if main.groups else []
 
 
 def _where(main: InputScore) -> list[str]:
@@ -117,6 +165,9 @@ def _cost(costs: Sequence[CostLine]) -> list[str]:
             ("0+", "streaming without the first tokens"),
             ("massive activations zeroed", "zeroing the massive activations"),
             ("largest activations zeroed", "zeroing the largest activations"),
+            ("first key hidden from the text", "hiding the first key from text behind the image"),
+            ("image hidden", "hiding the image from it"),
+            ("50 % moved", "giving half of the first token's attention to the image"),
         )
     ]
     other = line_of(costs, "“", SCORED)

@@ -17,9 +17,20 @@ def check_family(model: PreTrainedModel, name: str) -> None:
     kind = model.config.model_type
     if getattr(model.config, "test_time_registers", None) is not None:
         raise ModelError(f"{name} has test-time registers already; convert the original")
+    check_own(model, name)
     if kind not in FAMILIES:
         raise ModelError(
             f"{name} ({kind}) cannot be given test-time registers: there is code for {', '.join(FAMILIES)}"
+        )
+
+
+def check_own(model: PreTrainedModel, name: str) -> None:
+    """ModelError for a model that was trained with registers (DINOv3; DINOv2 with registers)."""
+    own = getattr(model.config, "num_register_tokens", None)
+    if own:
+        raise ModelError(
+            f"{name} ({model.config.model_type}) was trained with {own} registers of its own; `sinkctl measure` shows "
+            "what they take, and there is nothing to convert"
         )
 
 

@@ -15,7 +15,7 @@ from sinkctl.errors import ModelError
 from sinkctl.metrics.patch_maps import patch_maps
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.recipe.training import TrainingSettings
-from sinkctl.tasks.convert.registers.build import LEFT_OUT
+from sinkctl.tasks.convert.registers.build import LEFT_OUT, check_own
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.measure.images import patch_columns
 
@@ -34,6 +34,7 @@ class Target(NamedTuple):
 
 def check_stock(model: PreTrainedModel, name: str) -> None:
     """ModelError for a model that no stock class with registers is there for."""
+    check_own(model, name)
     if model.config.model_type != "dinov2" or type(model).__name__ != "Dinov2Model":
         raise ModelError(
             f"{name} ({type(model).__name__}) cannot be given registers: transformers has a class with registers for "

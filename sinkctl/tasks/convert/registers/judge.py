@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sinkctl.metrics.patch_maps import PatchMaps, patch_maps, smoothness
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.result.registers import RegisterLine
+from sinkctl.tasks.convert.registers.probe import Digits, told_apart
 from sinkctl.tasks.measure.images import patch_columns
 
 
@@ -54,13 +55,13 @@ def _looked(maps: PatchMaps, first: int) -> Tensor | None:
 
 def judged(
     checkpoint: str, model: PreTrainedModel, images: Sequence[Tensor], threshold: float,
-    originals: list[Shown] | None, told: Callable[[float], None],
+    originals: list[Shown] | None, told: Callable[[float], None], asked: Digits | None = None,
 ) -> tuple[RegisterLine, list[Shown]]:  # fmt: skip
     """A line of the table, and what it is from; `originals` are those of the original, None for its own line."""
-    each = []
+    each, last = [], 1.0 if asked is None else 0.3
     for number, image in enumerate(images):
         each.append(shown(model, image))
-        told((number + 1) / len(images))
+        told(last * (number + 1) / len(images))
     base = each if originals is None else originals
     outlying = [one.norm_P > threshold for one in base]
     norm_X = torch.cat([one.norm_P for one in each])
@@ -90,6 +91,7 @@ def judged(
         cls_registers=sum(one.cls_register for one in each) / len(each) if looks and len(registers_X) else None,
         cls_max=_mean(torch.stack([one.cls_P.max() for one in each])) if looks else None,
         **found,
+        **told_apart(model, asked, lambda share: told(last + (1 - last) * share)),
     )
     return line, each
 

@@ -21,6 +21,7 @@ from sinkctl.result.schema import Result
 from sinkctl.tasks.convert.registers.distill import distil, rate_of, targets, with_registers
 from sinkctl.tasks.convert.registers.find import threshold_of
 from sinkctl.tasks.convert.registers.judge import judged
+from sinkctl.tasks.convert.registers.probe import Digits, digits
 from sinkctl.tasks.convert.registers.task import Parts, Told, load_vision, result_of, write
 from sinkctl.tasks.convert.settle import size_of
 from sinkctl.tasks.convert.write import files_in, whole_or_nothing
@@ -66,14 +67,16 @@ def run_learned(
             )  # fmt: skip
             with phase("writing"):
                 write(built, folder, loaded)
-            lines = []
+            lines, asked = [], None
             if recipe.evaluation.run:
                 with phase("evaluating"):
-                    lines = _lines(loaded, folder, control, parts, threshold, part("judging", 0.8, 1.0))
+                    asked = digits(recipe.evaluation.digits, loaded)
+                    lines = _lines(loaded, folder, control, parts, threshold, part("judging", 0.8, 1.0), asked)
             detail = RegistersDetail(
                 mechanism=settings.kind, settings=settings.model_dump(), model_type=built.config.model_type,
                 classifies=False, registers=settings.count, neurons=[], layer=0, threshold=threshold, tried={},
                 found_on=len(parts.finding), training=training, judged_on=len(parts.judging), lines=lines,
+                digits=0 if asked is None else asked.asked,
                 files=files_in(folder),
             )  # fmt: skip
             return result_of(recipe, loaded, detail, notes, folder, finish)
@@ -97,7 +100,7 @@ def _alone(model: PreTrainedModel) -> PreTrainedModel:
 
 def _lines(
     loaded: LoadedModel, folder: Path, control: PreTrainedModel | None, parts: Parts, threshold: float,
-    told: Callable[[float], None],
+    told: Callable[[float], None], asked: Digits | None,
 ) -> list:  # fmt: skip
     """The original, what was written, loaded again, and the control."""
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -108,7 +111,7 @@ def _lines(
     for number, (name, model) in enumerate(models):
         line, each = judged(
             name, model, parts.judging, threshold, originals,
-            lambda share, number=number: told((number + share) / len(models)),
+            lambda share, number=number: told((number + share) / len(models)), asked,
         )  # fmt: skip
         originals = each if originals is None else originals
         lines.append(line)

@@ -12,6 +12,8 @@ MEASURED = {
     "smoothness": ("smoothness", "cosine", "higher"),
     "cosine": ("cosine", "cosine", "higher"),
     "kl": ("kl", "nats", "lower"),
+    "knn": ("knn", "% of digits", "higher"),
+    "linear_probe": ("linear", "% of digits", "higher"),
 }
 
 
@@ -56,11 +58,25 @@ def verdict_of(detail: RegistersDetail) -> list[str]:
             f"same patches now get {percent(100 * now.cls_outliers)}, the registers {percent(100 * now.cls_registers)}."
         )
     said.append(f"Features of the other patches are {share(now.cosine)} like the original's, a mean cosine.")
+    said += _digits(detail.digits, before, now, other)
     if other is not None:
         said.append(
             f"As many other neurons of these layers, moved as a control, leave {percent(other.outlier_percent)}."
         )
     return said
+
+
+def _digits(asked: int, before: RegisterLine, now: RegisterLine, other: RegisterLine | None) -> list[str]:
+    """Labelled digits told apart, where any were shown; a share of n has a standard error of √(p(1−p)/n)."""
+    if before.knn is None:
+        return []
+    said = []
+    for name, field in (("neighbours", "knn"), ("a linear probe", "linear")):
+        was, then, beside = (None if line is None else getattr(line, field) for line in (before, now, other))
+        control = "" if other is None else f" ({other.checkpoint}: {percent(beside)})"
+        said.append(f"by {name} {percent(was)} before, {percent(then)} after{control}")
+    sure = f"standard error up to {50 / asked**0.5:.1f} points"
+    return [f"Of {count(asked)} digits [CLS] names rightly {'; '.join(said)}; {sure}."]
 
 
 def _learned(detail: RegistersDetail) -> list[str]:
@@ -77,6 +93,7 @@ def _learned(detail: RegistersDetail) -> list[str]:
         f"Outlier patches (norm above {figures(detail.threshold)}): {percent(before.outlier_percent)} before, "
         f"{percent(now.outlier_percent)} after{then}; cosine of the other patches to the original {share(now.cosine)}."
     )
+    said += _digits(detail.digits, before, now, control)
     if control is None:
         said.append("There is no control: this does not show that the registers made a difference.")
     elif control.outlier_percent <= now.outlier_percent:

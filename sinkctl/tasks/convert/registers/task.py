@@ -29,6 +29,7 @@ from sinkctl.tasks.convert.registers.distill import check_stock
 from sinkctl.tasks.convert.registers.find import Found, fewest, find
 from sinkctl.tasks.convert.registers.judge import judged
 from sinkctl.tasks.convert.registers.outcome import measurements_of, verdict_of
+from sinkctl.tasks.convert.registers.probe import digits
 from sinkctl.tasks.convert.settle import size_of
 from sinkctl.tasks.convert.write import copy_processor, files_in, whole_or_nothing
 from sinkctl.tasks.finishing import Finish, finished
@@ -123,18 +124,18 @@ def _detail(
     folder: Path, told: Told,
 ) -> RegistersDetail:  # fmt: skip
     """What was written, loaded again, beside the original and beside as many other neurons, moved."""
-    settings, lines = recipe.sink, []
+    settings, lines, asked = recipe.sink, [], None
     if recipe.evaluation.run:
         with phase("evaluating"):
             written = load_vision(ModelSettings(name=str(folder), device=str(loaded.device), dtype=_dtype(loaded)))
             others = build(loaded.model, settings.count, _others(found, count, loaded.model))
-            originals = None
+            originals, asked = None, digits(recipe.evaluation.digits, loaded)
             for number, (name, model) in enumerate(
                 ((ORIGINAL, loaded.model), (CONVERTED, written.model), (RANDOM, others))
             ):
                 line, each = judged(
                     name, model, parts.judging, found.threshold, originals,
-                    lambda share, number=number, name=name: told(f"judging: {name}", 0.5 + (number + share) / 6),
+                    lambda share, number=number, name=name: told(f"judging: {name}", 0.5 + (number + share) / 6), asked,
                 )  # fmt: skip
                 originals = each if originals is None else originals
                 lines.append(line)
@@ -150,6 +151,7 @@ def _detail(
         tried=tried,
         found_on=len(parts.finding),
         judged_on=len(parts.judging),
+        digits=0 if not lines or asked is None else asked.asked,
         lines=lines,
         files=files_in(folder),
     )
