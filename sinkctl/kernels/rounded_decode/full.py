@@ -1,4 +1,4 @@
-"""What a token of `rounded_decode` sees beside groups in the middle of its stream, in Triton: one program a head and row.
+"""What a token of `rounded_decode` sees beside whole groups of its stream, in Triton: one program a head and row.
 
 The new token itself, whose key never passes through memory (at distance 0 no rotation matters); recent tokens, whose
 values may be rounded already; those kept; and sinks that have left their true distances. Shapes as in `reference.py`.

@@ -29,6 +29,8 @@ from sinkctl.kernels.rounded_decode.rounding import take_in
 
 PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a small part of all
 TILE = 128  # tokens
+STAGES = 3  # of loads ahead
+REGISTERS = None  # at most, a thread
 
 
 @triton.jit
@@ -246,7 +248,7 @@ def rounded_decode(
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            num_warps=4, **early,
+            num_warps=4, num_stages=STAGES, maxnreg=REGISTERS, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, spans + 1,

@@ -72,22 +72,22 @@ def test_blocks_and_single_tokens_equal_token_by_token(family):
 
 
 def test_steps_by_the_specification_of_their_kernel_equal_token_by_token(monkeypatch):
-    """Prompts in blocks, then single tokens, some of them done over first as captured steps are; and blocks again."""
+    """Prompts in blocks, then single tokens, some of which are done over first, as captured steps are; and blocks."""
     loaded, ids = wrap(tiny(*STREAMED["llama"])), text()
-    chosen = IMPLEMENTATIONS["reference"], "a test"
-    monkeypatch.setattr(rounded_decode, "select", lambda *_: chosen)
+    monkeypatch.setattr(rounded_decode, "select", lambda *_: (IMPLEMENTATIONS["reference"], "a test"))
     for policy in (case for case in CASES if case.precision.keys == "channel"):
+        truth = expected(loaded, policy, ids)
         held = ring(loaded.layers(128), policy, 1, None if isinstance(policy, Dense) else TOKENS)
         assert held.implementations == {"reference": "a test"}
-        held.rehearse(True)
-        rehearsed = losses(loaded, held, ids[None, :4], [1] * 3)
-        held.restart()
-        held.rehearse(False)
         for blocks in BLOCKS:
+            np.testing.assert_allclose(losses(loaded, held, ids[None], blocks)[0], truth, rtol=0, atol=1e-10)
             held.restart()
-            found = losses(loaded, held, ids[None], blocks)[0]
-            np.testing.assert_allclose(found, expected(loaded, policy, ids), rtol=0, atol=1e-10)
-        np.testing.assert_allclose(rehearsed[0], found[:3], rtol=0, atol=1e-10)
+        for token in range(TOKENS):
+            for rehearses in (True, True, False):
+                held.rehearse(rehearses)
+                found = losses(loaded, held, ids[None, token : token + 2], [1])[0]
+                np.testing.assert_allclose(found, truth[token : token + 1], rtol=0, atol=1e-10)
+                held.rewind([token + 1 - rehearses])
 
 
 @pytest.mark.parametrize("family", ["jamba"])
