@@ -22,7 +22,7 @@ from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.model.handler import AttentionCall, Handler, places
-from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.positions import Rotation, rotate, table_by_row
 from sinkctl.model.probe import LayerFacts
 
 # Of each layer, how it turns.
@@ -214,7 +214,7 @@ class RingCache(Handler):
             # Positions need float64, which MPS has not.
             t_B = torch.tensor(self.seen) if like.device.type == "mps" else self._t_B[like.device]
             place_B = t_B - layer.origin
-            tables = (_row_table(by_row, place, like) for place in (place_B, place_B.clamp(max=0)))
+            tables = (table_by_row(by_row, place, like) for place in (place_B, place_B.clamp(max=0)))
             both = [table for pair in tables for table in pair]
             self._turns[key] = Turn(*both, by_row[0].start, by_row[0].layout == "interleaved")
         return self._turns[key]
@@ -295,11 +295,3 @@ class RingCache(Handler):
         if key not in self._tables:
             self._tables[key] = rotation.table(range(first - origin, end - origin), like)
         return self._tables[key]
-
-
-def _row_table(by_row: Rotations, place_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines by row, [B, n]: each of its own place."""
-    if all(rotation is by_row[0] for rotation in by_row):
-        return by_row[0].table(place_B, like)
-    each = [rotation.table(place_B[row : row + 1], like) for row, rotation in enumerate(by_row)]
-    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))

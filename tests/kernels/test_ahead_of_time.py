@@ -14,6 +14,7 @@ import torch
 from sinkctl.kernels import present
 from sinkctl.kernels.column_sums import Visible
 from sinkctl.kernels.decode_attention import Ring, Turn
+from sinkctl.kernels.rounded_decode import Angles, Rule, Store
 from sinkctl.kernels.stream_attention import Strip
 
 triton = pytest.importorskip("triton")
@@ -82,6 +83,22 @@ def decoded(width: int) -> None:
     decode_attention(*x, ring, torch.tensor([3 * T]), turn=turn, scale=0.1, sink_logit_H=normal(H))
 
 
+def dequantized(width: int, bits: int = 4, together: int = 32) -> None:
+    from sinkctl.kernels.rounded_decode.quantize import quantize
+    from sinkctl.kernels.rounded_decode.triton import rounded_decode
+
+    def coded(tokens: int, channels: int | None) -> list[torch.Tensor]:
+        one = quantize(normal(tokens, width), bits, channels)
+        return [x.expand(1, G, 8 * T // tokens, *x.shape).contiguous() for x in one]
+
+    full = (normal(1, G, slots, width) for slots in (T + together, T + 1))
+    store = Store(*full, *coded(together, None), *coded(1, together), *(normal(1, G, N, width) for _ in range(2)))
+    angles = Angles(*(normal(n, width // 2, dtype=torch.float) for n in (T, T, together, together)), 0, False)
+    x = (normal(1, heads, width) for heads in (H, G, G))
+    rule = Rule(bits, together, together, T, N, N, 8 * T)
+    rounded_decode(*x, store, torch.tensor([3 * T]), rule=rule, angles=angles, scale=0.1, sink_logit_H=normal(H))
+
+
 def summed(width: int) -> None:
     from sinkctl.kernels.column_sums.triton import triton_sums
 
@@ -124,9 +141,12 @@ def multiplied(width: int) -> None:
 
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
-    for run in (streamed, folded, decoded, summed, queried, spread, rotated, multiplied)
+    for run in (streamed, folded, decoded, dequantized, summed, queried, spread, rotated, multiplied)
     for width in (64, 128, 256)
 } | {
+    "dequantized_8_bits": partial(dequantized, 128, bits=8),
+    "dequantized_2_bits": partial(dequantized, 128, bits=2),
+    "dequantized_groups_of_128": partial(dequantized, 128, together=128),
     "streamed_capped": partial(streamed, 128, softcap=50.0),
     "streamed_alibi": partial(streamed, 128, slope_H=normal(H, dtype=torch.float)),
 }

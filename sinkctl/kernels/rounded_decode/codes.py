@@ -55,6 +55,19 @@ def times_plus(a, b, c, PACKED: tl.constexpr):
 
 
 @triton.jit
+def settled(x, PACKED: tl.constexpr):
+    """The same float16 numbers, of which Triton does not ask how they were made.
+
+    It would make them once more in every warp that needs them, or lay products out for the codes they came from. The
+    move costs nothing: it is gone from the machine code.
+    """
+    if PACKED:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], tl.float16, False, 2)
+    else:
+        return x
+
+
+@triton.jit
 def _field(word, BITS: tl.constexpr, FIELD: tl.constexpr):
     """Two codes of every word, at bit (FIELD mod P)·b of its halves: P of them are within a mantissa of 10 bits."""
     PLACES: tl.constexpr = 10 // BITS

@@ -22,14 +22,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
 from sinkctl.kernels.decode_attention.triton import LOG2E, _attend, _merge, _scores
-from sinkctl.kernels.rounded_decode.codes import channel, fields, high, lift, low, pair, times, times_plus
+from sinkctl.kernels.rounded_decode.codes import channel, fields, high, lift, low, pair, settled, times, times_plus
 from sinkctl.kernels.rounded_decode.full import fresh, further, in_full, placed, turned
 from sinkctl.kernels.rounded_decode.reference import Angles, Rule, Store
 from sinkctl.kernels.rounded_decode.rounding import take_in
 
 PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a small part of all
-TILE = 128  # tokens
-STAGES = 3  # of loads ahead
+TILE = 128 * 128  # numbers
+STAGES = 3  # of loads ahead, on Hopper
 REGISTERS = None  # at most, a thread
 
 
@@ -50,7 +50,7 @@ def _against(some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, B
             key = tl.reshape(both, [GROUPS * TOGETHER, 2 * WORDS * FIELDS])
         else:
             key = tl.zeros([GROUPS * TOGETHER, 2 * WORDS * FIELDS], tl.float16)
-        score = tl.dot((q_sin if sine else q_cos).to(tl.float16), tl.trans(key), score)
+        score = tl.dot(settled((q_sin if sine else q_cos).to(tl.float16), PACKED), tl.trans(key), score)
     return score
 
 
@@ -113,8 +113,8 @@ def _span(
         s_b = tl.load(k_scale + HALF + ranges, live, 0.0).to(tl.float32) * 512
         z_a = tl.load(k_zero + ranges, live, 0.0).to(tl.float32)
         z_b = tl.load(k_zero + HALF + ranges, live, 0.0).to(tl.float32)
-        common = tl.dot((a * z_a + b * z_b).to(tl.float16), plain_cos)
-        common = tl.dot((b * z_a - a * z_b).to(tl.float16), plain_sin, common)
+        common = tl.dot(settled((a * z_a + b * z_b).to(tl.float16), PACKED), plain_cos)
+        common = tl.dot(settled((b * z_a - a * z_b).to(tl.float16), PACKED), plain_sin, common)
         score = tl.reshape(tl.broadcast_to(common[:, None, :], [BM, GROUPS, TOGETHER]), [BM, T])
         # Keys.
         group = placed(k_place, i, k_fresh, k_fixed, k_turning, ONCE)
@@ -130,9 +130,7 @@ def _span(
         v = tl.load(v_codes + token * (2 * WORDS) + tl.arange(0, 2 * WORDS)[None, :], here, 0)
         v_s = tl.load(v_scale + token * (D // TOGETHER) + range_, here, 0.0)
         v_z = tl.load(v_zero + token * (D // TOGETHER) + range_, here, 0.0)
-        value = _values(v, v_s, v_z, PACKED, BITS)
-        if PACKED:
-            value = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [value], tl.float16, False, 2)
+        value = settled(_values(v, v_s, v_z, PACKED, BITS), PACKED)
         m, norm, acc = _attend(m, norm, acc, tl.where(seen, score, -float("inf")), value, "tf32")
         k_place, k_fresh = further(k_place, k_fresh, GROUPS, k_turning, ONCE)
         v_place, v_fresh = further(v_place, v_fresh, T, v_turning, ONCE)
@@ -230,7 +228,7 @@ def rounded_decode(
     (B, H, D), G, device = q_BHD.shape, k_BGD.shape[1], q_BHD.device
     assert all(x.is_contiguous() for x in store)
     assert all(x.stride(-1) == 1 for x in (q_BHD, k_BGD, v_BGE))
-    groups = max(1, TILE // rule.together)
+    groups = max(1, min(128, TILE // D) // rule.together)
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
     spans = max(1, min(triton.cdiv(PROGRAMS, B * G), triton.cdiv(k_count, groups), 63))
@@ -248,7 +246,7 @@ def rounded_decode(
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            num_warps=4, num_stages=STAGES, maxnreg=REGISTERS, **early,
+            num_warps=4 if D <= 128 else 8, num_stages=STAGES if present.hopper(q_BHD) else 2, maxnreg=REGISTERS, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, spans + 1,
