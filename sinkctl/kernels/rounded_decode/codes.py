@@ -95,7 +95,8 @@ def lift(BITS: tl.constexpr):
 
 
 @triton.jit
-def channel(x, WORDS: tl.constexpr, BITS: tl.constexpr):
-    """The channel at place x of an order by field, then word, then half; of so many words."""
+def by_field(x, BITS: tl.constexpr):
+    """[rows, channels] in the order in which products meet codes: by field, then word, then half."""
     FIELDS: tl.constexpr = 16 // BITS
-    return x // 2 % WORDS * 2 * FIELDS + x % 2 * FIELDS + x // (2 * WORDS)
+    WORDS: tl.constexpr = x.shape[1] * BITS // 32
+    return tl.reshape(tl.permute(tl.reshape(x, [x.shape[0], WORDS, 2, FIELDS]), (0, 3, 1, 2)), x.shape)

@@ -41,7 +41,7 @@ def slots(first, i, fixed, count):
 
 @triton.jit
 def turned(a, b, table, place, x, live, HALF: tl.constexpr):
-    """Pairs turned on by the angles in rows `place` of a table of cosines and sines in the order of x."""
+    """Pairs turned on by the angles in rows `place` of a table of cosines and sines ."""
     row = table + place * (2 * HALF) + x
     cos, sin = tl.load(row, live, 0.0), tl.load(row + HALF, live, 0.0)
     return a * cos - b * sin, b * cos + a * sin
@@ -74,15 +74,15 @@ def _met(
 @triton.jit
 def in_full(
     q_a, q_b, k_row, v_row, recent_k, recent_v, k_codes, k_scale, k_zero, v_codes, v_scale, v_zero, kept_k, kept_v,
-    coarse, fine, at, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
+    coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, BN: tl.constexpr, HAS_CAP: tl.constexpr,
 ):  # fmt: skip
-    """(maximum, sum, weighted values) by query head; pointers are those of one row and head, `at` channels by x."""
+    """(maximum, sum, weighted values) by query head; pointers are those of one row and head."""
     HALF: tl.constexpr = D // 2
     RANGES: tl.constexpr = D // TOGETHER
     BM: tl.constexpr = q_a.shape[0]
     x, e = tl.arange(0, HALF)[None, :], tl.arange(0, D)[None, :]
-    own_a, own_b = tl.load(k_row + at).to(tl.float32), tl.load(k_row + HALF + at).to(tl.float32)
+    own_a, own_b = tl.load(k_row + x).to(tl.float32), tl.load(k_row + HALF + x).to(tl.float32)
     m = _scores(tl.sum(q_a * own_a, 1) + tl.sum(q_b * own_b, 1), 1.0, softcap, 0.0, HAS_CAP)
     norm = tl.zeros([BM], tl.float32) + 1.0
     acc = tl.zeros([BM, D], tl.float32) + tl.load(v_row + e).to(tl.float32)
@@ -94,8 +94,8 @@ def in_full(
         seen = (distance > 0) & (done_k + i >= kept)
         live = seen[:, None]
         slot = ((done_k + i) % (recent + TOGETHER)).to(tl.int32)[:, None]
-        k_a = tl.load(recent_k + slot * D + at, live, 0.0).to(tl.float32)
-        k_b = tl.load(recent_k + slot * D + HALF + at, live, 0.0).to(tl.float32)
+        k_a = tl.load(recent_k + slot * D + x, live, 0.0).to(tl.float32)
+        k_b = tl.load(recent_k + slot * D + HALF + x, live, 0.0).to(tl.float32)
         slot = ((done_k + i) % (recent + 1)).to(tl.int32)[:, None]
         early = (done_k + i < done_v)[:, None]
         v = tl.load(recent_v + slot * D + e, live & ~early, 0.0).to(tl.float32)
@@ -110,12 +110,12 @@ def in_full(
         seen = (j < t) & (sink | ((j < kept) & (j >= oldest)))
         distance = tl.where(sink, sinks + window - j, (t - j).to(tl.int32))
         own, held = (seen & (j < kept))[:, None], (seen & (j >= kept))[:, None]
-        k_a = tl.load(kept_k + j[:, None] * D + at, own, 0.0).to(tl.float32)
-        k_b = tl.load(kept_k + j[:, None] * D + HALF + at, own, 0.0).to(tl.float32)
+        k_a = tl.load(kept_k + j[:, None] * D + x, own, 0.0).to(tl.float32)
+        k_b = tl.load(kept_k + j[:, None] * D + HALF + x, own, 0.0).to(tl.float32)
         v = tl.load(kept_v + j[:, None] * D + e, own, 0.0).to(tl.float32)
-        codes, ranges = k_codes + j[:, None] * (D * BITS // 8), (j // TOGETHER)[:, None] * D + at
-        k_a += _number(codes, ranges, at, held, k_scale, k_zero, BITS)
-        k_b += _number(codes, ranges + HALF, at + HALF, held, k_scale, k_zero, BITS)
+        codes, ranges = k_codes + j[:, None] * (D * BITS // 8), (j // TOGETHER)[:, None] * D + x
+        k_a += _number(codes, ranges, x, held, k_scale, k_zero, BITS)
+        k_b += _number(codes, ranges + HALF, x + HALF, held, k_scale, k_zero, BITS)
         ranges = j[:, None] * RANGES + e // TOGETHER
         v += _number(v_codes + j[:, None] * (D * BITS // 8), ranges, e, held, v_scale, v_zero, BITS)
         m, norm, acc = _met(m, norm, acc, q_a, q_b, k_a, k_b, v.to(tl.float16), distance, seen, coarse, fine, x,

@@ -11,7 +11,7 @@ and what zeros add is the same for all groups but for q. Rows of the matrix prod
 the keys of its own group. One more program takes what is in full: recent tokens, those kept, the new one, and sinks
 that have left their true distances. `merge` is that of `decode_attention`; `rounding.py` takes the token in.
 Products are in float16 (what scales and queries make of a code is far within its range) and summed in float32.
-Shapes as in `reference.py`; x is a place in the order of channels that `codes.py` has.
+Shapes as in `reference.py`; x is a channel of a half.
 """
 
 import torch
@@ -22,14 +22,14 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
 from sinkctl.kernels.decode_attention.triton import LOG2E, _attend, _merge, _scores
-from sinkctl.kernels.rounded_decode.codes import channel, fields, high, lift, low, pair, settled, times, times_plus
+from sinkctl.kernels.rounded_decode.codes import by_field, fields, high, lift, low, pair, settled, times, times_plus
 from sinkctl.kernels.rounded_decode.full import fresh, further, in_full, placed, turned
 from sinkctl.kernels.rounded_decode.reference import Angles, Rule, Store
 from sinkctl.kernels.rounded_decode.rounding import take_in
 
 PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a small part of all
 TILE = 128 * 128  # numbers
-STAGES = 3  # of loads ahead, on Hopper
+STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
 
 
@@ -50,7 +50,7 @@ def _against(some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, B
             key = tl.reshape(both, [GROUPS * TOGETHER, 2 * WORDS * FIELDS])
         else:
             key = tl.zeros([GROUPS * TOGETHER, 2 * WORDS * FIELDS], tl.float16)
-        score = tl.dot(settled((q_sin if sine else q_cos).to(tl.float16), PACKED), tl.trans(key), score)
+        score = tl.dot(settled(by_field((q_sin if sine else q_cos).to(tl.float16), BITS), PACKED), tl.trans(key), score)
     return score
 
 
@@ -85,7 +85,6 @@ def _span(
     WORDS: tl.constexpr = HALF * BITS // 32
     FIELDS: tl.constexpr = 16 // BITS
     x = tl.arange(0, HALF)[None, :]
-    at = channel(x, WORDS, BITS)
     group_m = tl.arange(0, BM) // SHARE
     n = tl.arange(0, T)
     group_n = n // TOGETHER
@@ -108,7 +107,7 @@ def _span(
         # Queries, by group.
         live = (group_m < tl.minimum(left, GROUPS))[:, None]
         a, b = turned(q_a, q_b, coarse, turn - group_m[:, None], x, live, HALF)
-        ranges = placed(k_place, group_m, k_fresh, k_fixed, k_turning, ONCE)[:, None] * D + at
+        ranges = placed(k_place, group_m, k_fresh, k_fixed, k_turning, ONCE)[:, None] * D + x
         s_a = tl.load(k_scale + ranges, live, 0.0).to(tl.float32) * 512
         s_b = tl.load(k_scale + HALF + ranges, live, 0.0).to(tl.float32) * 512
         z_a = tl.load(k_zero + ranges, live, 0.0).to(tl.float32)
@@ -160,10 +159,10 @@ def _part(
     row = tl.arange(0, BM)
     h = row % PSHARE
     live = ((h < SHARE) & (row < PSHARE * GROUPS))[:, None]
-    at = channel(tl.arange(0, HALF)[None, :], WORDS, BITS)
+    x = tl.arange(0, HALF)[None, :]
     q_rows = q + b * qb + (g * SHARE + h[:, None]) * qh
-    q_a = tl.load(q_rows + at, live, 0.0).to(tl.float32) * scale
-    q_b = tl.load(q_rows + HALF + at, live, 0.0).to(tl.float32) * scale
+    q_a = tl.load(q_rows + x, live, 0.0).to(tl.float32) * scale
+    q_b = tl.load(q_rows + HALF + x, live, 0.0).to(tl.float32) * scale
     k_scale += head * k_count * D
     k_zero += head * k_count * D
     v_scale += head * v_count * (D // TOGETHER)
@@ -175,13 +174,12 @@ def _part(
             recent_k + head * (recent + TOGETHER) * D, recent_v + head * (recent + 1) * D,
             k_codes + head * k_count * TOGETHER * bytes_, k_scale, k_zero,
             v_codes + head * v_count * bytes_, v_scale, v_zero, kept_k + head * kept * D, kept_v + head * kept * D,
-            coarse, fine, at, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
+            coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
             D, BITS, TOGETHER, BN, HAS_CAP,
         )  # fmt: skip
         own = row < PSHARE  # rows of other groups are copies of these
         m, norm = tl.where(own, m, -1e30), tl.where(own, norm, 0.0)
     else:
-        x = tl.arange(0, HALF)[None, :]
         q_a, q_b = turned(q_a, q_b, fine, t % TOGETHER, x, live, HALF)
         whole = tl.maximum(t - recent, 0) // TOGETHER
         begin = oldest // TOGETHER
@@ -236,6 +234,7 @@ def rounded_decode(
     m, norm = (torch.empty(B * H * (spans + 1), dtype=torch.float32, device=device) for _ in range(2))
     acc = torch.empty(B * H * (spans + 1), D, dtype=torch.float32, device=device)
     out = torch.empty(B, H, D, dtype=q_BHD.dtype, device=device)
+    ahead = STAGES if present.hopper(q_BHD) and rule.bits < 8 else 2
     early = present.overlapping(q_BHD)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
         _part[(spans + 1, B * G)](
@@ -246,7 +245,7 @@ def rounded_decode(
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            num_warps=4 if D <= 128 else 8, num_stages=STAGES if present.hopper(q_BHD) else 2, maxnreg=REGISTERS, **early,
+            num_warps=4 if D <= 128 else 8, num_stages=ahead, maxnreg=REGISTERS, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, spans + 1,
@@ -257,19 +256,19 @@ def rounded_decode(
 
 
 def tables_of(angles: Angles, bits: int) -> tuple[Tensor, ...]:
-    """As kernels read them, in the order of x: coarse and fine [·, 2, x] in float32, cosines before sines; fine of the
-    two codes of each field of each word, lifted, [2, t, W, F] in int32; and fine once more, [2, t, x] in float16."""
+    """As kernels read them, cosines before sines: coarse and fine, [·, 2, x] in float32; those that each word's codes
+    meet, lifted, [2, t, W, F] words; and fine once more, [2, t, x] in float16."""
     if bits not in angles.copies:
-        n = angles.fine_cos_tn.shape[-1]
-        words, fields_ = n * bits // 32, 16 // bits
-        x = torch.arange(n, device=angles.fine_cos_tn.device)
-        at = x // 2 % words * 2 * fields_ + x % 2 * fields_ + x // (2 * words)
-        coarse = torch.stack([angles.coarse_cos_An, angles.coarse_sin_An], 1)[..., at].float().contiguous()
-        fine = torch.stack([angles.fine_cos_tn, angles.fine_sin_tn], 1)[..., at].float().contiguous()
-        plain_2tx = fine.transpose(0, 1).half().contiguous()
-        places = 10 // bits
-        lifted_F = 2.0 ** (15 - torch.arange(fields_, device=x.device) % places * bits)
-        by_field = fine.transpose(0, 1).unflatten(-1, (fields_, words, 2)) * lifted_F[:, None, None]
-        packed = by_field.transpose(2, 3).half().contiguous().view(torch.int32)[..., 0].contiguous()
-        angles.copies[bits] = coarse, fine, packed, plain_2tx
+        words, fields_ = angles.fine_cos_tn.shape[-1] * bits // 32, 16 // bits
+        coarse = torch.stack([angles.coarse_cos_An, angles.coarse_sin_An], 1).float().contiguous()
+        fine = torch.stack([angles.fine_cos_tn, angles.fine_sin_tn], 1).float().contiguous()
+        plain_2tx = fine.transpose(0, 1).contiguous()
+        lifted_F = 2.0 ** (15 - torch.arange(fields_, device=fine.device) % (10 // bits) * bits)
+        met = plain_2tx.unflatten(-1, (words, 2, fields_)).transpose(-2, -1) * lifted_F[:, None]
+        angles.copies[bits] = (
+            coarse,
+            fine,
+            met.half().contiguous().view(torch.int32)[..., 0].contiguous(),
+            plain_2tx.half(),
+        )
     return angles.copies[bits]
