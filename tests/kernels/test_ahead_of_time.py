@@ -146,7 +146,7 @@ CASES = {
 } | {
     "dequantized_8_bits": partial(dequantized, 128, bits=8),
     "dequantized_2_bits": partial(dequantized, 128, bits=2),
-    "dequantized_groups_of_128": partial(dequantized, 128, together=128),
+    "dequantized_groups_of_64": partial(dequantized, 128, together=64),
     "streamed_capped": partial(streamed, 128, softcap=50.0),
     "streamed_alibi": partial(streamed, 128, slope_H=normal(H, dtype=torch.float)),
 }

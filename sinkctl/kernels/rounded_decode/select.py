@@ -8,7 +8,7 @@ from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.rounded_decode import reference
 from sinkctl.kernels.rounded_decode.reference import Rule
 
-GROUPS = (16, 32, 64, 128)  # tokens that are rounded together
+GROUPS = (16, 32, 64)  # tokens that are rounded together
 WIDTHS = (64, 128, 256)
 
 

@@ -234,7 +234,9 @@ def rounded_decode(
     m, norm = (torch.empty(B * H * (spans + 1), dtype=torch.float32, device=device) for _ in range(2))
     acc = torch.empty(B * H * (spans + 1), D, dtype=torch.float32, device=device)
     out = torch.empty(B, H, D, dtype=q_BHD.dtype, device=device)
-    ahead = STAGES if present.hopper(q_BHD) and rule.bits < 8 else 2
+    ahead = 1 if D > 128 else 2
+    if present.hopper(q_BHD) and rule.bits < 8:
+        ahead = STAGES
     early = present.overlapping(q_BHD)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
         _part[(spans + 1, B * G)](
