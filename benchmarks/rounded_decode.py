@@ -3,12 +3,11 @@
     python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
                                         [--compile]
 
-A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values. `errors`:
-of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044. `kernel`: attention of a
-layer alone (32/8 and 32/32 heads of 128), captured, in turns; medians; a share of the rate of reading counts what has
-to be read. `step`: a whole step of the Llama-3-8B shape, random weights, captured, in turns; --compile compiles its
-layers. `tune`: the kernel at 4 bits with other numbers of stages, registers and programs. Rows come as they are
-measured.
+A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
+`errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044. `kernel`:
+attention of a layer alone (32/8 and 32/32 heads of 128), captured, in turns; medians; what it reads is the cache.
+`step`: a whole step of the Llama-3-8B shape, random weights, captured, in turns; --compile compiles its layers. `tune`:
+the kernel at 4 bits with other numbers of stages, registers and programs. Rows come as they are measured.
 """
 
 import argparse
@@ -82,8 +81,10 @@ def policy_of(window: int, bits: int | None, **more) -> SinkWindow:
 
 def layer(groups: int, width: int = 128) -> LayerFacts:
     rotation = Rotation("half", 0, 500_000.0 ** (-torch.arange(width // 2).double() / (width // 2)))
-    return LayerFacts("a layer", 32, groups, width, width, None, rotation, False, False, None, False, False, None, False,
-                      BF16, CUDA, torch.nn.Identity())  # fmt: skip
+    return LayerFacts(
+        "a layer", 32, groups, width, width, None, rotation, False, False, None, False, False, None, False, BF16, CUDA,
+        torch.nn.Identity(),
+    )  # fmt: skip
 
 
 def filled(tensors) -> None:
@@ -170,8 +171,8 @@ def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
     for stages, registers, programs in (
-        (3, None, 1056), (2, None, 1056), (2, 168, 1056), (3, 168, 1056), (3, None, 528), (3, None, 2112), (4, None, 1056),
-        (2, 168, 1584), (2, 128, 2112),
+        (3, None, 1056), (2, None, 1056), (2, 168, 1056), (3, 168, 1056), (3, None, 528), (3, None, 2112),
+        (4, None, 1056), (2, 168, 1584), (2, 128, 2112),
     ):  # fmt: skip
         with patch.multiple(kernel, STAGES=stages, REGISTERS=registers, PROGRAMS=programs):
             try:
