@@ -22,7 +22,7 @@ from sinkctl.errors import ModelError
 from sinkctl.kernels import decode_attention, stream_attention
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.model.handler import AttentionCall, Handler, places
-from sinkctl.model.positions import Rotation, rotate
+from sinkctl.model.positions import Rotation, rotate, table_by_row
 from sinkctl.model.probe import LayerFacts
 
 # Of each layer, how it turns.
@@ -98,7 +98,9 @@ class RingCache(Handler):
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its ring and the new tokens, which it takes in."""
         index = self._index[id(call.module)]
-        if call.q_BHTD.shape[2] == 1 and self._real is None and not self._in_blocks[index]:
+        if index == 0:
+            self._turns = {}
+        if call.q_BHTD.shape[2] == 1 and self._real is None and self._in_one_step(index):
             return self._step(index, call)
         if self._real is None and len(set(self.seen)) == 1 and self._turn_alike:
             return self._block(index, call, slice(None), 0)
@@ -123,6 +125,9 @@ class RingCache(Handler):
     def count(self, steps: int) -> None:
         """Count steps that were replayed on the device, clock and all."""
         self.seen = [seen + steps for seen in self.seen]
+
+    def rehearse(self, on: bool) -> None:
+        """While on, steps are done over from the same place; the slot of a token is all that they change."""
 
     def rewind(self, seen: Sequence[int]) -> None:
         """Forget the latest token or none: the slot it took was that of a token which no longer counts."""
@@ -178,10 +183,12 @@ class RingCache(Handler):
         for (_, _, *columns), rows in kinds.items():
             yield torch.tensor(rows), torch.tensor(columns)
 
+    def _in_one_step(self, index: int) -> bool:
+        """Whether a kernel does a layer's single tokens, those of all rows at once."""
+        return not self._in_blocks[index]
+
     def _step(self, index: int, call: AttentionCall) -> Tensor:
         layer = self._layers[index]
-        if index == 0:
-            self._turns = {}
         # A captured step may be replayed on a ring that is not.
         full = min(self.seen) > layer.origin and not (call.q_BHTD.is_cuda and torch.cuda.is_current_stream_capturing())
         out_BHE = self._steps[index][0](
@@ -207,7 +214,7 @@ class RingCache(Handler):
             # Positions need float64, which MPS has not.
             t_B = torch.tensor(self.seen) if like.device.type == "mps" else self._t_B[like.device]
             place_B = t_B - layer.origin
-            tables = (_row_table(by_row, place, like) for place in (place_B, place_B.clamp(max=0)))
+            tables = (table_by_row(by_row, place, like) for place in (place_B, place_B.clamp(max=0)))
             both = [table for pair in tables for table in pair]
             self._turns[key] = Turn(*both, by_row[0].start, by_row[0].layout == "interleaved")
         return self._turns[key]
@@ -288,11 +295,3 @@ class RingCache(Handler):
         if key not in self._tables:
             self._tables[key] = rotation.table(range(first - origin, end - origin), like)
         return self._tables[key]
-
-
-def _row_table(by_row: Rotations, place_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines by row, [B, n]: each of its own place."""
-    if all(rotation is by_row[0] for rotation in by_row):
-        return by_row[0].table(place_B, like)
-    each = [rotation.table(place_B[row : row + 1], like) for row, rotation in enumerate(by_row)]
-    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))

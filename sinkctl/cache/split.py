@@ -99,6 +99,9 @@ class SplitCache(Handler):
     def count(self, steps: int) -> None:
         self._both("count", steps)
 
+    def rehearse(self, on: bool) -> None:
+        self._both("rehearse", on)
+
     def rewind(self, seen: Sequence[int]) -> None:
         self._both("rewind", seen)
 

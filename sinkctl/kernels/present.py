@@ -1,5 +1,6 @@
 """Whether Triton kernels, those of FlashAttention-3 and cuDNN graphs can run here, and are to."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,6 +54,11 @@ def overlapping(x: Tensor) -> dict[str, bool]:
     """
     can = x.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(x.device) >= (9, 0)
     return dict(OVERLAPS=True, launch_pdl=True) if can else dict(OVERLAPS=False)
+
+
+def packs_halves() -> bool:
+    """Whether a kernel may multiply two float16 by one instruction of NVIDIA's, written as such."""
+    return torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1"
 
 
 FA3_WIDTHS = (64, 128, 192, 256)  # of heads it has kernels of; others it would pad

@@ -44,6 +44,14 @@ class Rotation:
         return angle_Tn.cos().to(like.device, dtype), angle_Tn.sin().to(like.device, dtype)
 
 
+def table_by_row(by_row: Sequence[Rotation], place_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by row, [B, n]: each of its own place."""
+    if all(rotation is by_row[0] for rotation in by_row):
+        return by_row[0].table(place_B, like)
+    each = [rotation.table(place_B[row : row + 1], like) for row, rotation in enumerate(by_row)]
+    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
+
+
 def rotate(
     x_BHTD: Tensor, rotation: Rotation | None, table: tuple[Tensor, Tensor] | None, out: Tensor | None = None
 ) -> Tensor:

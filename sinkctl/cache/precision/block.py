@@ -12,7 +12,8 @@ from torch import Tensor
 from sinkctl.cache.policies import Keep
 from sinkctl.cache.precision.forms import FOREVER, Form
 from sinkctl.cache.precision.settings import Precision
-from sinkctl.cache.precision.store import Side, Store
+from sinkctl.cache.precision.store import Side
+from sinkctl.kernels.rounded_decode import Store
 
 # (keys, number of the first) → rotated
 Turned = Callable[[Tensor, int], Tensor]

@@ -1,8 +1,9 @@
 """A ring whose keys and values are rounded once they are not recent; blocks and single tokens alike.
 
 Whatever goes through it, in blocks of any size, each query sees what it would see token by token (`settings.py` says
-what that is). Rounded keys and values are packed, and dequantized a layer at a time. A layer that keeps too few tokens
-for any to be rounded is one of an ordinary ring.
+what that is). Rounded keys and values are packed. Blocks dequantize them a layer at a time; single tokens do where no
+kernel reads them as they are (`steps.py`). A layer that keeps too few tokens for any to be rounded is one of an
+ordinary ring.
 
 Shapes: B rows, H query heads, G key/value heads, T tokens of a block, S sinks, D and E widths.
 """
@@ -17,10 +18,12 @@ from sinkctl.cache.policies import Keep
 from sinkctl.cache.precision.block import Block
 from sinkctl.cache.precision.forms import FOREVER, Form, attention
 from sinkctl.cache.precision.settings import Precision
-from sinkctl.cache.precision.store import Store, empty, grown
+from sinkctl.cache.precision.steps import Turns, rule_of, step_of
+from sinkctl.cache.precision.store import empty, grown
 from sinkctl.cache.ring import Held, RingCache
 from sinkctl.errors import UsageError
 from sinkctl.kernels.implementation import Implementation
+from sinkctl.kernels.rounded_decode import Store
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.positions import Rotation, rotate
 from sinkctl.model.probe import LayerFacts
@@ -39,11 +42,14 @@ class RoundedRing(RingCache):
 
         Raises UsageError where groups of channels do not divide the width of a layer.
         """
-        self._precision = precision
+        self._precision, self._facts, self._angles, self._rehearses = precision, layers, Turns(), False
         super().__init__(layers, keeps, rows, capacity)
         for index, layer in enumerate(self._layers):
             if isinstance(layer.ring, Store):
-                self._blocks[index] = self._steps[index] = CHOSEN
+                step, reason = step_of(layers[index], precision, layer.keep)
+                self._blocks[index] = CHOSEN
+                self._in_blocks[index] = step is None
+                self._steps[index] = (CHOSEN[0], f"{CHOSEN[1]} ({reason})") if step is None else (step, reason)
 
     def _made(self, facts: LayerFacts, keep: Keep, rows: int, capacity: int | None) -> Held:
         precision = self._precision
@@ -63,6 +69,35 @@ class RoundedRing(RingCache):
         for index, layer in enumerate(self._layers):
             if layer.keep.window is None:
                 self._layers[index] = Held(layer.keep, grown(layer.ring, self._precision, tokens))
+
+    def rehearse(self, on: bool) -> None:
+        """While on, steps leave nothing that a step done over must not find."""
+        self._rehearses = on
+
+    def _in_one_step(self, index: int) -> bool:
+        return super()._in_one_step(index) and (self._turn_alike or not isinstance(self._layers[index].ring, Store))
+
+    def _step(self, index: int, call: AttentionCall) -> Tensor:
+        if not isinstance(self._layers[index].ring, Store):
+            return super()._step(index, call)
+        if self._layers[index].keep.window is None:
+            self._room(max(self.seen) + 1)
+        layer, facts = self._layers[index], self._facts[index]
+        sinks, window = layer.keep
+        reach = (self._capacity or max(self.seen) + 1) if window is None else sinks + window + self._precision.together
+        rotation = self.rotations[0][index]
+        out_BHE = self._steps[index][0](
+            *(x[:, :, 0] for x in (call.q_BHTD, call.k_BGTD, call.v_BGTE)),
+            layer.ring,
+            self._t_B[call.q_BHTD.device],
+            rule=rule_of(self._precision, layer.keep),
+            angles=self._angles.of(rotation, facts, self._precision.together, reach),
+            scale=call.scale,
+            sink_logit_H=call.sink_logit_H,
+            softcap=call.softcap,
+            take=not self._rehearses,
+        )
+        return out_BHE[:, :, None]
 
     def _part(
         self, index: int, call: AttentionCall, rows: slice | Tensor, seen: int, rotation: Rotation | None

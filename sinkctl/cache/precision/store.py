@@ -1,46 +1,16 @@
-"""What is held of a layer whose keys and values are rounded, and where.
+"""What is held of a layer whose keys and values are rounded, around a block of tokens (`Store` says where).
 
 Shapes: B rows, G key/value heads, F recent slots, N slots of groups, t tokens that are rounded together, K kept tokens,
 T tokens, D and E widths.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from sinkctl.cache.precision.quantize import Rounded, dequantize, quantize
 from sinkctl.cache.precision.settings import Precision
+from sinkctl.kernels.rounded_decode import Store
+from sinkctl.kernels.rounded_decode.quantize import Rounded, dequantize, quantize
 from sinkctl.model.probe import LayerFacts
-
-
-class Store(NamedTuple):
-    """One layer's keys, un-rotated, and values: the recent ones in full, the others rounded, and those kept in full.
-
-    Token j is in recent slot j mod F. Its group γ = ⌊j/t⌋ is in slot γ where it holds one of the S sinks; the other
-    groups take the other slots in turn.
-    """
-
-    recent_k_BGFD: Tensor
-    recent_v_BGFE: Tensor
-    k_codes: Tensor  # uint8 [B, G, N, t, bytes]
-    k_scale: Tensor
-    k_zero: Tensor
-    v_codes: Tensor  # uint8 [B, G, N, 1, bytes]
-    v_scale: Tensor
-    v_zero: Tensor
-    kept_k_BGKD: Tensor
-    kept_v_BGKE: Tensor
-
-    @property
-    def k(self) -> Rounded:
-        """Rounded keys."""
-        return Rounded(self.k_codes, self.k_scale, self.k_zero)
-
-    @property
-    def v(self) -> Rounded:
-        """Rounded values."""
-        return Rounded(self.v_codes, self.v_scale, self.v_zero)
 
 
 def empty(facts: LayerFacts, precision: Precision, rows: int, sinks: int, window: int) -> Store:

@@ -32,6 +32,11 @@ from sinkctl.tasks.generate.sampling import Sampler
 WARM_UPS = 3
 
 
+def lengths_of(loaded: LoadedModel, policy: Policy) -> Lengths:
+    """The stages of a model's streams under a policy."""
+    return Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
+
+
 class Decoder:
     """B streams of a model under one cache policy that keeps keys and values, each continued by itself."""
 
@@ -52,7 +57,7 @@ class Decoder:
         """
         self.loaded, self.policy, self.sampler = loaded, policy, sampler
         model, device = loaded.model, loaded.device
-        self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
+        self._lengths = lengths_of(loaded, policy)
         facts = self._lengths.last.layers
         self.cache = ring(facts, policy, rows, capacity)
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
@@ -223,9 +228,11 @@ class Decoder:
         seen, ids_B, place = list(self.cache.seen), self.ids_B.clone(), self.sampler.place()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
+        self.cache.rehearse(True)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 self._forward()
+        self.cache.rehearse(False)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):

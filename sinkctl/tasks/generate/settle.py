@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Evicting, Policy
+from sinkctl.cache.precision.steps import not_captured
 from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.attention import sinks_of
@@ -18,6 +19,7 @@ from sinkctl.model.named import absolute
 from sinkctl.model.quantized import is_quantized
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GenerateRecipe
+from sinkctl.tasks.generate.decoder import lengths_of
 from sinkctl.tasks.generate.ends import end_of_sequence
 from sinkctl.tasks.generate.settle_sampling import (
     check_processors,
@@ -113,8 +115,6 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "recomputation has no step to capture"
     if isinstance(policy, Evicting) or policy.needs_prompts:
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
-    if policy.precision is not None:
-        return False, "rounded keys and values are dequantized, and go through as blocks do"
     if policy.redistribute is not None:
         return False, "redistributed heads have no kernel for single tokens, which go through as blocks do"
     if recurrent_cache(loaded.model) is not None:
@@ -129,6 +129,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "a mixture of experts asks the host which ones to run"
     if not all(change.once for change in changes(loaded.model.config)):
         return False, "its rotary embedding (dynamic NTK) asks the host how long the text is"
+    if policy.precision is not None and (why := not_captured(lengths_of(loaded, policy).last.layers, policy)):
+        return False, why
     sink = next((sink for sink in sinks_of(loaded.model) if sink.key is not None or not sink.normalises), None)
     if sink is not None:
         return False, f"{sink.kind} has no kernel for single tokens, which go through as blocks do"

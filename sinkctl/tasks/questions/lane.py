@@ -11,6 +11,7 @@ from sinkctl.cache.policies import Evicting, Keep, PerHead, Policy, Recompute, S
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
+from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.questions.settle import Settled
 
 Inside = Literal["yes", "partly", "no", "unknown"]
@@ -22,7 +23,8 @@ class Lane:
     def __init__(self, loaded: LoadedModel, settled: Settled, policy: Policy, capacity: int | None):
         """`capacity`: tokens of the whole stream, which `dense` has to know."""
         recipe = settled.recipe
-        settings = GenerateRecipe(sampling=GREEDY, graph=recipe.graph, compile=False)
+        graph = recipe.graph and can_capture(loaded, policy)[0]  # settled for the first policy
+        settings = GenerateRecipe(sampling=GREEDY, graph=graph, compile=False)
         bos = settled.bos_id is not None
         self.policy, self._chunk, self._keep = policy, recipe.chunk, recipe.keep
         self.decoder = decoder_for(loaded, policy, settings, 1, capacity, bos)

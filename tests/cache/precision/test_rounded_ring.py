@@ -15,6 +15,8 @@ from sinkctl.cache.precision.settings import Precision
 from sinkctl.cache.select import ring
 from sinkctl.cache.streaming import streaming
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.kernels import rounded_decode
+from sinkctl.kernels.rounded_decode import IMPLEMENTATIONS
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
@@ -67,6 +69,25 @@ def test_blocks_and_single_tokens_equal_token_by_token(family):
         np.testing.assert_allclose(scored(loaded, policy, ids, 13), truth, rtol=0, atol=1e-10)
         in_full = scored(loaded, policy.model_copy(update={"precision": None}), ids, TOKENS)
         assert abs(in_full - truth.numpy()).max() > 1e-3
+
+
+def test_steps_by_the_specification_of_their_kernel_equal_token_by_token(monkeypatch):
+    """Prompts in blocks, then single tokens, some of which are done over first, as captured steps are; and blocks."""
+    loaded, ids = wrap(tiny(*STREAMED["llama"])), text()
+    monkeypatch.setattr(rounded_decode, "select", lambda *_: (IMPLEMENTATIONS["reference"], "a test"))
+    for policy in (case for case in CASES if case.precision.keys == "channel"):
+        truth = expected(loaded, policy, ids)
+        held = ring(loaded.layers(128), policy, 1, None if isinstance(policy, Dense) else TOKENS)
+        assert held.implementations == {"reference": "a test"}
+        for blocks in BLOCKS:
+            np.testing.assert_allclose(losses(loaded, held, ids[None], blocks)[0], truth, rtol=0, atol=1e-10)
+            held.restart()
+        for token in range(TOKENS):
+            for rehearses in (True, True, False):
+                held.rehearse(rehearses)
+                found = losses(loaded, held, ids[None, token : token + 2], [1])[0]
+                np.testing.assert_allclose(found, truth[token : token + 1], rtol=0, atol=1e-10)
+                held.rewind([token + 1 - rehearses])
 
 
 @pytest.mark.parametrize("family", ["jamba"])

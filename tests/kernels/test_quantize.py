@@ -6,7 +6,7 @@ import pytest
 import torch
 from rounded import by_channel, by_token
 
-from sinkctl.cache.precision.quantize import dequantize, packed, quantize, unpacked
+from sinkctl.kernels.rounded_decode.quantize import dequantize, packed, quantize, unpacked
 
 BITS = (8, 4, 3, 2)
 

@@ -1,0 +1,231 @@
+"""A generated token over a long cache in bf16 and in few bits, on a GPU, in one run.
+
+    python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
+                                        [--compile]
+
+A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
+`errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044. `kernel`:
+attention of a layer alone (32/8 and 32/32 heads of 128), captured, in turns; medians; what it reads is the cache.
+`step`: a whole step of the Llama-3-8B shape, random weights, captured, in turns; --compile compiles its layers. `tune`:
+the kernel at 4 bits with other numbers of stages, registers and programs. Rows come as they are measured.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from sinkctl.cache.policies import SinkWindow
+from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.precision.steps import Turns, rule_of
+from sinkctl.cache.precision.store import empty
+from sinkctl.kernels import decode_attention, rounded_decode
+from sinkctl.kernels.decode_attention import Ring, Turn
+from sinkctl.kernels.rounded_decode import triton as kernel
+from sinkctl.model.positions import Rotation
+from sinkctl.model.probe import LayerFacts
+from sinkctl.model.settings import ModelSettings
+from sinkctl.model.shapes import built
+from sinkctl.tasks.bench.clock import Clock
+from sinkctl.tasks.bench.costs import weight_bytes
+from sinkctl.tasks.bench.rates import rates
+from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate.sampling import Sampler
+
+BF16, CUDA, S = torch.bfloat16, torch.device("cuda", 0), 4
+FULL, FORMATS = "bf16", {"8 bits": 8, "4 bits": 4, "2 bits": 2}
+begun = time.perf_counter()
+
+
+def say(text: str) -> None:
+    print(f"[{time.perf_counter() - begun:4.0f} s] {text}", flush=True)
+
+
+def medians(running: dict[str, Callable[[], object]], rounds: int, calls: int) -> dict[str, float]:
+    """Milliseconds a call of each, in turns; one round first does not count."""
+    found: dict[str, list[float]] = {name: [] for name in running}
+    for turn in range(rounds + 1):
+        for name, run in running.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            for _ in range(calls):
+                run()
+            end.record()
+            end.synchronize()
+            if turn:
+                found[name].append(begin.elapsed_time(end) / calls)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def captured(run: Callable[[], object], times: int = 4) -> Callable[[], None]:
+    """A graph that does it so often."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            run()
+    return graph.replay
+
+
+def policy_of(window: int, bits: int | None, **more) -> SinkWindow:
+    return SinkWindow(sinks=S, window=window, precision=bits and Precision(bits=bits, **more))
+
+
+def layer(groups: int, width: int = 128) -> LayerFacts:
+    rotation = Rotation("half", 0, 500_000.0 ** (-torch.arange(width // 2).double() / (width // 2)))
+    return LayerFacts(
+        "a layer", 32, groups, width, width, None, rotation, False, False, None, False, False, None, False, BF16, CUDA,
+        torch.nn.Identity(),
+    )  # fmt: skip
+
+
+def filled(tensors) -> None:
+    """Random codes, numbers about 0, and scales that make codes such."""
+    for name, x in tensors.items():
+        part = name.rpartition(".")[2]
+        if x.dtype == torch.uint8:
+            x.random_(0, 256)
+        elif part.endswith("scale"):
+            x.uniform_(0.1, 0.3)
+        elif part.endswith("zero"):
+            x.uniform_(-2, -1)
+        else:
+            x.normal_()
+
+
+def drawn(rows: int, groups: int, width: int = 128) -> list[Tensor]:
+    return [torch.randn(rows, heads, width, device=CUDA, dtype=BF16) for heads in (32, groups, groups)]
+
+
+def rounded_call(rows: int, groups: int, window: int, bits: int) -> tuple[Callable, int]:
+    """(a step of one layer, given an implementation; bytes held)."""
+    policy, facts = policy_of(window, bits), layer(groups)
+    keep = policy.keep(None)
+    store = empty(facts, policy.precision, rows, *keep)
+    filled(store._asdict())
+    t_B = torch.full((rows,), window + S + 100, device=CUDA) + torch.arange(rows, device=CUDA)
+    angles = Turns().of(facts.rotation, facts, 32, window + S + 32)
+    options = dict(rule=rule_of(policy.precision, keep), angles=angles, scale=128**-0.5)
+    qkv = drawn(rows, groups)
+    return lambda way, **more: way(*qkv, store, t_B, **options, **more), sum(x.nbytes for x in store)
+
+
+def full_call(rows: int, groups: int, window: int) -> tuple[Callable, int]:
+    sizes = (window + 1, window + 1, S, S)
+    ring = Ring(*(torch.randn(rows, groups, n, 128, device=CUDA, dtype=BF16) for n in sizes))
+    t_B = torch.full((rows,), window + S + 100, device=CUDA)
+    angle = torch.randn(rows, 64, device=CUDA)
+    turn = Turn(angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle), 0, False)
+    qkv = drawn(rows, groups)
+    way = decode_attention.IMPLEMENTATIONS["triton"]
+    return lambda: way(*qkv, ring, t_B, turn=turn, scale=128**-0.5, full=True), sum(x.nbytes for x in ring)
+
+
+def errors(options: argparse.Namespace) -> None:
+    for name, bits in FORMATS.items():
+        torch.manual_seed(0)
+        call, _ = rounded_call(2, 8, 2044, bits)
+        ways = [rounded_decode.IMPLEMENTATIONS[way] for way in ("triton", "reference")]
+
+        def exact(*qkv_store, **more):
+            q, k, v, store, t_B = qkv_store
+            wide = rounded_decode.Store(*(x.double() if x.is_floating_point() else x.clone() for x in store))
+            return rounded_decode.rounded_decode(q.double(), k.double(), v.double(), wide, t_B, **more)
+
+        truth = call(exact, take=False)
+        ours, plain = (float((call(way, take=False) - truth).norm() / truth.norm()) for way in ways)
+        say(f"errors {name}: kernel {ours:.2e}, plain torch {plain:.2e}: {ours / plain:.2f} of it "
+            f"{'' if ours <= 2 * plain else 'WRONG'}")  # fmt: skip
+
+
+def compared(label: str, calls: dict[str, tuple[Callable, int]], per_call: int, options, weights: int = 0) -> None:
+    """Rows of these ways; bytes are those of the cache."""
+    found = medians({name: run for name, (run, _) in calls.items()}, options.rounds, 4)
+    for name, (_, held) in calls.items():
+        ms = found[name] / per_call
+        say(f"{label} {name}: {ms:8.4f} ms, {found[FULL] / found[name]:5.2f}×; cache {held / 2**30:6.3f} GiB, "
+            f"{held / calls[FULL][1]:.4f} of bf16's; reads {(weights + held) / ms / 1e9:5.2f} TB/s")  # fmt: skip
+
+
+def alone(options: argparse.Namespace) -> None:
+    for groups in (8, 32):
+        calls = {FULL: full_call(options.rows, groups, options.cache)}
+        for name, bits in FORMATS.items():
+            call, held = rounded_call(options.rows, groups, options.cache, bits)
+            calls[name] = partial(call, rounded_decode.IMPLEMENTATIONS["triton"]), held
+        graphs = {name: (captured(run), held) for name, (run, held) in calls.items()}
+        compared(f"kernel 32/{groups}", graphs, 4, options)
+        del calls, graphs
+        torch.cuda.empty_cache()
+
+
+def tune(options: argparse.Namespace) -> None:
+    call, _ = rounded_call(options.rows, 8, options.cache, 4)
+    running = {}
+    for stages, registers, programs in (
+        (3, None, 1056), (2, None, 1056), (2, 168, 1056), (3, 168, 1056), (3, None, 528), (3, None, 2112),
+        (4, None, 1056), (2, 168, 1584), (2, 128, 2112),
+    ):  # fmt: skip
+        with patch.multiple(kernel, STAGES=stages, REGISTERS=registers, PROGRAMS=programs):
+            try:
+                graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["triton"]))
+            except Exception as problem:
+                say(f"tune {stages} {registers} {programs}: {type(problem).__name__}: {str(problem)[:100]}")
+                continue
+        running[f"{stages} stages, registers {registers}, {programs} programs"] = graph
+    for name, ms in medians(running, options.rounds, 4).items():
+        say(f"tune {name}: {ms / 4:.4f} ms")
+
+
+def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> Decoder:
+    """Its cache full of random numbers."""
+    greedy = Sampler(options.rows, CUDA, greedy=True)
+    policy = policy_of(options.cache, bits)
+    made = Decoder(loaded, policy, greedy, rows=options.rows, graph=True, compiled=options.compile)
+    state = made.cache.state()
+    filled(state)
+    made.cache.restore(state, [options.cache + S + 100] * options.rows)
+    made.step()
+    return made
+
+
+def step(options: argparse.Namespace) -> None:
+    loaded = built("llama-3-8b", ModelSettings(device="cuda", dtype="bfloat16"))
+    say(f"step: {loaded.name}, {weight_bytes(loaded.model) / 2**30:.1f} GiB of weights")
+    calls = {}
+    for name, bits in {FULL: None, **FORMATS}.items():
+        made = decoder_of(loaded, options, bits)
+        calls[name] = made.step, made.bytes_held()
+        say(f"step {name}: ready; {made.choices['decode_attention']}; finite: {bool(made._logits_BV.isfinite().all())}")
+    compared(f"step {options.rows} rows", calls, 1, options, weight_bytes(loaded.model))
+
+
+PARTS = {"errors": errors, "kernel": alone, "step": step, "tune": tune}
+
+
+@torch.no_grad()
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS)[:3])
+    arguments.add_argument("--cache", type=int, default=32_768)
+    arguments.add_argument("--rows", type=int, default=8)
+    arguments.add_argument("--rounds", type=int, default=10)
+    arguments.add_argument("--compile", action="store_true")
+    options = arguments.parse_args()
+    rate = {rate.name: rate.value / 1e12 for rate in rates(CUDA, BF16, Clock(CUDA, 0.05))}
+    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, reads {rate['read']:.2f} TB/s, bf16")
+    for part in options.parts:
+        PARTS[part](options)
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

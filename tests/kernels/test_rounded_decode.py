@@ -1,0 +1,102 @@
+"""rounded_decode: the kernel against the specification in float64, from the first token to past the turning of slots.
+
+That the specification is the rule itself is tested in tests/cache/precision/test_rounded_ring.py, token by token.
+"""
+
+import os
+
+import pytest
+import torch
+
+from sinkctl.kernels.rounded_decode import IMPLEMENTATIONS, Angles, Rule, Store, rounded_decode
+from sinkctl.kernels.rounded_decode.quantize import quantize
+from sinkctl.kernels.rounded_decode.reference import _take
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+MOST = 300  # tokens
+# H query heads, G key/value heads, D width, and the rule
+CASES = {
+    "grouped, 4 bits": (8, 2, 64, Rule(4, 16, 16, 20, 2, 3, 150)),
+    "all heads, 2 bits, sinks over groups": (2, 2, 64, Rule(2, 16, 16, 3, 0, 20, 133)),
+    "8 bits, no sinks, groups of 32": (4, 1, 128, Rule(8, 32, 32, 0, 0, 0, 64)),
+    "everything, more kept than sinks": (6, 2, 64, Rule(4, 32, 32, 16, 5, 0, None)),
+}
+STANDS = (0, 1, 19, 40, 155, 230, 293)  # of the first row; the second is 5 tokens on
+
+
+def drawn(case, dtype=torch.float64):
+    H, G, D, _ = CASES[case]
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, MOST, heads, D, generator=draw, dtype=torch.float64) for heads in (H, G, G))
+    k[..., 3] += 10  # a channel that is far out, as keys have
+    return [x.half().to(dtype) for x in (q, k, v)]
+
+
+def angles_of(width: int, rule: Rule, dtype) -> Angles:
+    frequency = 0.7 ** torch.arange(width // 2).double()
+    coarse, fine = (
+        torch.arange(count)[:, None] * step * frequency
+        for count, step in ((MOST // rule.together + 3, rule.together), (rule.together, 1))
+    )
+    wide = torch.promote_types(dtype, torch.float32)
+    return Angles(*(f(x).to(wide) for x in (coarse, fine) for f in (torch.cos, torch.sin)), 0, False)
+
+
+def empty(case, dtype, rows=2) -> Store:
+    _, G, D, rule = CASES[case]
+    window = MOST if rule.window is None else rule.window
+
+    def coded(tokens, channels):
+        count = -(-rule.sinks // tokens) + -(-(window - rule.recent) // tokens)
+        one = quantize(torch.zeros(tokens, D, dtype=dtype), rule.bits, channels)
+        return [x.expand(rows, G, count, *x.shape).clone() for x in one]
+
+    full = [torch.zeros(rows, G, n, D, dtype=dtype) for n in (rule.recent + rule.together, rule.recent + 1)]
+    kept = [torch.zeros(rows, G, rule.kept, D, dtype=dtype) for _ in range(2)]
+    return Store(*full, *coded(rule.together, None), *coded(1, rule.channels), *kept)
+
+
+def stands(case, dtype):
+    """Stores of two rows as they are before tokens number t and t + 5, for every t of STANDS."""
+    rule, (_, k, v) = CASES[case][3], drawn(case, dtype)
+    now, found = empty(case, dtype), {}
+    for t in range(MOST):
+        for b, after in ((0, t), (1, t + 5)):
+            if after in [t + 5 * b for t in STANDS]:
+                found.setdefault(after - 5 * b, empty(case, dtype))
+                for mine, theirs in zip(found[after - 5 * b], now, strict=True):
+                    mine[b] = theirs[b]
+            if b == 0:
+                continue
+        for b in range(2):
+            _take(Store(*(x[b : b + 1] for x in now)), k[b, t], v[b, t], t, rule)
+    return found
+
+
+def step(attend, case, t, store, dtype, device="cpu", **options):
+    rule, places = CASES[case][3], torch.tensor([t, t + 5])
+    qkv = [x[torch.arange(2), places].to(device) for x in drawn(case, dtype)]
+    held = Store(*(x.clone().to(device) for x in store))
+    angles = angles_of(CASES[case][2], rule, dtype)
+    moved = Angles(*(getattr(angles, name).to(device) for name in list(Angles.__dataclass_fields__)[:4]), 0, False)
+    out = attend(*qkv, held, places.to(device), rule=rule, angles=moved, scale=0.125, **options)
+    return out.cpu(), Store(*(x.cpu() for x in held))
+
+
+@pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("option", ["plain", "sink logit, softcap"])
+@pytest.mark.parametrize("case", CASES)
+def test_triton_is_as_close_to_float64_as_plain_torch_and_stores_the_same(case, option):
+    dtype = torch.float16
+    options = {} if option == "plain" else dict(sink_logit_H=torch.arange(CASES[case][0]) / 3, softcap=5.0)
+    for t, store in stands(case, dtype).items():
+        exact = Store(*(x.double() if x.is_floating_point() else x for x in store))
+        truth, _ = step(rounded_decode, case, t, exact, torch.float64, **options)
+        by_torch, expected = step(rounded_decode, case, t, store, dtype, **options)
+        on = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
+        found, held = step(IMPLEMENTATIONS["triton"], case, t, store, dtype, DEVICE, **on)
+        print(case, t, float((found - truth).norm() / truth.norm()), float((by_torch - truth).norm() / truth.norm()))
+        assert (found - truth).norm() <= 2 * (by_torch - truth).norm()
+        for name, mine, theirs in zip(Store._fields, held, expected, strict=True):
+            assert torch.equal(mine, theirs), (t, name)
