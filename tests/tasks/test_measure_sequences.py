@@ -20,7 +20,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sinkctl.errors import TextError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
@@ -192,6 +192,12 @@ def test_what_is_no_sound_is_refused_in_a_line(name, words, tmp_path, sinkctl):
     assert (code, out) in ((2, ""), (3, ""))
     (line,) = (line for line in err.splitlines() if line.startswith("sinkctl: "))
     assert all(said in line for said in (str(tmp_path / name), words))
+
+
+def test_heads_of_an_encoder_decoder_are_not_shared_among_processes(tmp_path):
+    folder = checkpoint(tmp_path / "bart", "bart", BART)
+    with pytest.raises(ModelError, match=r"--parallel tensor: .* is an encoder-decoder, whose heads are not shared"):
+        load(ModelSettings(name=str(folder), device="cpu", parallel="tensor"), ("encoder-decoder",))
 
 
 def test_sound_for_a_model_of_text_is_refused_before_it_is_loaded(tmp_path, sinkctl):
