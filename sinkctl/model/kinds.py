@@ -23,6 +23,9 @@ WORDS: dict[Kind, str] = {
 }  # fmt: skip
 TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders and vision transformers too"
 
+# Of which the heads are not shared among processes.
+WHOLE: tuple[Kind, ...] = ("encoder-decoder", "multimodal", "diffusion")
+
 CAUSAL_CLASSES = ("ForCausalLM", "LMHeadModel")
 # Fields of what has no sequence of tokens that all blocks share: Swin, ConvNeXt, MobileViT; SAM, ViTDet.
 STAGED = ("depths", "hidden_sizes", "window_size", "window_block_indices")
@@ -55,6 +58,12 @@ def kind_of(config: PreTrainedConfig, seeing: bool = False) -> Kind:
     if kind == "vision" and any(hasattr(config, field) for field in STAGED):
         raise ModelError(f"{name} ({config.model_type}) works in stages or windows, not on one row of patches; {TAKEN}")
     return kind
+
+
+def check_shared(name: str, kind: Kind, parallel: str | None) -> None:
+    """ModelError for a kind whose heads processes do not share out."""
+    if parallel is not None and kind in WHOLE:
+        raise ModelError(f"--parallel {parallel}: {name} is {WORDS[kind]}, whose heads are not shared; leave it out")
 
 
 def hears(config: PreTrainedConfig) -> bool:

@@ -25,7 +25,7 @@ from sinkctl.model.adapters import with_adapters
 from sinkctl.model.files import check_checkpoint
 from sinkctl.model.fingerprint import folder_fingerprint
 from sinkctl.model.foreign import is_denoiser
-from sinkctl.model.kinds import WORDS, Kind, kind_of
+from sinkctl.model.kinds import WORDS, Kind, check_shared, kind_of
 from sinkctl.model.named import DEMO as DEMO
 from sinkctl.model.named import resolve
 from sinkctl.model.parallel import sharers, sharing
@@ -142,6 +142,7 @@ def load(
     if is_denoiser(named.path):
         if "diffusion" not in kinds:
             raise ModelError(f"{settings.name} is {WORDS['diffusion']}; `sinkctl measure` takes it")
+        check_shared(settings.name, "diffusion", settings.parallel)
         from sinkctl.model.denoiser import load_denoiser
 
         return load_denoiser(base)
@@ -153,6 +154,7 @@ def load(
     with explained(settings.name):
         config = AutoConfig.from_pretrained(source, **common)
         kind = checked_kind(settings.name, config, kinds)
+        check_shared(settings.name, kind, settings.parallel)
         stored = config.get_text_config().dtype or config.dtype
         storage = storage_of(config, settings, device, choices)
         dtype = wanted_dtype(settings.dtype, device, choices, storage.keeps_dtype)

@@ -3,6 +3,7 @@
 N samples, L layers, H heads, T queries, S keys.
 """
 
+import csv
 import json
 import wave
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sinkctl.errors import TextError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
@@ -192,6 +193,25 @@ def test_what_is_no_sound_is_refused_in_a_line(name, words, tmp_path, sinkctl):
     assert (code, out) in ((2, ""), (3, ""))
     (line,) = (line for line in err.splitlines() if line.startswith("sinkctl: "))
     assert all(said in line for said in (str(tmp_path / name), words))
+
+
+def test_every_head_is_a_row_and_kinds_of_frames_are_columns_by_name(tmp_path, sinkctl):
+    folder = checkpoint(tmp_path / "whisper", "whisper", WHISPER)
+    sound = recording(tmp_path / "a.wav", 1)
+    flags = ("--audio", sound, "--device", "cpu", "--save-as", "csv", "-o", tmp_path / "run")
+    code, _, err = sinkctl("measure", folder, *flags)
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "run/heads.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 2 * 4  # parts, layers, heads
+    shares = [(row["group_mass_sound"], row["group_mass_padding"]) for row in rows]
+    shared = [float(heard) + float(silent) for heard, silent in shares if heard]  # not of the decoder
+    assert shared == pytest.approx([1.0] * 16, abs=1e-5)
+
+
+def test_heads_of_an_encoder_decoder_are_not_shared_among_processes(tmp_path):
+    folder = checkpoint(tmp_path / "bart", "bart", BART)
+    with pytest.raises(ModelError, match=r"--parallel tensor: .* is an encoder-decoder, whose heads are not shared"):
+        load(ModelSettings(name=str(folder), device="cpu", parallel="tensor"), ("encoder-decoder",))
 
 
 def test_sound_for_a_model_of_text_is_refused_before_it_is_loaded(tmp_path, sinkctl):

@@ -41,7 +41,7 @@ def write_heads(
 
 
 def _rows(score: InputScore, named: dict[str, str], prefix: str, arrays: Mapping[str, Tensor]) -> Iterator[dict]:
-    heads = score.heads
+    heads, named_parts = score.heads, PARTS | {"group_mass": [group.name for group in score.groups]}
     if heads is None:
         return
     for place, (layer, classes) in enumerate(zip(heads.layers, heads.classes, strict=True)):
@@ -56,7 +56,7 @@ def _rows(score: InputScore, named: dict[str, str], prefix: str, arrays: Mapping
             for metric, values in by_metric.items():
                 own = values[head * len(values) // len(classes)]
                 parts = own.tolist()[: len(heads.keys)] if own.dim() else [own.item()]
-                labels = PARTS.get(metric, range(1, len(parts) + 1)) if own.dim() else [""]
+                labels = named_parts.get(metric, range(1, len(parts) + 1)) if own.dim() else [""]
                 said = zip((f"{metric}_{label}".rstrip("_") for label in labels), parts, strict=True)
                 row |= {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in said}
             yield row
