@@ -1,5 +1,6 @@
 """`sinkctl show` and `sinkctl compare`: runs that were kept."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ def show(
     plots: Annotated[
         str | None, typer.Option(help="Write every picture as a file of its own into the folder.", metavar="png|svg")
     ] = None,
+    save_as: Annotated[
+        list[str] | None,
+        typer.Option(help="Write all numbers into the folder, as measurements.csv or .jsonl.", metavar="csv|jsonl"),
+    ] = None,
 ) -> None:
     """The report of a run that was kept, again."""
     from rich.console import Console
@@ -28,11 +33,13 @@ def show(
 
     if plots not in (None, "png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
+    if wrong := set(save_as or ()) - {"csv", "jsonl"}:
+        raise UsageError(f"--save-as {min(wrong)}: csv or jsonl")
     result = read(run)
     folder = run if run.is_dir() else run.parent
     if as_json:
         print(result.model_dump_json(indent=1))
-    elif not as_html and plots is None:
+    elif not as_html and plots is None and not save_as:
         from sinkctl.report.console import render
 
         render(result, Console())
@@ -47,6 +54,25 @@ def show(
 
         written = write_plots(result, folder / "plots", plots)
         words.print(f"written: {len(written)} pictures in {folder / 'plots'}", highlight=False)
+    if save_as:
+        written = _write_numbers(result, folder, save_as)
+        words.print(f"written: {written} numbers in {folder}: measurements.{', .'.join(save_as)}", highlight=False)
+
+
+def _write_numbers(result, folder: Path, forms: list[str]) -> int:
+    """Every measurement with its samples; what is not finite is null."""
+    from sinkctl.result.rows import write_rows
+
+    def known(number: float) -> float | None:
+        return number if math.isfinite(number) else None
+
+    head = ("name", "value", "unit", "better", "samples")
+    found = [m for m in result.measurements if m.samples]
+    rows = [(m.name, known(m.value), m.unit, m.better, list(map(known, m.samples))) for m in found]
+    cells = ((*row[:-1], " ".join(map(str, row[-1]))) for row in rows)
+    records = (dict(zip(head, row, strict=True)) for row in rows)
+    write_rows(folder, "measurements", forms, head, zip(records, cells, strict=True))
+    return len(rows)
 
 
 def compare(

@@ -23,7 +23,8 @@ STYLE = {
 }  # fmt: skip
 NARROW, WIDE = (4.4, 2.9), (8.6, 3.6)  # inches; a picture that is wide has a narrow copy for small screens
 MOST_HOVERS, LABEL_CELLS, DOTS_PER_INCH = 90, 64, 160
-FAMILY, DIGITS = re.compile(r" ?font-family:[^;]*;?"), re.compile(r"(\.\d)\d+")
+FAMILY = re.compile(r" ?font-family:[^;]*;?")
+DIGITS = {"d": re.compile(r"(\.\d)\d+")} | dict.fromkeys(("x", "y", "transform"), re.compile(r"(\.\d\d)\d+"))
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -177,8 +178,8 @@ def _tidy(element: ElementTree.Element) -> None:
     element.attrib.pop("clip-path", None)  # nothing lies outside
     for key in [key for key in element.attrib if key.startswith("{")]:
         element.set("href", element.attrib.pop(key))
-    for key in {"d", "x", "y", "transform"} & set(element.attrib):
-        element.set(key, DIGITS.sub(r"\1", " ".join(element.get(key).split())))
+    for key in DIGITS.keys() & set(element.attrib):
+        element.set(key, DIGITS[key].sub(r"\1", " ".join(element.get(key).split())))
     if element.tag == "text":
         element.set("style", FAMILY.sub("", element.get("style", "")))
     else:

@@ -1,5 +1,6 @@
 """Runs that were kept, shown again and beside each other."""
 
+import csv
 import json
 import re
 
@@ -26,6 +27,21 @@ def test_a_run_is_shown_again_and_its_text_is_named(sinkctl, runs):
     assert "book.txt" in out
     code, out, _ = sinkctl("show", runs / "with", "--json")
     assert json.loads(out) == json.loads((runs / "with/result.json").read_text())
+
+
+def test_all_numbers_of_a_run_are_written_as_they_were_measured(sinkctl, runs):
+    code, out, said = sinkctl("show", runs / "with", "--save-as", "csv", "--save-as", "jsonl")
+    assert (code, out) == (0, ""), said
+    truth = json.loads((runs / "with/result.json").read_text())["measurements"]
+    with (runs / "with/measurements.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    rows = [json.loads(line) for line in (runs / "with/measurements.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [m for m in truth if m["samples"]]
+    assert rows == [{name: m[name] for name in ("name", "value", "unit", "better", "samples")} for m in kept]
+    assert [(row["name"], float(row["value"]), row["unit"]) for row in table] == [
+        (m["name"], m["value"], m["unit"]) for m in kept
+    ]
+    assert sinkctl("show", runs / "with", "--save-as", "xml")[2] == "sinkctl: --save-as xml: csv or jsonl\n"
 
 
 def test_a_page_and_pictures_are_made_anew(sinkctl, runs):
