@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SUMMED = 1024  # queries a product
+
 
 class ScoreRows(NamedTuple):
     """Whole rows of scores, for what is no softmax: queries `first … first+n−1` of the record, one sample's."""
@@ -65,16 +67,25 @@ class FirstToken:
         return (1 - mass_HN1) * self.out_HNE + mass_HN1 * self.values_HE[:, None]
 
 
-def constant_part(seen: FirstToken, kept_HN: Tensor, added_HNE: Tensor | float = 0.0) -> Tensor:
-    """The constant that, added to kept·out + added, comes nearest to the layer's output as it was: [H, E]."""
-    return (seen.written_HNE() - kept_HN[..., None] * seen.out_HNE - added_HNE).mean(1)
+def constant_part(seen: FirstToken, kept_HN: Tensor) -> Tensor:
+    """The constant that, added to kept·out, comes nearest to the layer's output as it was: [H, E]."""
+    mass_HN = seen.mass_HN
+    return _mean(1 - mass_HN - kept_HN, seen.out_HNE) + mass_HN.mean(1)[:, None] * seen.values_HE
 
 
 def folded_start(seen: FirstToken, kept_HN: Tensor) -> dict[str, Tensor]:
     """What keys and values lose, `lost_key` [G, D] and `lost_value` [G, E], and outputs gain: `bias` [H, E]."""
-    out_HNE = seen.folded.out_HNE - seen.values_HE[:, None]
-    bias_HE = (seen.written_HNE() - kept_HN[..., None] * out_HNE).mean(1)
+    mass_HN = seen.mass_HN
+    bias_HE = _mean(1 - mass_HN, seen.out_HNE) - _mean(kept_HN, seen.folded.out_HNE)
+    bias_HE = bias_HE + (mass_HN + kept_HN).mean(1)[:, None] * seen.values_HE
     return {"lost_key": seen.folded.key_GD, "lost_value": seen.value_GE, "bias": bias_HE}
+
+
+def _mean(weight_HN: Tensor, out_HNE: Tensor) -> Tensor:
+    """Of weight·out over N, [H, E], by products, so that nothing as large as the outputs is made; summed in float64."""
+    pairs = zip(weight_HN.split(SUMMED, 1), out_HNE.split(SUMMED, 1), strict=True)
+    total_HE = sum((weight_Hn[:, None] @ out_HnE)[:, 0].double() for weight_Hn, out_HnE in pairs)
+    return (total_HE / weight_HN.shape[1]).to(out_HNE.dtype)
 
 
 def matched(mean_H, target_H: Tensor, low: float, high: float, steps: int = 36) -> Tensor:

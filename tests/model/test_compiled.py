@@ -2,12 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from sinkctl.kernels import present, stream_attention
 from sinkctl.kernels.present import fa3_runs, triton_runs, uncompiled
 from sinkctl.model.compiled import spared_kernels
+from sinkctl.model.load import load
+from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import ConvertRecipe, MeasureRecipe, StreamRecipe
 from sinkctl.tasks import convert, measure, stream
 
@@ -94,3 +97,18 @@ def test_every_task_spares_them_while_it_runs_and_no_longer(demo, tmp_path):
     assert all(FEW in reasons for reasons in said.values())
     assert set(said) == {"measure", "stream", "convert"}
     assert FEW not in triton_runs()[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("sinks", [0, 4])
+def test_on_a_gpu_a_short_stream_scores_as_one_that_compiles_kernels(sinks, monkeypatch):
+    loaded = load(ModelSettings(device="cuda", dtype="bfloat16"))
+    recipe = StreamRecipe.model_validate(
+        {"limit": 3000, "policies": [{"kind": "sink_window", "sinks": sinks, "window": 252}]}
+    )
+    short = stream.run(recipe, loaded)
+    monkeypatch.setattr("sinkctl.tasks.stream.task.spared_kernels", lambda *_: None)
+    compiled = stream.run(recipe, loaded)
+    (ours,), (theirs,) = short.nll.values(), compiled.nll.values()
+    assert abs(ours.mean() - theirs.mean()) < 0.01
+    assert np.abs(ours - theirs).mean() < 0.03

@@ -70,6 +70,7 @@ class _Calibrating(Handler):
         self._whole_rows, self._told = whole_rows, told
         read = max(loaded.context or 0, sample_length(window))
         self._first_keys = first_keys
+        self._tables: dict[tuple, tuple[Tensor, Tensor]] = {}
         self._read = [read if layer.window is None else min(read, layer.window) for layer in facts]
 
     def attend(self, call: AttentionCall) -> Tensor:
@@ -78,7 +79,7 @@ class _Calibrating(Handler):
         keep, rotation = self._keeps[index], self._rotations[index]
         raw_BHTD, k, v = (x.to(precise) for x in (call.q_BHTD, call.k_BGTD, call.v_BGTE))
         call = replace(call, q_BHTD=raw_BHTD, k_BGTD=k, v_BGTE=v)
-        table = rotation and rotation.table(range(k.shape[2]), k)
+        table = self._table(rotation, k)
         q, k = (rotate(x, rotation, table) for x in (raw_BHTD, k))
         attention = _Attention(call)
         if keep.sinks:
@@ -90,6 +91,15 @@ class _Calibrating(Handler):
             out, _ = attention(q, k, v, keep.window)
         self._told(len(out))
         return out.to(asked)
+
+    def _table(self, rotation: Rotation | None, k_BGTD: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Of all positions; layers share it, and samples."""
+        if rotation is None:
+            return None
+        key = id(rotation), k_BGTD.shape[2], k_BGTD.device
+        if key not in self._tables:
+            self._tables[key] = rotation.table(range(k_BGTD.shape[2]), k_BGTD)
+        return self._tables[key]
 
     def _later(self, index: int, call: AttentionCall, attention: "_Attention", q, k, table) -> Tensor:
         """Of the queries q of a full cache, kept: what they give, [B, H, n, E]."""

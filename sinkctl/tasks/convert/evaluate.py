@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.metrics import BLOCK
+from sinkctl.metrics import ATTENTION, BLOCK
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import EvaluationSettings, MeasureRecipe
 from sinkctl.result.convert import (
@@ -37,7 +37,9 @@ from sinkctl.tasks.stopping import go_on, stoppable
 SINK_SAMPLES, SINK_LENGTH = 100, 64  # of the field's Sink_1
 PREDICTED = 2.0  # what a token whose logits are compared costs beside one of a plain forward pass, roughly
 LOGITS = 1 << 27  # at once, on a GPU
-SHOWN = ("massive", "outliers")  # of the metrics of blocks; the others take seconds and are in no table here
+# Of the metrics of attention and of blocks; the others take seconds and are in no table here.
+ATTENDED = ("alpha", "mass_split", "learned_mass", "learned_sinks", "entropy_share", "gate")
+SHOWN = ("massive", "outliers")
 
 
 @dataclass
@@ -219,6 +221,7 @@ def _shown(fed: Fed, bodies: Sequence[Tensor], stop: Callable[[], bool]) -> tupl
     samples = [fed.ids(body_T)[:SINK_LENGTH] for body_T in bodies]
     shown = InputSet("natural", "natural", bool(fed.front), samples, lambda sample, index: str(index))
     run = InputRun(settle(MeasureRecipe()), fed.loaded, shown)
+    run.tally.attention_metrics = {name: ATTENTION[name] for name in ATTENDED}
     run.tally.block_metrics = {name: BLOCK[name] for name in SHOWN}
     return run(lambda share: None, stop)
 
