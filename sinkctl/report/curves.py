@@ -1,8 +1,9 @@
 """What of a perplexity curve is drawn, and how that is said."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sinkctl.report.parts import LinePicture, bytes_scale, line_picture
 from sinkctl.result.numbers import count
@@ -37,23 +38,21 @@ def lines(policies: list[PolicyScore]) -> list[Line]:
 
 def perplexity_picture(policies: list[PolicyScore], where: str = "the text") -> LinePicture | None:
     """Perplexity (logarithmic) against position, a line a policy; None without a score."""
-    drawn = lines(policies)
+    words = ("perplexity", "Perplexity against position", "position in the text (tokens)", "perplexity (log scale)")
+    guides = tuple((float(at), f"context {at}") for at in contexts(policies))
+    caption = " ".join([f"Position in {where}.", *captions(policies)])
+    return curve_picture(words, lines(policies), math.exp, log_y=True, guides=guides, caption=caption)
 
-    def shown(dots: list[Dot]) -> list[Dot]:
-        return [Dot(dot.x, math.exp(dot.y)) for dot in dots]
 
-    return line_picture(
-        "perplexity",
-        "Perplexity against position",
-        "position in the text (tokens)",
-        "perplexity (log scale)",
-        {line.label: shown(line.dots) for line in drawn},
-        faint={line.label: shown(line.measured) for line in drawn if line.measured},
-        log_y=True,
-        guides=tuple((float(at), f"context {at}") for at in contexts(policies)),
-        caption=" ".join([f"Position in {where}.", *captions(policies)]),
-        wide=True,
+def curve_picture(
+    words: tuple[str, str, str, str], drawn: list[Line], shown: Callable[[float], float], **settings: Any
+) -> LinePicture | None:
+    """The curves with what they are the moving mean of, each loss as `shown` says it."""
+    line, faint = (
+        {each.label: [(dot.x, shown(dot.y)) for dot in dots] for each in drawn if (dots := getattr(each, of))}
+        for of in ("dots", "measured")
     )
+    return line_picture(*words, line, faint=faint, wide=True, **settings)
 
 
 def memory_picture(samples: list[MemorySample], title: str) -> LinePicture | None:

@@ -75,7 +75,7 @@ def _cells(drawn: CellMap, whose: str, titles: list[str]) -> Drawing:
             axes.set(xlabel=drawn.across, ylabel=drawn.down)
         for axes in panels[len(keys) :]:
             axes.set_visible(False)
-        patches = [Patch(color=_colour(look), label=plain(words)) for look, words in drawn.legend]
+        patches = [Patch(color=_palette()[look], label=plain(words)) for look, words in drawn.legend]
         figure.legend(handles=patches, loc="outside right upper", frameon=False)
         figure.suptitle("\n".join(map(plain, filter(None, (drawn.title, whose)))), fontsize=10)
 
@@ -87,19 +87,17 @@ def _colours(drawn: CellMap, key: int, across: int) -> Any:
     import numpy as np
     from matplotlib.colors import to_rgb
 
-    picture = np.ones((len(drawn.rows), across, 3))
+    picture, palette = np.ones((len(drawn.rows), across, 3)), _palette(key)
     for y, row in enumerate(drawn.rows):
         for x, cell in enumerate(row.cells):
-            for look in cell.look.split():
-                if look.rstrip("0123456789") in (prefix(key), "c"):
-                    picture[y, x] = to_rgb(_colour(look))
+            for look in palette.keys() & set(cell.look.split()):
+                picture[y, x] = to_rgb(palette[look])
     return picture
 
 
-def _colour(look: str) -> str:
-    """Of a cell's class: a12, kb3 on the scale, c1 of a few."""
-    number = int(re.search(r"\d+$", look)[0])
-    return CLASS_COLOURS[number] if look.startswith("c") else colour(min(number, LEVELS - 1))
+def _palette(key: int = 0) -> dict[str, str]:
+    """The colour of each class of cells: on the scale of a key, and of a few."""
+    return {f"{prefix(key)}{n}": colour(n) for n in range(LEVELS)} | {f"c{n}": c for n, c in enumerate(CLASS_COLOURS)}
 
 
 def _slug(*words: str) -> str:

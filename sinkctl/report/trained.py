@@ -2,7 +2,7 @@
 
 import math
 
-from sinkctl.report.curves import HIGHEST, MOST_POINTS, Line, lines
+from sinkctl.report.curves import HIGHEST, MOST_POINTS, Line, curve_picture, lines
 from sinkctl.report.measured import sink_name
 from sinkctl.report.parts import LinePicture, line_picture
 from sinkctl.result.convert import CONTROL, CONVERTED, Training, TrainingCurve
@@ -87,11 +87,8 @@ def loss_picture(training: Training) -> LinePicture | None:
     pad = max(0.05 * (high - low), 0.01)
     ends = "; ".join(f"{x.label}: from {figures(x.dots[0].y)} to {figures(x.dots[-1].y)}" for x in drawn if x.dots)
     said = " ".join([f"{ends}.", *_loss_captions(training, drawn)])
-    return line_picture(
-        "training-loss", "Training loss", "training step", "loss (nats a token)", {x.label: x.dots for x in drawn},
-        faint={x.label: x.measured for x in drawn if x.measured}, wide=True, caption=said,
-        y_range=(max(0.0, low - pad), high + pad),
-    )  # fmt: skip
+    words = ("training-loss", "Training loss", "training step", "loss (nats a token)")
+    return curve_picture(words, drawn, float, caption=said, y_range=(max(0.0, low - pad), high + pad))
 
 
 def _loss_captions(training: Training, drawn: list[Line]) -> list[str]:
