@@ -46,8 +46,9 @@ COLUMNS = (
 )  # fmt: skip
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
-    ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"), ("right, 0 kept", "bare.answers", "{:.0f}"),
-    ("right, 4 kept", "kept.answers", "{:.0f}"), ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
+    ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
+    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
+    ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
 
 
