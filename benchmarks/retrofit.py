@@ -45,9 +45,10 @@ COLUMNS = (
     ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("activations 8 bits", "a_8", "{:+.2%}"),
 )  # fmt: skip
 ONCE = (
-    ("Sink_1 %", "sink_1", "{:.1f}"), ("largest |h|", "massive", "{:,.0f}"), ("× median", "massive_ratio", "{:,.0f}"),
-    ("kurtosis", "kurtosis", "{:,.0f}"), ("right, 0 kept", "bare.answers", "{:.0f}"),
-    ("right, 4 kept", "kept.answers", "{:.0f}"), ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
+    ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
+    ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
+    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
+    ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
 
 
