@@ -75,6 +75,8 @@ def main() -> None:
             if len(wanted) == 1 and wrong[0]:
                 raise SystemExit(wrong[0])
     print_table(names, options)
+    if not options.table and (failed := sum(not place(options.folder, *each).exists() for each in wanted)):
+        raise SystemExit(f"{failed} of {len(wanted)} rows failed; above is why")
 
 
 def told(name: str, row: dict[str, Any]) -> str | None:
@@ -140,9 +142,8 @@ def arguments() -> argparse.Namespace:
 def chosen(only: Sequence[str]) -> list[str]:
     """Rows that match, the baseline first, then in the order asked for."""
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
-    nothing = next((pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)), None)
-    if nothing is not None:
-        raise SystemExit(f"--only {nothing}: no such row; --list prints them")
+    if unknown := [pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)]:
+        raise SystemExit(f"--only {unknown[0]}: no such row; --list prints them")
     wanted = [row for pattern in only or "*" for row in rows if fnmatch(row, pattern)]
     return sorted(dict.fromkeys(wanted), key=lambda row: row != BASELINE)
 
@@ -245,8 +246,7 @@ def numbers(result: Result) -> dict[str, Any]:
 def print_table(names: Sequence[str], options: argparse.Namespace) -> None:
     """Every row that was asked for, with what the folder holds of it."""
     found = {name: kept_rows(options.folder, name) for name in {*names, *(published(n).against for n in names)}}
-    rows = [row for runs in found.values() for row in runs]
-    for said in sorted({row["machine"] for row in rows}):
+    for said in sorted({row["machine"] for runs in found.values() for row in runs}):
         print(f"\n{said}")
     heads = [f"{head:>11}" for head, _, _ in COLUMNS]
     print(" | ".join([f"{'':22}", "seeds", *heads, "Gu et al.: Sink_*, Sink_1, loss | the same sign?"]))

@@ -6,11 +6,12 @@
 
 Rows are the recipes `convert/retrofit/*`, and `original`, the checkpoint as it is. --text is held out of --train-text
 and of the same kind; --second is of another kind, so that what is forgotten shows. A finished row is kept in DIR, its
-checkpoint beside it, and not run again; one that was stopped goes on. Every row is judged by the same code: perplexity
-with everything in sight, streamed with nothing kept (0+1020) and with four tokens kept (4+1020), the KL from the
-original, answers to questions about what stood some lines back, Sink_1, the largest activation and the largest
-kurtosis, and what is added by rounding keys and values (none in full; of the original with four tokens kept, of all
-others with none) and the inputs of linear layers to few bits. What is known of a row under way is in its .part.
+checkpoint beside it, and not run again; one that was stopped goes on, one of other settings is refused. Every row is
+judged by the same code: perplexity with everything in sight, streamed with nothing kept (0+1020) and with four tokens
+kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
+activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
+four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
+is in its .part.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from row_queue import Job, machine, run_queue, visible
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, EvaluationSettings, TextFiles
@@ -39,6 +40,8 @@ from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
 TEXTS = ("text", "second")
+JUDGED = ("model", *TEXTS, "window", "tokens", "samples", "sample_length", "lines")  # options that the numbers are of
+OTHERS = "is of other settings; name another --folder, or remove it"
 COLUMNS = (
     ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
     ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
@@ -55,19 +58,26 @@ ONCE = (
 def main() -> None:
     quiet_transformers()
     options = arguments()
-    names = [name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS)]
-    names = options.only or [ORIGINAL, *sorted(names)]
+    rows = [ORIGINAL, *sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))]
+    names = options.only or rows
+    if unknown := [name for name in names if name not in rows]:
+        raise SystemExit(f"--only {unknown[0]}: no such row; there are {', '.join(rows)}")
     if not options.table:
         options.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
-        wanted = [(name, seed) for name, seed in wanted if not place(name, seed, options).exists()]
+        wanted = [(name, seed) for name, seed in wanted if not is_kept(name, seed, options)]
         if options.gpus * options.workers > 1:
             side_by_side(wanted, options)
         else:
-            for name, seed in wanted:
-                row(name, seed, options)
+            try:
+                for name, seed in wanted:
+                    row(name, seed, options)
+            except SinkctlError as error:
+                raise SystemExit(str(error)) from error
     print_tables(names, options)
+    if not options.table and (failed := sum(not place(*each, options).exists() for each in wanted)):
+        raise SystemExit(f"{failed} of {len(wanted)} rows failed; above is why")
 
 
 def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace) -> None:
@@ -94,15 +104,11 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train it and judge it, and keep the numbers."""
     folder, found = options.folder / f"{name}-{seed}", {}
     if name != ORIGINAL:
-        recipe = recipe_of(name, seed, options)
-        try:
-            found = trained(recipe, folder)
-        except SinkctlError as error:
-            raise SystemExit(str(error)) from error
+        found = trained(recipe_of(name, seed, options), folder)
     began = time.monotonic()
     original = sinkctl.load(options.model, device=options.device, dtype="float32")
     loaded = original if name == ORIGINAL else sinkctl.load(str(folder), device=options.device, dtype="float32")
-    found |= {"row": name, "seed": seed, "machine": machine(options.device)}
+    found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
     for known in chain([{}], judged(loaded, original, texts, options)):
@@ -134,7 +140,10 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
 def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
     """What is said of the training of the checkpoint in `folder`, which is kept from before where it is whole."""
     said = folder / RESULT
-    if not said.exists():
+    if said.exists():
+        if not settled(settings(recipe), json.loads(said.read_text(encoding="utf-8"))["recipe"]):
+            raise UsageError(f"{folder}: {OTHERS}")
+    else:
         resumed = (folder / STATE / CHECKPOINT).exists()
         if folder.exists() and not resumed:
             shutil.rmtree(folder)
@@ -148,6 +157,32 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
         "curve": {key: curve[key] for key in ("loss", "objective", "gradient")},
         "loss_settings": recipe.training.loss.model_dump(),
     }
+
+
+def settings(recipe: ConvertRecipe) -> dict[str, Any]:
+    """All that its numbers are of."""
+    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "evaluation": True})
+
+
+def settled(wanted: Any, found: Any) -> bool:
+    """Whether a run that says `found` of itself is what is wanted, whose `auto` may have become anything."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(key in found and settled(value, found[key]) for key, value in wanted.items())
+    return wanted in ("auto", found)
+
+
+def asked(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """How a row is trained, and how judged."""
+    recipe = None if name == ORIGINAL else settings(recipe_of(name, seed, options))
+    return {"recipe": recipe, "judged": {key: getattr(options, key) for key in JUDGED}}
+
+
+def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
+    """Whether the folder has it; SystemExit where that is of other settings."""
+    kept = place(name, seed, options)
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")).get("settings") != asked(name, seed, options):
+        raise SystemExit(f"{kept}: {OTHERS}")
+    return kept.exists()
 
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:

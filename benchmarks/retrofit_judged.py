@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sinkctl
+from sinkctl.errors import TextError
 from sinkctl.model.load import LoadedModel
 from sinkctl.tasks.convert.training.trained import decoder_layers
 from sinkctl.text import TokenStream
@@ -31,12 +32,13 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     everything in sight, `lines` of which questions are asked. Rounding is judged where it would be used: of the
     original with four tokens kept, of all others with none.
     """
+    sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
     yield shown(loaded, next(iter(texts.values())))
     full: dict[str, dict[str, float]] = {}
     for name, file in texts.items():
         full[name] = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
         yield {f"{name}.{key}": math.exp(loss) for key, loss in full[name].items()}
-        found = predicted(loaded, original, samples(file, loaded, chosen.samples, chosen.sample_length))
+        found = predicted(loaded, original, sampled[name])
         yield {f"{name}.{key}": value for key, value in found.items()}
     tokens, own = (4, "kept") if loaded is original else (0, "bare")
     for name, file in texts.items():
@@ -51,8 +53,10 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
 
 
 def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:
-    """Spread over the text, without what stands in front of texts: [N, T]."""
+    """Spread over the text, without what stands in front of texts: [N, T]; TextError where it is shorter than one."""
     ids_T = torch.cat([torch.from_numpy(block.ids) for block in TokenStream([file], loaded.tokenizer)])
+    if len(ids_T) < length:
+        raise TextError(f"{file}: {len(ids_T):,} tokens are no sample; give more text, or less --sample-length")
     starts = torch.linspace(0, len(ids_T) - length, min(count, len(ids_T) // length)).long()
     return ids_T[starts[:, None] + torch.arange(length)]
 

@@ -127,6 +127,8 @@ def training_rules(recipe: ConvertRecipe) -> None:
     sink, settings = recipe.sink, recipe.training
     fixed = sink.kind == "softmax1" and not sink.replaces_first  # a logit of 0 and no bias
     fixed = fixed or (sink.from_scratch and sink.kind not in ("kernel", "fixed_kv_bias", "positions"))
+    if settings.alone and settings.trained == "new":
+        raise UsageError("--trained new: the mechanism learns alone throughout; add --set training.alone=0")
     if (settings.trained == "new" or settings.alone) and (sink.kind == "none" or fixed):
         what = f"the mechanism {sink.kind} has nothing to train"
         if settings.trained == "new":
@@ -138,7 +140,8 @@ def training_rules(recipe: ConvertRecipe) -> None:
         )
     if settings.alone >= recipe.steps:
         raise UsageError(
-            f"training.alone: {settings.alone} of {recipe.steps} steps; --trained new trains no other weights"
+            f"training.alone: {settings.alone} of {recipe.steps} steps leave none for other weights; "
+            f"give more --steps, --set training.alone={recipe.steps // 5}, or --trained new --set training.alone=0"
         )
     if settings.trained == "lora" and find_spec("peft") is None:
         raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")

@@ -65,13 +65,14 @@ def _fenced(text: str, language: str) -> Safe:
 
 
 def _table(table: Table) -> Safe:
-    """The table over its legend; nothing where it has no rows."""
+    """The table over its legend, and an empty line for what follows; nothing where it has no rows."""
     if not table.rows:
         return Safe("")
     sides = ["---" if x in table.words else "---:" for x in range(len(table.columns))]
     head, *rows = (list(map(escaped, row)) for row in (table.columns, *table.rows))
     lines = [f"| {' | '.join(row)} |" for row in (head, sides, *rows)]
-    return Safe("\n".join([*lines, "", *([f"{escaped('; '.join(table.legend))}.", ""] if table.legend else [""])]))
+    legend = [f"{escaped('; '.join(table.legend))}."] if table.legend else []
+    return Safe("\n\n".join(["\n".join(lines), *legend, ""]))
 
 
 def _longest_run(text: str) -> int:

@@ -226,6 +226,14 @@ def test_the_card_says_how_it_is_streamed_and_the_limits():
     assert stream_policy(trained().convert) == "0+256"
 
 
+@pytest.mark.parametrize("report", ["converted", "trained"])
+def test_tables_and_headings_of_a_card_stand_after_an_empty_line_without_which_python_markdown_has_none(report):
+    lines = model_card({"converted": converted, "trained": trained}[report](), "out").splitlines()
+    begun = [n for n, line in enumerate(lines) if line.startswith("#") or (line[:1] == "|" != lines[n - 1][:1])]
+    assert sum(lines[n].startswith("|") for n in begun) >= 3
+    assert [lines[n - 1] for n in begun] == [""] * len(begun)
+
+
 def test_keys_that_vary_are_not_called_constant():
     card = model_card(converted(calibration=calibration(key_spread=0.31)), "out")
     assert "vary by 31.0 %" in card

@@ -99,6 +99,17 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
         emergence.main()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, capsys, workers):
+    said = ["", "--train-text", "a", "--held-out", "b", "--folder", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*said, "--workers", workers, "--only", "softmax", "lr_half"])
+    monkeypatch.setattr(emergence, "run", lambda *_: {"error": "no such text"})
+    monkeypatch.setattr(emergence, "run_queue", lambda jobs, *rest: [rest[-1](job, "no such text") for job in jobs])
+    with pytest.raises(SystemExit, match="2 of 2 rows failed"):
+        emergence.main()
+    assert capsys.readouterr().out.count("no such text") == 2
+
+
 def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
     """Token by token, of one sample: what maps and losses are under that mask."""
     held = tmp_path / "held.txt"

@@ -1,5 +1,6 @@
 """The script of the retrofit table: what it trains, and the numbers that no command of sinkctl gives."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -11,12 +12,15 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import inputs_in_8_bits, predicted
+from retrofit_judged import inputs_in_8_bits, predicted, samples
+
+from sinkctl.errors import SinkctlError, TextError
+
+SAID = ["", "--model", "m.gguf", "--train-text", "a", "--text", "b", "--second", "c"]
 
 
 def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
-    said = ["", "--model", "m.gguf", "--train-text", "a", "--text", "b", "--second", "c", "--folder", "d"]
-    monkeypatch.setattr(sys, "argv", [*said, "--steps", "50", "--window", "60", "--batch", "4"])
+    monkeypatch.setattr(sys, "argv", [*SAID, "--folder", "d", "--steps", "50", "--window", "60", "--batch", "4"])
     options = retrofit.arguments()
     staged, control = (retrofit.recipe_of(name, 2, options) for name in ("sink_logit_staged", "control"))
     assert (staged.steps, staged.training.alone, staged.training.batch, staged.training.seed) == (50, 10, 4, 2)
@@ -27,6 +31,63 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.arguments()
     assert retrofit.recipe_of("control", 2, again) == control
+
+
+def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatch, capsys):
+    """Trained otherwise, judged otherwise, or by a version that did not say; the device is no setting."""
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), "--only", "gate", *more])
+        retrofit.main()
+
+    def converted(recipe, output, **_):
+        output.mkdir()
+        settled = recipe.model_dump(mode="json")
+        settled["training"]["precision"], settled["model"]["device"] = "float32", "cpu"
+        curve = {"seconds": 1.0, "loss": [], "objective": [], "gradient": []}
+        names = ("steps", "batch", "length", "window", "lr", "tokens_per_second", "attention", "precision")
+        training = dict.fromkeys(names, 0) | {"curves": [curve]}
+        (output / "result.json").write_text(json.dumps({"recipe": settled, "convert": {"training": training}}))
+
+    def fails(*_, **__):
+        raise SinkctlError("runs again")
+
+    monkeypatch.setattr(retrofit.sinkctl, "convert", converted)
+    monkeypatch.setattr(retrofit.sinkctl, "load", lambda *_, **__: None)
+    monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"asked": 56}]))
+    run()
+    monkeypatch.setattr(retrofit.sinkctl, "convert", fails)
+    run("--device", "cpu")
+    for more in (["--steps", "9"], ["--tokens", "900"], ["--second", "d"]):
+        with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings; name another --folder, or remove it"):
+            run(*more)
+    (tmp_path / "gate-0.json").write_text('{"row": "gate", "machine": "one"}')
+    with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings"):
+        run()
+    (tmp_path / "gate-0.json").unlink()
+    with pytest.raises(SystemExit, match=r"gate-0: is of other settings"):
+        run("--lr", "3e-4")
+    run("--tokens", "900")  # judged otherwise, the checkpoint is the same
+    assert json.loads((tmp_path / "gate-0.json").read_text())["settings"]["judged"]["tokens"] == 900
+    assert "56" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_rows_that_are_none_or_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), "--only", "nosuch"])
+    with pytest.raises(SystemExit, match="--only nosuch: no such row; there are original, control, "):
+        retrofit.main()
+    monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), "--device", "cpu", "--workers", "2", "--only",
+                                      "original", "gate"])  # fmt: skip
+    monkeypatch.setattr(retrofit, "run_queue", lambda jobs, *rest: [rest[-1](job, "no such text") for job in jobs])
+    with pytest.raises(SystemExit, match="2 of 2 rows failed"):
+        retrofit.main()
+    assert capsys.readouterr().out.count("no such text") == 2
+
+
+def test_a_text_shorter_than_a_sample_is_refused_by_name(demo, tmp_path):
+    (tmp_path / "short.txt").write_text("It was a dark and stormy night.")
+    with pytest.raises(TextError, match=r"short.txt: \d+ tokens are no sample; .* or less --sample-length"):
+        samples(str(tmp_path / "short.txt"), demo, 8, 2048)
 
 
 def test_losses_and_divergence_are_torch_s_each_model_with_its_own_front(demo):

@@ -260,7 +260,9 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo
     refused(UsageError, "nothing to train", kind="softmax1", sink={"start": "zero"}, training={"trained": "new"})
     refused(UsageError, "training.alone: the mechanism none has nothing", kind="none", training={"alone": 1})
     refused(UsageError, "a row of the embedding", kind="sink_token", training={"alone": 1})
-    refused(UsageError, "training.alone: 4 of 4 steps; --trained new", kind="kv_bias", training={"alone": 4})
+    refused(UsageError, "alone: 4 of 4 steps leave none .*; give more --steps", kind="kv_bias", training={"alone": 4})
+    both = {"alone": 1, "trained": "new"}
+    refused(UsageError, "learns alone throughout; add --set training.alone=0", kind="kv_bias", training=both)
     refused(UsageError, "nothing to learn", training={"loss": {"lm": 0}})
     refused(UsageError, "never trains; begin warm", sink={"start": "exact"}, training={"trained": "new"})
     refused(UsageError, "hides the first token, which sink_token keeps", kind="sink_token", training={"window": 8})
