@@ -111,7 +111,7 @@ def bench(
         raise UsageError("--quick is one round of one process; leave --rounds and --processes out")
     if shape is not None and model is not None:
         raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
-    output = kept_in(output, resume, "bench", dry_run)
+    output = kept_in(output, resume, "bench", keeps=not dry_run)
     flags = {
         "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
         "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,

@@ -43,6 +43,10 @@ def build(
     if resume is not None or recipe is not None:
         source = str(resume / RECIPE if resume is not None else find(recipe))
         data, lines = read(source)
+    if resume is not None:
+        from sinkctl.cli.settings import recall
+
+        recall(resume)
     task = data.get("task")
     if isinstance(task, str) and task in fields:
         for name, value in flags.items():

@@ -158,7 +158,6 @@ def convert(
     """
     if model is not None and checkpoint is not None:
         raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
-    output = kept_in(output, resume, "convert", dry_run)
     flags = {
         "model": checkpoint or model, "adapter": adapter or None, "revision": revision, "device": device,
         "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
@@ -180,6 +179,7 @@ def convert(
         },
     )  # fmt: skip
     train_flags.check_trained(built, flags)
+    output = kept_in(output, resume, "convert", keeps=not dry_run)
     if output is None and resume is None and not dry_run:
         raise UsageError("--output: say where the checkpoint goes, -o DIR")
     from sinkctl.check import check

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from sinkctl.cli.settings import applied
 from sinkctl.errors import SinkctlError, UnforeseenError, UsageError
 from sinkctl.launched import local_rank
 
@@ -21,7 +22,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*arguments: Any, **flags: Any) -> None:
         try:
-            command(*arguments, **flags)
+            with applied():
+                command(*arguments, **flags)
             sys.stdout.flush()
         except typer.Exit:
             raise

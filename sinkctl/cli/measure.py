@@ -129,9 +129,6 @@ def measure(
         images, text = [*images, *text], None
     if plots is not None and plots not in ("png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
-    output = kept_in(output, resume, "measure", dry_run)
-    if plots is not None and output is None and resume is None:
-        raise UsageError("--plots writes into the run folder; name one with --output")
     several = revision if revision and len(revision) > 1 else None
     flags = {
         "model": model, "adapter": adapter or None,
@@ -149,6 +146,9 @@ def measure(
     built = build(
         flags, FIELDS, "measure", recipe=recipe, resume=resume, output=output, assignments=set_ or [],
     )  # fmt: skip
+    output = kept_in(output, resume, "measure", keeps=not (dry_run or overwrite))
+    if plots is not None and output is None and resume is None:
+        raise UsageError("--plots writes into the run folder; name one with --output")
     from sinkctl.check import check
 
     check(built, output=resume or output, resume=resume is not None, loads=not dry_run, overwrite=overwrite)

@@ -18,10 +18,10 @@ def sizes(given: list[str] | None) -> dict[str, str] | None:
     """What each device may take; UsageError where one is not named so."""
     if not given:
         return None
-    from sinkctl.model.settings import SIZE  # its schema would take half of the time of a --help
+    from sinkctl.model.settings import PLACE, SIZE  # its schema would take half of the time of a --help
 
     pairs = [each.partition("=") for each in given]
-    fits = [bool(name) and re.fullmatch(SIZE, size) is not None for name, _, size in pairs]
+    fits = [re.fullmatch(PLACE, name) and re.fullmatch(SIZE, size) for name, _, size in pairs]
     wrong = next((each for each, fit in zip(given, fits, strict=True) if not fit), None)
     if wrong is not None:
         raise UsageError(f"--max-memory {wrong}: say cpu=8GiB or cpu=500MB, or the number of a GPU, 0=20GiB")

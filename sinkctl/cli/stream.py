@@ -192,7 +192,6 @@ def stream(
     and itself. Without FILE, or a flag that says otherwise, the built-in text
     is scored by the built-in model.
     """
-    output = kept_in(output, resume, "stream", dry_run)
     told = (questions, generate, prompt, prompt_file, recipe, resume)
     if not files and not chat and not any(told) and not set_ and processes() == 1 and piped():
         files = ["-"]
@@ -217,6 +216,8 @@ def stream(
             kv=kv or [], kv_keep=kv_keep or [], kv_recent=kv_recent, redistribute=redistribute or [],
             redistribute_heads=redistribute_heads, redistribute_text=redistribute_text or [], assignments=set_ or [],
         )  # fmt: skip
+        chats = built.task == "generate" and built.chat
+        output = kept_in(output, resume, "stream", keeps=not (dry_run or overwrite or chats))
         from sinkctl.check import check
 
         check(built, output=resume or output, resume=resume is not None, overwrite=overwrite)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+PLACE = r"^(cpu|disk|mps|\d+)$"  # of memory, as accelerate calls it: a number is a GPU
 SIZE = r"^\d+(\.\d+)?([KMG]i?B)?$"  # of memory
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ALSO_CALLED = {
@@ -39,7 +40,7 @@ class ModelSettings(BaseModel):
         None,
         description="Layers over the GPUs, the memory and, last, the disk, as accelerate lays them out.",
     )
-    max_memory: dict[str, Annotated[str, Field(pattern=SIZE)]] = Field(
+    max_memory: dict[Annotated[str, Field(pattern=PLACE)], Annotated[str, Field(pattern=SIZE)]] = Field(
         {}, description="With device_map, what each may take: {0: 20GiB, cpu: 8GiB}; accelerate's max_memory."
     )
     offload_folder: str | None = Field(

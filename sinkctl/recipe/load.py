@@ -181,7 +181,7 @@ def _describe(
             )
         case "value_error":
             said = str(problem["ctx"]["error"])
-        case "string_pattern_mismatch" if (written := _description(path, data)) is not None:
+        case "string_pattern_mismatch" if written := _description(path, data) or _description(path[:-1], data):
             said = f"{written.rstrip('.')} (given: {problem['input']!r})"
         case "missing":
             written = _description(path, data)

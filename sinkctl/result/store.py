@@ -15,6 +15,7 @@ import yaml
 from safetensors import SafetensorError
 
 from sinkctl.errors import ResumeError, UsageError
+from sinkctl.result.defaults import USED
 
 if TYPE_CHECKING:
     from sinkctl.result.schema import Result
@@ -114,7 +115,7 @@ class RunFolder:
             _save({name: tensor.contiguous() for name, tensor in tensors.items()}, states / tensor_file)
             with (states / tensor_file).open("rb") as file:
                 os.fsync(file.fileno())
-        self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "tensors": tensor_file})
+        self.write_json(f"{STATE}/{CHECKPOINT}", {**data, "settings": dict(USED), "tensors": tensor_file})
         for old in states.glob("tensors-*.safetensors"):
             if old.name != tensor_file:
                 old.unlink()

@@ -98,6 +98,8 @@ def test_a_training_stopped_by_ctrl_c_goes_on_with_resume_as_if_it_had_not_been(
         yield lambda progress: "step 2 of 4" in progress.what and signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(converting, "parts_shown", interrupting)
+    (tmp_path / "settings.yaml").write_text("dtype: float32\n")
+    monkeypatch.setenv("SINKCTL_SETTINGS", str(tmp_path / "settings.yaml"))
     code, _, err = sinkctl(*flags, "-o", cut)
     monkeypatch.undo()
     assert code == 130
@@ -105,6 +107,7 @@ def test_a_training_stopped_by_ctrl_c_goes_on_with_resume_as_if_it_had_not_been(
     assert not (cut / "model.safetensors").exists()
     assert sinkctl("convert", "--resume", cut, "-q")[0] == 0
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert list(json.loads((cut / "result.json").read_text())["settings"]) == ["dtype"]
 
 
 def test_another_mechanism_than_the_recipes_begins_without_its_settings(sinkctl):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.result.convert import Probe
+from sinkctl.result.defaults import USED
 from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
 
 
@@ -89,7 +90,8 @@ class States:
             shutil.rmtree(before, ignore_errors=True)
 
     def _point(self) -> None:
-        self._folder.write_json(f"{STATE}/{CHECKPOINT}", {"made_of": self._made_of, "runs": self._kept})
+        kept = {"made_of": self._made_of, "runs": self._kept, "settings": dict(USED)}
+        self._folder.write_json(f"{STATE}/{CHECKPOINT}", kept)
 
 
 def _changed(before: Any, now: Any) -> str | None:
