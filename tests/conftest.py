@@ -80,6 +80,7 @@ def sinkctl(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["sinkctl", *map(str, arguments)])
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()  # what the test itself wrote, such as transformers' bars
         try:
             main()
             code = 0
