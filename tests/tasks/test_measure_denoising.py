@@ -126,6 +126,19 @@ def test_latents_wider_than_one_are_not_clipped_unless_the_checkpoint_says_so(st
     assert "clip_sample=True, as stored" in opened(folder).choices["scheduler"]
 
 
+def test_every_step_has_a_rate_of_its_own_that_a_threshold_can_name(folder, sinkctl):
+    flags = ("--samples", 1, "--set", "input.steps=3", "--device", "cpu", "--json")
+    code, out, err = sinkctl("measure", folder, *flags, "--fail-on", "step_2.sink_rate<=100")
+    assert code == 0, err
+    result = json.loads(out)
+    rates = {m["name"]: m["samples"][0] for m in result["measurements"] if m["name"].endswith("sink_rate")}
+    assert list(rates) == ["sink_rate", "step_1.sink_rate", "step_2.sink_rate", "step_3.sink_rate"]
+    assert rates["sink_rate"] == rates["step_1.sink_rate"]
+    assert any("are those of step 1" in note for note in result["notes"])
+    code, _, err = sinkctl("measure", folder, *flags, "--fail-on", "step_4.sink_rate<=100")
+    assert (code, "this run measures no such thing" in " ".join(err.split())) == (2, True)
+
+
 def test_other_parts_of_pipelines_and_other_commands_are_refused_in_a_line(folder, tmp_path, sinkctl):
     code, _, err = sinkctl("stream", "--model", folder, "--device", "cpu")
     assert (code, "is a diffusion transformer; `sinkctl measure` takes it" in " ".join(err.split())) == (3, True)

@@ -176,6 +176,7 @@ def test_kinds_of_keys_and_alpha_are_those_of_the_stock_maps(family, files, tmp_
     torch.testing.assert_close(found, torch.stack(masses).mean(0), rtol=0, atol=1e-5)
     assert [group.name for group in score.groups] == ["first" if family is qwen else "BOS", "image", "text"]
     assert score.balance_error <= 1e-6
+    assert ("goes to the first token (" if family is qwen else "goes to BOS (") in " ".join(outcome.result.verdict)
     assert "Attention by kind of key" in html(outcome.result, {})
 
 
