@@ -52,7 +52,8 @@ def rules(recipe: MeasureRecipe) -> None:
     labels = [label for label, _, _ in checkpoints(recipe)]
     if STDIN in recipe.input.files and len(labels) > 1:
         raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
-    known = [*METRICS, *(f"{name}.sink_rate" for name in INPUTS + PARTS)]
+    steps = (f"step_{number}" for number in range(1, recipe.input.steps + 1))  # of a diffusion transformer
+    known = [*METRICS, *(f"{name}.sink_rate" for name in (*INPUTS, *PARTS, *steps))]
     thresholds = [parse(text) for text in recipe.fail_on]
     costly = [t.metric for t in thresholds if t.metric.startswith("cost.")]
     if costly and not recipe.cost.run:

@@ -7,7 +7,8 @@ from sinkctl.errors import TextError, UsageError
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.result.compare import check_names, parse
 
-LEAST = 40  # digits, half of them learned from
+# Digits: half of each class is learned from; the rarest of the ten has 174.
+LEAST, MOST, EVEN = 40, 1740, 20
 METRICS = ("outlier_patches", "patch_max", "smoothness", "cosine", "kl", "knn", "linear_probe")
 BEFORE = ("outlier_patches", "patch_max", "smoothness", "knn", "linear_probe")
 NAMES = (*METRICS, *(f"original.{name}" for name in BEFORE), "convert.seconds")
@@ -30,8 +31,11 @@ def register_rules(recipe: ConvertRecipe) -> None:
         raise UsageError(
             f"evaluation.digits={recipe.evaluation.digits}: they come with scikit-learn; pip install scikit-learn"
         )
-    if 0 < recipe.evaluation.digits < LEAST:
-        raise UsageError(f"evaluation.digits={recipe.evaluation.digits}: too few of ten kinds; {LEAST} or more")
+    asked = recipe.evaluation.digits
+    if asked and (asked % EVEN or not LEAST <= asked <= MOST):
+        raise UsageError(
+            f"evaluation.digits={asked}: as many of each class; a multiple of {EVEN} from {LEAST} to {MOST:,}"
+        )
     of_digits = [text for text in recipe.fail_on if parse(text).metric.rpartition(".")[2] in METRICS[-2:]]
     if of_digits and not recipe.evaluation.digits:
         raise UsageError(f"--fail-on {of_digits[0]}: no digits are shown; --set evaluation.digits=400")

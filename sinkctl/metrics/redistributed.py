@@ -13,7 +13,7 @@ from sinkctl.kernels.query_sums import attention_part
 from sinkctl.metrics.observe import Attending
 from sinkctl.model.handler import AttentionCall
 
-IMAGE = 1  # among the kinds of keys
+FIRST, IMAGE = 0, 1  # among the kinds of keys
 
 
 @dataclass

@@ -86,7 +86,11 @@ def load_denoiser(settings: ModelSettings) -> LoadedModel:
         check_weights(name, model, {"mismatched_keys": [], **report})
         beside = Path(name).parent / SCHEDULER
         there = (beside / "scheduler_config.json").is_file()
-        scheduler = DDIMScheduler.from_pretrained(beside) if there else DDIMScheduler()
+        # DDIM's own default cuts what it takes for the image to ±1, which latents exceed and other schedulers leave.
+        says = there and "clip_sample" in DDIMScheduler.load_config(beside)
+        unclipped = {} if says else {"clip_sample": False}
+        scheduler = DDIMScheduler.from_pretrained(beside, **unclipped) if there else DDIMScheduler(**unclipped)
         choices["scheduler"] = f"DDIM, by {beside}" if there else "DDIM as diffusers has it: none beside the model"
+        choices["scheduler"] += f"; clip_sample={scheduler.config.clip_sample}" + ", as stored" * says
     fingerprint = folder_fingerprint(Path(name))
     return LoadedModel(model, None, name, fingerprint, choices, "diffusion", scheduler, settings=settings)

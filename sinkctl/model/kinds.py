@@ -21,7 +21,10 @@ WORDS: dict[Kind, str] = {
     "encoder-decoder": "an encoder-decoder", "multimodal": "a multimodal decoder",
     "diffusion": "a diffusion transformer",
 }  # fmt: skip
-TAKEN = "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders and vision transformers too"
+TAKEN = (
+    "sinkctl takes decoders, and `sinkctl measure` encoders, encoder-decoders, vision transformers, "
+    "multimodal decoders and DiT too"
+)
 
 # Of which the heads are not shared among processes.
 WHOLE: tuple[Kind, ...] = ("encoder-decoder", "multimodal", "diffusion")

@@ -254,7 +254,7 @@ class CheckpointScore(Record):
     label: str
     step: int | None = Field(None, description="Training step, where the name says one.")
     model: ModelReport
-    kind: str = Field(description="decoder, encoder, encoder-decoder or vision")
+    kind: str = Field(description="decoder, encoder, encoder-decoder, vision, multimodal or diffusion")
     verdict: list[str]
     notes: list[str]
     inputs: list[InputScore]

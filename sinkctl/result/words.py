@@ -27,5 +27,9 @@ def quoted(token: str) -> str:
 
 def group_line(groups: "Sequence[KeyGroup]") -> str:
     """62.8 % goes to sound (36.7 % of the keys), 37.2 % to padding (63.3 %)."""
-    said = [f"{percent(group.percent)} goes to {group.name} ({percent(group.keys)} of the keys)" for group in groups]
+    names = ["the first token" if group.name == "first" else group.name for group in groups]
+    said = [
+        f"{percent(group.percent)} goes to {name} ({percent(group.keys)} of the keys)"
+        for name, group in zip(names, groups, strict=True)
+    ]
     return ", ".join([*said[:1], *(each.replace(" goes to", " to").replace(" of the keys", "") for each in said[1:])])

@@ -51,6 +51,20 @@ def test_a_conversion_says_how_digits_are_told_apart_before_and_after(tmp_path, 
     assert (code, "--set evaluation.digits=400" in " ".join(err.split())) == (2, True)
 
 
+def test_both_halves_have_as_many_digits_of_each_class_and_other_numbers_are_refused(tmp_path, photos, sinkctl):  # noqa: F811
+    where = saved(tmp_path / "planted", planted("dinov2"))
+    loaded = load(str(where), ("vision",))
+    loaded.processor = lambda images, **_: {"pixel_values": torch.zeros(1, 3, 2, 2)}
+    for count in (40, 400, 1740):
+        labels = digits(count, loaded).label_N
+        assert [np.bincount(labels[half::2]).tolist() for half in (0, 1)] == [[count // 20] * 10] * 2
+    for count in (20, 50, 1760):
+        flags = ("--to", "test_time_registers", "--images", photos, "--set", f"evaluation.digits={count}")
+        code, out, err = sinkctl("convert", where, *flags, "-o", tmp_path / "out")
+        assert (code, out) == (2, "")
+        assert "a multiple of 20 from 40 to 1,740" in " ".join(err.split())
+
+
 @pytest.mark.parametrize("kind", ["test_time_registers", "registers"])
 @pytest.mark.parametrize("model_type", ["dinov3_vit", "dinov2_with_registers"])
 def test_a_model_with_registers_of_its_own_is_refused_in_a_line(tmp_path, photos, sinkctl, kind, model_type):  # noqa: F811

@@ -100,6 +100,45 @@ def test_a_patch_to_which_all_heads_of_a_layer_attend_is_found_at_every_step(fol
     assert "“patch 1,2”" in outcome.result.verdict[1]
 
 
+@pytest.mark.parametrize("stored", [None, "DPMSolverMultistepScheduler"])
+@torch.no_grad()
+def test_latents_wider_than_one_are_not_clipped_unless_the_checkpoint_says_so(stored, folder):
+    """The exact predictor of data N(0, s²): its noise is x √(1 − ᾱ) / (ᾱ s² + 1 − ᾱ). DDIM of it only scales x: from
+    t to s by the ratio that its update has in closed form."""
+    (folder.parent / "scheduler" / "scheduler_config.json").unlink()
+    if stored is not None:
+        getattr(diffusers, stored)().save_pretrained(folder.parent / "scheduler")
+    loaded, std, steps = opened(folder), 1.5, 10
+    scheduler = loaded.processor
+    assert "clip_sample=False" in loaded.choices["scheduler"]
+    scheduler.set_timesteps(steps)
+    size, kept = 1000 // steps, scheduler.alphas_cumprod.double()
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    by_hand = x.clone()
+    for time in scheduler.timesteps:
+        a, after = kept[time], kept[time - size] if time >= size else float(scheduler.final_alpha_cumprod)
+        noise = (1 - a) ** 0.5 / (a * std**2 + 1 - a)
+        x = scheduler.step(x * noise, time, x).prev_sample
+        by_hand = by_hand * (after**0.5 * (1 - (1 - a) ** 0.5 * noise) / a**0.5 + (1 - after) ** 0.5 * noise)
+    torch.testing.assert_close(x, by_hand, rtol=1e-5, atol=0)
+    assert float(x.std()) == pytest.approx(1.28, abs=0.05)
+    diffusers.DDIMScheduler().save_pretrained(folder.parent / "scheduler")
+    assert "clip_sample=True, as stored" in opened(folder).choices["scheduler"]
+
+
+def test_every_step_has_a_rate_of_its_own_that_a_threshold_can_name(folder, sinkctl):
+    flags = ("--samples", 1, "--set", "input.steps=3", "--device", "cpu", "--json")
+    code, out, err = sinkctl("measure", folder, *flags, "--fail-on", "step_2.sink_rate<=100")
+    assert code == 0, err
+    result = json.loads(out)
+    rates = {m["name"]: m["samples"][0] for m in result["measurements"] if m["name"].endswith("sink_rate")}
+    assert list(rates) == ["sink_rate", "step_1.sink_rate", "step_2.sink_rate", "step_3.sink_rate"]
+    assert rates["sink_rate"] == rates["step_1.sink_rate"]
+    assert any("are those of step 1" in note for note in result["notes"])
+    code, _, err = sinkctl("measure", folder, *flags, "--fail-on", "step_4.sink_rate<=100")
+    assert (code, "this run measures no such thing" in " ".join(err.split())) == (2, True)
+
+
 def test_other_parts_of_pipelines_and_other_commands_are_refused_in_a_line(folder, tmp_path, sinkctl):
     code, _, err = sinkctl("stream", "--model", folder, "--device", "cpu")
     assert (code, "is a diffusion transformer; `sinkctl measure` takes it" in " ".join(err.split())) == (3, True)

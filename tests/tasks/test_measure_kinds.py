@@ -325,6 +325,18 @@ def test_the_command_line_measures_each_kind_and_leaves_costs_out(tmp_path, reco
         assert (code, "costs need a next-token loss" in " ".join(err.split())) == (3, True)
 
 
+def test_text_beside_images_is_refused_by_a_model_of_images_alone(tmp_path, records, sinkctl):
+    """A single sample would be an image, so that the text was never opened."""
+    pictures(tmp_path / "images", 2)
+    flags = ("--images", tmp_path / "images", "--text", *records, "--samples", 1, "--device", "cpu")
+    code, out, err = sinkctl("measure", vision(tmp_path / "model", "vit"), *flags)
+    assert (code, out) == (2, "")
+    said = " ".join(err.split())
+    assert "--text and --images:" in said
+    assert "reads images alone" in said
+    assert "leave --text out" in said
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "words"),
     [("swin", dict(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[2, 2]), "(swin) works in stages")],

@@ -4,6 +4,7 @@ L layers, H heads, T tokens, S keys.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
@@ -174,6 +176,7 @@ def test_kinds_of_keys_and_alpha_are_those_of_the_stock_maps(family, files, tmp_
     torch.testing.assert_close(found, torch.stack(masses).mean(0), rtol=0, atol=1e-5)
     assert [group.name for group in score.groups] == ["first" if family is qwen else "BOS", "image", "text"]
     assert score.balance_error <= 1e-6
+    assert ("goes to the first token (" if family is qwen else "goes to BOS (") in " ".join(outcome.result.verdict)
     assert "Attention by kind of key" in html(outcome.result, {})
 
 
@@ -277,6 +280,62 @@ def test_a_sink_planted_in_the_first_token_and_one_in_the_image_are_told_apart(f
         sinks = {sink.token for sink in score.found if sink.strongest[0] == 1}
         assert sinks.intersection(PLACES) == (set(PLACES) if on == "image" else set())
         assert (score.sinks[0].percent >= 50) == (on == "BOS")
+
+
+class Tiling:
+    """Puts an image as LLaVA's own does, or cut in four behind an end each; without BOS."""
+
+    image_token = "<image>"
+
+    def __init__(self, tiles: int = 1, apart: str = ""):
+        self.tiles, self.apart, self.tokenizer = tiles, apart, tokenizer()
+
+    def __call__(self, text: str, images: list, return_tensors: str) -> dict[str, Tensor]:
+        whole = text.replace("<image>", self.apart.join(["<image> " * 4] * self.tiles))
+        ids = self.tokenizer(whole, return_tensors=return_tensors, add_special_tokens=False)["input_ids"]
+        return {"input_ids": ids, "pixel_values": torch.rand(self.tiles, 3, 16, 16)}
+
+
+def test_an_image_in_front_of_everything_leaves_no_first_token_to_speak_of(files, tmp_path):
+    loaded = replace(opened(llava(tmp_path / "llava")), processor=Tiling())
+    outcome = run(recipe(files), loaded)
+    (found,) = outcome.result.measure.checkpoints
+    assert [group.name for group in found.inputs[0].groups] == ["image", "text"]
+    assert [line.name for line in found.costs] == ["image hidden"]
+    assert any("the first token is one of the image's" in note for note in outcome.result.notes)
+
+
+@pytest.mark.parametrize("apart", ["", "<end>"])
+def test_tokens_of_a_tiled_image_are_counted_as_no_row_is_known(apart, files, tmp_path):
+    """Four tiles of 2 × 2 are no square of 4 × 4."""
+    loaded = replace(opened(llava(tmp_path / "llava")), processor=Tiling(4, apart))
+    shown = inputs(recipe(files), loaded)[0]
+    assert [shown.token_text(0, index) for index in range(4)] == [f"image {n}" for n in range(4)]
+
+
+def test_text_that_sees_later_text_is_given_no_costs_and_a_reason(files, tmp_path):
+    """PaliGemma's prompt is a prefix, in which everything sees everything."""
+    config = AutoConfig.for_model(
+        "paligemma", text_config=SHAPE | dict(model_type="gemma"), image_token_id=IMAGE, projection_dim=32,
+        vision_config=VISION | dict(model_type="siglip_vision_model"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).double().eval()
+
+    class Prefixing(Tiling):
+        def __call__(self, *args, **kwargs):
+            given = super().__call__(*args, **kwargs)
+            ids = given["input_ids"]
+            return given | {"token_type_ids": torch.zeros_like(ids), "labels": torch.full_like(ids, -100)}
+
+    words = Prefixing()
+    loaded = LoadedModel(model, words.tokenizer, "paligemma", "in memory", kind="multimodal", processor=words)
+    outcome = run(recipe(files), loaded)
+    (found,) = outcome.result.measure.checkpoints
+    assert found.costs == []
+    assert any("sees later text too" in note for note in outcome.result.notes)
+    with pytest.raises(ModelError, match="leave --cost out"):
+        run(recipe(files, cost=dict(run=True)), loaded)
 
 
 def test_a_multimodal_model_is_told_from_flags_and_one_of_text_refuses_images(files, tmp_path, sinkctl):

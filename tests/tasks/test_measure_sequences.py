@@ -148,6 +148,15 @@ def test_a_text_model_shows_the_maps_of_its_own_encoder_decoder_and_cross_attent
     assert outcome.result.choices["column_sums"].startswith("eager maps" if name == "t5" else "tiled")
 
 
+def test_activations_alone_are_said_of_every_part_that_has_them(tmp_path, texts):
+    loaded = opened(checkpoint(tmp_path / "bart", "bart", BART))
+    said = run(recipe(files=(texts,), samples=2, length=24, parts=("activations",)), loaded).result.verdict
+    for part, words in zip(("Encoder", "Decoder"), said, strict=False):
+        assert words.startswith(f"{part}: ")
+        assert "assive activations" in words
+    assert not any("finite" in words for words in said)
+
+
 def test_whisper_shows_its_stock_maps_and_what_sound_and_padding_receive(tmp_path):
     loaded = opened(checkpoint(tmp_path / "whisper", "whisper", WHISPER))
     files = tuple(str(recording(tmp_path / f"{s}.wav", s)) for s in (0.75, 1.5))

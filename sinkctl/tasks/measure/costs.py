@@ -14,7 +14,7 @@ from sinkctl.result.measure import CostLine, InputScore, MixingLine
 from sinkctl.tasks.measure.ablations import Ablations
 from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.reading import elsewhere, main_input
-from sinkctl.tasks.measure.seeing_costs import seeing_costs
+from sinkctl.tasks.measure.seeing_costs import seeing_costs, text_sees_ahead
 from sinkctl.tasks.measure.streamed import streamed
 from sinkctl.tasks.measure.variants import SHORTEST
 
@@ -60,7 +60,14 @@ def costs(
             raise Interrupted("stopped")
 
     if loaded.kind == "multimodal":
-        found.lines.extend(seeing_costs(inputs(recipe, loaded)[0], loaded, recipe.cost.samples, progress, go_on))
+        seen = inputs(recipe, loaded)[0]
+        if text_sees_ahead(seen, loaded):
+            said = "text behind the image sees later text too, so that a next-token loss would be of what is seen"
+            if recipe.cost.run != "auto":
+                raise ModelError(f"{loaded.name}: {said}; leave --cost out")
+            found.notes.append(f"Costs were not measured: {said}.")
+            return
+        found.lines.extend(seeing_costs(seen, loaded, recipe.cost.samples, progress, go_on))
         return
     ablations = None
     try:

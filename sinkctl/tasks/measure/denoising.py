@@ -41,7 +41,8 @@ def of_steps(settings: InputSettings, loaded: LoadedModel, told: Callable[[str, 
             out = model(latent_BCHW, time.expand(len(class_B)).to(device), class_B)
             told("denoising", (number + first / settings.samples) / settings.steps)
             predicted.append(out[:, : own.in_channels].float().cpu())  # behind it, a variance where one is learned
-        note = f"latents of {settings.samples} trajectories of {settings.steps} steps, classes from 0, no guidance"
+        note = f"latents of {settings.samples} trajectories of {settings.steps} steps, classes from 0, no guidance; "
+        note += "numbers that name no step, such as sink_rate, are those of step 1"
         found.append(
             InputSet(
                 f"step {number + 1} of {settings.steps}, t = {int(time)}", KIND, None, list(latent_NCHW),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkctl.check.measure import PICTURES
-from sinkctl.errors import ModelError, TextError
+from sinkctl.check.measure import PICTURES, is_picture
+from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings
@@ -25,6 +25,7 @@ def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], 
         if find_spec("PIL") is None:
             raise ModelError("reading images needs Pillow; pip install 'sinkctl[images]'")
         raise ModelError(f"{loaded.name} says not how images are prepared: it has no preprocessor_config.json")
+    _refuse_text(settings.files, loaded.name)
     paths = chosen(settings)
     pixels = [_pixels(path, loaded) for path in paths]
     if len({x.shape for x in pixels}) > 1:
@@ -32,6 +33,18 @@ def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], 
     count = len(paths)
     note = f"the files hold only {count} image{'s' * (count > 1)}" if count < settings.samples else None
     return pixels, note
+
+
+def _refuse_text(files: tuple[str, ...], model: str) -> None:
+    """UsageError for what stands beside images and is none: --text, whose files come with those of --images."""
+    others = [name for name in files if not is_picture(name)]
+    for name in others if len(others) < len(files) else ():
+        try:
+            opened(Path(name))
+        except TextError as error:
+            raise UsageError(
+                f"--text and --images: {model} reads images alone, and {name} is none; leave --text out"
+            ) from error
 
 
 def chosen(settings: InputSettings) -> list[Path]:

@@ -17,7 +17,7 @@ class InputSet:
     """Samples of one kind, all framed alike."""
 
     name: str  # "natural, BOS", "random, [CLS] … [SEP]", "repeat, bare", "images", "sound: decoder"
-    kind: str  # natural, random, repeat, images, random images, sound or random sound
+    kind: str  # natural, random, repeat, images, random images, sound, random sound, multimodal or denoising
     bos: bool | None  # whether special tokens are there; None for images and sound
     samples: list[Tensor]  # token ids int64 [T]; or pixel values float32 [C, H, W], features, what an encoder gave
     token_text: Callable[[int, int], str]  # (sample, index) → that token as people read it
@@ -27,7 +27,7 @@ class InputSet:
     given: list[dict[str, Tensor]] | None = None
     lengths: list[int] | None = None  # how many keys of a sample that makes
     part: Part | None = None  # of an encoder-decoder
-    groups: tuple[str, ...] = ()  # kinds of keys, by name;
+    groups: tuple[str | None, ...] = ()  # kinds of keys, by name; None: there are no such here
     of_keys: list[Tensor] | None = None  # which each key of a sample is of, int64 [S],
     asking: list[Tensor] | None = None  # and whose attention is shared out among them, bool [T]; None: all queries
 

@@ -21,4 +21,5 @@ def key_groups(rows: Sequence[Row], shown: InputSet) -> list[KeyGroup]:
             mass=[[round(x, 5) if isfinite(x) else None for x in mass_HK[:, kind].tolist()] for mass_HK in means],
         )
         for kind, name in enumerate(shown.groups)
+        if name is not None
     ]

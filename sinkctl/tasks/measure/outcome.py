@@ -71,8 +71,8 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
     massive = [layer.massive for layer in layers if layer.massive is not None]
     if main.heads is not None:
         add("sink_rate", first_percent(main), "% of heads")
-        for each in score.inputs:
-            add(f"{_slug(each)}.sink_rate", first_percent(each), "% of heads")
+        for number, each in enumerate(score.inputs, 1):
+            add(f"{_slug(each, number)}.sink_rate", first_percent(each), "% of heads")
         add("alpha_max", main.alpha_max, "mass")
         add("tail_mass", _mean(layers, "tail_mass"), "mass")
         add("entropy", _mean(layers, "entropy"), "nats")
@@ -115,8 +115,10 @@ def _hundredfold(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def _slug(score: InputScore) -> str:
-    """natural, natural_no_bos, images, encoder, random_decoder."""
+def _slug(score: InputScore, number: int) -> str:
+    """natural, natural_no_bos, images, encoder, random_decoder; step_1 of a denoising trajectory."""
+    if score.kind == "denoising":
+        return f"step_{number}"
     if score.part is not None:
         return ("random_" if "random" in score.kind else "") + score.part.replace("-", "_")
     kind = "images" if "image" in score.kind else score.kind

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from sinkctl.check.measure import is_picture
 from sinkctl.errors import ModelError, TextError, UsageError
-from sinkctl.metrics.redistributed import IMAGE
+from sinkctl.metrics.redistributed import FIRST, IMAGE
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings
 from sinkctl.tasks.measure.images import chosen, opened
 from sinkctl.tasks.measure.input_set import InputSet, token_reader
 from sinkctl.tasks.measure.natural import natural
 
-FIRST, TEXT = 0, 2  # kinds of keys beside an image's
+TEXT = 2  # the kind of keys that are neither
 KIND = "multimodal"
 
 
@@ -39,11 +39,17 @@ def of_images_and_text(settings: InputSettings, loaded: LoadedModel) -> InputSet
     of_keys = [_kinds(ids_T, path, loaded) for ids_T, path in zip(samples, paths, strict=True)]
     asking = [torch.arange(len(of_T)) > int((of_T == IMAGE).nonzero()[-1]) for of_T in of_keys]
     first = "BOS" if all(int(ids_T[0]) == loaded.bos_id for ids_T in samples) else "first"
+    alone = None
+    if any(int(of_T[0]) == IMAGE for of_T in of_keys):
+        first, alone = None, "the first token is one of the image's, so nothing is said of it apart"
+    else:
+        for of_T in of_keys:
+            of_T[0] = FIRST
     sizes = " to ".join(map(str, sorted({min(map(len, samples)), max(map(len, samples))})))
     said = f"{len(paths)} image{'s' * (len(paths) > 1)}, each with a text behind it, {sizes} tokens in all"
     return InputSet(
         "images with text", KIND, None, samples, _reading(samples, of_keys, given, loaded),
-        "; ".join(filter(None, (said, note))), given=given, lengths=[len(ids_T) for ids_T in samples],
+        "; ".join(filter(None, (said, note, alone))), given=given, lengths=[len(ids_T) for ids_T in samples],
         groups=(first, "image", "text"), of_keys=of_keys, asking=asking,
     )  # fmt: skip
 
@@ -78,7 +84,6 @@ def _kinds(ids_T: Tensor, path: Path, loaded: LoadedModel) -> Tensor:
         raise ModelError(f"{loaded.name}: no token of {path.name} is the config's image_token_id ({number})")
     if int(of_T[-1]) == IMAGE:
         raise TextError(f"{loaded.name}: no text stands behind {path.name}; give a longer --text")
-    of_T[0] = FIRST if int(of_T[0]) != IMAGE else IMAGE
     return of_T
 
 
@@ -99,9 +104,13 @@ def _reading(
 
 
 def _columns(of_T: Tensor, given: dict[str, Tensor], loaded: LoadedModel) -> int | None:
-    """Tokens a row of the image: as its grid says (Qwen), else of a square; None for neither."""
+    """Tokens a row of the image: as its grid says (Qwen), else of a square; None for neither, and where it is tiled."""
     if "image_grid_thw" in given:
         merged = getattr(loaded.model.config.vision_config, "spatial_merge_size", 1)
         return int(given["image_grid_thw"][0, 2]) // merged
-    count = int((of_T == IMAGE).sum())
-    return isqrt(count) if isqrt(count) ** 2 == count else None
+    place_k = (of_T == IMAGE).nonzero().flatten()
+    count = len(place_k)
+    pixels = given.get("pixel_values")
+    tiled = pixels is not None and pixels.dim() > 3 and pixels.shape[:-3].numel() > 1
+    whole = int(place_k[-1] - place_k[0]) == count - 1 and isqrt(count) ** 2 == count
+    return isqrt(count) if whole and not tiled else None

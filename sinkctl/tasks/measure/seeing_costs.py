@@ -9,12 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sinkctl.kernels.column_sums import Visible
 from sinkctl.metrics.masked_key import agreement, hide
-from sinkctl.metrics.next_token import NextToken, Seen, next_token, predicted
+from sinkctl.metrics.next_token import NextToken, Seen, decoded, next_token, predicted
 from sinkctl.metrics.observe import run
-from sinkctl.metrics.redistributed import IMAGE, ToImage
+from sinkctl.metrics.redistributed import FIRST, IMAGE, ToImage
 from sinkctl.metrics.samples import Samples
 from sinkctl.model.attention import attached
+from sinkctl.model.handler import AttentionCall
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parts import attending_part
 from sinkctl.result.measure import CostLine
@@ -40,7 +42,9 @@ def seeing_costs(
         "first key hidden from the text": (f"key 0 {hidden}", _hiding(loaded, lambda of_S: torch.tensor(0))),
         "image hidden": (f"every token of it {hidden}", _hiding(loaded, lambda of_S: (of_S == IMAGE).nonzero())),
     }
-    for share in MOVED:
+    if shown.groups[FIRST] is None:
+        variants.pop("first key hidden from the text")
+    for share in MOVED if shown.groups[FIRST] is not None else ():
         what = f"{100 * share:g} % of what text behind the image gives the first token given to the image, in all heads"
         variants[f"{100 * share:g} % moved from the first token to the image"] = (what, _moving(loaded, share))
     runs = {name: Run([], []) for name in variants}
@@ -55,6 +59,20 @@ def seeing_costs(
             go_on()
     plain = runs.pop("as it is")
     return [_line(name, variants[name][0], plain, run) for name, run in runs.items()]
+
+
+@torch.no_grad()
+def text_sees_ahead(shown: InputSet, loaded: LoadedModel) -> bool:
+    """Whether text behind the image sees later text (a prefix, as PaliGemma's): it is then not predicted, but read."""
+    given, found = shown.laid_out(0, 1, loaded.device, loaded.dtype), []
+    place_T = torch.arange(len(shown.samples[0]), device=loaded.device)
+    query_t1 = place_T[shown.asking[0].to(loaded.device), None]
+
+    def keep(call: AttentionCall, pattern: Visible) -> None:
+        found.append(bool((pattern.mask(query_t1, place_T) & (place_T > query_t1)).any()))
+
+    decoded(loaded.model, given, keep=keep)
+    return any(found)
 
 
 def _hiding(loaded: LoadedModel, keys: Callable[[Tensor], Tensor]) -> Callable[[Samples, int], NextToken]:

@@ -85,8 +85,11 @@ def _too_short(main: InputScore) -> list[str]:
 
 def _of_part(score: InputScore) -> list[str]:
     """Of an encoder-decoder."""
-    if score.heads is None or first_percent(score) is None:
-        return [sentence(f"{score.part}: no attention was measured, or it is not finite")]
+    if score.heads is None:
+        said = _carriers(score) or ["No attention was measured."]
+        return [sentence(f"{score.part}: {' '.join(said)}".rstrip("."))]
+    if first_percent(score) is None:
+        return [sentence(f"{score.part}: attention is not finite in this dtype")]
     short = _too_short(score) if score.part == "decoder" else []
     said = short or [_strength(score, None), *_where(score), *_kinds(score), *_carriers(score)]
     return [sentence(f"{score.part}: {' '.join(said)}".rstrip("."))]

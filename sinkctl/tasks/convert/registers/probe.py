@@ -28,14 +28,16 @@ class Digits(NamedTuple):
 
 
 def digits(count: int, loaded: LoadedModel) -> Digits | None:
-    """At most so many, spread over the set; None for 0."""
+    """A tenth of so many of each class, spread over it; of each, every second is learned from. None for 0."""
     if not count:
         return None
     from PIL import Image
     from sklearn.datasets import load_digits
 
     held = load_digits()
-    chosen = np.linspace(0, len(held.images) - 1, min(count, len(held.images))).astype(int)
+    each = count // 10  # an even number: every second place of a class after a class is every second of each
+    classes = (np.flatnonzero(held.target == label) for label in range(10))
+    chosen = np.concatenate([own_n[np.linspace(0, len(own_n) - 1, each).astype(int)] for own_n in classes])
     pictures = [Image.fromarray((held.images[n] / 16 * 255).astype(np.uint8)).convert("RGB") for n in chosen]
     pixels = [loaded.processor(images=picture, return_tensors="pt")["pixel_values"] for picture in pictures]
     return Digits(pixels, held.target[chosen])
