@@ -48,12 +48,12 @@ def _scores(product, scale, softcap, fall, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
-def _attend(m, norm, acc, score, v, PRECISION: tl.constexpr):
-    """One step of the running softmax over a tile of keys."""
+def _attend(m, norm, acc, score, v, PRECISION: tl.constexpr, by=1.0):
+    """One step of the running softmax over a tile of keys; v is the values divided by `by`."""
     m_new = tl.maximum(m, tl.max(score, 1))
     p = tl.exp2(score - m_new[:, None])
     shrink = tl.exp2(m - m_new)
-    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+    acc = tl.dot((p * by).to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
     return m_new, norm * shrink + tl.sum(p, 1), acc
 
 
