@@ -2,17 +2,23 @@
 
     python benchmarks/sanitize.py [--tools memcheck racecheck] [--only NAME …]
 
-Each tool runs this script once more under itself, with no caching of memory, so that an access past a tensor leaves
-its allocation. Shapes are those of tests/kernel_calls.py: 512 tokens, widths of 64, 128 and 256. A row a tool; exit
-code 1 where one found something.
+Each tool runs this script once more under itself, with no caching of memory by torch. Names and shapes of calls are
+those of tests/kernel_calls.py. A row a tool; exit code 1 where one found something or failed. No result of it is known
+yet.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from kernel_calls import CASES
 
 TOOLS = ("memcheck", "racecheck")
 
@@ -23,8 +29,13 @@ def main() -> int:
     arguments.add_argument("--only", nargs="*", default=[""], help="parts of names of calls")
     arguments.add_argument("--inside", action="store_true", help="call the kernels; what a tool is given")
     options = arguments.parse_args()
+    names = [name for name in CASES if any(part in name for part in options.only)]
+    if not names:
+        sys.exit(f"--only {' '.join(options.only)}: no call is named so; there are {', '.join(CASES)}")
     if options.inside:
-        return inside(options.only)
+        return inside(names)
+    if shutil.which("compute-sanitizer") is None:
+        sys.exit("compute-sanitizer is not in PATH; it comes with the CUDA toolkit")
     found = 0
     for tool in options.tools:
         begun = time.perf_counter()
@@ -36,18 +47,12 @@ def main() -> int:
     return int(found != 0)
 
 
-def inside(only: list[str]) -> int:
-    import torch
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from kernel_calls import CASES
-
-    for name, call in CASES.items():
-        if any(part in name for part in only):
-            with torch.device("cuda"):
-                call()
-            torch.cuda.synchronize()
-            print(name, flush=True)
+def inside(names: list[str]) -> int:
+    for name in names:
+        with torch.device("cuda"):
+            CASES[name]()
+        torch.cuda.synchronize()
+        print(name, flush=True)
     return 0
 
 

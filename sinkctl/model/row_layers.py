@@ -59,7 +59,7 @@ class _Layer:
         sizes = [len(weight) for weight in self._into]
         q, k, v = (part.view(1, -1, 1, attention.head_dim) for part in qkv.split(sizes))
         seen, _ = through_handler(attention, q, k, v, attention_mask, scaling=attention.scaling)
-        x_C = self._products(seen.view(-1), self._out, add_N=x_C, idle=True)
+        x_C = self._products(seen.view(-1), self._out, add_N=x_C)
         wide = self._products(x_C, self._gated, norm=self._norms[1], gated=True)
         return self._products(wide, self._down, add_N=x_C).view_as(hidden_states)
 

@@ -59,7 +59,7 @@ class Turns:
 
     def of(self, rotation: Rotation | None, facts: LayerFacts, together: int, reach: int) -> Angles:
         """Those of distances 0 … reach, in groups of `together` tokens; no rotation turns by nothing."""
-        key = (id(rotation), facts.device, together)
+        key = (id(rotation), facts.device, facts.width, together)
         coarse, known = reach // together + 1, self._found.get(key)
         if known is None or len(known.coarse_cos_An) < coarse:
             coarse *= 1 if known is None else 2  # so that what grows does so seldom

@@ -13,12 +13,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
 from sinkctl.kernels.decode_attention.reference import Ring, Turn
-from sinkctl.kernels.early import fetched
 
 LOG2E = 1.4426950408889634
 # Programs that fill a GPU's multiprocessors twice over; more spans than that only add to the merge.
 PROGRAMS = 264
-FIRST = 128  # keys of a span that are asked for before the kernel in front has ended
 
 
 @triton.jit
@@ -50,12 +48,12 @@ def _scores(product, scale, softcap, fall, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
-def _attend(m, norm, acc, score, v, PRECISION: tl.constexpr):
-    """One step of the running softmax over a tile of keys."""
+def _attend(m, norm, acc, score, v, PRECISION: tl.constexpr, by=1.0):
+    """One step of the running softmax over a tile of keys; v is the values divided by `by`."""
     m_new = tl.maximum(m, tl.max(score, 1))
     p = tl.exp2(score - m_new[:, None])
     shrink = tl.exp2(m - m_new)
-    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+    acc = tl.dot((p * by).to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
     return m_new, norm * shrink + tl.sum(p, 1), acc
 
 
@@ -65,23 +63,14 @@ def _part(
     qb, qh, kb, kg, vb, vg, G, R, S, span, spans, scale, softcap,
     D: tl.constexpr, E: tl.constexpr, PD: tl.constexpr, PE: tl.constexpr, PS: tl.constexpr, SHARE: tl.constexpr,
     START: tl.constexpr, PAIRS: tl.constexpr, INTERLEAVED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr, PRECISION: tl.constexpr, FIRST: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    HAS_CAP: tl.constexpr, HAS_SLOPE: tl.constexpr, PRECISION: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    part, b, g = tl.program_id(0), (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
-    head = b * G + g
     if OVERLAPS:
         gdc_launch_dependents()
-        # Of this step's kernels none writes what is read here: keys and values of earlier tokens.
-        size: tl.constexpr = ring_k.dtype.element_ty.primitive_bitwidth // 8
-        if FIRST > 0 and D * size % 16 == 0 and E * size % 16 == 0:
-            early = part * span + tl.arange(0, FIRST)
-            there = early < tl.minimum((part + 1) * span, R)
-            fetched(ring_k + (head * R + early) * D, there, D * size)
-            fetched(ring_v + (head * R + early) * E, there, E * size)
-    t = tl.load(t_row + b)  # counted on after the step
-    if OVERLAPS:
         gdc_wait()
+    part, b, g = tl.program_id(0), (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
+    t = tl.load(t_row + b)
+    head = b * G + g
     d, d_down = tl.arange(0, PD)[None, :], tl.arange(0, PD)[:, None]
     e, h = tl.arange(0, PE), tl.arange(0, BM)
     live = h < SHARE
@@ -203,8 +192,8 @@ def decode_attention(
             SHARE=H // G, START=0 if turn is None else turn.start,
             PAIRS=0 if turn is None else turn.cos_Bn.shape[-1], INTERLEAVED=turn is not None and turn.interleaved,
             BM=BM, BN=BN, HAS_CAP=softcap is not None, HAS_SLOPE=slope_H is not None,
-            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", FIRST=FIRST,
-            num_stages=3, num_warps=8 if wide else 4, **early,
+            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_stages=3,
+            num_warps=8 if wide else 4, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, parts,

@@ -1,7 +1,8 @@
 """What a token of `rounded_decode` sees beside whole groups of its stream, in Triton: one program a head and row.
 
 The new token itself, whose key never passes through memory (at distance 0 no rotation matters); recent tokens, whose
-values may be rounded already; those kept; and sinks that have left their true distances. Shapes as in `reference.py`.
+values may be rounded already; those kept; and sinks that have left their true distances. But for the new token keys
+and values meet in float16, which has numbers to 65,504. Shapes as in `reference.py`.
 """
 
 import triton

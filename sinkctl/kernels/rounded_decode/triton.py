@@ -10,7 +10,8 @@ over pairs (a, b) of channels. So codes meet fixed cosines and sines of r alone,
 and what zeros add is the same for all groups but for q. Rows of the matrix product are (group, query head): a row sees
 the keys of its own group. One more program takes what is in full: recent tokens, those kept, the new one, and sinks
 that have left their true distances. `merge` is that of `decode_attention`; `rounding.py` takes the token in.
-Products are in float16 (what scales and queries make of a code is far within its range) and summed in float32.
+Products are in float16 and summed in float32. Where scales or zeros are so great that a product would leave the range
+of float16, a power of two is taken out of queries, by group, and of values, by tile, and put back in float32.
 Shapes as in `reference.py`; x is a channel of a half.
 """
 
@@ -55,14 +56,21 @@ def _against(some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, B
 
 
 @triton.jit
+def _fit(most):
+    """(2^n, 2^−n), the least n ≥ 0 by which numbers of at most `most`, float32 ≥ 0, are below 2^15: within float16."""
+    exponent = tl.maximum((most.to(tl.int32, bitcast=True) >> 23) - 14, 127)
+    return (exponent << 23).to(tl.float32, bitcast=True), (254 - exponent << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _values(words, scale, zero, PACKED: tl.constexpr, BITS: tl.constexpr):
-    """Values of tokens, [T, x]: words [T, W], scale and zero [T, ranges]."""
+    """Values of tokens, [T, x]: words [T, W], scale (of c·2^−9) and zero [T, ranges]."""
     T: tl.constexpr = words.shape[0]
     WORDS: tl.constexpr = words.shape[1]
     RANGES: tl.constexpr = scale.shape[1]
     FIELDS: tl.constexpr = 16 // BITS
     flat: tl.constexpr = [T, RANGES, WORDS // RANGES]
-    scale = tl.reshape(tl.broadcast_to(pair(scale.to(tl.float32) * 512)[:, :, None], flat), [T, WORDS])[:, :, None]
+    scale = tl.reshape(tl.broadcast_to(pair(scale)[:, :, None], flat), [T, WORDS])[:, :, None]
     zero = tl.reshape(tl.broadcast_to(pair(zero)[:, :, None], flat), [T, WORDS])[:, :, None]
     shape: tl.constexpr = [T, WORDS, FIELDS]
     codes = tl.reshape(fields(words, BITS), shape)
@@ -112,6 +120,9 @@ def _span(
         s_b = tl.load(k_scale + HALF + ranges, live, 0.0).to(tl.float32) * 512
         z_a = tl.load(k_zero + ranges, live, 0.0).to(tl.float32)
         z_b = tl.load(k_zero + HALF + ranges, live, 0.0).to(tl.float32)
+        most = tl.maximum(tl.maximum(s_a, s_b), 2 * tl.maximum(tl.abs(z_a), tl.abs(z_b)))
+        grow, shrink = _fit(tl.max(tl.maximum(tl.abs(a), tl.abs(b)) * most, 1))
+        a, b = a * shrink[:, None], b * shrink[:, None]
         common = tl.dot(settled((a * z_a + b * z_b).to(tl.float16), PACKED), plain_cos)
         common = tl.dot(settled((b * z_a - a * z_b).to(tl.float16), PACKED), plain_sin, common)
         score = tl.reshape(tl.broadcast_to(common[:, None, :], [BM, GROUPS, TOGETHER]), [BM, T])
@@ -121,16 +132,17 @@ def _span(
         there = i < left
         score = _against(left > 0, score, a * s_a, b * s_a, tl.load(words, there, 0), cos, sin, PACKED, BITS)
         score = _against(left > 0, score, b * s_b, -a * s_b, tl.load(words + WORDS, there, 0), cos, sin, PACKED, BITS)
-        score = _scores(score, 1.0, softcap, 0.0, HAS_CAP)
+        score = _scores(score, grow[:, None], softcap, 0.0, HAS_CAP)
         seen = ((n >= hidden) & (group_n < left))[None, :] & (group_m[:, None] == group_n[None, :])
         # Values.
         token = placed(v_place, n, v_fresh, v_fixed, v_turning, ONCE)[:, None]
         here = (group_n < left)[:, None]
         v = tl.load(v_codes + token * (2 * WORDS) + tl.arange(0, 2 * WORDS)[None, :], here, 0)
-        v_s = tl.load(v_scale + token * (D // TOGETHER) + range_, here, 0.0)
-        v_z = tl.load(v_zero + token * (D // TOGETHER) + range_, here, 0.0)
-        value = settled(_values(v, v_s, v_z, PACKED, BITS), PACKED)
-        m, norm, acc = _attend(m, norm, acc, tl.where(seen, score, -float("inf")), value, "tf32")
+        v_s = tl.load(v_scale + token * (D // TOGETHER) + range_, here, 0.0).to(tl.float32) * 512
+        v_z = tl.load(v_zero + token * (D // TOGETHER) + range_, here, 0.0).to(tl.float32)
+        grow, shrink = _fit(tl.max(v_s + tl.abs(v_z)))
+        value = settled(_values(v, v_s * shrink, v_z * shrink, PACKED, BITS), PACKED)
+        m, norm, acc = _attend(m, norm, acc, tl.where(seen, score, -float("inf")), value, "tf32", grow)
         k_place, k_fresh = further(k_place, k_fresh, GROUPS, k_turning, ONCE)
         v_place, v_fresh = further(v_place, v_fresh, T, v_turning, ONCE)
         hidden, turn = hidden - T, turn - GROUPS

@@ -21,12 +21,10 @@ def row_products(
     norm: Norm | None = None,
     gated: bool = False,
     add_N: Tensor | None = None,
-    idle: bool = False,
 ) -> Tensor:
     """W x of each matrix W, one after the other, [N], in x's dtype; nothing between is rounded to it.
 
     `norm` takes x through RMSNorm first. `gated`, of two matrices: silu(W₀ x) · (W₁ x). `add_N` is added at the end.
-    `idle` changes nothing of this: it is a hint that what runs before leaves the memory idle, as attention does.
     """
     precise = torch.promote_types(x_K.dtype, torch.float32)
     x = x_K.to(precise)

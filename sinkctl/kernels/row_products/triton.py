@@ -1,8 +1,8 @@
 """`row_products` in one launch: a program reads a few rows of a matrix, of all their width, once.
 
 There are about as many programs as a GPU holds at a time. On Hopper they begin while the kernel before them ends
-(programmatic dependent launch): a matrix depends on nothing, so that reading its first pieces, one into registers and
-the next into the L2 cache, fills what would be a gap between two launches. Shapes as in `reference.py`.
+(programmatic dependent launch): the first piece of a matrix depends on nothing, so that its reading fills what would
+be a gap between two launches. Shapes as in `reference.py`.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,18 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
-from sinkctl.kernels.early import fetched
 from sinkctl.kernels.row_products.reference import Norm
 
 PROGRAMS = 8  # a multiprocessor
 TILE = 8192  # numbers a program holds at a time
 WARPS = 4
-RESIDENT = 3  # programs that a multiprocessor has registers for
-FAR = 2  # programs after it whose rows one asks for too, while the kernel in front leaves the memory idle
-AHEAD = 1  # pieces of its rows, beside the first, that a program asks for before the kernel in front has ended
 
 
 @triton.jit
 def _products(
-    x, gain, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, K, eps, resident,
+    x, gain, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, K, eps,
     BN: tl.constexpr, BK: tl.constexpr, HAS_NORM: tl.constexpr, GATED: tl.constexpr, HAS_ADD: tl.constexpr,
-    AHEAD: tl.constexpr, FAR: tl.constexpr, LINE: tl.constexpr, OVERLAPS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     if OVERLAPS:
         gdc_launch_dependents()
@@ -54,18 +50,6 @@ def _products(
         other = tl.multiple_of(w1, 16) + tl.multiple_of(n.to(tl.int64) * s1, 8)[:, None] + k[None, :]
         second = tl.load(other, live & inside[None, :], 0.0, eviction_policy="evict_first")
     if OVERLAPS:
-        if AHEAD > 0:
-            far = BK + tl.arange(0, AHEAD * BK // LINE)[None, :] * LINE
-            there = live & (far < K)
-            fetched(w + n.to(tl.int64)[:, None] * stride + far, there, 2 * LINE)
-            if GATED:
-                fetched(w1 + n.to(tl.int64)[:, None] * s1 + far, there, 2 * LINE)
-        for turn in tl.static_range(FAR):
-            later = n + (turn + 1) * resident * BN
-            there = (tile < resident) & (later < rows)[:, None]
-            for start in tl.range(0, K, BK):
-                far = start + tl.arange(0, BK // LINE)[None, :] * LINE
-                fetched(w + later.to(tl.int64)[:, None] * stride + far, there & (far < K), 2 * LINE)
         gdc_wait()
     x_k = tl.load(x + k, inside, 0.0).to(tl.float32)
     squares = x_k * x_k
@@ -106,7 +90,6 @@ def row_products(
     norm: Norm | None = None,
     gated: bool = False,
     add_N: Tensor | None = None,
-    idle: bool = False,
 ) -> Tensor:
     """As `reference.row_products`, for half precision on CUDA, at most three matrices with contiguous rows."""
     assert x_K.is_contiguous()
@@ -115,13 +98,12 @@ def row_products(
     given = [(weight, len(weight), weight.stride(0)) for weight in weights_NK]
     matrices, rows, strides = zip(*given, *[(x_K, 0, 0)] * (3 - len(given)), strict=True)
     BN, BK = tile(N, K, 2 if gated else 1, x_K.device)
-    out_N, processors = x_K.new_empty(N), _processors(x_K.device)
+    out_N = x_K.new_empty(N)
     with torch.cuda.device_of(x_K):  # Triton launches on the current device
         _products[(triton.cdiv(N, BN) if gated else sum(triton.cdiv(size, BN) for size in sizes),)](
             x_K, None if norm is None else norm.gain_K, *matrices, add_N, out_N, *rows, *strides, K,
-            0.0 if norm is None else norm.eps, RESIDENT * processors, BN=BN, BK=BK, HAS_NORM=norm is not None,
-            GATED=gated, HAS_ADD=add_N is not None, AHEAD=AHEAD, FAR=FAR if idle and len(sizes) == 1 else 0,
-            LINE=min(64, BK), num_warps=WARPS, **present.overlapping(x_K),
+            0.0 if norm is None else norm.eps, BN=BN, BK=BK, HAS_NORM=norm is not None, GATED=gated,
+            HAS_ADD=add_N is not None, num_warps=WARPS, **present.overlapping(x_K),
         )  # fmt: skip
     return out_N
 
@@ -129,10 +111,6 @@ def row_products(
 @cache
 def tile(N: int, K: int, matrices: int, device: torch.device) -> tuple[int, int]:
     """Rows and width of a program's tile, of which it holds `matrices`."""
-    rows = 2 ** max(0, min(4, round(log2(N / (PROGRAMS * _processors(device))))))
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    rows = 2 ** max(0, min(4, round(log2(N / (PROGRAMS * processors)))))
     return rows, max(16, min(TILE // matrices // rows, triton.next_power_of_2(K)))
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -1,5 +1,7 @@
 """Rounded keys and values: blocks, single tokens, rows and `generate` see what the rule says, token by token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, SinkWindow
 from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.precision.steps import Turns
 from sinkctl.cache.select import ring
 from sinkctl.cache.streaming import streaming
 from sinkctl.errors import ModelError, UsageError
@@ -156,6 +159,13 @@ def test_memory_is_what_the_bits_say(bits, ranges):
     values = (64 - 16 + 4) * (32 * of_a_code + ranges * 2 * 4)
     recent, kept = (16 + 16 + 16 + 1) * 32 * 4, 2 * 32 * 4
     assert ring(loaded.layers(128), policy, 1).bytes_held() == 2 * 2 * (keys + values + recent + kept)
+
+
+def test_unrotated_layers_of_two_widths_have_tables_of_their_own():
+    facts, turns = wrap(tiny(*STREAMED["llama"])).layers(128)[0], Turns()
+    for width in (facts.width, 2 * facts.width):
+        angles = turns.of(None, replace(facts, width=width), 8, 20)
+        assert angles.fine_cos_tn.shape == (8, width // 2)
 
 
 def test_layers_say_what_is_rounded_and_what_stays_in_full():
