@@ -80,7 +80,7 @@ def recording(path: Path, seconds: float, rate: int = 16_000) -> Path:
 @pytest.fixture
 def texts(tmp_path) -> str:
     path, draw = tmp_path / "texts.jsonl", torch.Generator().manual_seed(1)
-    lines = [" ".join(f"w{number}" for number in torch.randint(60, (n,), generator=draw)) for n in (30, 21, 30)]
+    lines = [" ".join(f"w{number}" for number in torch.randint(60, (n,), generator=draw)) for n in (5, 30, 30)]
     path.write_text("\n".join(json.dumps({"text": line}) for line in lines))
     return str(path)
 
