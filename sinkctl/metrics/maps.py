@@ -40,11 +40,8 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
     """Tell `measurer` of every attention map of a pass; ModelError, naming the model, where it returns none."""
     name = model.config.model_type
     ids_BL = samples.inputs.get("input_ids")
-    if ids_BL is not None and ids_BL.shape[1] > LONGEST:  # images are as long as they are
-        raise ModelError(
-            f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
-            f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
-        )
+    if ids_BL is not None:  # images are as long as they are
+        check_short(name, ids_BL.shape[1])
     try:
         # Layers with a designed sink have a config of their own, and attend by it as they are.
         own = {id(module.config) for module in model.modules() if sink_of(module) is not None}
@@ -62,6 +59,15 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
         raise ModelError(f"{name} returns something else than attention as its maps, so it cannot be measured")
     for layer, map_BHTS in enumerate(maps):
         measurer.attention(layer, _view(map_BHTS, samples))
+
+
+def check_short(name: str, tokens: int) -> None:
+    """Raise ModelError for samples too long for their maps to be read."""
+    if tokens > LONGEST:
+        raise ModelError(
+            f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
+            f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
+        )
 
 
 def _view(map_BHTS: Tensor, samples: Samples) -> AttentionView:

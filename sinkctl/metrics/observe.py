@@ -165,7 +165,7 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     """
     name = model.config.model_type
     observer = _Observer(samples, measurer=measurer, streams=streams_axis(model))
-    answered = nullcontext() if _biased(model) else attached(attending_part(model, samples.inputs), observer)
+    answered = nullcontext() if biased(model) else attached(attending_part(model, samples.inputs), observer)
     try:
         with answered, _hooked(model, observer):
             run(model, samples)
@@ -202,7 +202,7 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
 
 
-def _biased(model: PreTrainedModel) -> bool:
+def biased(model: PreTrainedModel) -> bool:
     """Whether its scores have a bias that no handler knows of (T5 and its kin): it attends as it is."""
     return any(hasattr(module, "has_relative_attention_bias") for module in model.modules())
 

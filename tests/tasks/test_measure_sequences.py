@@ -21,12 +21,13 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sinkctl.errors import ModelError, TextError
+from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.report.html import html
 from sinkctl.tasks.measure import Outcome, run
+from sinkctl.tasks.measure.inputs import inputs
 from sinkctl.tasks.measure.sound import read, resampled
 
 IDS = dict(vocab_size=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=2)
@@ -111,10 +112,10 @@ def mean_of(parts: list[Tensor]) -> Tensor:
     return torch.stack(pad).nanmean(0)
 
 
-def written(loaded: LoadedModel, encoder: dict[str, Tensor], length: int) -> Tensor:
+def written(loaded: LoadedModel, encoder: dict[str, Tensor], length: int, prompt: tuple[int, ...] = (2,)) -> Tensor:
     """Greedy, one token after the other, each from a whole forward pass; stops at the end token."""
-    ids = torch.tensor([[2]])
-    while ids.shape[1] < length and (ids.shape[1] == 1 or int(ids[0, -1]) != 3):
+    ids = torch.tensor([prompt])
+    while ids.shape[1] < length and (ids.shape[1] == len(prompt) or int(ids[0, -1]) != 3):
         with torch.no_grad():
             logits = loaded.model(**encoder, decoder_input_ids=ids, use_cache=False).logits[0, -1]
         forced = loaded.model.generation_config.forced_eos_token_id if ids.shape[1] == length - 1 else None
@@ -177,6 +178,34 @@ def test_whisper_shows_its_stock_maps_and_what_sound_and_padding_receive(tmp_pat
     assert scores["cross-attention"].length == 100
     page = html(outcome.result, {})
     assert all(words in page for words in ("Attention by kind of key", "padding"))
+
+
+def test_a_multilingual_whisper_writes_after_the_prompt_that_whisper_itself_gives(tmp_path):
+    """The language that its decoder finds likeliest of those it knows, the task, and no timestamps."""
+    loaded = opened(checkpoint(tmp_path / "whisper", "whisper", WHISPER))
+    own = vars(loaded.model.generation_config)
+    own.update(lang_to_id={"<|en|>": 10, "<|fr|>": 11}, task_to_id={"transcribe": 12}, no_timestamps_token_id=14)
+    own.update(forced_decoder_ids=[[1, None], [2, 12]], return_dict_in_generate=True)
+    sound = recording(tmp_path / "a.wav", 1)
+    _, decoder, _ = inputs(recipe(files=(str(sound),), samples=1, length=12), loaded)
+    features = loaded.processor(read(sound)[0].numpy(), sampling_rate=16_000, return_tensors="pt")
+    encoder = {"input_features": features["input_features"].double()}
+    with torch.no_grad():
+        logits = loaded.model(**encoder, decoder_input_ids=torch.tensor([[2]])).logits[0, -1]
+    language = 10 + int(logits[10:12].argmax())
+    (ids,) = decoder.samples
+    assert torch.equal(ids, written(loaded, encoder, 12, prompt=(2, language, 12, 14))[0])
+    assert decoder.note.endswith(f"tokens, prompted with [CLS] w{language - 4} w8 w10")
+    with pytest.raises(UsageError, match=r"length 4: the prompt of .*whisper leaves no room"):
+        inputs(recipe(files=(str(sound),), samples=1, length=4), loaded)
+
+
+@pytest.mark.parametrize(("name", "most"), [("whisper", 64), ("bart", 64), ("t5", 1024)])
+def test_a_length_that_the_decoder_cannot_write_is_refused_before_it_writes(name, most, tmp_path):
+    loaded = opened(checkpoint(tmp_path / name, name, dict(whisper=WHISPER, bart=BART, t5=T5)[name]))
+    loaded.model.get_encoder().forward = None  # not called
+    with pytest.raises(ModelError, match=f"--length {most} or less"):
+        inputs(recipe(length=most + 1), loaded)
 
 
 def test_a_speech_model_without_a_recording_hears_synthetic_sound_and_says_so(tmp_path, sinkctl):

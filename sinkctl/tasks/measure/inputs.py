@@ -17,7 +17,7 @@ from sinkctl.tasks.measure.images import chosen, images, patch_text, random_imag
 from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.natural import natural
 from sinkctl.tasks.measure.seeing import of_images_and_text
-from sinkctl.tasks.measure.sequences import of_sound, of_text
+from sinkctl.tasks.measure.sequences import check_length, of_sound, of_text
 from sinkctl.text import SpecialTokens
 
 
@@ -57,6 +57,8 @@ def inputs(
         return of_steps(settings, loaded, told)
     if loaded.kind == "multimodal":
         return [of_images_and_text(settings, loaded)]
+    if loaded.kind == "encoder-decoder":
+        check_length(recipe, loaded)
     if loaded.kind == "encoder-decoder" and hears(loaded.model.config):
         return of_sound(settings, kinds, loaded, told)
     other = next((n for n in settings.files if Path(n).is_dir() or Path(n).suffix.lower() in PICTURES | SOUNDS), None)
