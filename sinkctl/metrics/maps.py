@@ -53,7 +53,8 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
     crossing = samples.part == "cross-attention"
     maps = getattr(given, "cross_attentions" if crossing else "attentions", None) or ()
     depth = len(blocks_of(model, samples.part))
-    if len(maps) != depth or any(a is None or a.dim() != 4 or not (crossing or a.shape[2] == a.shape[3]) for a in maps):
+    each = all(isinstance(a, Tensor) and a.dim() == 4 and (crossing or a.shape[2] == a.shape[3]) for a in maps)
+    if len(maps) != depth or not each:
         raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
     if any(bool((a < 0).any()) or float(a.float().sum(-1).max()) > 1.01 for a in maps):
         raise ModelError(f"{name} returns something else than attention as its maps, so it cannot be measured")

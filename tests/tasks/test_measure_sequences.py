@@ -21,14 +21,15 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sinkctl.errors import ModelError, TextError, UsageError
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.metrics.observe import blocks_of
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.report.html import html
 from sinkctl.tasks.measure import Outcome, run
 from sinkctl.tasks.measure.inputs import inputs
-from sinkctl.tasks.measure.sound import read, resampled
+from sinkctl.tasks.measure.sound import read
 
 IDS = dict(vocab_size=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=2)
 WHISPER = dict(
@@ -246,6 +247,23 @@ def test_every_head_is_a_row_and_kinds_of_frames_are_columns_by_name(tmp_path, s
     assert shared == pytest.approx([1.0] * 16, abs=1e-5)
 
 
+def test_the_blocks_of_a_speech_encoder_are_not_the_convolutions_in_front_of_them():
+    config = AutoConfig.for_model(
+        "speech_to_text", **IDS, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, input_feat_per_channel=8, conv_channels=16,
+    )  # fmt: skip
+    model = AutoModelForSpeechSeq2Seq.from_config(config)
+    names = [[type(block).__name__ for block in blocks_of(model, part)] for part in ("encoder", "decoder")]
+    assert names == [["Speech2TextEncoderLayer"] * 2, ["Speech2TextDecoderLayer"] * 3]
+
+
+def test_what_generating_raises_is_a_line_about_the_model(tmp_path):
+    loaded = opened(checkpoint(tmp_path / "bart", "bart", BART))
+    loaded.model.generation_config.repetition_penalty = -1.0
+    with pytest.raises(ModelError, match=r"bart cannot write what its decoder is to read \(ValueError: "):
+        inputs(recipe(kinds=("random",), samples=1, length=12), loaded)
+
+
 def test_heads_of_an_encoder_decoder_are_not_shared_among_processes(tmp_path):
     folder = checkpoint(tmp_path / "bart", "bart", BART)
     with pytest.raises(ModelError, match=r"--parallel tensor: .* is an encoder-decoder, whose heads are not shared"):
@@ -256,29 +274,3 @@ def test_sound_for_a_model_of_text_is_refused_before_it_is_loaded(tmp_path, sink
     code, out, err = sinkctl("measure", "demo", "--audio", recording(tmp_path / "a.wav", 1), "--json")
     assert (code, out) == (2, "")
     assert "demo reads text, not sound" in " ".join(err.split())
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_a_wav_file_of_any_width_is_read_as_what_was_written(width, tmp_path):
-    """Two channels, of which the mean is taken: one is silent, so half of the other is left."""
-    value = np.array([0.5, -0.25, 0.125, -1.0])
-    whole = np.round(value * 2 ** (8 * width - 1)).astype("<i4")
-    silent = np.zeros(4, "<i4")
-    both = np.stack([whole, silent], 1).reshape(-1)
-    both = both + 128 if width == 1 else both
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setparams((2, width, 8000, 0, "NONE", ""))
-        file.writeframes(both.view(np.uint8).reshape(-1, 4)[:, :width].tobytes())
-    found, rate = read(tmp_path / "a.wav")
-    assert rate == 8000
-    assert found.tolist() == (value / 2).tolist()
-    (tmp_path / "empty.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:44])
-    with pytest.raises(TextError, match=r"empty\.wav"):
-        read(tmp_path / "empty.wav")
-
-
-def test_a_tone_is_the_same_tone_at_another_rate():
-    """A whole number of periods, so that its spectrum is one line: exact."""
-    for rate in (8000, 44_100):
-        tone, wanted = (torch.sin(2 * torch.pi * 440 * torch.arange(own).double() / own) for own in (rate, 16_000))
-        torch.testing.assert_close(resampled(tone, rate, 16_000), wanted.float(), rtol=0, atol=1e-6)
