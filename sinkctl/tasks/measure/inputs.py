@@ -114,13 +114,15 @@ def _special(drawn: list[Tensor], frame: _Frame, loaded: LoadedModel) -> list[st
 
 
 def ordinary_ids(loaded: LoadedModel) -> Tensor:
-    """Every id of the vocabulary, special and added tokens left out."""
+    """Every id of the vocabulary, special and added tokens left out; ModelError where none is left."""
     rows = loaded.rows
     if loaded.tokenizer is None:
         vocabulary, special = set(range(rows)), {loaded.bos_id}
     else:
         vocabulary = {number for number in loaded.tokenizer.get_vocab().values() if number < rows}
         special = {*loaded.tokenizer.all_special_ids, *loaded.tokenizer.get_added_vocab().values()}
+    if not vocabulary - special:
+        raise ModelError(f"{loaded.name}: its tokenizer has special tokens alone; is its tokenizer.json there?")
     return torch.tensor(sorted(vocabulary - special))
 
 
