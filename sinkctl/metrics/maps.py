@@ -40,11 +40,8 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
     """Tell `measurer` of every attention map of a pass; ModelError, naming the model, where it returns none."""
     name = model.config.model_type
     ids_BL = samples.inputs.get("input_ids")
-    if ids_BL is not None and ids_BL.shape[1] > LONGEST:  # images are as long as they are
-        raise ModelError(
-            f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
-            f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
-        )
+    if ids_BL is not None:  # images are as long as they are
+        check_short(name, ids_BL.shape[1])
     try:
         # Layers with a designed sink have a config of their own, and attend by it as they are.
         own = {id(module.config) for module in model.modules() if sink_of(module) is not None}
@@ -56,12 +53,22 @@ def observe_maps(model: PreTrainedModel, samples: Samples, measurer: Measurer) -
     crossing = samples.part == "cross-attention"
     maps = getattr(given, "cross_attentions" if crossing else "attentions", None) or ()
     depth = len(blocks_of(model, samples.part))
-    if len(maps) != depth or any(a is None or a.dim() != 4 or not (crossing or a.shape[2] == a.shape[3]) for a in maps):
+    each = all(isinstance(a, Tensor) and a.dim() == 4 and (crossing or a.shape[2] == a.shape[3]) for a in maps)
+    if len(maps) != depth or not each:
         raise ModelError(f"{name} neither calls transformers' attention interface nor returns a map for every layer")
     if any(bool((a < 0).any()) or float(a.float().sum(-1).max()) > 1.01 for a in maps):
         raise ModelError(f"{name} returns something else than attention as its maps, so it cannot be measured")
     for layer, map_BHTS in enumerate(maps):
         measurer.attention(layer, _view(map_BHTS, samples))
+
+
+def check_short(name: str, tokens: int) -> None:
+    """Raise ModelError for samples too long for their maps to be read."""
+    if tokens > LONGEST:
+        raise ModelError(
+            f"{name} computes attention outside transformers' attention interface, so its T×T maps have to be read, "
+            f"which stops at {LONGEST} tokens; --length {LONGEST} or less"
+        )
 
 
 def _view(map_BHTS: Tensor, samples: Samples) -> AttentionView:

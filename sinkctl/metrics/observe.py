@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, modeling_outputs
+from transformers import PreTrainedConfig, PreTrainedModel, modeling_outputs
 
 from sinkctl.errors import ModelError
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
@@ -165,7 +165,7 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
     """
     name = model.config.model_type
     observer = _Observer(samples, measurer=measurer, streams=streams_axis(model))
-    answered = nullcontext() if _biased(model) else attached(attending_part(model, samples.inputs), observer)
+    answered = nullcontext() if biased(model) else attached(attending_part(model, samples.inputs), observer)
     try:
         with answered, _hooked(model, observer):
             run(model, samples)
@@ -202,7 +202,7 @@ def run(model: PreTrainedModel, samples: Samples, **options: Any) -> Any:
     return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
 
 
-def _biased(model: PreTrainedModel) -> bool:
+def biased(model: PreTrainedModel) -> bool:
     """Whether its scores have a bias that no handler knows of (T5 and its kin): it attends as it is."""
     return any(hasattr(module, "has_relative_attention_bias") for module in model.modules())
 
@@ -210,15 +210,24 @@ def _biased(model: PreTrainedModel) -> bool:
 def blocks_of(model: PreTrainedModel, part: Part | None = None) -> nn.ModuleList:
     """The decoder's or encoder's blocks: the first list of modules as long as the config says the model is deep.
 
-    Of an encoder-decoder those of one part, the first list of modules in it.
+    Of an encoder-decoder those of one part.
     """
-    if part is not None:
-        return next(module for module in stack_of(model, part).modules() if isinstance(module, nn.ModuleList))
-    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in text_modules(model).values():
+    if part is None:
+        depth, inside = getattr(model.config.get_text_config(), "num_hidden_layers", None), text_modules(model).values()
+    else:
+        stack = stack_of(model, part)
+        depth = _depth(stack.config, "encoder" if part == "encoder" else "decoder")
+        inside = (*stack.children(), *stack.modules())  # convolutions in front of a speech model's lie deeper
+    for module in inside:
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
     raise ModelError(f"no list of {depth} blocks was found in it (layers that share weights, or a hierarchy)")
+
+
+def _depth(config: PreTrainedConfig, side: str) -> int | None:
+    """Of an encoder or a decoder, by the config of its stack."""
+    names = (f"{side}_layers", f"{side}_num_hidden_layers", f"num_{side}_layers", "num_layers", "num_hidden_layers")
+    return next((depth for name in names if (depth := getattr(config, name, None)) is not None), None)
 
 
 @contextmanager

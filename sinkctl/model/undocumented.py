@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from torch import nn
+import transformers
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
@@ -32,6 +33,7 @@ from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerM
 from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import ModelOutput
 
 from sinkctl.model.parts import device_of
 
@@ -87,6 +89,12 @@ def logits_processors(model: PreTrainedModel, config: GenerationConfig, prompt: 
     model._prepare_special_tokens(config, device=device_of(model))
     empty = LogitsProcessorList()
     return list(model._get_logits_processor(config, prompt, logits_processor=empty, device=device_of(model)))
+
+
+def whisper_prompt(model: PreTrainedModel, config: GenerationConfig, read: ModelOutput) -> Tensor | None:
+    """What Whisper has its decoder go on from, [N, T], after what its encoder `read`; None for another class."""
+    own = getattr(model, "_retrieve_init_tokens", None)
+    return own and own(None, len(read[0]), config, model.config, None, {"encoder_outputs": read})
 
 
 def keep_post_processor(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> None:
@@ -283,5 +291,7 @@ TAKEN = (
     Taken("modeling_gguf_pytorch_utils.load_gguf_checkpoint, its config; where it is not asked, nothing is gained",
           "5.15.0", "5.24.0", lambda: "return_tensors"
           in inspect.signature(modeling_gguf_pytorch_utils.load_gguf_checkpoint).parameters),
+    Taken("WhisperForConditionalGeneration._retrieve_init_tokens", "5.15.0", "5.24.0",
+          lambda: callable(transformers.WhisperForConditionalGeneration._retrieve_init_tokens)),
     Taken("get_cosine_with_min_lr_schedule_with_warmup_lr_rate", "5.15.0", "5.24.0", _schedule_takes),
 )  # fmt: skip

@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
 
 
 def test_every_head_is_kept_as_a_row_whose_means_are_those_of_its_layer(demo, tmp_path):
-    chosen = recipe(samples=3, length=24, bos="auto", save_as=("csv", "jsonl"))
+    chosen = recipe(samples=3, length=24, bos="auto", keys=1, save_as=("csv", "jsonl"))
     outcome = run(chosen, demo, output=tmp_path / "run")
     (score,) = outcome.result.measure.checkpoints[0].inputs
     rows = [json.loads(line) for line in (tmp_path / "run/heads.jsonl").read_text(encoding="utf-8").splitlines()]

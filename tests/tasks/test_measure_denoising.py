@@ -10,10 +10,12 @@ import torch
 
 diffusers = pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
+from sinkctl.errors import UsageError  # noqa: E402
 from sinkctl.model.load import load  # noqa: E402
 from sinkctl.model.settings import ModelSettings  # noqa: E402
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe  # noqa: E402
 from sinkctl.tasks.measure import run  # noqa: E402
+from sinkctl.tasks.measure.inputs import inputs  # noqa: E402
 
 SHAPE = dict(
     num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=3, sample_size=8,
@@ -137,6 +139,11 @@ def test_every_step_has_a_rate_of_its_own_that_a_threshold_can_name(folder, sink
     assert any("are those of step 1" in note for note in result["notes"])
     code, _, err = sinkctl("measure", folder, *flags, "--fail-on", "step_4.sink_rate<=100")
     assert (code, "this run measures no such thing" in " ".join(err.split())) == (2, True)
+
+
+def test_more_steps_than_the_scheduler_has_are_refused(folder):
+    with pytest.raises(UsageError, match=r"input\.steps=201: the scheduler of .* has 200; take at most those"):
+        inputs(MeasureRecipe(input=InputSettings(steps=201)), opened(folder))
 
 
 def test_other_parts_of_pipelines_and_other_commands_are_refused_in_a_line(folder, tmp_path, sinkctl):

@@ -45,7 +45,7 @@ VISION = dict(
 SPECIAL = ["[PAD]", "[UNK]", "<bos>", "<eos>", "<begin>", "<image>", "<end>", "<video>"]
 IMAGE = 5
 PLACES = ["image 0,0", "image 0,1", "image 1,0", "image 1,1"]
-LENGTHS = (30, 21)  # words of the texts behind the two images
+LENGTHS = (21, 30)  # words of the texts behind the two images
 
 
 def tokenizer(**named: str) -> PreTrainedTokenizerFast:

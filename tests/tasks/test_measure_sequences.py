@@ -21,13 +21,15 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sinkctl.errors import ModelError, TextError
+from sinkctl.errors import ModelError, UsageError
+from sinkctl.metrics.observe import blocks_of
 from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.schema import InputSettings, MeasureRecipe
 from sinkctl.report.html import html
 from sinkctl.tasks.measure import Outcome, run
-from sinkctl.tasks.measure.sound import read, resampled
+from sinkctl.tasks.measure.inputs import inputs
+from sinkctl.tasks.measure.sound import read
 
 IDS = dict(vocab_size=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=2)
 WHISPER = dict(
@@ -80,7 +82,7 @@ def recording(path: Path, seconds: float, rate: int = 16_000) -> Path:
 @pytest.fixture
 def texts(tmp_path) -> str:
     path, draw = tmp_path / "texts.jsonl", torch.Generator().manual_seed(1)
-    lines = [" ".join(f"w{number}" for number in torch.randint(60, (n,), generator=draw)) for n in (30, 21, 30)]
+    lines = [" ".join(f"w{number}" for number in torch.randint(60, (n,), generator=draw)) for n in (5, 30, 30)]
     path.write_text("\n".join(json.dumps({"text": line}) for line in lines))
     return str(path)
 
@@ -111,10 +113,10 @@ def mean_of(parts: list[Tensor]) -> Tensor:
     return torch.stack(pad).nanmean(0)
 
 
-def written(loaded: LoadedModel, encoder: dict[str, Tensor], length: int) -> Tensor:
+def written(loaded: LoadedModel, encoder: dict[str, Tensor], length: int, prompt: tuple[int, ...] = (2,)) -> Tensor:
     """Greedy, one token after the other, each from a whole forward pass; stops at the end token."""
-    ids = torch.tensor([[2]])
-    while ids.shape[1] < length and (ids.shape[1] == 1 or int(ids[0, -1]) != 3):
+    ids = torch.tensor([prompt])
+    while ids.shape[1] < length and (ids.shape[1] == len(prompt) or int(ids[0, -1]) != 3):
         with torch.no_grad():
             logits = loaded.model(**encoder, decoder_input_ids=ids, use_cache=False).logits[0, -1]
         forced = loaded.model.generation_config.forced_eos_token_id if ids.shape[1] == length - 1 else None
@@ -179,12 +181,42 @@ def test_whisper_shows_its_stock_maps_and_what_sound_and_padding_receive(tmp_pat
     assert all(words in page for words in ("Attention by kind of key", "padding"))
 
 
+def test_a_multilingual_whisper_writes_after_the_prompt_that_whisper_itself_gives(tmp_path):
+    """The language that its decoder finds likeliest of those it knows, the task, and no timestamps."""
+    loaded = opened(checkpoint(tmp_path / "whisper", "whisper", WHISPER))
+    own = vars(loaded.model.generation_config)
+    own.update(lang_to_id={"<|en|>": 10, "<|fr|>": 11}, task_to_id={"transcribe": 12}, no_timestamps_token_id=14)
+    own.update(forced_decoder_ids=[[1, None], [2, 12]], return_dict_in_generate=True)
+    sound = recording(tmp_path / "a.wav", 1)
+    _, decoder, _ = inputs(recipe(files=(str(sound),), samples=1, length=12), loaded)
+    features = loaded.processor(read(sound)[0].numpy(), sampling_rate=16_000, return_tensors="pt")
+    encoder = {"input_features": features["input_features"].double()}
+    with torch.no_grad():
+        logits = loaded.model(**encoder, decoder_input_ids=torch.tensor([[2]])).logits[0, -1]
+    language = 10 + int(logits[10:12].argmax())
+    (ids,) = decoder.samples
+    assert torch.equal(ids, written(loaded, encoder, 12, prompt=(2, language, 12, 14))[0])
+    assert decoder.note.endswith(f"tokens, prompted with [CLS] w{language - 4} w8 w10")
+    with pytest.raises(UsageError, match=r"length 4: the prompt of .*whisper leaves no room"):
+        inputs(recipe(files=(str(sound),), samples=1, length=4), loaded)
+
+
+@pytest.mark.parametrize(("name", "most"), [("whisper", 64), ("bart", 64), ("t5", 1024)])
+def test_a_length_that_the_decoder_cannot_write_is_refused_before_it_writes(name, most, tmp_path):
+    loaded = opened(checkpoint(tmp_path / name, name, dict(whisper=WHISPER, bart=BART, t5=T5)[name]))
+    loaded.model.get_encoder().forward = None  # not called
+    with pytest.raises(ModelError, match=f"--length {most} or less"):
+        inputs(recipe(length=most + 1), loaded)
+
+
 def test_a_speech_model_without_a_recording_hears_synthetic_sound_and_says_so(tmp_path, sinkctl):
     folder = checkpoint(tmp_path / "whisper", "whisper", WHISPER)
-    code, out, err = sinkctl("measure", folder, "--samples", 2, "--length", 8, "--device", "cpu", "--json")
+    flags = ("--samples", 2, "--length", 8, "--budget", "1h", "--device", "cpu", "--json")
+    code, out, err = sinkctl("measure", folder, *flags)
     assert code == 0, err
     result = json.loads(out)
-    assert any("no speech" in note for note in result["notes"])
+    for words in ("no speech", "--budget: no probe tells how long this model takes; sizes were left as they are"):
+        assert any(words in note for note in result["notes"])
     assert {"encoder.sink_rate", "decoder.sink_rate", "cross_attention.sink_rate"} <= {
         measured["name"] for measured in result["measurements"]
     }
@@ -217,6 +249,31 @@ def test_every_head_is_a_row_and_kinds_of_frames_are_columns_by_name(tmp_path, s
     assert shared == pytest.approx([1.0] * 16, abs=1e-5)
 
 
+def test_the_blocks_of_a_speech_encoder_are_not_the_convolutions_in_front_of_them():
+    config = AutoConfig.for_model(
+        "speech_to_text", **IDS, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, input_feat_per_channel=8, conv_channels=16,
+    )  # fmt: skip
+    model = AutoModelForSpeechSeq2Seq.from_config(config)
+    names = [[type(block).__name__ for block in blocks_of(model, part)] for part in ("encoder", "decoder")]
+    assert names == [["Speech2TextEncoderLayer"] * 2, ["Speech2TextDecoderLayer"] * 3]
+
+
+def test_what_generating_raises_is_a_line_about_the_model(tmp_path):
+    loaded = opened(checkpoint(tmp_path / "bart", "bart", BART))
+    loaded.model.generation_config.repetition_penalty = -1.0
+    with pytest.raises(ModelError, match=r"bart cannot write what its decoder is to read \(ValueError: "):
+        inputs(recipe(kinds=("random",), samples=1, length=12), loaded)
+
+
+def test_random_tokens_of_a_folder_without_its_tokenizer_are_refused_in_a_line(tmp_path):
+    folder = checkpoint(tmp_path / "bart", "bart", BART)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match=r"special tokens alone; is its tokenizer\.json there\?"):
+        inputs(recipe(kinds=("random",), samples=1, length=12), opened(folder))
+
+
 def test_heads_of_an_encoder_decoder_are_not_shared_among_processes(tmp_path):
     folder = checkpoint(tmp_path / "bart", "bart", BART)
     with pytest.raises(ModelError, match=r"--parallel tensor: .* is an encoder-decoder, whose heads are not shared"):
@@ -227,29 +284,3 @@ def test_sound_for_a_model_of_text_is_refused_before_it_is_loaded(tmp_path, sink
     code, out, err = sinkctl("measure", "demo", "--audio", recording(tmp_path / "a.wav", 1), "--json")
     assert (code, out) == (2, "")
     assert "demo reads text, not sound" in " ".join(err.split())
-
-
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_a_wav_file_of_any_width_is_read_as_what_was_written(width, tmp_path):
-    """Two channels, of which the mean is taken: one is silent, so half of the other is left."""
-    value = np.array([0.5, -0.25, 0.125, -1.0])
-    whole = np.round(value * 2 ** (8 * width - 1)).astype("<i4")
-    silent = np.zeros(4, "<i4")
-    both = np.stack([whole, silent], 1).reshape(-1)
-    both = both + 128 if width == 1 else both
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setparams((2, width, 8000, 0, "NONE", ""))
-        file.writeframes(both.view(np.uint8).reshape(-1, 4)[:, :width].tobytes())
-    found, rate = read(tmp_path / "a.wav")
-    assert rate == 8000
-    assert found.tolist() == (value / 2).tolist()
-    (tmp_path / "empty.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:44])
-    with pytest.raises(TextError, match=r"empty\.wav"):
-        read(tmp_path / "empty.wav")
-
-
-def test_a_tone_is_the_same_tone_at_another_rate():
-    """A whole number of periods, so that its spectrum is one line: exact."""
-    for rate in (8000, 44_100):
-        tone, wanted = (torch.sin(2 * torch.pi * 440 * torch.arange(own).double() / own) for own in (rate, 16_000))
-        torch.testing.assert_close(resampled(tone, rate, 16_000), wanted.float(), rtol=0, atol=1e-6)

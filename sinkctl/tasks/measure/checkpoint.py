@@ -135,6 +135,8 @@ class Measuring:
             speed, seconds = (
                 None if x is None else as_the_first_says(x, self.loaded.sharers) for x in (speed, seconds)
             )
+        if seconds is not None and speed is None:
+            self.notes.append("--budget: no probe tells how long this model takes; sizes were left as they are.")
         if known is None:
             sized, choice = self.recipe, {}
             if seconds is not None and speed is not None:

@@ -22,7 +22,9 @@ def of_steps(settings: InputSettings, loaded: LoadedModel, told: Callable[[str, 
     if settings.files or set(settings.kinds) != {"natural"}:
         raise UsageError(f"{loaded.name} is a diffusion transformer and begins with noise; leave inputs out")
     model, scheduler, device = loaded.model, loaded.processor, loaded.device
-    own = model.denoiser.config
+    own, most = model.denoiser.config, scheduler.config.num_train_timesteps
+    if settings.steps > most:
+        raise UsageError(f"input.steps={settings.steps}: the scheduler of {loaded.name} has {most}; take at most those")
     draw = torch.Generator().manual_seed(settings.seed)
     shape = (settings.samples, own.in_channels, own.sample_size, own.sample_size)
     latent_NCHW = torch.randn(shape, generator=draw)

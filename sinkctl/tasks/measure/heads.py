@@ -55,8 +55,8 @@ def _rows(score: InputScore, named: dict[str, str], prefix: str, arrays: Mapping
             row: dict[str, Any] = {**named, "layer": layer, "head": head, "class": kind}
             for metric, values in by_metric.items():
                 own = values[head * len(values) // len(classes)]
-                parts = own.tolist()[: len(heads.keys)] if own.dim() else [own.item()]
-                labels = named_parts.get(metric, range(1, len(parts) + 1)) if own.dim() else [""]
-                said = zip((f"{metric}_{label}".rstrip("_") for label in labels), parts, strict=True)
+                parts = own.tolist() if own.dim() else [own.item()]
+                labels = named_parts.get(metric, range(1, len(heads.keys) + 1)) if own.dim() else [""]
+                said = zip((f"{metric}_{label}".rstrip("_") for label in labels), parts, strict=metric in named_parts)
                 row |= {name: float(f"{value:.7g}") if math.isfinite(value) else None for name, value in said}
             yield row

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkctl.check.measure import PICTURES, is_picture
+from sinkctl.check.measure import is_picture
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings
+from sinkctl.tasks.measure.files import files_of
 
 
 def images(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], str | None]:
@@ -49,7 +50,7 @@ def _refuse_text(files: tuple[str, ...], model: str) -> None:
 
 def chosen(settings: InputSettings) -> list[Path]:
     """The files of the images, at most `settings.samples`, spread over all there are."""
-    paths = [path for name in settings.files for path in _paths(Path(name))]
+    paths = files_of("images", settings.files)
     count = min(settings.samples, len(paths))
     return [paths[number * len(paths) // count] for number in range(count)]
 
@@ -85,17 +86,6 @@ def patch_columns(model: PreTrainedModel, image: Tensor) -> int:
 
 def _pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _paths(path: Path) -> list[Path]:
-    if not path.exists():
-        raise TextError(f"{path}: no such file or folder; check the path")
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
-    if not found:
-        raise TextError(f"{path}: no images in it ({', '.join(sorted(PICTURES))})")
-    return found
 
 
 def opened(path: Path) -> Any:

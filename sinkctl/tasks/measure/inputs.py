@@ -17,7 +17,7 @@ from sinkctl.tasks.measure.images import chosen, images, patch_text, random_imag
 from sinkctl.tasks.measure.input_set import InputSet, reading, token_reader
 from sinkctl.tasks.measure.natural import natural
 from sinkctl.tasks.measure.seeing import of_images_and_text
-from sinkctl.tasks.measure.sequences import of_sound, of_text
+from sinkctl.tasks.measure.sequences import check_length, of_sound, of_text
 from sinkctl.text import SpecialTokens
 
 
@@ -57,6 +57,8 @@ def inputs(
         return of_steps(settings, loaded, told)
     if loaded.kind == "multimodal":
         return [of_images_and_text(settings, loaded)]
+    if loaded.kind == "encoder-decoder":
+        check_length(recipe, loaded)
     if loaded.kind == "encoder-decoder" and hears(loaded.model.config):
         return of_sound(settings, kinds, loaded, told)
     other = next((n for n in settings.files if Path(n).is_dir() or Path(n).suffix.lower() in PICTURES | SOUNDS), None)
@@ -112,13 +114,15 @@ def _special(drawn: list[Tensor], frame: _Frame, loaded: LoadedModel) -> list[st
 
 
 def ordinary_ids(loaded: LoadedModel) -> Tensor:
-    """Every id of the vocabulary, special and added tokens left out."""
+    """Every id of the vocabulary, special and added tokens left out; ModelError where none is left."""
     rows = loaded.rows
     if loaded.tokenizer is None:
         vocabulary, special = set(range(rows)), {loaded.bos_id}
     else:
         vocabulary = {number for number in loaded.tokenizer.get_vocab().values() if number < rows}
         special = {*loaded.tokenizer.all_special_ids, *loaded.tokenizer.get_added_vocab().values()}
+    if not vocabulary - special:
+        raise ModelError(f"{loaded.name}: its tokenizer has special tokens alone; is its tokenizer.json there?")
     return torch.tensor(sorted(vocabulary - special))
 
 

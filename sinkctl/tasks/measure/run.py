@@ -19,7 +19,7 @@ from sinkctl.model.attention import sinks_of
 from sinkctl.model.kinds import leading_tokens
 from sinkctl.model.lengths import alike_up_to
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.parts import streams_axis, text_modules
+from sinkctl.model.parts import stack_of, streams_axis, text_modules
 from sinkctl.model.probe import restored
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import MeasureRecipe
@@ -55,7 +55,7 @@ class InputRun:
         """(the score, its arrays); raises Interrupted where `stop` says so."""
         began, samples = time.monotonic(), self.shown.samples
         size = self._batch()
-        check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe)
+        check_fits(self.loaded, max(map(len, samples)) if self._tokens else 0, self.recipe, self.shown.part)
         self._note_text()
         self._note_length(max(map(len, samples)) if self._tokens else 0)
         done = 0
@@ -184,13 +184,14 @@ def recurrent_only(model: nn.Module) -> bool:
     return found is not None and not found.softmax
 
 
-def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe) -> None:
-    """Raise ModelError for samples that this model cannot be given."""
+def check_fits(loaded: LoadedModel, tokens: int, recipe: MeasureRecipe, part: Part | None = None) -> None:
+    """Raise ModelError for samples that this model, or that part of it, cannot be given."""
     if recipe.layout != "right" and loaded.kind != "decoder":
         raise ModelError(f"{loaded.name}: only decoders can be told where a sample stands; --set layout=right")
     if recipe.layout != "right" and recurrent_cache(loaded.model) is not None:
         raise ModelError(f"{loaded.name}: its recurrent layers see what stands before a sample; --set layout=right")
-    for name, module in text_modules(loaded.model).items():
+    own = text_modules(loaded.model) if part is None else dict(stack_of(loaded.model, part).named_modules())
+    for name, module in own.items():
         last = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and ("position" in last or last in ("wpe", "embed_positions")):
             taken = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from there

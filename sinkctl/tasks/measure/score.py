@@ -39,7 +39,8 @@ def input_score(
     front of a vision model's patches."""
     rows = tally.rows
     keys = list(range(min(recipe.keys, tally.tokens))) if rows else []
-    first = len(shown.samples[0]) if shown.samples[0].dim() == 1 else tally.tokens
+    alone = len(shown.samples[0]) if shown.samples[0].dim() == 1 else tally.tokens
+    first = alone if shown.lengths is None else shown.lengths[0]
     massive = {layer: torch.cat(parts) for layer, parts in tally.massive.items()}
     layers = [
         LayerScore(

@@ -11,6 +11,7 @@ from sinkctl.check.measure import SOUNDS
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import InputSettings
+from sinkctl.tasks.measure.files import files_of
 
 SECONDS = 30.0  # a clip, where the model does not say
 SHORTEST = 0.5  # seconds of a clip worth a look
@@ -27,7 +28,7 @@ def clips(settings: InputSettings, loaded: LoadedModel) -> tuple[list[Tensor], s
         made = [synthetic(rate, seed) for seed in range(settings.seed, settings.seed + settings.samples)]
         return made, "synthetic sound (bursts of harmonics, no speech), as no recording was given"
     found: list[Tensor] = []
-    for path in [path for name in settings.files for path in _paths(Path(name))]:
+    for path in files_of("sound", settings.files):
         whole, size = resampled(*read(path), rate), round(length * rate)
         found += [clip for clip in whole.split(size) if len(clip) >= SHORTEST * rate or len(whole) < size]
     count = min(settings.samples, len(found))
@@ -54,16 +55,21 @@ def read(path: Path) -> tuple[Tensor, int]:
     try:
         with wave.open(str(path)) as file:
             width, rate, channels = file.getsampwidth(), file.getframerate(), file.getnchannels()
-            data = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(-1, width)
+            data = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
     except (wave.Error, EOFError, OSError, ValueError) as error:
-        raise TextError(f"{path}: not a .wav file of whole numbers (PCM): {error}") from error
+        helped = f"; ffmpeg -i {path.name} -c:a pcm_s16le whole.wav" if "unknown format" in str(error) else ""
+        raise TextError(f"{path}: not a .wav file of whole numbers (PCM): {error}{helped}") from error
+    if rate <= 0:
+        raise TextError(f"{path}: its header says {rate} samples a second; the file is damaged")
+    frame = width * channels
+    data = data[: len(data) // frame * frame].reshape(-1, width)[:, -4:]  # a file cut short ends inside a frame
     if not len(data):
         raise TextError(f"{path}: no sound in it")
     if width == 1:  # without a sign, by the format
         value = data[:, 0].astype(np.float32) / 128 - 1
     else:  # the highest bytes of an int32
         whole = np.zeros((len(data), 4), np.uint8)
-        whole[:, 4 - width :] = data
+        whole[:, 4 - data.shape[1] :] = data
         value = (whole.view("<i4")[:, 0] / 2**31).astype(np.float32)
     return torch.from_numpy(value.reshape(-1, channels).mean(1)), rate
 
@@ -88,14 +94,3 @@ def synthetic(rate: int, seed: int) -> Tensor:
         tone_T = (torch.sin(2 * torch.pi * (100 + 120 * pitch) * harmonics * time_T) / harmonics).sum(0)
         parts += [0.1 * tone_T * torch.hann_window(len(time_T)), torch.zeros(round((0.05 + 0.3 * silence) * rate))]
     return torch.cat(parts)[: round(SYNTHETIC * rate)]
-
-
-def _paths(path: Path) -> list[Path]:
-    if not path.exists():
-        raise TextError(f"{path}: no such file or folder; check the path")
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SOUNDS and p.is_file())
-    if not found:
-        raise TextError(f"{path}: no sound in it ({', '.join(sorted(SOUNDS))})")
-    return found
