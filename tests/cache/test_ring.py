@@ -111,8 +111,8 @@ def test_a_restored_ring_goes_on_to_the_same_bits(demo, book):
     )
 
 
-@pytest.mark.parametrize("position", [5_000_000, 1_000_000_000])
-def test_steps_far_out_lose_nothing(demo, book, position):
+def test_steps_far_out_lose_nothing(demo, book):
+    position = 1_000_000_000
     ids = torch.tensor(demo.tokenizer(book[:4000]).input_ids)[None, :401]
     policy = SinkWindow(sinks=4, window=60)
     near, far = ring_of(demo, policy), ring_of(demo, policy)

@@ -218,6 +218,7 @@ def test_a_stopped_run_goes_on_where_it_was(asked):
 
 def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
     recipe = {"task": "bench", "shape": "tiny", "model": {"device": "cpu"}, "cases": [SMALL]}  # the rest by default
+    recipe["timing"] = {"seconds": 1e-3, "warmup": 0}
     with Worker(recipe, name="here") as worker:
         assert worker.ask("open", number=0, label="4+12")["yardstick"] == "stock"
         assert set(worker.ask("round")) == {"sinkctl", "stock"}
