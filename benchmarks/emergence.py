@@ -33,7 +33,7 @@ from typing import Any
 from emergence_judged import sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, SAME, Seeds, compared, published
 from rich.console import Console
-from row_queue import Job, machine, run_queue, visible
+from row_queue import Job, add_flags, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -101,36 +101,17 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
     gpus = [] if options.device == "cpu" else visible(options.gpus)
     if not options.only:
         jobs.sort(key=lambda job: -job.work)
-    run_queue(jobs, gpus, options.workers, options.folder, child(options), finished)
-
-
-def child(options: argparse.Namespace) -> list[str]:
-    """This script with these options, for one row."""
-    said = [__file__, "--train-text", *options.train_text, "--held-out", options.held_out]
-    said += ["--folder", str(options.folder), "--tokens", str(options.tokens), "--device", options.device]
-    for name in ("steps", "batch", "length"):
-        said += [f"--{name}", str(getattr(options, name))] if getattr(options, name) is not None else []
-    return said + ["--compile"] * options.compile
+    run_queue(jobs, gpus, options.workers, options.folder, child(__file__, options), finished)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--train-text", nargs="+", default=[])
+    add_flags(parser)
     parser.add_argument("--held-out")
     parser.add_argument("--folder", type=Path, help="where finished rows are kept")
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--length", type=int)
     parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if not options.list and options.folder is None:
         parser.error("--folder: name one, where finished rows are kept")

@@ -27,7 +27,7 @@ from typing import Any
 
 from retrofit_judged import judged, means
 from rich.console import Console
-from row_queue import Job, machine, run_queue, visible
+from row_queue import Job, add_flags, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -88,16 +88,7 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
 
     jobs = [Job(name, seed, 0.5 if name == ORIGINAL else 1.0) for name, seed in wanted]
     gpus = [] if options.device == "cpu" else visible(options.gpus)
-    run_queue(jobs, gpus, options.workers, options.folder, child(options), finished)
-
-
-def child(options: argparse.Namespace) -> list[str]:
-    """This script with these options, for one row."""
-    said = [__file__, "--train-text", *options.train_text]
-    for name, value in vars(options).items():
-        if name not in ("train_text", "only", "seeds", "first_seed", "gpus", "workers", "table") and value is not None:
-            said += [f"--{name.replace('_', '-')}", str(value)]
-    return said
+    run_queue(jobs, gpus, options.workers, options.folder, child(__file__, options), finished)
 
 
 def row(name: str, seed: int, options: argparse.Namespace) -> None:
@@ -216,28 +207,18 @@ def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[s
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
     parser.add_argument("--model", help="a folder, a Hub id or a GGUF file")
-    parser.add_argument("--train-text", nargs="+", default=[])
     parser.add_argument("--calibration", help="a text that the start is computed from; none: --text")
     parser.add_argument("--text")
     parser.add_argument("--second")
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--length", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
     parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
     parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
     parser.add_argument("--lines", type=int, default=56, help="that are asked about")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
     if missing and not options.table:

@@ -4,6 +4,7 @@ A small model leaves most of a GPU idle between its kernels. A process that is s
 runs alone does; what a row's process says is in a .log beside it until the row is finished.
 """
 
+import argparse
 import os
 import platform
 import subprocess
@@ -16,6 +17,35 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
+
+OWN = ("only", "seeds", "first_seed", "gpus", "workers", "list", "table")  # flags that say which rows run, and where
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those that both scripts have."""
+    parser.add_argument("--train-text", nargs="+", default=[])
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
+    parser.add_argument("--table", action="store_true")
+
+
+def child(script: str, options: argparse.Namespace) -> list[str]:
+    """The script with these options, for one row."""
+    said = [script]
+    for name, value in vars(options).items():
+        if name in OWN or value is None or value is False:
+            continue
+        said.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            said += map(str, value if isinstance(value, list) else [value])
+    return said
 
 
 @dataclass(frozen=True)

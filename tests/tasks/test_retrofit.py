@@ -27,7 +27,7 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
     assert (staged.training.window, staged.calibration.window, staged.model.name) == (60, 60, "m.gguf")
     assert staged.training.loss.massive > 0 == control.training.loss.massive
     assert staged.training.lr == control.training.lr
-    child = retrofit.child(options)
+    child = retrofit.child(retrofit.__file__, options)
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.arguments()
     assert retrofit.recipe_of("control", 2, again) == control
