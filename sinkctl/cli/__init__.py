@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sinkctl import __version__
-from sinkctl.cli import bench, convert, doctor, measure, options, recipe, settings, short, show, stream
+from sinkctl.cli import bench, convert, doctor, measure, recipe, settings, short, show, stream
 from sinkctl.cli.guarded import ended, guarded
+from sinkctl.cli.switches import Command, Group
 from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
 
@@ -35,6 +36,7 @@ EXAMPLES = {
 MAY_BE_EMPTY = ("--prompt", "--system")
 app = typer.Typer(
     name="sinkctl",
+    cls=Group,
     help="Attention sinks in Transformers: texts of any length in constant memory; where a checkpoint's sinks are; "
     "sinks designed in; what all of it costs.",
     epilog=EXIT_CODES,
@@ -55,7 +57,7 @@ for name, command in {
     "doctor": doctor.doctor,
     "settings": settings.show_settings,
 }.items():
-    app.command(name, epilog="Examples:\n\n" + "\n\n".join(EXAMPLES[name]))(guarded(command))
+    app.command(name, cls=Command, epilog="Examples:\n\n" + "\n\n".join(EXAMPLES[name]))(guarded(command))
 app.add_typer(recipe.app, name="recipe")
 
 
@@ -68,7 +70,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, options.flag("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Global options."""

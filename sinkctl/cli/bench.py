@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sinkctl.cli import completing, options
-from sinkctl.cli.options import option, switch
+from sinkctl.cli.options import option
 from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 
@@ -34,7 +34,7 @@ def bench(
         list[str] | None, option(_TIMING, "Only this case, by its name. May repeat.", metavar="CASE")
     ] = None,
     quick: Annotated[
-        bool, switch(_TIMING, "Every row once, with no rounds to warm up: to look at, not to hold anything against.")
+        bool, option(_TIMING, "Every row once, with no rounds to warm up: to look at, not to hold anything against.")
     ] = False,
     rounds: Annotated[int | None, option(_TIMING, "Samples of each way; the ways take turns.")] = None,
     processes: Annotated[int | None, option(_TIMING, "Processes that each take all rounds.")] = None,

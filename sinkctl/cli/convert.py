@@ -7,7 +7,7 @@ import typer
 
 from sinkctl.cli import completing, options, train_flags
 from sinkctl.cli.build import MODEL, build, number
-from sinkctl.cli.options import option, switch
+from sinkctl.cli.options import option
 from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 
@@ -89,7 +89,7 @@ def convert(
     ] = None,
     samples: Annotated[int | None, option(_TEXT, "Samples to calibrate on, of 2W tokens (default 16).")] = None,
     evaluate: Annotated[
-        bool | None, switch(_TEXT, "Compare before and after on held-out text (default).", "--eval/--no-eval")
+        bool | None, option(_TEXT, "Compare before and after on held-out text (default).", "--eval/--no-eval")
     ] = None,
     eval_tokens: Annotated[
         str | None, option(_TEXT, "Held-out tokens to stream; auto (default): 16 windows, or what the text holds.")

@@ -4,13 +4,13 @@ import json
 import sys
 from typing import Annotated
 
-from sinkctl.cli import options
+import typer
 
 
 def doctor(
-    as_json: Annotated[bool, options.flag("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     clear: Annotated[
-        bool, options.flag("--clear-cache", help="Remove the tokenizers that were kept of GGUF files, and end.")
+        bool, typer.Option("--clear-cache", help="Remove the tokenizers that were kept of GGUF files, and end.")
     ] = False,
 ) -> None:
     """Versions, devices, and which kernels will run here and why: paste it into a bug report."""

@@ -6,7 +6,7 @@ import typer
 
 from sinkctl.cli import options
 from sinkctl.cli.build import MODEL, build, number
-from sinkctl.cli.options import option, switch
+from sinkctl.cli.options import option
 from sinkctl.cli.settings import kept_in
 from sinkctl.errors import UsageError
 from sinkctl.launched import first
@@ -63,7 +63,7 @@ def measure(
         list[str] | None, option(_MEASURE, "attention or activations; both are the default.", "--only")
     ] = None,
     cost: Annotated[
-        bool | None, switch(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
+        bool | None, option(_MEASURE, "What the sink buys: keys hidden, activations zeroed, streams without it.")
     ] = None,
     suspect: Annotated[
         str | None,

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,13 +31,6 @@ def option(panel: str, help: str, *names: str, metavar: str | None = None, compl
     """A flag of one command, in a panel of its help."""
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, autocompletion=complete)
 
-
-def switch(panel: str, help: str, *names: str):
-    """The same for one that takes no value, and shows none."""
-    return option(panel, help, *names, metavar="")
-
-
-flag = partial(typer.Option, metavar="")
 
 Model = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder, a GGUF file, a Hub id, or demo.", rich_help_panel="Model")
@@ -100,10 +92,10 @@ OffloadFolder = Annotated[
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, flag("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.", rich_help_panel="Model")
 ]
 AllowPickle = Annotated[
-    bool, flag("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
+    bool, typer.Option("--allow-pickle", help="Load weights that are not safetensors.", rich_help_panel="Model")
 ]
 Tokenizer = Annotated[
     str | None,
@@ -175,9 +167,12 @@ FailOnConverted = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep a run folder here.")]
 Overwrite = Annotated[
-    bool, flag("--overwrite", help="With -o: where a run of this kind is kept there, it goes once the new one is done.")
+    bool,
+    typer.Option(
+        "--overwrite", help="With -o: where a run of this kind is kept there, it goes once the new one is done."
+    ),
 ]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run kept there.")]
-Json = Annotated[bool, flag("--json", help="Print result.json instead of the report.")]
-Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress, and no report unless --json.")]
-DryRun = Annotated[bool, flag("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no report unless --json.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]

@@ -7,12 +7,13 @@ import typer
 
 from sinkctl.cli.completing import recipes
 from sinkctl.cli.guarded import guarded
+from sinkctl.cli.switches import Command, Group
 from sinkctl.errors import UsageError
 
-app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, show and check recipes.", no_args_is_help=True)
 
 
-@app.command("ls")
+@app.command(cls=Command, name="ls")
 @guarded
 def ls() -> None:
     """List the built-in recipes."""
@@ -24,7 +25,7 @@ def ls() -> None:
         print(f"{name:<{width}}  {purpose(path)}")
 
 
-@app.command("show")
+@app.command(cls=Command, name="show")
 @guarded
 def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.", autocompletion=recipes)]) -> None:
     """Print a recipe."""
@@ -33,7 +34,7 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
     print(find(name).read_text(encoding="utf-8"), end="")
 
 
-@app.command("validate")
+@app.command(cls=Command, name="validate")
 @guarded
 def validate(
     files: Annotated[list[str], typer.Argument(help="Recipe files or names.", autocompletion=recipes)],
@@ -54,7 +55,7 @@ def validate(
     raise typer.Exit(wrong)
 
 
-@app.command("schema")
+@app.command(cls=Command, name="schema")
 @guarded
 def schema() -> None:
     """Print the JSON Schema of recipes."""

@@ -16,7 +16,7 @@ def show(
     run: Run,
     as_json: options.Json = False,
     as_html: Annotated[
-        bool, options.flag("--html", help="Write report.html anew, as this version of sinkctl makes it.")
+        bool, typer.Option("--html", help="Write report.html anew, as this version of sinkctl makes it.")
     ] = False,
     plots: Annotated[
         str | None, typer.Option(help="Write every picture as a file of its own into the folder.", metavar="png|svg")

@@ -7,7 +7,7 @@ import typer
 from sinkctl.cli import options
 from sinkctl.cli.build import number
 from sinkctl.cli.guarded import said_once
-from sinkctl.cli.options import option, switch
+from sinkctl.cli.options import option
 from sinkctl.cli.piped import piped
 from sinkctl.cli.settings import kept_in
 from sinkctl.cli.stream_flags import stream_recipe, template_args
@@ -137,7 +137,7 @@ def stream(
         list[str] | None,
         option(_GENERATE, "A prompt of any length, or .jsonl with one a line. May repeat.", metavar="FILE"),
     ] = None,
-    chat: Annotated[bool, switch(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
+    chat: Annotated[bool, option(_GENERATE, "Take turns, in the model's chat template.", "--chat")] = False,
     system: Annotated[str | None, option(_GENERATE, "System message of the chat.", metavar="TEXT")] = None,
     template_arg: Annotated[
         list[str] | None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sinkctl.cli.options import option, switch
+from sinkctl.cli.options import option
 from sinkctl.errors import UsageError
 
 _TRAINING = "Training"
@@ -68,7 +68,7 @@ Optimizer = Annotated[
 Seed = Annotated[int | None, option(_TRAINING, "Draws the sequences, and random weights (default 0).")]
 Control = Annotated[
     bool | None,
-    switch(
+    option(
         _TRAINING, "Train a checkpoint without the mechanism just so, beside it (default).", "--control/--no-control"
     ),
 ]

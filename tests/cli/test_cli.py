@@ -95,6 +95,12 @@ def test_every_help_has_an_example_of_flags_that_exist(sinkctl):
             assert all(word in out for word in words if word.startswith("-")), example
 
 
+@pytest.mark.parametrize("words", [(), *((name,) for name in EXAMPLES), ("recipe",), ("recipe", "show")])
+def test_switches_show_no_value_in_the_help(words, sinkctl):
+    code, out, _ = sinkctl(*words, "--help")
+    assert (code, "<bool>" in out) == (0, False)
+
+
 def test_the_cache_rule_is_in_the_help(sinkctl):
     _, out, _ = sinkctl("stream", "--help")
     assert "the first S tokens and the last W" in " ".join(out.replace("│", " ").split())
