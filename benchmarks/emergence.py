@@ -2,14 +2,15 @@
 
     python benchmarks/emergence.py --train-text FILE --held-out FILE --folder DIR [--only softmax 'decay_*' …]
         [--seeds 1] [--steps 2000] [--batch 128] [--length 512] [--device cuda] [--compile]
-        [--gpus 1] [--workers 1] [--list] [--table]
+        [--gpus 1] [--workers 1] [--seconds S] [--list] [--table]
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it; rows that differ in how documents are
 packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
 training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
-else the longest first; a row's own log is in DIR until it is finished. --list prints the rows, --table the table of
+else the longest first; a row's own log is in DIR until it is finished. --seconds: of those, none is begun that would
+not end within S seconds, going by the last that did. --list prints the rows, --table the table of
 what DIR holds, without running anything.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
@@ -54,7 +55,8 @@ COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
 )  # fmt: skip
 PROBES = 5  # at most, of a run
-MAPS_COST = 3  # about, of a step with attention as T×T maps
+LAUNCHES = 16384  # tokens: a step of fewer takes as long, for its launches do (measured: one H200)
+MAPS_COST = 1.3  # of a step with attention as T×T maps (measured: 15 rows of 32 × 512 tokens at a time on one H200)
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def main() -> None:
                 raise SystemExit(wrong[0])
     print_table(names, options)
     if not options.table and (failed := sum(not place(options.folder, *each).exists() for each in wanted)):
-        raise SystemExit(f"{failed} of {len(wanted)} rows failed; above is why")
+        raise SystemExit(f"{failed} of {len(wanted)} rows failed or were not begun; above is why")
 
 
 def told(name: str, row: dict[str, Any]) -> str | None:
@@ -92,7 +94,8 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
         recipe = recipe_of(name, seed, options)
         if kept_row(name, seed, recipe, options) is None:
             cost = MAPS_COST if recipe.sink.kind in WEIGHED else 1
-            jobs.append(Job(name, seed, cost * recipe.steps * recipe.training.batch * recipe.training.length))
+            tokens = recipe.training.batch * recipe.training.length
+            jobs.append(Job(name, seed, cost * recipe.steps * max(LAUNCHES, tokens)))
 
     def finished(job: Job, error: str | None) -> None:
         recipe = recipe_of(job.name, job.seed, options)
@@ -101,7 +104,8 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
     gpus = [] if options.device == "cpu" else visible(options.gpus)
     if not options.only:
         jobs.sort(key=lambda job: -job.work)
-    run_queue(jobs, gpus, options.workers, options.folder, child(__file__, options), finished)
+    said = child(__file__, options)
+    run_queue(jobs, gpus, options.workers, options.folder, said, finished, options.seconds)
 
 
 def arguments() -> argparse.Namespace:
@@ -197,7 +201,7 @@ def kept_row(name: str, seed: int, recipe: ConvertRecipe, options: argparse.Name
     if not kept.exists():
         return None
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if row["recipe"] == said_of(recipe):
+    if said_of(ConvertRecipe.model_validate(row["recipe"])) == said_of(recipe):  # fields may be new since
         return row
     raise SystemExit(f"{kept}: is of other settings; name another --folder, or remove it")
 

@@ -77,7 +77,7 @@ def main() -> None:
                 raise SystemExit(str(error)) from error
     print_tables(names, options)
     if not options.table and (failed := sum(not place(*each, options).exists() for each in wanted)):
-        raise SystemExit(f"{failed} of {len(wanted)} rows failed; above is why")
+        raise SystemExit(f"{failed} of {len(wanted)} rows failed or were not begun; above is why")
 
 
 def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
 
     jobs = [Job(name, seed, 0.5 if name == ORIGINAL else 1.0) for name, seed in wanted]
     gpus = [] if options.device == "cpu" else visible(options.gpus)
-    run_queue(jobs, gpus, options.workers, options.folder, child(__file__, options), finished)
+    run_queue(jobs, gpus, options.workers, options.folder, child(__file__, options), finished, options.seconds)
 
 
 def row(name: str, seed: int, options: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """Rows of `emergence.py` and `retrofit.py` side by side, in the order given: processes of their own on each GPU.
 
 A small model leaves most of a GPU idle between its kernels. A process that is stopped keeps its state, as a row that
-runs alone does; what a row's process says is in a .log beside it until the row is finished.
+runs alone does; what a row's process says is in a .log beside it until the row is finished. --seconds is for a machine
+that is lent for so long: it begins no row that it would have to stop.
 """
 
 import argparse
+import math
 import os
 import platform
 import subprocess
@@ -18,7 +20,8 @@ from queue import SimpleQueue
 
 import torch
 
-OWN = ("only", "seeds", "first_seed", "gpus", "workers", "list", "table")  # flags that say which rows run, and where
+# Flags that say which rows run, where and how long.
+OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
+    parser.add_argument("--seconds", type=float, help="begin no row side by side that would not end within so many")
     parser.add_argument("--table", action="store_true")
 
 
@@ -71,20 +75,29 @@ def machine(device: str) -> str:
 
 def run_queue(
     jobs: Sequence[Job], gpus: Sequence[str], workers: int, folder: Path, said: Sequence[str],
-    finished: Callable[[Job, str | None], None],
+    finished: Callable[[Job, str | None], None], limit: float | None = None,
 ) -> None:  # fmt: skip
     """Every job as `said` (the script and its arguments) with its own --only and --first-seed; `finished` gets the
-    error that ended one, or None. `gpus` are numbers of CUDA devices; none: no GPU is asked for."""
+    error that ended one, or None. `gpus` are numbers of CUDA devices; none: no GPU is asked for. A job is not begun
+    where, at the pace of the last that ended, it would not end within `limit` seconds of the call."""
     places: SimpleQueue[str | None] = SimpleQueue()
     for _ in range(workers):
         for gpu in gpus or [None]:
             places.put(gpu)
     done, began, whole = 0.0, time.monotonic(), sum(job.work for job in jobs)
+    paces: list[float] = []  # seconds a unit of work, of jobs that ended
 
     def one(job: Job) -> tuple[Job, str | None]:
         gpu = places.get()
         try:
-            return job, _row(job, gpu, folder, said)
+            start = time.monotonic()
+            left, takes = math.inf if limit is None else limit - (start - began), paces[-1] * job.work if paces else 0
+            if takes > left:
+                return job, f"not begun: {left:,.0f} s are left, and it takes about {takes:,.0f} s"
+            error = _row(job, gpu, folder, said)
+            if error is None:
+                paces.append((time.monotonic() - start) / job.work)
+            return job, error
         finally:
             places.put(gpu)
 

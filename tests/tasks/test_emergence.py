@@ -82,6 +82,8 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     kept = sorted(path.name for path in folder.iterdir())
     assert kept == ["lr_half-0.json", "softmax-0.json"]
     row = json.loads((folder / "lr_half-0.json").read_text())
+    del row["recipe"]["evaluation"]["digits"]  # as a row of before that field was there
+    (folder / "lr_half-0.json").write_text(json.dumps(row))
     assert row["recipe"]["training"]["lr"] == 2e-3
     assert row["valid_loss"] == pytest.approx(row["probes"][-1]["loss"], abs=0.05)  # judged in half precision at most
     shown = capsys.readouterr().out
@@ -104,7 +106,12 @@ def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, caps
     said = ["", "--train-text", "a", "--held-out", "b", "--folder", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*said, "--workers", workers, "--only", "softmax", "lr_half"])
     monkeypatch.setattr(emergence, "run", lambda *_: {"error": "no such text"})
-    monkeypatch.setattr(emergence, "run_queue", lambda jobs, *rest: [rest[-1](job, "no such text") for job in jobs])
+
+    def queue(jobs, gpus, workers, folder, said, finished, limit):
+        for job in jobs:
+            finished(job, "no such text")
+
+    monkeypatch.setattr(emergence, "run_queue", queue)
     with pytest.raises(SystemExit, match="2 of 2 rows failed"):
         emergence.main()
     assert capsys.readouterr().out.count("no such text") == 2

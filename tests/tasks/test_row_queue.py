@@ -30,6 +30,17 @@ def test_rows_share_out_gpus_in_their_order_and_a_failed_one_says_its_last_words
     assert [path.name for path in tmp_path.glob("*.log")] == ["bad-0.log"]
 
 
+def test_a_row_that_would_not_end_in_time_is_not_begun_and_a_shorter_one_is(tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    jobs = [Job("first", 0, 1.0), Job("long", 0, 1000.0), Job("short", 0, 1.0)]  # a unit takes 0.5 s or more
+    ended = {}
+    run_queue(jobs, [], 1, tmp_path, [str(script)], lambda job, error: ended.update({job.name: error}), limit=100)
+    assert ended["first"] is ended["short"] is None
+    assert ended["long"].startswith("not begun: ")
+    assert not (tmp_path / "child.py.long").exists()
+
+
 def test_gpus_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     assert visible(2) == ["3", "1"]
