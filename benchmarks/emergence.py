@@ -2,7 +2,7 @@
 
     python benchmarks/emergence.py --train-text FILE --held-out FILE --folder DIR [--only softmax 'decay_*' …]
         [--seeds 1] [--steps 2000] [--batch 128] [--length 512] [--device cuda] [--compile]
-        [--gpus 1] [--workers 1] [--seconds S] [--list] [--table]
+        [--gpus 1] [--workers 1] [--seconds S] [--list] [--table] [--markdown]
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it; rows that differ in how documents are
 packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
@@ -11,7 +11,7 @@ those of the softmax row; others keep their ratio to it (half the rate, twice th
 training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
 else the longest first; a row's own log is in DIR until it is finished. --seconds: of those, none is begun that would
 not end within S seconds, going by the last that did. --list prints the rows, --table the table of
-what DIR holds, without running anything.
+what DIR holds, without running anything; --markdown prints it in groups, as docs/figures/emergence.md has it.
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
@@ -31,8 +31,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from emergence_judged import sink_1_of_shares, with_prefix
-from emergence_rows import BASELINE, SAME, Seeds, compared, published
+from emergence_judged import sink_1_behind_token, sink_1_of_shares, with_prefix
+from emergence_rows import BASELINE, SAME
+from emergence_table import print_markdown, print_table, printed_row
 from rich.console import Console
 from row_queue import Job, add_flags, child, machine, run_queue, visible
 
@@ -49,11 +50,6 @@ from sinkctl.sinks.code.sink_attention import WEIGHED
 from sinkctl.tasks.convert.outcome import CONVERTED, fed
 
 ROWS = "convert/emergence/"
-COLUMNS = (
-    ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
-    ("largest |h|", "massive", "{:.0f}"), ("× median", "massive_ratio", "{:.0f}"), ("kurtosis", "kurtosis", "{:.0f}"),
-    ("tokens/s", "tokens_per_second", "{:,.0f}"),
-)  # fmt: skip
 PROBES = 5  # at most, of a run
 LAUNCHES = 16384  # tokens: a step of fewer takes as long, for its launches do (measured: one H200)
 MAPS_COST = 1.3  # of a step with attention as T×T maps (measured: 15 rows of 32 × 512 tokens at a time on one H200)
@@ -76,7 +72,7 @@ def main() -> None:
             wrong = [told(name, run(name, seed, options)) for name, seed in wanted]
             if len(wanted) == 1 and wrong[0]:
                 raise SystemExit(wrong[0])
-    print_table(names, options)
+    (print_markdown if options.markdown else print_table)(names, options.folder)
     if not options.table and (failed := sum(not place(options.folder, *each).exists() for each in wanted)):
         raise SystemExit(f"{failed} of {len(wanted)} rows failed or were not begun; above is why")
 
@@ -116,6 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
     parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print the table as markdown, in groups")
     options = parser.parse_args()
     if not options.list and options.folder is None:
         parser.error("--folder: name one, where finished rows are kept")
@@ -179,6 +176,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         kind, normalised = recipe.sink.kind, getattr(recipe.sink, "normalise", False)
         if kind in ("kernel", "normaliser") or (kind in ("sigmoid", "elu") and not normalised):
             found["sink_1"] = sink_1_of_shares(folder, options)
+        if kind == "sink_token":
+            found["sink_1"] = sink_1_behind_token(folder, options)
         if recipe.training.prefix is not None:
             found |= with_prefix(folder, recipe.training.prefix, options)
     except SinkctlError as error:
@@ -226,59 +225,6 @@ def numbers(result: Result) -> dict[str, Any]:
         "steps": training.steps,
         "probes": [probe.model_dump() for probe in training.probes],
     }
-
-
-def print_table(names: Sequence[str], options: argparse.Namespace) -> None:
-    """Every row that was asked for, with what the folder holds of it."""
-    found = {name: kept_rows(options.folder, name) for name in {*names, *(published(n).against for n in names)}}
-    for said in sorted({row["machine"] for runs in found.values() for row in runs}):
-        print(f"\n{said}")
-    heads = [f"{head:>11}" for head, _, _ in COLUMNS]
-    print(" | ".join([f"{'':22}", "seeds", *heads, "Gu et al.: Sink_*, Sink_1, loss | the same sign?"]))
-    for name in names:
-        print(printed_row(name, found[name]) + f" | {judged(name, found)}")
-    print("\nSink_1 %, after so many steps (the first seed):")
-    for name in [name for name in names if found[name]]:
-        curve = [(p["step"], p["sink_percent"]) for p in found[name][0]["probes"] if p["sink_percent"] is not None]
-        print(f"{name:22} " + "  ".join(f"{step}: {percent:.1f}" for step, percent in curve))
-
-
-def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    """What was kept of a row, by seed."""
-    seeds = sorted(folder.glob(f"{SAME.get(name, name)}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
-
-
-def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
-    theirs = published(name)
-    if name == theirs.against:
-        return "baseline"
-    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if found[name] and row is None:
-        return "not measured"
-    of = "" if theirs.of == "sink_1" else f" ({theirs.of})"
-    beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    return compared(theirs.effect(), row, baseline) + of + beside
-
-
-def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:
-    values = tuple(row[column] for row in rows if row.get(column) is not None)
-    return Seeds(values) if values else None
-
-
-def printed_row(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds beside the published numbers; or why there are none."""
-    wrong = next((row["error"] for row in rows if "error" in row), None)
-    if wrong is not None:
-        return f"{name:22} | {wrong}"
-    means = {column: seeds_of(rows, column) for _, column, _ in COLUMNS}
-    shown = ["–" if means[c] is None else form.format(means[c].mean) for _, c, form in COLUMNS]
-    theirs = published(name)
-    said = [
-        "–" if x is None else f"{x:.{places}f}"
-        for x, places in ((theirs.sink_star, 1), (theirs.sink_1, 1), (theirs.loss, 2))
-    ]
-    return " | ".join([f"{name:22}", f"{len(rows):>5}", *(f"{text:>11}" for text in shown), ", ".join(said)])
 
 
 if __name__ == "__main__":

@@ -27,6 +27,15 @@ def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
 
 
 @torch.no_grad()
+def sink_1_behind_token(checkpoint: Path, options: argparse.Namespace) -> float:
+    """Sink_1 in percent of the first token behind the sink token, over spread samples of 64 tokens behind it."""
+    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH + 1, options)
+    maps = loaded.model(ids_NT, output_attentions=True).attentions
+    alpha_LNH = torch.stack([map_NHTS[..., 1:, 1].float().mean(-1) for map_NHTS in maps])
+    return 100 * float((alpha_LNH > EPSILON).float().mean())
+
+
+@torch.no_grad()
 def with_prefix(checkpoint: Path, prefix: int, options: argparse.Namespace) -> dict[str, float]:
     """Sink_1, heads that sink on any token of the prefix, and the loss behind it, where every query sees the prefix."""
     loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, SINK_LENGTH, options)

@@ -9,6 +9,23 @@ from typing import Literal
 
 BASELINE = "softmax"
 SAME = {"decay_0p5": BASELINE}  # rows that are another by their recipe
+GROUPS = {
+    "the baseline": ("softmax",),
+    "weight decay": ("decay_*",),
+    "learning rate": ("lr_*",),
+    "batch": ("batch_*",),
+    "optimizer": ("muon_*",),
+    "data": ("unique_*", "packed_*"),
+    "what a query sees": ("prefix_*", "window_*"),
+    "positions": ("*_positions", "alibi"),
+    "heads, MLPs, norms": ("heads_*", "gelu", "relu", "opt_*"),
+    "a learned sink": ("sink_token", "kv_bias", "key_bias", "value_bias", "softmax1"),
+    "a key with a fixed value": ("value_one_*", "value_even_*"),
+    "a key of few channels": ("key_channels_*",),
+    "weights": ("sigmoid*", "elu*", "normaliser_*", "power_*", "softpick", "sigsoftmax", "clipped_softmax"),
+    "kernels": ("kernel_*",),
+    "gates": ("gate*",),
+}  # of a table: patterns of rows
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 import torch
 
 # Flags that say which rows run, where and how long.
-OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table")
+OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

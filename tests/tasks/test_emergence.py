@@ -2,6 +2,7 @@
 
 import json
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
-from emergence_judged import loaded_and_samples, with_prefix
-from emergence_rows import PUBLISHED, SAME, Seeds, compared, published
+import emergence_judged
+from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
+from emergence_rows import GROUPS, PUBLISHED, SAME, Seeds, compared, published
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -19,6 +21,12 @@ SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "nu
 def test_a_published_row_is_a_recipe_and_so_is_its_baseline():
     rows = set(emergence.chosen([]))
     assert set(PUBLISHED) | {row.against for row in PUBLISHED.values()} <= rows
+
+
+def test_a_row_stands_in_one_group_of_the_table():
+    for row in emergence.chosen([]):
+        groups = [name for name, patterns in GROUPS.items() if any(fnmatch(row, pattern) for pattern in patterns)]
+        assert len(groups) == 1, (row, groups)
 
 
 def test_rows_that_are_another_have_its_recipe():
@@ -96,6 +104,11 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     monkeypatch.setattr(emergence.sinkctl, "convert", fails)
     emergence.main()
     assert capsys.readouterr().out.splitlines()[-3:] == shown.splitlines()[-3:]
+    monkeypatch.setattr(sys, "argv", [*said, "decay_0p1", "--table", "--markdown"])
+    emergence.main()
+    shown = capsys.readouterr().out
+    assert f"| `lr_half` | 1 | {row['valid_loss']:.3f} |  | {row['sink_1']:.1f} % | 0, 0 |" in shown  # of two steps
+    assert "Not run: `decay_0p1`." in shown
     monkeypatch.setattr(sys, "argv", [*said, "--steps", "4"])
     with pytest.raises(SystemExit, match="is of other settings; name another --folder, or remove it"):
         emergence.main()
@@ -115,6 +128,23 @@ def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit, match="2 of 2 rows failed"):
         emergence.main()
     assert capsys.readouterr().out.count("no such text") == 2
+
+
+def test_sink_1_behind_a_sink_token_is_of_the_token_after_it(demo, book, tmp_path, monkeypatch):
+    """Head by head; the built-in model's BOS stands for the sink token, and little is left for the token after it."""
+    monkeypatch.setattr(emergence_judged, "EPSILON", 0.03)
+    held = tmp_path / "held.txt"
+    held.write_text(book[:8000])
+    demo.model.save_pretrained(tmp_path / "model")
+    demo.tokenizer.save_pretrained(tmp_path / "model")
+    options = SimpleNamespace(device="cpu", held_out=str(held))
+    loaded, ids_NT = loaded_and_samples(tmp_path / "model", 100, 65, options)
+    with torch.no_grad():
+        maps = [loaded.model(ids_T[None], output_attentions=True).attentions for ids_T in ids_NT]
+    second = [head_TS[1:, 1].sum() / 64 > 0.03 for each in maps for map_NHTS in each for head_TS in map_NHTS[0]]
+    share = torch.stack(second).double().mean().item()
+    assert sink_1_behind_token(tmp_path / "model", options) == pytest.approx(100 * share, abs=0.1)
+    assert 0.01 < share < 0.99  # or the test would show nothing
 
 
 def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):

@@ -1,0 +1,119 @@
+"""The table of finished rows of `emergence.py`, beside what was published: for a terminal, or as markdown in groups."""
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from emergence_rows import BASELINE, GROUPS, SAME, Seeds, compared, published
+
+COLUMNS = (
+    ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
+    ("largest |h|", "massive", "{:.0f}"), ("× median", "massive_ratio", "{:.0f}"), ("kurtosis", "kurtosis", "{:.0f}"),
+    ("tokens/s", "tokens_per_second", "{:,.0f}"),
+)  # fmt: skip
+MARKDOWN = (
+    "", "seeds", "loss", "Sink_*", "Sink_1", "by fifths of its steps", "largest / median", "kurtosis",
+    "theirs: loss, Sink_*, Sink_1", "the same sign?",
+)  # fmt: skip
+
+
+def print_table(names: Sequence[str], folder: Path) -> None:
+    """Every row that was asked for, with what the folder holds of it."""
+    found = kept(names, folder)
+    for said in sorted({row["machine"] for runs in found.values() for row in runs}):
+        print(f"\n{said}")
+    heads = [f"{head:>11}" for head, _, _ in COLUMNS]
+    print(" | ".join([f"{'':22}", "seeds", *heads, "Gu et al.: Sink_*, Sink_1, loss | the same sign?"]))
+    for name in names:
+        print(printed_row(name, found[name]) + f" | {judged(name, found)}")
+    print("\nSink_1 %, after so many steps (the first seed):")
+    for name in [name for name in names if found[name]]:
+        curve = [(p["step"], p["sink_percent"]) for p in found[name][0]["probes"] if p["sink_percent"] is not None]
+        print(f"{name:22} " + "  ".join(f"{step}: {percent:.1f}" for step, percent in curve))
+
+
+def print_markdown(names: Sequence[str], folder: Path) -> None:
+    """The finished rows in groups, with every seed's Sink_1 and how it grew; then which rows there are none of."""
+    found = kept(names, folder)
+    print("| " + " | ".join(MARKDOWN) + " |\n" + "|---" * len(MARKDOWN) + "|")
+    for group, patterns in GROUPS.items():
+        rows = [name for p in patterns for name in names if fnmatch(name, p) and found[name]]
+        if rows:
+            print(f"| **{group}** " + "| " * (len(MARKDOWN) - 1) + "|")
+        for name in rows:
+            print("| " + " | ".join(cells(name, found)) + " |")
+    missing = [f"`{name}`" for name in names if not found[name]]
+    print("\nNot run: " + (", ".join(missing) or "none") + ".")
+
+
+def cells(name: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One row of the markdown table."""
+    rows, theirs = found[name], published(name)
+
+    def mean(column: str, form: str) -> str:
+        values = seeds_of(rows, column)
+        return "" if values is None else form.format(values.mean)
+
+    sinks, words = seeds_of(rows, "sink_1"), mean("sink_1", "{:.1f} %")
+    if sinks is not None and sinks.spread is not None:
+        words += f" ({min(sinks.values):.1f} to {max(sinks.values):.1f})"
+    published_numbers = ((theirs.loss, "{:.2f}"), (theirs.sink_star, "{:g} %"), (theirs.sink_1, "{:g} %"))
+    said = ["–" if number is None else form.format(number) for number, form in published_numbers]
+    return [
+        f"`{name}`", str(len(rows)), mean("valid_loss", "{:.3f}"), mean("sink_star", "{:.1f} %"), words,
+        ", ".join(f"{percent:.0f}" for percent in curve(rows)), mean("massive_ratio", "{:.0f}"),
+        mean("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), judged(name, found),
+    ]  # fmt: skip
+
+
+def curve(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """Sink_1 in percent at every probe after the first step, the mean of the seeds; [] where probes do not read it."""
+    seeds = [[p["sink_percent"] for p in row["probes"][1:]] for row in rows]
+    if any(None in seed or seed[-1] != row["sink_1"] for seed, row in zip(seeds, rows, strict=True)):
+        return []  # read by the script, from the last checkpoint
+    return [sum(each) / len(each) for each in zip(*seeds, strict=True)]
+
+
+def kept(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the folder has of these rows and of their baselines."""
+    return {name: kept_rows(folder, name) for name in {*names, *(published(n).against for n in names)}}
+
+
+def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What was kept of a row, by seed."""
+    seeds = sorted(folder.glob(f"{SAME.get(name, name)}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
+
+
+def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
+    theirs = published(name)
+    if name == theirs.against:
+        return "baseline"
+    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
+    if found[name] and row is None:
+        return "not measured"
+    of = "" if theirs.of == "sink_1" else " (Sink_*)"
+    beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
+    return compared(theirs.effect(), row, baseline) + of + beside
+
+
+def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:
+    values = tuple(row[column] for row in rows if row.get(column) is not None)
+    return Seeds(values) if values else None
+
+
+def printed_row(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds beside the published numbers; or why there are none."""
+    wrong = next((row["error"] for row in rows if "error" in row), None)
+    if wrong is not None:
+        return f"{name:22} | {wrong}"
+    means = {column: seeds_of(rows, column) for _, column, _ in COLUMNS}
+    shown = ["–" if means[c] is None else form.format(means[c].mean) for _, c, form in COLUMNS]
+    theirs = published(name)
+    said = [
+        "–" if x is None else f"{x:.{places}f}"
+        for x, places in ((theirs.sink_star, 1), (theirs.sink_1, 1), (theirs.loss, 2))
+    ]
+    return " | ".join([f"{name:22}", f"{len(rows):>5}", *(f"{text:>11}" for text in shown), ", ".join(said)])
