@@ -37,7 +37,7 @@ class Published:
     loss: float | None = None
     against: str = BASELINE  # the row that its effect is measured against
     of: Literal["sink_1", "sink_star"] = "sink_1"  # the number whose sign is compared
-    sign: int | None = None  # of the effect, where the study tells it in words alone
+    sign: int | None = None  # of the effect, where it is told in words, or by another number
 
     def effect(self) -> float | int | None:
         """What it adds to the baseline's number, or its sign; None where neither is published."""
@@ -100,6 +100,10 @@ PUBLISHED = {
     "prefix_32": Published(sign=-1),
     "window_16": Published(sign=-1),
     "window_32": Published(sign=-1),
+    # Not of that study: Zuhri et al. 2025 (arXiv 2504.20966); Qiu et al. 2025 (arXiv 2505.06708), two places of a gate.
+    "softpick": Published(sign=-1),
+    "gate": Published(sign=-1),
+    "gate_value": Published(sign=-1),
 }
 
 

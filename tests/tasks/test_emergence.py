@@ -44,7 +44,7 @@ def test_an_effect_is_the_difference_from_its_own_baseline():
     assert published("lr_double").effect() == pytest.approx(32.2 - 18.18)
     assert published("decay_0p5").effect() == pytest.approx(41.1 - 18.2)
     assert published("window_16").effect() == -1  # told in words
-    assert published("gate").effect() is None
+    assert published("gelu").effect() is None
 
 
 def test_a_sign_is_compared_unless_seeds_differ_by_as_much():
