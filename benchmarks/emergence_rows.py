@@ -70,7 +70,7 @@ PUBLISHED = {
     "decay_0": _decay(15.2),
     "decay_0p001": _decay(15.4),
     "decay_0p01": _decay(15.2),
-    "decay_0p1": Published(18.2),
+    "decay_0p1": _decay(18.2),
     "decay_0p5": _decay(41.1),
     "decay_1": _decay(37.7),
     "decay_2": _decay(6.1),

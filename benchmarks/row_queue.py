@@ -17,11 +17,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 
 import torch
 
 # Flags that say which rows run, where and how long.
 OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown")
+RECENT = 5  # jobs that ended last, whose pace the next is taken to have
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +81,7 @@ def run_queue(
 ) -> None:  # fmt: skip
     """Every job as `said` (the script and its arguments) with its own --only and --first-seed; `finished` gets the
     error that ended one, or None. `gpus` are numbers of CUDA devices; none: no GPU is asked for. A job is not begun
-    where, at the pace of the last that ended, it would not end within `limit` seconds of the call."""
+    where, at the pace of those that ended last, it would not end within `limit` seconds of the call."""
     places: SimpleQueue[str | None] = SimpleQueue()
     for _ in range(workers):
         for gpu in gpus or [None]:
@@ -91,7 +93,8 @@ def run_queue(
         gpu = places.get()
         try:
             start = time.monotonic()
-            left, takes = math.inf if limit is None else limit - (start - began), paces[-1] * job.work if paces else 0
+            left = math.inf if limit is None else limit - (start - began)
+            takes = median(paces[-RECENT:]) * job.work if paces else 0.0
             if takes > left:
                 return job, f"not begun: {left:,.0f} s are left, and it takes about {takes:,.0f} s"
             error = _row(job, gpu, folder, said)
