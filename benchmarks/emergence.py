@@ -16,7 +16,8 @@ what DIR holds, without running anything; --markdown prints it in groups, as doc
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
 effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
-differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py.
+differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the
+signs of softpick and of gates are of Zuhri et al. 2025 and Qiu et al. 2025.
 With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
 (its curve over steps is read without).
 """
@@ -27,6 +28,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from typing import Any
 from emergence_judged import sink_1_behind_token, sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, SAME
 from emergence_table import print_markdown, print_table, printed_row
+from pydantic import ValidationError
 from rich.console import Console
 from row_queue import Job, add_flags, child, machine, run_queue, visible
 
@@ -66,7 +69,7 @@ def main() -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
-        if options.gpus * options.workers > 1:
+        if options.gpus * options.workers > 1 or options.seconds is not None:
             side_by_side(wanted, options)
         else:
             wrong = [told(name, run(name, seed, options)) for name, seed in wanted]
@@ -91,7 +94,8 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
         if kept_row(name, seed, recipe, options) is None:
             cost = MAPS_COST if recipe.sink.kind in WEIGHED else 1
             tokens = recipe.training.batch * recipe.training.length
-            jobs.append(Job(name, seed, cost * recipe.steps * max(LAUNCHES, tokens)))
+            begun = unfinished(options.folder, name, seed).exists()
+            jobs.append(Job(name, seed, cost * recipe.steps * max(LAUNCHES, tokens), begun))
 
     def finished(job: Job, error: str | None) -> None:
         recipe = recipe_of(job.name, job.seed, options)
@@ -164,7 +168,7 @@ def scaled(own: int, asked: int | None, whole: int) -> int:
 def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row's numbers: kept ones where they are of the same recipe, else of a run; or the error that ended it."""
     recipe = recipe_of(name, seed, options)
-    kept, folder = place(options.folder, name, seed), options.folder / f"{name}-{seed}.running"
+    kept, folder = place(options.folder, name, seed), unfinished(options.folder, name, seed)
     if (row := kept_row(name, seed, recipe, options)) is not None:
         return row
     resumed = (folder / STATE / CHECKPOINT).exists()
@@ -183,9 +187,9 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}
-    unfinished = kept.with_suffix(".part")
-    unfinished.write_text(json.dumps(row, indent=1), encoding="utf-8")
-    os.replace(unfinished, kept)
+    part = kept.with_suffix(".part")
+    part.write_text(json.dumps(row, indent=1), encoding="utf-8")
+    os.replace(part, kept)
     shutil.rmtree(folder)
     return row
 
@@ -200,13 +204,18 @@ def kept_row(name: str, seed: int, recipe: ConvertRecipe, options: argparse.Name
     if not kept.exists():
         return None
     row = json.loads(kept.read_text(encoding="utf-8"))
-    if said_of(ConvertRecipe.model_validate(row["recipe"])) == said_of(recipe):  # fields may be new since
-        return row
+    with suppress(ValidationError):  # fields that are new since have their defaults; some may be gone
+        if said_of(ConvertRecipe.model_validate(row["recipe"])) == said_of(recipe):
+            return row
     raise SystemExit(f"{kept}: is of other settings; name another --folder, or remove it")
 
 
 def place(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name}-{seed}.json"
+
+
+def unfinished(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}-{seed}.running"
 
 
 def numbers(result: Result) -> dict[str, Any]:

@@ -123,10 +123,11 @@ class Seeds:
         return max(self.values) - min(self.values) if len(self.values) > 1 else None
 
 
-def compared(effect: float | None, row: Seeds | None, baseline: Seeds | None) -> str:
+def compared(effect: float | None, row: Seeds | None, baseline: Seeds | None, chance: float | None = None) -> str:
     """Whether ours has the sign of the published effect: agree, not, within chance, not run, or – (none published).
 
-    Within chance: our effect is no larger than what seeds of the row, or of its baseline, differ by.
+    Within chance: our effect is no larger than what seeds of the row, or of its baseline, differ by; where both have
+    one seed, than `chance`, what seeds of other rows differ by.
     """
     if row is None or baseline is None:
         return "not run"
@@ -134,7 +135,7 @@ def compared(effect: float | None, row: Seeds | None, baseline: Seeds | None) ->
         return "–"
     ours = row.mean - baseline.mean
     spreads = [seeds.spread for seeds in (row, baseline) if seeds.spread is not None]
-    if spreads and abs(ours) <= max(spreads):
+    if abs(ours) <= max(spreads or [chance or 0.0]):
         return "within chance"
     word = "agree" if ours * effect > 0 else "not"
     return word if len(spreads) == 2 else f"{word} (1 seed)"

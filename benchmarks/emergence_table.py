@@ -96,7 +96,13 @@ def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
         return "not measured"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    return compared(theirs.effect(), row, baseline) + of + beside
+    return compared(theirs.effect(), row, baseline, chance(found, theirs.of)) + of + beside
+
+
+def chance(found: dict[str, list[dict[str, Any]]], column: str) -> float | None:
+    """By how much two seeds of a row differ: the most of any row."""
+    seeds = [seeds_of(rows, column) for rows in found.values()]
+    return max((each.spread for each in seeds if each is not None and each.spread is not None), default=None)
 
 
 def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:

@@ -67,7 +67,7 @@ def main() -> None:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
         wanted = [(name, seed) for name, seed in wanted if not is_kept(name, seed, options)]
-        if options.gpus * options.workers > 1:
+        if options.gpus * options.workers > 1 or options.seconds is not None:
             side_by_side(wanted, options)
         else:
             try:

@@ -61,6 +61,7 @@ class Job:
     name: str
     seed: int
     work: float
+    goes_on: bool = False  # from where it was stopped: how long it takes tells nothing of the others
 
 
 def visible(count: int) -> list[str]:
@@ -81,7 +82,8 @@ def run_queue(
 ) -> None:  # fmt: skip
     """Every job as `said` (the script and its arguments) with its own --only and --first-seed; `finished` gets the
     error that ended one, or None. `gpus` are numbers of CUDA devices; none: no GPU is asked for. A job is not begun
-    where, at the pace of those that ended last, it would not end within `limit` seconds of the call."""
+    where, at the pace of those that ended last, it would not end within `limit` seconds of the call; while none has
+    ended, jobs are begun in any case."""
     places: SimpleQueue[str | None] = SimpleQueue()
     for _ in range(workers):
         for gpu in gpus or [None]:
@@ -93,12 +95,13 @@ def run_queue(
         gpu = places.get()
         try:
             start = time.monotonic()
-            left = math.inf if limit is None else limit - (start - began)
+            left = math.inf if limit is None else max(0.0, limit - (start - began))
             takes = median(paces[-RECENT:]) * job.work if paces else 0.0
-            if takes > left:
-                return job, f"not begun: {left:,.0f} s are left, and it takes about {takes:,.0f} s"
+            if takes > left or not left:
+                needs = f", and it takes about {takes:,.0f} s" if takes else ""
+                return job, f"not begun: {left:,.0f} s are left{needs}"
             error = _row(job, gpu, folder, said)
-            if error is None:
+            if error is None and not job.goes_on:
                 paces.append((time.monotonic() - start) / job.work)
             return job, error
         finally:

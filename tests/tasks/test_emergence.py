@@ -60,6 +60,8 @@ def test_a_sign_is_compared_unless_seeds_differ_by_as_much():
     ):
         assert compared(effect, row, baseline) == said
     assert compared(5.0, Seeds((30.0,)), None) == "not run"
+    assert compared(5.0, Seeds((25.0,)), Seeds((21.0,)), chance=4.0) == "within chance"  # of one seed each
+    assert compared(5.0, Seeds((26.0,)), Seeds((21.0,)), chance=4.0) == "agree (1 seed)"
 
 
 def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch):
@@ -96,7 +98,7 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     assert row["valid_loss"] == pytest.approx(row["probes"][-1]["loss"], abs=0.05)  # judged in half precision at most
     shown = capsys.readouterr().out
     assert "baseline" in shown
-    assert "(1 seed)" in shown
+    assert "within chance" in shown  # 0 % in both, after two steps
 
     def fails(*args, **kwargs):
         raise AssertionError("runs again")
@@ -110,6 +112,8 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     assert f"| `lr_half` | 1 | {row['valid_loss']:.3f} |  | {row['sink_1']:.1f} % | 0, 0 |" in shown  # of two steps
     assert "Not run: `decay_0p1`." in shown
     monkeypatch.setattr(sys, "argv", [*said, "--steps", "4"])
+    row["recipe"]["training"]["gone"] = 1  # a field of before
+    (folder / "lr_half-0.json").write_text(json.dumps(row))
     with pytest.raises(SystemExit, match="is of other settings; name another --folder, or remove it"):
         emergence.main()
 

@@ -78,7 +78,12 @@ def test_rows_that_are_none_or_fail_are_told_of_in_the_exit_code(tmp_path, monke
         retrofit.main()
     monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), "--device", "cpu", "--workers", "2", "--only",
                                       "original", "gate"])  # fmt: skip
-    monkeypatch.setattr(retrofit, "run_queue", lambda jobs, *rest: [rest[-1](job, "no such text") for job in jobs])
+
+    def queue(jobs, gpus, workers, folder, said, finished, limit):
+        for job in jobs:
+            finished(job, "no such text")
+
+    monkeypatch.setattr(retrofit, "run_queue", queue)
     with pytest.raises(SystemExit, match="2 of 2 rows failed"):
         retrofit.main()
     assert capsys.readouterr().out.count("no such text") == 2
