@@ -9,6 +9,7 @@ from test_blocks import stream, text, wrap
 
 from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.policies import HeavyHitter, Keep, RandomKept, SinkWindow
+from sinkctl.cache.select import ring
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import Handler
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
@@ -156,3 +157,20 @@ def test_rows_of_a_decoder_write_what_each_alone_would_and_choose_what_scoring_d
         torch.testing.assert_close(tensor, theirs, rtol=0, atol=1e-4)
     both.cache.select(torch.tensor([1, 1]))
     assert both.cache.seen == [both.cache.seen[1]] * 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
+def test_steps_of_a_decoder_go_by_the_rule_written_out(family):
+    loaded, ids = wrap(tiny(*STREAMED[family])), text()[:60]
+    policy = HeavyHitter(sinks=1, window=12, every=5)
+    expected = head_by_head(loaded, HeadByHead(loaded.layers(127), policy), ids)
+    cache, found, one = ring(loaded.layers(127), policy, 2), [], torch.ones(2, 1, dtype=torch.long)
+    with attached(loaded.model, cache), torch.no_grad():
+        for token, target in zip(ids[:-1], ids[1:], strict=True):
+            logits = loaded.model(
+                input_ids=token * one, position_ids=0 * one, attention_mask=one, use_cache=False
+            ).logits
+            cache.advance(1)
+            found.append(-logits[:, 0].log_softmax(-1)[:, target])
+    np.testing.assert_allclose(torch.stack(found).numpy(), np.stack([expected, expected], 1), rtol=0, atol=1e-10)
+    assert max(tensor.shape[2] for tensor in cache.state().values()) <= policy.reach

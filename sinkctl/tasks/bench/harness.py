@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -16,7 +17,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -27,16 +28,13 @@ from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
-from sinkctl.recipe.schema import GREEDY, GenerateRecipe, SamplingSettings
-from sinkctl.tasks.generate.ends import end_of_sequence
-from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import can_capture
+from sinkctl.tasks.bench.answers import Answers
 from sinkctl.tasks.stream.scorers import Scorer, scorer_for
 from sinkctl.text import check_ids
 
 LONGEST = 256  # tokens generated where a task does not say, as the harness has it
+SEED = 1234  # the harness' own, which it sets once texts are made
 RESAMPLES = 1000  # of bootstrapped standard errors
-SAMPLED = ("temperature", "top_k", "top_p")
 LOGITS = 1 << 26  # alive at once: 256 MiB in float32
 
 
@@ -102,18 +100,9 @@ class SinkctlLM(TemplateLM):
         """Go on from each context until a stop string, an end of sequence, or the longest a task allows."""
         asked = [request.args for request in requests]
         asked = [(self.tok_encode(text), normalize_gen_kwargs(given, LONGEST)) for text, given in asked]
-        capacity = max(len(ids) + wanted["max_gen_toks"] for ids, wanted in asked)
-        decoders: dict[str, tuple] = {}
-        texts = []
-        for ids, wanted in asked:
-            sampling = self._sampling(wanted)
-            key = sampling.model_dump_json()
-            if key not in decoders:
-                decoders[key] = self._decoder(sampling, capacity)
-            decoder, (data, tensors) = decoders[key]
-            decoder.restore(data | {"sampler": decoder.sampler.state()}, tensors)
-            texts.append(self._continued(decoder, ids, wanted))
-        return texts
+        return Answers(self.loaded, self.policy, self._chunk).to(
+            [(ids or [self.prefix_token_id], wanted) for ids, wanted in asked]
+        )
 
     def _loglikelihood_tokens(self, requests: list, **_: Any) -> list[tuple[float, bool]]:
         found = []
@@ -143,33 +132,6 @@ class SinkctlLM(TemplateLM):
             return iter(())
         return zip(ids_T[:-1].split(self._chunk), ids_T[1:].split(self._chunk), strict=True)
 
-    def _sampling(self, wanted: dict[str, Any]) -> SamplingSettings:
-        unknown = set(wanted) - {*SAMPLED, "until", "do_sample", "max_gen_toks"}
-        if unknown:
-            raise UsageError(f"the task asks to generate with {', '.join(sorted(unknown))}, which is not supported")
-        if not wanted["do_sample"]:
-            return GREEDY
-        temperature, top_k, top_p = (wanted.get(name) for name in SAMPLED)
-        asked = {"temperature": temperature or 1.0, "top_k": top_k or None, "top_p": top_p or 1.0}
-        return GREEDY.model_copy(update=asked)
-
-    def _decoder(self, sampling: SamplingSettings, capacity: int) -> tuple:
-        graph, _ = can_capture(self.loaded, self.policy)
-        settings = GenerateRecipe(sampling=sampling, graph=graph, compile=False)
-        dense = capacity if self.policy.grows else None
-        decoder = decoder_for(self.loaded, self.policy, settings, 1, dense, self.loaded.uses_bos)
-        return decoder, decoder.state()
-
-    def _continued(self, decoder: Any, ids: list[int], wanted: dict[str, Any]) -> str:
-        ends, until, text = end_of_sequence(self.loaded), wanted["until"], ""
-        new = [int(decoder.feed([torch.tensor(ids or [self.prefix_token_id])], self._chunk)[0])]
-        while new[-1] not in ends:
-            text = self.tokenizer.decode(new, skip_special_tokens=True)
-            if len(new) >= wanted["max_gen_toks"] or any(stop and stop in text for stop in until):
-                break
-            new.append(int(decoder.step()[0]))
-        return postprocess_generated_text(text, until, None)
-
 
 def evaluate(
     lm: SinkctlLM, task: str, include: str | None, limit: int | None, length: int | None = None
@@ -194,6 +156,8 @@ def evaluate(
 @cache
 def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, length: int | None) -> Any:
     """The harness' task or group, which every cache is given: one that makes its texts takes minutes for them."""
+    random.seed(SEED)  # texts that a task makes are those of every other run
+    np.random.seed(SEED)
     manager = _tasks(include, tokenizer, length)
     if name not in manager.all_tasks:
         close = get_close_matches(name, manager.all_tasks, n=1)
