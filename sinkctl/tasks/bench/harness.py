@@ -156,18 +156,30 @@ def evaluate(
 @cache
 def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, length: int | None) -> Any:
     """The harness' task or group, which every cache is given: one that makes its texts takes minutes for them."""
-    random.seed(SEED)  # texts that a task makes are those of every other run
-    np.random.seed(SEED)
     manager = _tasks(include, tokenizer, length)
     if name not in manager.all_tasks:
         close = get_close_matches(name, manager.all_tasks, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
         raise UsageError(f"tasks: {name}: no such task; {hint}")
+    if name == "ruler_vt" and length is not None:
+        _check_tracking(tokenizer, length)
+    random.seed(SEED)  # texts that a task makes are those of every other run
+    np.random.seed(SEED)
     found = manager.load([name])
     either = found["groups"] | found["tasks"]
     if name not in either:
         raise UsageError(f"tasks: {name} stands for several tasks; name them: {', '.join(found['tasks'])}")
     return either[name]
+
+
+def _check_tracking(tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    """UsageError where the harness would look for texts for ever, deaf to Ctrl-C, as none is so short."""
+    from lm_eval.tasks.ruler import vt_utils
+
+    shortest, _ = vt_utils.generate_input_output(num_noises=10, num_chains=1, num_hops=4)
+    least = len(tokenizer(shortest).input_ids) + 530  # a worked example comes in front, and 30 are left for the answer
+    if length < least:
+        raise UsageError(f"lengths: {length}: ruler_vt makes no texts so short; give at least {least} tokens")
 
 
 @cache
