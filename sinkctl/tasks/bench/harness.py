@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from copy import copy
 from difflib import get_close_matches
 from functools import cache, cached_property
 from tempfile import TemporaryDirectory
@@ -21,21 +20,19 @@ from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import ModelError, TextError, UsageError
-from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.tasks.bench.answers import Answers
-from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+from sinkctl.tasks.bench.watching import watched
+from sinkctl.tasks.stream.scorers import scorer_for
 from sinkctl.text import check_ids
 
 LONGEST = 256  # tokens generated where a task does not say, as the harness has it
 SEED = 1234  # the harness' own, which it sets once texts are made
 RESAMPLES = 1000  # of bootstrapped standard errors
-LOGITS = 1 << 26  # alive at once: 256 MiB in float32
 
 
 class SinkctlLM(TemplateLM):
@@ -119,7 +116,7 @@ class SinkctlLM(TemplateLM):
         edge = len(ids) - 1 - last
         for ids_C, target_C in self._blocks(ids_T[: edge + 1]):
             scorer.step(ids_C, target_C)
-        with nullcontext() if greedy is None else _watched(scorer, greedy):
+        with nullcontext() if greedy is None else watched(scorer, lambda *said: _likeliest(*said, greedy)):
             losses = [scorer.step(ids_C, target_C) for ids_C, target_C in self._blocks(ids_T[edge:])]
         losses_T = np.concatenate([np.empty(0), *losses])
         if not np.isfinite(losses_T).all():
@@ -131,6 +128,10 @@ class SinkctlLM(TemplateLM):
         if len(ids_T) < 2:
             return iter(())
         return zip(ids_T[:-1].split(self._chunk), ids_T[1:].split(self._chunk), strict=True)
+
+
+def _likeliest(logits_TV: Tensor, target_T: Tensor, greedy: list[bool]) -> None:
+    greedy.extend((logits_TV.argmax(-1) == target_T).tolist())
 
 
 def evaluate(
@@ -193,28 +194,6 @@ def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, length: int 
     tokenizer.save_pretrained(folder.name)
     own = {"tokenizer": folder.name} | ({} if length is None else {"max_seq_lengths": [length]})
     return TaskManager(include_path=include, metadata=own)
-
-
-@contextmanager
-def _watched(scorer: Scorer, greedy: list[bool]) -> Iterator[None]:
-    """Tell `greedy`, for every loss computed inside, whether its target is the likeliest token."""
-    model, own = scorer.loaded.model, scorer._losses
-    step = max(1, LOGITS // model.get_input_embeddings().num_embeddings)
-
-    def losses(output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
-        every_TD, ids_T, target_T = output.last_hidden_state.flatten(0, 1), ids_BT.flatten(), target_BT.flatten()
-        for start in range(0, len(ids_T), step):
-            part, answer = slice(start, start + step), copy(output)
-            answer.last_hidden_state = every_TD[part, None]
-            logits_TV = last_logits(model, answer, ids_T[part, None])
-            greedy.extend((logits_TV.argmax(-1) == target_T[part].to(logits_TV.device)).tolist())
-        return own(output, ids_BT, target_BT)
-
-    scorer._losses = losses
-    try:
-        yield
-    finally:
-        del scorer._losses
 
 
 @contextmanager
