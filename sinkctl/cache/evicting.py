@@ -200,9 +200,12 @@ class EvictingCache(Handler):
         """Places of those that are kept, by the attention they got."""
         if isinstance(self.policy, HeavyHitter):
             return got_BGM.topk(kept, dim=-1).indices
+        return self._drawn(got_BGM, index, seen).to(got_BGM.device).topk(kept, dim=-1).indices
+
+    def _drawn(self, like: Tensor, index: int, seen: int) -> Tensor:
+        """What chance goes by, once a layer's row has seen so many tokens."""
         own = f"{self.policy.seed} {index} {seen}"  # of which torch takes 32 bits
-        drawn = torch.Generator().manual_seed(crc32(own.encode()))
-        return torch.rand(got_BGM.shape, generator=drawn).to(got_BGM.device).topk(kept, dim=-1).indices
+        return torch.rand(like.shape, generator=torch.Generator().manual_seed(crc32(own.encode())))
 
     def _left(self, held: Held) -> Held:
         """What goes on after an eviction was due."""

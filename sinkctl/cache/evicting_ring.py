@@ -1,7 +1,7 @@
-"""Heavy hitters of generation: single tokens of all rows at once, in memory that stays where it is.
+"""Eviction in generation: single tokens of all rows at once, in memory that stays where it is.
 
 What is held is what `EvictingCache` holds, in buffers made once. How many tokens that is follows from how many were
-seen, and which of them go is decided on the device; so a step asks the host nothing, and can be captured and replayed.
+seen, and which of them go by attention is decided on the device; so a step asks the host nothing, and can be captured.
 Blocks go through in pieces, rows side by side whatever their lengths. What this does not know goes through as there.
 
 Shapes: B rows, H query heads, G key/value heads, T tokens of a piece or block, M slots, D and E widths.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.evicting import NAME, WHY, EvictingCache, Held
-from sinkctl.cache.policies import HeavyHitter
+from sinkctl.cache.policies import Evicting, HeavyHitter
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.positions import rotate
@@ -31,12 +31,13 @@ class Piece(NamedTuple):
     real_BT: Tensor | None
     before: Tensor | int  # tokens of the block that came before it, [B]
     count: Tensor | int  # its own, [B]
+    spans: list[tuple[int, int]]  # both, as the host knows them: where it begins and ends in the block
 
 
 class EvictingRing(EvictingCache):
-    """Holds `rows` streams under heavy hitters, each continued a token a step."""
+    """Holds `rows` streams under an evicting policy, each continued a token a step."""
 
-    policy: HeavyHitter
+    policy: Evicting
 
     _slots: Sequence[Held] = ()
     _rehearses = False
@@ -54,7 +55,7 @@ class EvictingRing(EvictingCache):
         if not alike or call.sink_key is not None or B * H * most * self._slots[index].k.shape[2] > SCORES:
             return super().attend(call)
         if T == 1 and self._real is None:
-            return self._taken_in(index, call, Piece(None, None, 0, 1)).to(call.q_BHTD.dtype)
+            return self._taken_in(index, call, Piece(None, None, 0, 1, [(0, 1)] * B)).to(call.q_BHTD.dtype)
         out_BHTE = call.v_BGTE.new_zeros(B, H, T + 1, call.v_BGTE.shape[-1])  # padding goes to the last
         for piece in self._plan(T, call.q_BHTD.device):
             column_BT = piece.column_BT
@@ -77,7 +78,7 @@ class EvictingRing(EvictingCache):
                 for row, (first, end) in enumerate(spans):
                     column[row, : end - first] = torch.tensor(real[row][first:end], dtype=torch.int64)
                 before, count = torch.tensor([[first, end - first] for first, end in spans]).to(device).T
-                plan.append(Piece(column.to(device), (column < tokens).to(device), before, count))
+                plan.append(Piece(column.to(device), (column < tokens).to(device), before, count, spans))
             self._plans[device] = plan
         return self._plans[device]
 
@@ -178,7 +179,8 @@ class EvictingRing(EvictingCache):
             if piece.real_BT is not None:
                 a_BHTM = a_BHTM * piece.real_BT[:, None, :, None]
             got = slots.got.masked_fill(own_BM[:, None], 0) + a_BHTM.sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
-            place_BGM = self._staying(index, got, n_B + piece.count, self._many(index, t_B + piece.count))
+            worth = got if isinstance(self.policy, HeavyHitter) else self._by_chance(index, got, piece)
+            place_BGM = self._staying(index, worth, n_B + piece.count, self._many(index, t_B + piece.count))
             for buffer, own in ((slots.k, k), (slots.v, v), (slots.got, got)):
                 buffer.copy_(own.gather(2, place_BGM if own.dim() == 3 else place_BGM[..., None].expand_as(own)))
         return out_BHTE
@@ -194,15 +196,25 @@ class EvictingRing(EvictingCache):
         q_1HND = rotate(call.q_BHTD.transpose(0, 1).reshape(1, H, B * T, D), rotation, tuple(x[number] for x in table))
         return q_1HND.view(H, B, T, D).transpose(0, 1), rotate(k_BGMD, rotation, table)
 
-    def _staying(self, index: int, got_BGM: Tensor, held_B: Tensor, left_B: Tensor) -> Tensor:
+    def _by_chance(self, index: int, got_BGM: Tensor, piece: Piece) -> Tensor:
+        """What was drawn for what is between sinks and recent tokens, where something is due."""
+        drawn, keep = torch.zeros(got_BGM.shape), self._keeps[index]
+        for row, (first, end) in enumerate(piece.spans):
+            held = self._many(index, self.seen[row] + first) + end - first
+            if self._shortened(index) and held > self._many(index, self.seen[row] + end):
+                own = drawn[row : row + 1, :, keep.sinks : held - self.policy.last]
+                own.copy_(self._drawn(own, index, self.seen[row] + end))
+        return drawn.to(got_BGM.device)
+
+    def _staying(self, index: int, worth_BGM: Tensor, held_B: Tensor, left_B: Tensor) -> Tensor:
         """Which slot each slot takes over from, [B, G, M], where of so many held tokens so many are left."""
-        keep, (B, G, M) = self._keeps[index], got_BGM.shape
+        keep, (B, G, M) = self._keeps[index], worth_BGM.shape
         place_M, gone_B1 = torch.arange(M, device=held_B.device), (held_B - left_B)[:, None]
         if not self._shortened(index):
-            return (place_M + gone_B1).clamp(max=M - 1)[:, None].expand_as(got_BGM)
+            return (place_M + gone_B1).clamp(max=M - 1)[:, None].expand_as(worth_BGM)
         last_BL = held_B[:, None] + torch.arange(-self.policy.last, 0, device=held_B.device)
         middle_BM = (place_M >= keep.sinks) & (place_M < last_BL[:, :1])
-        chosen = got_BGM.masked_fill(~middle_BM[:, None], -torch.inf).topk(keep.window - self.policy.last).indices
+        chosen = worth_BGM.masked_fill(~middle_BM[:, None], -torch.inf).topk(keep.window - self.policy.last).indices
         parts = place_M[: keep.sinks].expand(B, G, -1), chosen.sort().values, last_BL[:, None].expand(-1, G, -1)
         left_BGM = torch.cat([*parts, place_M[keep.sinks + keep.window :].expand(B, G, -1)], dim=-1)
         return torch.where(gone_B1[:, None] > 0, left_BGM, place_M)

@@ -9,7 +9,7 @@ from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.evicting import EvictingCache
 from sinkctl.cache.evicting_ring import EvictingRing
 from sinkctl.cache.layers import kept_by
-from sinkctl.cache.policies import Evicting, HeavyHitter, PerHead, Policy, Snap
+from sinkctl.cache.policies import Evicting, PerHead, Policy, Snap
 from sinkctl.cache.precision.ring import RoundedRing
 from sinkctl.cache.prompts import PrefillWindows
 from sinkctl.cache.redistribution.heads import moved_heads
@@ -27,7 +27,7 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
     if policy.needs_prompts:
         return (SnapCache if isinstance(policy, Snap) else PrefillWindows)(layers, policy, rows)
     if isinstance(policy, Evicting):
-        return (EvictingRing if isinstance(policy, HeavyHitter) else EvictingCache)(layers, policy, rows)
+        return EvictingRing(layers, policy, rows)
     if policy.precision is None:
         made = partial(RingCache, rows=rows, capacity=capacity, moved=moved_heads(layers, policy))
     else:

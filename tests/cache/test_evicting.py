@@ -178,10 +178,11 @@ def test_steps_of_a_decoder_go_by_the_rule_written_out(family):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
+@pytest.mark.parametrize("policy", [HeavyHitter, RandomKept])
 @pytest.mark.parametrize("every", [1, 5])
-def test_rows_of_other_lengths_go_through_blocks_side_by_side_as_one_after_the_other(family, every):
+def test_rows_of_other_lengths_go_through_blocks_side_by_side_as_one_after_the_other(family, policy, every):
     loaded, ids = wrap(tiny(*STREAMED[family])), text()
-    policy, facts = HeavyHitter(sinks=1, window=12, every=every), loaded.layers(127)
+    policy, facts = policy(sinks=1, window=12, every=every), loaded.layers(127)
     caches = EvictingRing(facts, policy, 3), EvictingCache(facts, policy, 3)
     ids_BT, real_BT = torch.zeros(2, 3, 40, dtype=torch.long)
     for row, length in enumerate((40, 33, 6)):  # of the last, no token is in the first blocks
