@@ -41,6 +41,7 @@ class EvictingRing(EvictingCache):
 
     _slots: Sequence[Held] = ()
     _rehearses = False
+    _plans: dict[torch.device, list[Piece]]  # of the block under way
 
     @property
     def implementations(self) -> dict[str, str]:
@@ -50,11 +51,12 @@ class EvictingRing(EvictingCache):
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over what it holds and the new tokens, which it takes in."""
         index, (B, H, T, _) = self._index[id(call.module)], call.q_BHTD.shape
-        alike = all(rotations is self.rotations[0] for rotations in self.rotations)
-        most = min(T, self.policy.every)
-        if not alike or call.sink_key is not None or B * H * most * self._slots[index].k.shape[2] > SCORES:
+        alike, single = all(own is self.rotations[0] for own in self.rotations), T == 1 and self._real is None
+        scores_at_once = B * H * min(T, self.policy.every) * self._slots[index].k.shape[2]
+        if not alike or call.sink_key is not None or (scores_at_once > SCORES and not single):
+            assert not self._rehearses, "what is captured asks the host nothing"
             return super().attend(call)
-        if T == 1 and self._real is None:
+        if single:
             return self._taken_in(index, call, Piece(None, None, 0, 1, [(0, 1)] * B)).to(call.q_BHTD.dtype)
         out_BHTE = call.v_BGTE.new_zeros(B, H, T + 1, call.v_BGTE.shape[-1])  # padding goes to the last
         for piece in self._plan(T, call.q_BHTD.device):
@@ -82,10 +84,16 @@ class EvictingRing(EvictingCache):
             self._plans[device] = plan
         return self._plans[device]
 
+    def expect(self, real_BT: Tensor | None) -> None:
+        """Say which tokens of the next block are padding, which must never be kept or seen."""
+        super().expect(real_BT)
+        self._plans = {}
+
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has attended."""
-        one_for_all, self._plans = self._real is None, {}
+        one_for_all = self._real is None
         super().advance(tokens)
+        self._plans = {}
         for t_B in self._t_B.values():
             t_B.add_(tokens) if one_for_all else t_B.copy_(torch.tensor(self.seen))
 
@@ -111,7 +119,6 @@ class EvictingRing(EvictingCache):
 
     def restart(self) -> None:
         """Forget all that was seen; the memory stays."""
-        self._plans: dict[torch.device, list[Piece]] = {}  # of the block under way
         if not self._slots:
             with torch.inference_mode(False):  # what is made inside it cannot be written to outside
                 self._slots = [self._made(index) for index in range(len(self._facts))]
@@ -135,7 +142,7 @@ class EvictingRing(EvictingCache):
         return Held(k, v, torch.zeros(shape, dtype=torch.promote_types(facts.dtype, torch.float32), **like))
 
     def _set(self, seen: Sequence[int]) -> None:
-        self.seen = list(seen)
+        self.seen, self._plans = list(seen), {}
         for t_B in self._t_B.values():
             t_B.copy_(torch.tensor(self.seen))
 

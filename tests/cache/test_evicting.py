@@ -200,3 +200,28 @@ def test_rows_of_other_lengths_go_through_blocks_side_by_side_as_one_after_the_o
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=name)
+
+
+def test_a_block_that_was_stopped_midway_leaves_nothing_of_its_plan(demo):
+    policy, settings = (
+        HeavyHitter(sinks=1, window=12, every=5),
+        GenerateRecipe(sampling=GREEDY, graph=False, compile=False),
+    )
+    ids = torch.arange(100, 160)
+    stopped, whole = (decoder_for(demo, policy, settings, 2) for _ in range(2))
+    begun, own, calls = stopped.state(), stopped.cache.attend, []
+
+    def attend(call):
+        calls.append(call)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(call)
+
+    stopped.cache.attend = attend
+    with pytest.raises(KeyboardInterrupt):
+        stopped.feed([ids[:9], ids[3:9]], 64)
+    stopped.restore(*begun)
+    for decoder in (stopped, whole):
+        decoder.feed([ids[20:41], ids[22:41]], 64)
+    for name, tensor in whole.cache.state().items():
+        torch.testing.assert_close(stopped.cache.state()[name], tensor, msg=name)

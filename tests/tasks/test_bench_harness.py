@@ -200,12 +200,15 @@ def test_texts_that_ruler_would_seek_for_ever_are_refused_and_others_are_those_o
 
 
 def test_contexts_side_by_side_are_continued_as_each_alone(demo, book):
-    wanted = {"until": [], "max_gen_toks": 9}
-    contexts = [book[3000:3400], book[5000:5090], book[7000:7700]]
+    contexts = [
+        (book[3000:3400], {"until": [], "max_gen_toks": 9}),
+        (book[5000:5090], {"until": [], "max_gen_toks": 40}),  # the rows go on beside it
+        (book[7000:7700], {"until": [], "max_gen_toks": 2}),
+    ]
     for policy in ("4+60", "dense", "heavy_hitter:4+60@8", "snap:4+60"):
         lm = SinkctlLM(demo, policy_of(policy))
-        together = lm.generate_until(asked("generate_until", [(context, wanted) for context in contexts]))
-        assert together == [lm.generate_until(asked("generate_until", [(c, wanted)]))[0] for c in contexts], policy
+        together = lm.generate_until(asked("generate_until", contexts))
+        assert together == [lm.generate_until(asked("generate_until", [each]))[0] for each in contexts], policy
 
 
 def test_what_cannot_be_run_is_said_in_one_line(folder, demo):

@@ -45,7 +45,8 @@ class Answers:
         return texts
 
     def _alike(self, asked: list[Asked]) -> list[str]:
-        capacity = max(len(ids) + wanted["max_gen_toks"] for ids, wanted in asked)
+        # Every row goes on until the last one has ended.
+        capacity = max(len(ids) for ids, _ in asked) + max(wanted["max_gen_toks"] for _, wanted in asked)
         rows, texts = min(len(asked), self._rows(capacity)), []
         decoder = self._decoder(_sampling(asked[0][1]), rows, capacity)
         empty, tensors = decoder.state()
