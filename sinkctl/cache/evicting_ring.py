@@ -1,7 +1,8 @@
 """Eviction in generation: single tokens of all rows at once, in memory that stays where it is.
 
-What is held is what `EvictingCache` holds, in buffers made once. How many tokens that is follows from how many were
-seen, and which of them go by attention is decided on the device; so a step asks the host nothing, and can be captured.
+What is held is what `EvictingCache` holds, in buffers that seldom grow. How many tokens that is follows from how many
+were seen, and which of them go by attention is decided on the device; so a step asks the host nothing, and can be
+captured.
 Blocks go through in pieces, rows side by side whatever their lengths. What this does not know goes through as there.
 
 Shapes: B rows, H query heads, G key/value heads, T tokens of a piece or block, M slots, D and E widths.
@@ -19,6 +20,7 @@ from sinkctl.cache.policies import Evicting, HeavyHitter
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 from sinkctl.model.handler import AttentionCall
 from sinkctl.model.positions import rotate
+from sinkctl.model.probe import LayerFacts
 
 SCORES = 1 << 27  # numbers alive at once, over which rows go one after the other
 TAKEN = ("q_BHTD", "k_BGTD", "v_BGTE")
@@ -52,8 +54,9 @@ class EvictingRing(EvictingCache):
         """Attention of one layer over what it holds and the new tokens, which it takes in."""
         index, (B, H, T, _) = self._index[id(call.module)], call.q_BHTD.shape
         alike, single = all(own is self.rotations[0] for own in self.rotations), T == 1 and self._real is None
-        scores_at_once = B * H * min(T, self.policy.every) * self._slots[index].k.shape[2]
-        if not alike or call.sink_key is not None or (scores_at_once > SCORES and not single):
+        scores_at_once = B * H * min(T, self.policy.every) * min(max(self.seen) + T, self._most(index))
+        by_row = not alike or call.sink_key is not None
+        if by_row or (not single and (B == 1 or scores_at_once > SCORES)):
             assert not self._rehearses, "what is captured asks the host nothing"
             return super().attend(call)
         if single:
@@ -102,8 +105,10 @@ class EvictingRing(EvictingCache):
         self.seen = [seen + steps for seen in self.seen]
 
     def rehearse(self, on: bool) -> None:
-        """While on, steps leave nothing that a step done over must not find."""
+        """While on, steps leave nothing that a step done over must not find; what is captured then finds its memory."""
         self._rehearses = on
+        for index in range(len(self._slots)):
+            self._room(index, self._most(index))
 
     def rewind(self, seen: Sequence[int]) -> None:
         """Count anew from `seen`, after steps that left nothing."""
@@ -121,7 +126,7 @@ class EvictingRing(EvictingCache):
         """Forget all that was seen; the memory stays."""
         if not self._slots:
             with torch.inference_mode(False):  # what is made inside it cannot be written to outside
-                self._slots = [self._made(index) for index in range(len(self._facts))]
+                self._slots = [_empty(facts, len(self.seen)) for facts in self._facts]
                 devices = {facts.device for facts in self._facts}
                 self._t_B = {
                     device: torch.zeros(len(self.seen), dtype=torch.int64, device=device) for device in devices
@@ -133,13 +138,23 @@ class EvictingRing(EvictingCache):
         super().restore(state, seen)
         self._set(self.seen)
 
-    def _made(self, index: int) -> Held:
-        """Empty slots for all that a layer ever holds at once."""
-        facts, keep = self._facts[index], self._keeps[index]
-        slots = keep.sinks + keep.window + self.policy.every
-        shape, like = (len(self.seen), facts.kv_heads, slots), dict(device=facts.device)
-        k, v = (torch.zeros(*shape, width, dtype=facts.dtype, **like) for width in (facts.width, facts.value_width))
-        return Held(k, v, torch.zeros(shape, dtype=torch.promote_types(facts.dtype, torch.float32), **like))
+    def bytes_held(self) -> int:
+        """Size of all slots."""
+        return sum(buffer.nbytes for slots in self._slots for buffer in vars(slots).values())
+
+    def _most(self, index: int) -> int:
+        """Tokens that a layer ever holds at once."""
+        return self._keeps[index].sinks + self._keeps[index].window + self.policy.every
+
+    def _room(self, index: int, tokens: int) -> None:
+        """Make room for so many tokens a row; behind them is a slot for padding, which nothing reads."""
+        had = self._slots[index].k.shape[2] - 1
+        if tokens <= had:
+            return
+        more = max(min(2 * had, self._most(index)), tokens) - had
+        with torch.inference_mode(False):
+            for name, buffer in vars(self._slots[index]).items():
+                setattr(self._slots[index], name, torch.cat([buffer, buffer.new_zeros(_longer(buffer, more))], dim=2))
 
     def _set(self, seen: Sequence[int]) -> None:
         self.seen, self._plans = list(seen), {}
@@ -151,6 +166,7 @@ class EvictingRing(EvictingCache):
         return Held(*(buffer[row : row + 1, :, :held] for buffer in vars(self._slots[index]).values()))
 
     def _put(self, index: int, row: int, held: Held) -> None:
+        self._room(index, held.k.shape[2])
         for buffer, own in zip(vars(self._slots[index]).values(), vars(held).values(), strict=True):
             buffer[row, :, : own.shape[2]] = own[0]
 
@@ -163,34 +179,49 @@ class EvictingRing(EvictingCache):
 
     def _taken_in(self, index: int, call: AttentionCall, piece: Piece) -> Tensor:
         """Attention of a piece, out_BHTE; then its tokens are held, and what is due is evicted."""
-        slots, T = self._slots[index], call.q_BHTD.shape[2]
-        M, t_B = slots.k.shape[2], self._t_B[call.q_BHTD.device] + piece.before
-        place_M = torch.arange(M, device=t_B.device)
-        n_B = self._many(index, t_B)  # where the new tokens go
-        new_BM = place_M - n_B[:, None]
-        own_BM = (new_BM >= 0) & (new_BM < (piece.count if isinstance(piece.count, int) else piece.count[:, None]))
-        k, v = (
-            torch.where(own_BM[:, None, :, None], _at(new, new_BM.clamp(0, T - 1)), held)
-            for new, held in ((call.k_BGTD, slots.k), (call.v_BGTE, slots.v))
-        )
+        T, t_B = call.q_BHTD.shape[2], self._t_B[call.q_BHTD.device] + piece.before
+        M, due = self._reach(index, piece, t_B.device)
+        self._room(index, M)
+        slots, n_B = self._slots[index], self._many(index, t_B)  # where the new tokens go
         number_BT = n_B[:, None] + torch.arange(T, device=t_B.device)
-        q, turned_k = self._turned_by_row(index, call, k, number_BT)
-        distance_B1TM = (number_BT[..., None] - place_M)[:, None]
+        slot_BT = number_BT
+        if piece.real_BT is not None:
+            slot_BT = number_BT.masked_fill(~piece.real_BT, slots.k.shape[2] - 1)
+        for buffer, new in ((slots.k, call.k_BGTD), (slots.v, call.v_BGTE)):
+            buffer.scatter_(2, slot_BT[:, None, :, None].expand_as(new), new)
+        slots.got.scatter_(2, slot_BT[:, None].expand(-1, slots.got.shape[1], -1), 0.0)
+        held = Held(*(buffer[:, :, :M] for buffer in vars(slots).values()))
+        q, k = self._turned_by_row(index, call, held.k, number_BT)
+        distance_B1TM = (number_BT[..., None] - torch.arange(M, device=t_B.device))[:, None]
         unseen_B1TM = distance_B1TM < 0
         if not self._shortened(index):
             unseen_B1TM |= distance_B1TM > self._keeps[index].window
-        score = scores(q, turned_k, call.scale, call.softcap, call.slope_H, distance_B1TM)
+        if piece.real_BT is not None:  # padding sees something, so that it is a number
+            unseen_B1TM &= piece.real_BT[:, None, :, None]
+        score = scores(q, k, call.scale, call.softcap, call.slope_H, distance_B1TM)
         a_BHTM = weights(score.masked_fill(unseen_B1TM, -torch.inf), call.sink_logit_H)[..., :M]
-        out_BHTE = a_BHTM @ per_query_head(v, q).to(a_BHTM.dtype)
+        out_BHTE = a_BHTM @ per_query_head(held.v, q).to(a_BHTM.dtype)
         if not self._rehearses:
             if piece.real_BT is not None:
                 a_BHTM = a_BHTM * piece.real_BT[:, None, :, None]
-            got = slots.got.masked_fill(own_BM[:, None], 0) + a_BHTM.sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
-            worth = got if isinstance(self.policy, HeavyHitter) else self._by_chance(index, got, piece)
-            place_BGM = self._staying(index, worth, n_B + piece.count, self._many(index, t_B + piece.count))
-            for buffer, own in ((slots.k, k), (slots.v, v), (slots.got, got)):
-                buffer.copy_(own.gather(2, place_BGM if own.dim() == 3 else place_BGM[..., None].expand_as(own)))
+            held.got += a_BHTM.sum(2).unflatten(1, (k.shape[1], -1)).sum(2)
+            if due:
+                self._evict(index, held, piece, n_B + piece.count, self._many(index, t_B + piece.count))
         return out_BHTE
+
+    def _reach(self, index: int, piece: Piece, device: torch.device) -> tuple[int, bool]:
+        """(slots that are looked at, whether something may be evicted): of a captured step, all there may ever be."""
+        if self._rehearses or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return self._most(index), True
+        spans = zip(self.seen, piece.spans, strict=True)
+        held = [(self._many(index, seen + a) + b - a, self._many(index, seen + b)) for seen, (a, b) in spans]
+        return max(before for before, _ in held), any(before > after for before, after in held)
+
+    def _evict(self, index: int, held: Held, piece: Piece, held_B: Tensor, left_B: Tensor) -> None:
+        worth = held.got if isinstance(self.policy, HeavyHitter) else self._by_chance(index, held.got, piece)
+        place_BGM = self._staying(index, worth, held_B, left_B)
+        for buffer in vars(held).values():
+            buffer.copy_(buffer.gather(2, place_BGM if buffer.dim() == 3 else place_BGM[..., None].expand_as(buffer)))
 
     def _turned_by_row(self, index: int, call: AttentionCall, k_BGMD: Tensor, number_BT: Tensor) -> tuple:
         """Queries and keys at their places in the cache."""
@@ -225,6 +256,18 @@ class EvictingRing(EvictingCache):
         parts = place_M[: keep.sinks].expand(B, G, -1), chosen.sort().values, last_BL[:, None].expand(-1, G, -1)
         left_BGM = torch.cat([*parts, place_M[keep.sinks + keep.window :].expand(B, G, -1)], dim=-1)
         return torch.where(gone_B1[:, None] > 0, left_BGM, place_M)
+
+
+def _empty(facts: LayerFacts, rows: int) -> Held:
+    like = dict(device=facts.device, dtype=facts.dtype)
+    k, v = (torch.zeros(rows, facts.kv_heads, 1, width, **like) for width in (facts.width, facts.value_width))
+    return Held(
+        k, v, torch.zeros(k.shape[:3], device=facts.device, dtype=torch.promote_types(facts.dtype, torch.float32))
+    )
+
+
+def _longer(buffer: Tensor, slots: int) -> tuple[int, ...]:
+    return (*buffer.shape[:2], slots, *buffer.shape[3:])
 
 
 def _at(x_BGTD: Tensor, column_BN: Tensor) -> Tensor:

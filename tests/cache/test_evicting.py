@@ -179,7 +179,7 @@ def test_steps_of_a_decoder_go_by_the_rule_written_out(family):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
 @pytest.mark.parametrize("policy", [HeavyHitter, RandomKept])
-@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("every", [1, 5, 19])
 def test_rows_of_other_lengths_go_through_blocks_side_by_side_as_one_after_the_other(family, policy, every):
     loaded, ids = wrap(tiny(*STREAMED[family])), text()
     policy, facts = policy(sinks=1, window=12, every=every), loaded.layers(127)

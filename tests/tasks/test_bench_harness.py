@@ -188,10 +188,12 @@ def test_tasks_that_make_their_own_texts_get_the_tokenizer_and_the_length(demo):
     assert [(reading.metric, reading.value) for reading in read] == [("1024", 0.25), ("acc", -1.0)]
 
 
-def test_texts_that_ruler_would_seek_for_ever_are_refused_and_others_are_those_of_every_run(demo):
+def test_texts_that_ruler_would_seek_for_ever_are_refused_and_others_are_those_of_every_run(demo, tmp_path):
     """In a run of its own lm_eval is deaf even to Ctrl-C."""
-    with pytest.raises(UsageError, match=r"lengths: 512: ruler_vt makes no texts so short; give at least 9\d\d tokens"):
-        harness._loaded("ruler_vt", None, demo.tokenizer, 512)
+    (tmp_path / "mine.yaml").write_text("group: mine\ntask: [niah_single_1, ruler_vt]\n")
+    for name, include in (("ruler_vt", None), ("mine", str(tmp_path))):
+        with pytest.raises(UsageError, match=r"lengths: 512: ruler_vt makes no texts so short; give at least 9\d\d "):
+            harness._loaded(name, include, demo.tokenizer, 512)
     made = []
     for _ in range(2):
         harness._loaded.cache_clear()

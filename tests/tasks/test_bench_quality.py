@@ -1,5 +1,6 @@
 """Perplexity and retrieval as benchmarks: the numbers of `stream` and `questions`, in a table and a picture."""
 
+import json
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from sinkctl.report.draw import inline
 from sinkctl.report.quality import beside_table, quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.result.bench import BenchDetail, Machine, Row
+from sinkctl.tasks.bench.beside_full import opening
 from sinkctl.tasks.bench.cases import quality, retrieval, tasks
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.stream.scorers import scorer_for
@@ -83,13 +85,27 @@ def test_predictions_beside_everything_kept_are_those_of_the_stock_model_with_an
     assert read["2+38", "flips"].value == pytest.approx(100 * flips, abs=0.5)
     assert read["2+38,2bit,keep=none", "kl"].value > kl.value
     assert ("dense", "kl") not in read
-    tokens, text = 1500, demo.tokenizer(book[:8000], add_special_tokens=False, return_offsets_mapping=True)
-    size = len(book[: text.offset_mapping[tokens - 1][0]].encode())
-    bits = np.log2(read["2+38", "perplexity"].value) * (tokens - 1) / size
+    text = demo.tokenizer(book[:8000], add_special_tokens=False, return_offsets_mapping=True)
+    size = len(book[: text.offset_mapping[1499][1]].encode())
+    bits = np.log2(read["2+38", "perplexity"].value) * 1500 / size
     assert read["2+38", "bits_per_byte"].value == pytest.approx(bits, rel=1e-6)
     shown = beside_table(detail(found))
     assert shown.columns == ["setting", "KL, nats", "another token likeliest"]
     assert [row[0] for row in shown.rows] == ["2+38", "2+38, 2-bit KV, last 0 in full"]
+
+
+def test_bytes_are_those_of_the_text_alone_whatever_holds_it(demo, book, tmp_path):
+    first, second, records = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.jsonl"
+    first.write_text(book[:900])
+    second.write_text(book[900:9000])
+    records.write_text("".join(json.dumps({"id": "x" * 200, "text": book[i : i + 900]}) + "\n" for i in (0, 900)))
+    ids, rate = opening(demo, (str(first), str(second)), 600)
+    before = demo.tokenizer(book[:900], add_special_tokens=False).input_ids
+    after = demo.tokenizer(book[900:9000], add_special_tokens=False, return_offsets_mapping=True)
+    assert ids.tolist() == [*before, *after.input_ids][:600]
+    size = 900 + after.offset_mapping[600 - len(before) - 1][1]
+    assert rate == pytest.approx(600 / size, rel=0.01)  # some characters are longer than a byte
+    assert opening(demo, (str(records),), None)[1] == pytest.approx(rate, rel=0.1)
 
 
 def test_sinks_that_fill_the_cache_are_left_out_and_peers_stand_by_themselves(scored):

@@ -11,6 +11,7 @@ from sinkctl.cache.policies import Policy, Recompute
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import free_bytes
+from sinkctl.model.probe import LearnedPositions
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe, SamplingSettings
 from sinkctl.tasks.generate.decoder import Decoder, lengths_of
@@ -61,7 +62,10 @@ class Answers:
             return 1
         whole = self.policy.grows or self.policy.needs_prompts
         tokens = capacity if whole else min(capacity, self.policy.reach + 1)
-        layers = lengths_of(self.loaded, self.policy).last.layers
+        try:
+            layers = lengths_of(self.loaded, self.policy).last.layers
+        except LearnedPositions:
+            return 1  # what makes the decoder says what to do instead
         bytes_a_token = sum(f.kv_heads * (f.width + f.value_width) * f.dtype.itemsize for f in layers)
         return max(1, min(MOST, free_bytes(self.loaded.device) // 8 // (tokens * bytes_a_token)))
 

@@ -13,7 +13,7 @@ from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.tasks.bench.watching import LOGITS, watched
 from sinkctl.tasks.stream.scorer import Scorer
 from sinkctl.tasks.stream.scorers import scorer_for
-from sinkctl.text import TokenBlock, TokenStream
+from sinkctl.text import TokenStream
 
 
 @dataclass
@@ -65,17 +65,16 @@ def _said(scorer: Scorer, ids_T: Tensor) -> Tensor:
     return torch.cat(said)
 
 
-def opening(loaded: LoadedModel, files: Sequence[str], limit: int | None) -> tuple[Tensor, float | None]:
+def opening(loaded: LoadedModel, files: Sequence[str], limit: int | None) -> tuple[Tensor, float]:
     """(ids of so many first tokens of the texts, int64 [T], tokens a byte of them); no files: the built-in text."""
-    found: dict[int, list[TokenBlock]] = {}
-    left = math.inf if limit is None else limit
+    ids, left = [], math.inf if limit is None else limit
     for block in TokenStream(files or [DEMO / "text.txt"], loaded.tokenizer):
         if left <= 0:
             break
-        found.setdefault(block.file, []).append(block)
+        ids.append(block.ids)
         left -= len(block.ids)
-    ids = [np.concatenate([block.ids for block in blocks])[:limit] for blocks in found.values()]
-    offsets = [np.concatenate([b.byte_offsets for b in blocks])[:limit] for blocks in found.values()]
-    size = sum(int(each[-1] - each[0]) for each in offsets)
-    tokens = sum(len(each) - 1 for each in offsets)
-    return torch.from_numpy(np.concatenate(ids)[:limit]), tokens / size if size else None
+    ids = np.concatenate(ids)[:limit]
+    text = loaded.tokenizer.decode(
+        ids.tolist(), clean_up_tokenization_spaces=False
+    )  # of records, without what is around
+    return torch.from_numpy(ids), len(ids) / len(text.encode("utf-8", "surrogatepass"))

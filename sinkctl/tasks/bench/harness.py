@@ -162,7 +162,7 @@ def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, 
         close = get_close_matches(name, manager.all_tasks, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
         raise UsageError(f"tasks: {name}: no such task; {hint}")
-    if name == "ruler_vt" and length is not None:
+    if length is not None and "ruler_vt" in _leaves(manager, name):
         _check_tracking(tokenizer, length)
     random.seed(SEED)  # texts that a task makes are those of every other run
     np.random.seed(SEED)
@@ -171,6 +171,16 @@ def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, 
     if name not in either:
         raise UsageError(f"tasks: {name} stands for several tasks; name them: {', '.join(found['tasks'])}")
     return either[name]
+
+
+def _leaves(manager: TaskManager, name: str) -> set[str]:
+    """The tasks that a name stands for."""
+    entry = manager.task_index.get(name)
+    children = ((entry and entry.cfg) or {}).get("task")
+    if not isinstance(children, list):
+        return {name}
+    names = (child.get("task") if isinstance(child, dict) else child for child in children)
+    return set().union(*(_leaves(manager, each) for each in names if isinstance(each, str)))
 
 
 def _check_tracking(tokenizer: PreTrainedTokenizerBase, length: int) -> None:

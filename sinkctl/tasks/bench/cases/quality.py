@@ -69,9 +69,7 @@ def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perp
     """Bits per byte, which compare models of other vocabularies; and what is seen beside everything kept."""
     _, rate = _opening(case, subject)
     beside = _beside(case, subject).get(policy.label)
-    readings = []
-    if rate is not None:
-        readings.append(Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate))
+    readings = [Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate)]
     if beside is not None:
         said = {"setting": policy.label, "tokens": beside.tokens}
         readings.append(Reading(way, "kl", "nats", "lower", beside.divergence, said))
@@ -79,7 +77,7 @@ def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perp
     return readings
 
 
-def _opening(case: QualityCase, subject: Subject) -> tuple[Tensor, float | None]:
+def _opening(case: QualityCase, subject: Subject) -> tuple[Tensor, float]:
     """What is streamed, and its tokens a byte; remembered by the subject."""
     return subject.once(f"opening {case.files} {case.limit}", lambda: opening(subject.loaded, case.files, case.limit))
 
