@@ -12,13 +12,14 @@ from reference import token_by_token_nll
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
-from sinkctl.cache.policies import Dense, Recompute, SinkWindow
+from sinkctl.cache.policies import Dense, HeavyHitter, Recompute, SinkWindow
 from sinkctl.cache.streaming import streaming
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.probe import probe
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.sampling import Sampler
+from sinkctl.tasks.generate.settle import can_capture
 from sinkctl.tasks.measure.input_set import InputSet
 from sinkctl.tasks.measure.run import InputRun
 from sinkctl.tasks.measure.settle import settle
@@ -170,6 +171,16 @@ def test_generate_with_the_streaming_cache_and_rows_of_all_lengths(scaling):
         embedded = loaded.model.get_input_embeddings()(ids_BT)
         assert loaded.model.generate(inputs_embeds=embedded, past_key_values=cache, **options).tolist() == expected
     assert "prepare_inputs_for_generation" not in vars(loaded.model)
+
+
+def test_eviction_is_not_captured_where_rows_may_turn_unlike_each_other(monkeypatch):
+    """Such rows go through one after the other, which asks the host where they stand."""
+    loaded = loaded_of("longrope")
+    monkeypatch.setattr(LoadedModel, "device", property(lambda self: torch.device("cuda")))
+    assert can_capture(loaded, ROOMY)[0]
+    captured, why = can_capture(loaded, HeavyHitter(sinks=2, window=45))
+    assert not captured
+    assert "rows may turn by frequencies of their own" in why
 
 
 def test_beams_are_those_of_the_stock_class(monkeypatch):

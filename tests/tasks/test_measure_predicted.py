@@ -110,3 +110,12 @@ def test_a_massive_token_that_stands_in_one_place_is_among_the_first_that_are_ke
     found = result.measure.checkpoints[0].inputs[0].predicted
     assert (found.keep, found.left, found.all.precision, found.all.recall) == ("first:5", 0, 100, 100)
     assert "keep the first 5 tokens in full" in result.verdict[-1]
+
+
+def test_a_massive_token_that_no_head_sinks_on_is_no_reason_to_keep_all_before_it(tmp_path):
+    """Gemma-3-270m's commas: two samples of four had one at 688, and 689 tokens were to be kept."""
+    path = tmp_path / "records.jsonl"
+    ids = [UNATTENDED if i == 40 else 20 + i % 40 for i in range(63)]
+    path.write_text("\n".join([json.dumps({"text": " ".join(f"w{token}" for token in ids)})] * 4))
+    found = measured(planted(), (str(path),)).measure.checkpoints[0].inputs[0].predicted
+    assert (found.keep, found.left, found.all.predicted, found.all.right) == ("first:1", 4, 8, 4)

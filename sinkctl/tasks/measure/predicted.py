@@ -26,7 +26,7 @@ def predicted_sinks(tally: Tally, shown: InputSet) -> PredictedSinks | None:
     eligible = tally.found.eligible
     told = {(n, t) for n, t in predicted(elements[found.layer], found.channels) if eligible[n][t]}
     sinks = {(place.sample, place.key) for place in tally.found.places if place.last > found.layer}
-    keep = _first(told, samples)
+    keep = _first(told & sinks, samples)  # commas that are massive and no sinks reach far into a text
     return PredictedSinks(
         layer=found.layer,
         channels=found.channels,
@@ -38,9 +38,9 @@ def predicted_sinks(tally: Tally, shown: InputSet) -> PredictedSinks | None:
     )
 
 
-def _first(told: Places, samples: int) -> int:
-    """So many first tokens reach up to the last place that is predicted in half of the samples."""
-    often = [t for t, times in Counter(t for _, t in told).items() if 2 * times >= samples]
+def _first(right: Places, samples: int) -> int:
+    """So many first tokens reach up to the last place that is a predicted sink in half of the samples."""
+    often = [t for t, times in Counter(t for _, t in right).items() if 2 * times >= samples]
     return max(often, default=-1) + 1
 
 
