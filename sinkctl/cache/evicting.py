@@ -9,6 +9,7 @@ Shapes: B rows, H query heads, G key/value heads, T tokens, N kept ones, S = N +
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from zlib import crc32
 
 import torch
@@ -103,26 +104,33 @@ class EvictingCache(Handler):
         """What continues the streams, with `seen`: by layer, row and part."""
         return {
             f"{index}.{row}.{name}": tensor
-            for index, held in enumerate(self._held)
-            for row, own in enumerate(held)
-            for name, tensor in vars(own).items()
+            for index, row in self._each()
+            for name, tensor in vars(self._past(index, row, self.seen[row])).items()
         }
 
     def restore(self, state: dict[str, Tensor], seen: int | Sequence[int]) -> None:
         """Continue from `state`."""
         self.seen = [seen] if isinstance(seen, int) else list(seen)
-        self._held = [
-            [
-                Held(*(state[f"{index}.{row}.{name}"].to(facts.device) for name in ("k", "v", "got")))
-                for row in range(len(self.seen))
-            ]
-            for index, facts in enumerate(self._facts)
-        ]
+        for index, row in self._each():
+            tensors = (state[f"{index}.{row}.{name}"] for name in ("k", "v", "got"))
+            self._put(index, row, Held(*(tensor.to(self._facts[index].device) for tensor in tensors)))
 
     def bytes_held(self) -> int:
         """Size of keys, values, and what decides about them."""
-        tensors = (x for held in self._held for own in held for x in vars(own).values())
+        tensors = EvictingCache.state(self).values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def _each(self) -> Iterator[tuple[int, int]]:
+        """Every layer and row."""
+        return product(range(len(self._facts)), range(len(self.seen)))
+
+    def _past(self, index: int, row: int, seen: int) -> Held:
+        """What a layer holds of a row that has seen so many tokens."""
+        return self._held[index][row]
+
+    def _put(self, index: int, row: int, held: Held) -> None:
+        """Let a layer hold that of a row."""
+        self._held[index][row] = held
 
     def _pieces(self, row: int, tokens: int) -> Iterator[tuple[int, int]]:
         """Cuts of the next tokens, each ending where something is evicted, or with them."""
@@ -134,11 +142,14 @@ class EvictingCache(Handler):
 
     def _piece(self, index: int, row: int, call: AttentionCall, seen: int) -> Tensor:
         """Attention of tokens between which nothing is evicted; `seen` counts the stream with them."""
-        past, nothing = self._held[index][row], call.k_BGTD.new_zeros(call.k_BGTD.shape[:3])
+        past, nothing = (
+            self._past(index, row, seen - call.q_BHTD.shape[2]),
+            call.k_BGTD.new_zeros(call.k_BGTD.shape[:3]),
+        )
         new = Held(call.k_BGTD, call.v_BGTE, nothing.to(past.got.dtype))
         held = Held(*(torch.cat(pair, dim=2) for pair in zip(vars(past).values(), vars(new).values(), strict=True)))
         out_BHTE, held.got = self._answer(index, row, call, held, seen)
-        self._held[index][row] = self._kept(held, index, row, seen)
+        self._put(index, row, self._kept(held, index, row, seen))
         return out_BHTE.to(call.q_BHTD.dtype)
 
     def _answer(self, index: int, row: int, call: AttentionCall, held: Held, seen: int) -> tuple[Tensor, Tensor]:
@@ -189,9 +200,12 @@ class EvictingCache(Handler):
         """Places of those that are kept, by the attention they got."""
         if isinstance(self.policy, HeavyHitter):
             return got_BGM.topk(kept, dim=-1).indices
+        return self._drawn(got_BGM, index, seen).to(got_BGM.device).topk(kept, dim=-1).indices
+
+    def _drawn(self, like: Tensor, index: int, seen: int) -> Tensor:
+        """What chance goes by, once a layer's row has seen so many tokens."""
         own = f"{self.policy.seed} {index} {seen}"  # of which torch takes 32 bits
-        drawn = torch.Generator().manual_seed(crc32(own.encode()))
-        return torch.rand(got_BGM.shape, generator=drawn).to(got_BGM.device).topk(kept, dim=-1).indices
+        return torch.rand(like.shape, generator=torch.Generator().manual_seed(crc32(own.encode())))
 
     def _left(self, held: Held) -> Held:
         """What goes on after an eviction was due."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.evicting import EvictingCache
+from sinkctl.cache.evicting_ring import EvictingRing
 from sinkctl.cache.layers import kept_by
 from sinkctl.cache.policies import Evicting, PerHead, Policy, Snap
 from sinkctl.cache.precision.ring import RoundedRing
@@ -26,7 +27,7 @@ def ring(layers: Sequence[LayerFacts], policy: Policy, rows: int, capacity: int 
     if policy.needs_prompts:
         return (SnapCache if isinstance(policy, Snap) else PrefillWindows)(layers, policy, rows)
     if isinstance(policy, Evicting):
-        return EvictingCache(layers, policy, rows)
+        return EvictingRing(layers, policy, rows)
     if policy.precision is None:
         made = partial(RingCache, rows=rows, capacity=capacity, moved=moved_heads(layers, policy))
     else:

@@ -21,6 +21,11 @@ def device_bytes(device: torch.device, peak: bool = False) -> int | None:
     return None
 
 
+def free_bytes(device: torch.device) -> int:
+    """Bytes that may still be taken: on the GPU, or in memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
 def process_peak(reset: bool = False) -> int | None:
     """Most bytes this process has held in memory; with `reset` it is counted anew from here (Linux).
 

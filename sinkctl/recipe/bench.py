@@ -133,6 +133,11 @@ class QualityCase(CaseSettings):
         ("none",), min_length=1, description="What stays in full, as --kv-keep."
     )
     kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
+    beside_full: bool = Field(
+        False,
+        description="Bits per byte too; and, as far as the model's context reaches, KL divergence of the predictions "
+        "from those with everything kept, and how often the likeliest token is another: a second pass.",
+    )
 
 
 class RetrievalCase(CaseSettings):

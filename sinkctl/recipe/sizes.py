@@ -39,7 +39,7 @@ MEASURED = {
     "measure": ("tokens_per_s", "added_memory"),
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
-    "quality": ("perplexity",),
+    "quality": ("perplexity", "bits_per_byte", "kl", "flips"),
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }

@@ -3,7 +3,7 @@
 from sinkctl.report import parts
 from sinkctl.report.markdown import rendered
 from sinkctl.report.parts import Section, Table, columns_of, of, table_of, without_empty
-from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
+from sinkctl.report.quality import beside_table, quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
 from sinkctl.report.summary import model_line, unfinished
@@ -27,6 +27,7 @@ def tables(detail: BenchDetail) -> list[tuple[str, Table]]:
     return [
         *((title, case_table(rows, detail)) for title, rows in case_rows(detail)),
         ("Quality", quality_table(detail)),
+        ("Beside everything kept", beside_table(detail)),
         ("Retrieval", retrieval_table(detail)),
         ("Startup", startup_table(detail)),
         ("Growth", fit_table(detail.fits)),

@@ -5,7 +5,7 @@ from sinkctl.report.parts import LinePicture, Table, line_picture, table_of
 from sinkctl.report.questions import GONE, PARTLY
 from sinkctl.report.summary import BEYOND
 from sinkctl.result.bench import BenchDetail, Row
-from sinkctl.result.numbers import NOTHING, count, known, percent, perplexity
+from sinkctl.result.numbers import NOTHING, count, figures, known, percent, perplexity
 
 DENSE, RECOMPUTE, CHOSEN = "dense", "recompute", ("heavy_hitter", "random")
 
@@ -98,6 +98,23 @@ def retrieval_table(detail: BenchDetail) -> Table:
         "no" in seen and "† the answer had left the cache",
         "partly" in seen and "(†) some of the answers had, or part of them",
     )
+
+
+def beside_table(detail: BenchDetail) -> Table:
+    """How far each setting's predictions are from those with everything kept; empty where that was not asked for."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in detail.rows:
+        if row.metric in ("kl", "flips"):
+            found.setdefault((row.case, row.detail["setting"]), {})[row.metric] = row
+    columns = _named("setting", [case for case, _ in found])
+    columns |= {
+        "KL, nats": lambda item: figures(item[1]["kl"].value),
+        "another token likeliest": lambda item: percent(item[1]["flips"].value),
+    }
+    tokens = list(dict.fromkeys(row.detail["tokens"] for own in found.values() for row in own.values()))
+    items = sorted(found.items(), key=lambda item: (item[0][0], item[1]["kl"].value))
+    over = len(tokens) == 1 and f"of {count(tokens[0])} tokens, as far as the model's context reaches"
+    return table_of(items, columns, over, words=["setting"])
 
 
 def _scored(detail: BenchDetail) -> list[Row]:

@@ -8,7 +8,9 @@ from reference import stock_cache, token_by_token_nll, turn
 from test_blocks import stream, text, wrap
 
 from sinkctl.cache.evicting import EvictingCache
+from sinkctl.cache.evicting_ring import EvictingRing
 from sinkctl.cache.policies import HeavyHitter, Keep, RandomKept, SinkWindow
+from sinkctl.cache.select import ring
 from sinkctl.model.attention import attached
 from sinkctl.model.handler import Handler
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
@@ -156,3 +158,45 @@ def test_rows_of_a_decoder_write_what_each_alone_would_and_choose_what_scoring_d
         torch.testing.assert_close(tensor, theirs, rtol=0, atol=1e-4)
     both.cache.select(torch.tensor([1, 1]))
     assert both.cache.seen == [both.cache.seen[1]] * 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
+def test_steps_of_a_decoder_go_by_the_rule_written_out(family):
+    loaded, ids = wrap(tiny(*STREAMED[family])), text()[:60]
+    policy = HeavyHitter(sinks=1, window=12, every=5)
+    expected = head_by_head(loaded, HeadByHead(loaded.layers(127), policy), ids)
+    cache, found, one = ring(loaded.layers(127), policy, 2), [], torch.ones(2, 1, dtype=torch.long)
+    with attached(loaded.model, cache), torch.no_grad():
+        for token, target in zip(ids[:-1], ids[1:], strict=True):
+            logits = loaded.model(
+                input_ids=token * one, position_ids=0 * one, attention_mask=one, use_cache=False
+            ).logits
+            cache.advance(1)
+            found.append(-logits[:, 0].log_softmax(-1)[:, target])
+    np.testing.assert_allclose(torch.stack(found).numpy(), np.stack([expected, expected], 1), rtol=0, atol=1e-10)
+    assert max(tensor.shape[2] for tensor in cache.state().values()) <= policy.reach
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
+@pytest.mark.parametrize("policy", [HeavyHitter, RandomKept])
+@pytest.mark.parametrize("every", [1, 5])
+def test_rows_of_other_lengths_go_through_blocks_side_by_side_as_one_after_the_other(family, policy, every):
+    loaded, ids = wrap(tiny(*STREAMED[family])), text()
+    policy, facts = policy(sinks=1, window=12, every=every), loaded.layers(127)
+    caches = EvictingRing(facts, policy, 3), EvictingCache(facts, policy, 3)
+    ids_BT, real_BT = torch.zeros(2, 3, 40, dtype=torch.long)
+    for row, length in enumerate((40, 33, 6)):  # of the last, no token is in the first blocks
+        ids_BT[row, 40 - length :], real_BT[row, 40 - length :] = ids[row : row + length], 1
+    for cache in caches:
+        with attached(loaded.model, cache), torch.no_grad():
+            for part in (slice(0, 17), slice(17, 30), slice(30, 40)):
+                cache.expect(real_BT[:, part].bool())
+                own = dict(
+                    position_ids=torch.zeros_like(ids_BT[:, part]), attention_mask=torch.ones_like(ids_BT[:, part])
+                )
+                loaded.model(input_ids=ids_BT[:, part], use_cache=False, **own)
+                cache.advance(ids_BT[:, part].shape[1])
+    found, expected = (cache.state() for cache in caches)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=name)

@@ -188,6 +188,26 @@ def test_tasks_that_make_their_own_texts_get_the_tokenizer_and_the_length(demo):
     assert [(reading.metric, reading.value) for reading in read] == [("1024", 0.25), ("acc", -1.0)]
 
 
+def test_texts_that_ruler_would_seek_for_ever_are_refused_and_others_are_those_of_every_run(demo):
+    """In a run of its own lm_eval is deaf even to Ctrl-C."""
+    with pytest.raises(UsageError, match=r"lengths: 512: ruler_vt makes no texts so short; give at least 9\d\d tokens"):
+        harness._loaded("ruler_vt", None, demo.tokenizer, 512)
+    made = []
+    for _ in range(2):
+        harness._loaded.cache_clear()
+        made.append([doc["input"] for doc in harness._loaded("ruler_vt", None, demo.tokenizer, 1024).eval_docs][:2])
+    assert made[0] == made[1]
+
+
+def test_contexts_side_by_side_are_continued_as_each_alone(demo, book):
+    wanted = {"until": [], "max_gen_toks": 9}
+    contexts = [book[3000:3400], book[5000:5090], book[7000:7700]]
+    for policy in ("4+60", "dense", "heavy_hitter:4+60@8", "snap:4+60"):
+        lm = SinkctlLM(demo, policy_of(policy))
+        together = lm.generate_until(asked("generate_until", [(context, wanted) for context in contexts]))
+        assert together == [lm.generate_until(asked("generate_until", [(c, wanted)]))[0] for c in contexts], policy
+
+
 def test_what_cannot_be_run_is_said_in_one_line(folder, demo):
     case = TasksCase(tasks=("own_choice",), include=str(folder))
     with pytest.raises(UsageError, match="own_choice: no such task; did you mean 'own_choices'"):

@@ -4,18 +4,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from sinkctl import api
+from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import ModelError, UsageError
+from sinkctl.model.attention import attached
 from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.sizes import kept_in, sizes
 from sinkctl.report.draw import inline
-from sinkctl.report.quality import quality_picture, quality_table, retrieval_table
+from sinkctl.report.quality import beside_table, quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.result.bench import BenchDetail, Machine, Row
 from sinkctl.tasks.bench.cases import quality, retrieval, tasks
 from sinkctl.tasks.bench.subject import Subject
+from sinkctl.tasks.stream.scorers import scorer_for
 
 CASE = QualityCase(sinks=(0, 1, 4), caches=(64, 2), limit=1500, peers=("dense", "recompute"), every=50)
 
@@ -54,6 +58,38 @@ def test_perplexities_are_those_of_the_stream_over_tokens_that_all_policies_scor
         assert row.value == pytest.approx(expected, rel=1e-5)
         assert row.detail["own_perplexity"] == pytest.approx(found.result.measurement(f"{label}.perplexity").value)
         assert row.detail["tokens"] == common.sum()
+
+
+@torch.no_grad()
+def test_predictions_beside_everything_kept_are_those_of_the_stock_model_with_and_without_a_mask(demo, book):
+    settings = dict(sinks=(2,), caches=(40,), limit=1500, peers=("dense",), beside_full=True)
+    case = QualityCase(kv=("full", "2bit"), kv_recent=0, **settings)
+    found = rows(case, quality, subject(case))
+    read = {(row.label, row.metric): row for row in found}
+    context = demo.context
+    ids_T = torch.tensor([demo.bos_id, *demo.tokenizer(book[:4000], add_special_tokens=False).input_ids])[:context]
+    whole = demo.model(ids_T[None]).logits[0, :-1].double().log_softmax(-1)
+    scorer, own = scorer_for(demo, SinkWindow(sinks=2, window=38), bos=True), []
+    with attached(demo.model, scorer._cache):
+        for token in ids_T[:-1]:
+            one = torch.ones(1, 1, dtype=torch.long)
+            own.append(demo.model(token[None, None], position_ids=0 * one, attention_mask=one, use_cache=False).logits)
+            scorer._cache.advance(1)
+    own = torch.cat(own)[:, 0].double().log_softmax(-1)
+    kl = read["2+38", "kl"]
+    assert kl.value == pytest.approx(float((whole.exp() * (whole - own)).sum(-1).mean()), rel=1e-3)
+    assert kl.detail["tokens"] == context - 1
+    flips = float((whole.argmax(-1) != own.argmax(-1)).double().mean())
+    assert read["2+38", "flips"].value == pytest.approx(100 * flips, abs=0.5)
+    assert read["2+38,2bit,keep=none", "kl"].value > kl.value
+    assert ("dense", "kl") not in read
+    tokens, text = 1500, demo.tokenizer(book[:8000], add_special_tokens=False, return_offsets_mapping=True)
+    size = len(book[: text.offset_mapping[tokens - 1][0]].encode())
+    bits = np.log2(read["2+38", "perplexity"].value) * (tokens - 1) / size
+    assert read["2+38", "bits_per_byte"].value == pytest.approx(bits, rel=1e-6)
+    shown = beside_table(detail(found))
+    assert shown.columns == ["setting", "KL, nats", "another token likeliest"]
+    assert [row[0] for row in shown.rows] == ["2+38", "2+38, 2-bit KV, last 0 in full"]
 
 
 def test_sinks_that_fill_the_cache_are_left_out_and_peers_stand_by_themselves(scored):

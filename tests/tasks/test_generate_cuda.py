@@ -71,3 +71,13 @@ def test_a_captured_step_follows_its_ring_back(on_gpu, dtype):
     assert say(40) == second
     decoder.restore(*empty)
     assert say(60) == first
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_captured_step_evicts_as_an_uncaptured_one_does(on_gpu, every):
+    policy = {"kind": "heavy_hitter", "sinks": 1, "window": 40, "every": every}
+    expected, found = (
+        run(recipe([PROMPT, "A"], policy=policy, graph=graph, tokens=150), on_gpu) for graph in (False, "auto")
+    )
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    assert found.result.choices["graph"].startswith("on: ")

@@ -2,10 +2,10 @@
 
 import atexit
 import os
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from copy import copy
 from difflib import get_close_matches
 from functools import cache, cached_property
 from tempfile import TemporaryDirectory
@@ -16,28 +16,23 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import ModelError, TextError, UsageError
-from sinkctl.model.head import last_logits
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import auto_chunk
-from sinkctl.recipe.schema import GREEDY, GenerateRecipe, SamplingSettings
-from sinkctl.tasks.generate.ends import end_of_sequence
-from sinkctl.tasks.generate.generation import decoder_for
-from sinkctl.tasks.generate.settle import can_capture
-from sinkctl.tasks.stream.scorers import Scorer, scorer_for
+from sinkctl.tasks.bench.answers import Answers
+from sinkctl.tasks.bench.watching import watched
+from sinkctl.tasks.stream.scorers import scorer_for
 from sinkctl.text import check_ids
 
 LONGEST = 256  # tokens generated where a task does not say, as the harness has it
+SEED = 1234  # the harness' own, which it sets once texts are made
 RESAMPLES = 1000  # of bootstrapped standard errors
-SAMPLED = ("temperature", "top_k", "top_p")
-LOGITS = 1 << 26  # alive at once: 256 MiB in float32
 
 
 class SinkctlLM(TemplateLM):
@@ -102,18 +97,9 @@ class SinkctlLM(TemplateLM):
         """Go on from each context until a stop string, an end of sequence, or the longest a task allows."""
         asked = [request.args for request in requests]
         asked = [(self.tok_encode(text), normalize_gen_kwargs(given, LONGEST)) for text, given in asked]
-        capacity = max(len(ids) + wanted["max_gen_toks"] for ids, wanted in asked)
-        decoders: dict[str, tuple] = {}
-        texts = []
-        for ids, wanted in asked:
-            sampling = self._sampling(wanted)
-            key = sampling.model_dump_json()
-            if key not in decoders:
-                decoders[key] = self._decoder(sampling, capacity)
-            decoder, (data, tensors) = decoders[key]
-            decoder.restore(data | {"sampler": decoder.sampler.state()}, tensors)
-            texts.append(self._continued(decoder, ids, wanted))
-        return texts
+        return Answers(self.loaded, self.policy, self._chunk).to(
+            [(ids or [self.prefix_token_id], wanted) for ids, wanted in asked]
+        )
 
     def _loglikelihood_tokens(self, requests: list, **_: Any) -> list[tuple[float, bool]]:
         found = []
@@ -130,7 +116,7 @@ class SinkctlLM(TemplateLM):
         edge = len(ids) - 1 - last
         for ids_C, target_C in self._blocks(ids_T[: edge + 1]):
             scorer.step(ids_C, target_C)
-        with nullcontext() if greedy is None else _watched(scorer, greedy):
+        with nullcontext() if greedy is None else watched(scorer, lambda *said: _likeliest(*said, greedy)):
             losses = [scorer.step(ids_C, target_C) for ids_C, target_C in self._blocks(ids_T[edge:])]
         losses_T = np.concatenate([np.empty(0), *losses])
         if not np.isfinite(losses_T).all():
@@ -143,32 +129,9 @@ class SinkctlLM(TemplateLM):
             return iter(())
         return zip(ids_T[:-1].split(self._chunk), ids_T[1:].split(self._chunk), strict=True)
 
-    def _sampling(self, wanted: dict[str, Any]) -> SamplingSettings:
-        unknown = set(wanted) - {*SAMPLED, "until", "do_sample", "max_gen_toks"}
-        if unknown:
-            raise UsageError(f"the task asks to generate with {', '.join(sorted(unknown))}, which is not supported")
-        if not wanted["do_sample"]:
-            return GREEDY
-        temperature, top_k, top_p = (wanted.get(name) for name in SAMPLED)
-        asked = {"temperature": temperature or 1.0, "top_k": top_k or None, "top_p": top_p or 1.0}
-        return GREEDY.model_copy(update=asked)
 
-    def _decoder(self, sampling: SamplingSettings, capacity: int) -> tuple:
-        graph, _ = can_capture(self.loaded, self.policy)
-        settings = GenerateRecipe(sampling=sampling, graph=graph, compile=False)
-        dense = capacity if self.policy.grows else None
-        decoder = decoder_for(self.loaded, self.policy, settings, 1, dense, self.loaded.uses_bos)
-        return decoder, decoder.state()
-
-    def _continued(self, decoder: Any, ids: list[int], wanted: dict[str, Any]) -> str:
-        ends, until, text = end_of_sequence(self.loaded), wanted["until"], ""
-        new = [int(decoder.feed([torch.tensor(ids or [self.prefix_token_id])], self._chunk)[0])]
-        while new[-1] not in ends:
-            text = self.tokenizer.decode(new, skip_special_tokens=True)
-            if len(new) >= wanted["max_gen_toks"] or any(stop and stop in text for stop in until):
-                break
-            new.append(int(decoder.step()[0]))
-        return postprocess_generated_text(text, until, None)
+def _likeliest(logits_TV: Tensor, target_T: Tensor, greedy: list[bool]) -> None:
+    greedy.extend((logits_TV.argmax(-1) == target_T).tolist())
 
 
 def evaluate(
@@ -199,11 +162,25 @@ def _loaded(name: str, include: str | None, tokenizer: PreTrainedTokenizerBase, 
         close = get_close_matches(name, manager.all_tasks, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "`lm_eval ls tasks` lists them"
         raise UsageError(f"tasks: {name}: no such task; {hint}")
+    if name == "ruler_vt" and length is not None:
+        _check_tracking(tokenizer, length)
+    random.seed(SEED)  # texts that a task makes are those of every other run
+    np.random.seed(SEED)
     found = manager.load([name])
     either = found["groups"] | found["tasks"]
     if name not in either:
         raise UsageError(f"tasks: {name} stands for several tasks; name them: {', '.join(found['tasks'])}")
     return either[name]
+
+
+def _check_tracking(tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    """UsageError where the harness would look for texts for ever, deaf to Ctrl-C, as none is so short."""
+    from lm_eval.tasks.ruler import vt_utils
+
+    shortest, _ = vt_utils.generate_input_output(num_noises=10, num_chains=1, num_hops=4)
+    least = len(tokenizer(shortest).input_ids) + 530  # a worked example comes in front, and 30 are left for the answer
+    if length < least:
+        raise UsageError(f"lengths: {length}: ruler_vt makes no texts so short; give at least {least} tokens")
 
 
 @cache
@@ -217,28 +194,6 @@ def _tasks(include: str | None, tokenizer: PreTrainedTokenizerBase, length: int 
     tokenizer.save_pretrained(folder.name)
     own = {"tokenizer": folder.name} | ({} if length is None else {"max_seq_lengths": [length]})
     return TaskManager(include_path=include, metadata=own)
-
-
-@contextmanager
-def _watched(scorer: Scorer, greedy: list[bool]) -> Iterator[None]:
-    """Tell `greedy`, for every loss computed inside, whether its target is the likeliest token."""
-    model, own = scorer.loaded.model, scorer._losses
-    step = max(1, LOGITS // model.get_input_embeddings().num_embeddings)
-
-    def losses(output: ModelOutput, ids_BT: Tensor, target_BT: Tensor) -> Tensor:
-        every_TD, ids_T, target_T = output.last_hidden_state.flatten(0, 1), ids_BT.flatten(), target_BT.flatten()
-        for start in range(0, len(ids_T), step):
-            part, answer = slice(start, start + step), copy(output)
-            answer.last_hidden_state = every_TD[part, None]
-            logits_TV = last_logits(model, answer, ids_T[part, None])
-            greedy.extend((logits_TV.argmax(-1) == target_T[part].to(logits_TV.device)).tolist())
-        return own(output, ids_BT, target_BT)
-
-    scorer._losses = losses
-    try:
-        yield
-    finally:
-        del scorer._losses
 
 
 @contextmanager

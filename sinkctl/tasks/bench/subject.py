@@ -41,6 +41,12 @@ class Subject:
             return getattr(torch, asked)
         return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, the first time that the key is asked for."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
     def ids(self, tokens: int, skip: int = 0) -> Tensor:
         """Token ids, int64 [tokens], on the CPU: the built-in text, over again where it ends; random without one."""
         if self.loaded.tokenizer is None:

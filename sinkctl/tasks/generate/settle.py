@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkctl.cache.policies import Evicting, Policy
+from sinkctl.cache.policies import Policy, RandomKept
 from sinkctl.cache.precision.steps import not_captured
 from sinkctl.check.generate import check_text, rules
 from sinkctl.errors import ModelError, TextError, UsageError
@@ -113,7 +113,7 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
         return False, "no CUDA device"
     if policy.kind == "recompute":
         return False, "recomputation has no step to capture"
-    if isinstance(policy, Evicting) or policy.needs_prompts:
+    if isinstance(policy, RandomKept) or policy.needs_prompts:
         return False, f"{policy.kind} moves what it keeps, so that a step's memory changes"
     if policy.redistribute is not None:
         return False, "redistributed heads have no kernel for single tokens, which go through as blocks do"

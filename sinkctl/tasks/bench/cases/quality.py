@@ -1,6 +1,9 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
+import math
+
 import numpy as np
+from torch import Tensor
 
 from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
 from sinkctl.errors import ModelError, TextError
@@ -9,6 +12,7 @@ from sinkctl.recipe.schema import StreamRecipe, TextSettings
 from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.stream import PolicyScore
+from sinkctl.tasks.bench.beside_full import Beside, beside_full, opening
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream import run
@@ -32,10 +36,12 @@ def group(case: QualityCase, subject: Subject, size: Size) -> Group:
         "extrapolates_from": score.extrapolates_from,
     }
     way = OURS if "sinks" in size else policy.kind
-    reading = Reading(way, "perplexity", "perplexity", "lower", score.common_perplexity, detail)
+    readings = [Reading(way, "perplexity", "perplexity", "lower", score.common_perplexity, detail)]
+    if case.beside_full:
+        readings += _further(case, subject, policy, way, score.common_perplexity)
     shorter = isinstance(policy, Recompute) and policy.window < size["cache"]
     choices = {"recompute": f"{policy.window} tokens: with the query the model's context"} if shorter else {}
-    return Group(readings=[reading], choices=choices)
+    return Group(readings=readings, choices=choices)
 
 
 def _scores(case: QualityCase, subject: Subject) -> dict[str, tuple[PolicyScore, list[float]]]:
@@ -57,6 +63,37 @@ def _scores(case: QualityCase, subject: Subject) -> dict[str, tuple[PolicyScore,
         by_label = {label: _stretches(nll[common]) for label, nll in outcome.nll.items()}
         subject.kept[key] = {score.label: (score, by_label[score.label]) for score in outcome.result.stream.policies}
     return subject.kept[key]
+
+
+def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perplexity: float) -> list[Reading]:
+    """Bits per byte, which compare models of other vocabularies; and what is seen beside everything kept."""
+    _, rate = _opening(case, subject)
+    beside = _beside(case, subject).get(policy.label)
+    readings = []
+    if rate is not None:
+        readings.append(Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate))
+    if beside is not None:
+        said = {"setting": policy.label, "tokens": beside.tokens}
+        readings.append(Reading(way, "kl", "nats", "lower", beside.divergence, said))
+        readings.append(Reading(way, "flips", "%", "lower", beside.flips, said))
+    return readings
+
+
+def _opening(case: QualityCase, subject: Subject) -> tuple[Tensor, float | None]:
+    """What is streamed, and its tokens a byte; remembered by the subject."""
+    return subject.once(f"opening {case.files} {case.limit}", lambda: opening(subject.loaded, case.files, case.limit))
+
+
+def _beside(case: QualityCase, subject: Subject) -> dict[str, Beside]:
+    """By label; of recomputation nothing, which scores some tokens only."""
+
+    def found() -> dict[str, Beside]:
+        subject.told(f"{case.label}: beside everything kept", 0.0)
+        policies = [_policy(case, size, subject.loaded.context) for size in sizes(case).values()]
+        kept = [policy for policy in policies if not isinstance(policy, Recompute | Dense)]
+        return beside_full(subject.loaded, kept, _opening(case, subject)[0])
+
+    return subject.once(f"beside {case.model_dump_json()}", found)
 
 
 def _stretches(nll: np.ndarray) -> list[float]:
