@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
 from transformers import PreTrainedModel
@@ -17,6 +18,7 @@ from sinkctl.kernels import gate
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.model.attention import through_handler
 from sinkctl.model.compiled import called_as
+from sinkctl.model.handler import handling
 from sinkctl.model.row_layers import misfit
 
 
@@ -43,16 +45,29 @@ class _Layer:
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
         """[B, T, C] → the same memory; queries and keys stay as at position 0, where rotation is the identity."""
         attention, mlp, h_NC = self._block.self_attn, self._block.mlp, hidden_states.flatten(0, 1)
-        x_BTC = _normed(self._block.input_layernorm, hidden_states)
-        q, k, v = (
-            linear(x_BTC, part.weight, part.bias).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        rows, tokens, _ = hidden_states.shape
+        x_NC = _normed(self._block.input_layernorm, h_NC)
+        room = handling.get().room(attention, tokens) if rows == 1 else None
+        found = (
+            linear(x_NC, attention.q_proj.weight, attention.q_proj.bias),
+            linear(x_NC, attention.k_proj.weight, attention.k_proj.bias),
+            _into(room, x_NC, attention.v_proj),
         )
+        q, k, v = (x.view(rows, tokens, -1, attention.head_dim).transpose(1, 2) for x in found)
         seen, _ = through_handler(attention, q, k, v, attention_mask, scaling=attention.scaling)
         h_NC.addmm_(seen.reshape(len(h_NC), -1), attention.o_proj.weight.mT)
         x_NC = _normed(self._block.post_attention_layernorm, h_NC)
         wide_NI = self._gated(linear(x_NC, mlp.gate_proj.weight), linear(x_NC, mlp.up_proj.weight))
         return h_NC.addmm_(wide_NI, mlp.down_proj.weight.mT).view_as(hidden_states)
+
+
+def _into(out: Tensor | None, x_NC: Tensor, part: nn.Linear) -> Tensor:
+    """A linear layer's product, written to `out` where given."""
+    if out is None:
+        return linear(x_NC, part.weight, part.bias)
+    if part.bias is None:
+        return torch.mm(x_NC, part.weight.mT, out=out)
+    return torch.addmm(part.bias, x_NC, part.weight.mT, out=out)
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:
