@@ -6,6 +6,7 @@ import pytest
 import torch
 from families import STREAMED, in_float64, tiny
 
+from sinkctl.cache import blocks as cache_in_blocks
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.kernels.gate import IMPLEMENTATIONS
 from sinkctl.model.block_layers import BlockLayers, block_layers
@@ -42,6 +43,20 @@ def test_blocks_get_the_losses_that_the_layers_of_transformers_give(family, monk
     side_by_side = torch.arange(24).view(3, 8)
     for ours, theirs in zip(*(by.texts(side_by_side, side_by_side + 1, [8, 5, 2]) for by in (own, stock)), strict=True):
         torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), rtol=0, atol=1e-12)
+
+
+def test_values_of_a_full_cache_are_projected_to_where_attention_reads_them(monkeypatch):
+    own, taken, join = scorer(made("llama")), [], cache_in_blocks._joined
+
+    def joined(past, new, room=None):
+        out = join(past, new, room)
+        taken.append(room is not None and out is room)
+        return out
+
+    monkeypatch.setattr(cache_in_blocks, "_joined", joined)
+    own._own = BlockLayers(blocks_of(own.loaded.model, own.facts), IMPLEMENTATIONS["reference"])
+    scored(own)
+    assert sum(taken) == 3 * len(own.facts)  # of five blocks the first has no past, and the second fills the cache
 
 
 def test_layers_that_do_not_fit_say_why():
