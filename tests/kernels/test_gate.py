@@ -12,18 +12,17 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def drawn(dtype: torch.dtype, device: str = "cpu") -> list[torch.Tensor]:
-    """The same numbers in every dtype, one gate so far out that its exponential overflows."""
-    draw = torch.Generator().manual_seed(0)
-    gate_TI, up_TI = (8 * torch.randn(7, 701, generator=draw) for _ in range(2))
-    gate_TI[3, 5] = -200.0
-    return [x.bfloat16().to(device, dtype) for x in (gate_TI, up_TI)]
+    """The same numbers in every dtype, side by side, one gate so far out that its exponential overflows."""
+    both = 8 * torch.randn(7, 2, 1401, generator=torch.Generator().manual_seed(0))
+    both[3, 0, 5] = -200.0
+    return list(both.bfloat16().to(device, dtype).unbind(1))
 
 
 def test_reference_equals_torch_and_writes_over_the_gate():
-    gate_TI, up_TI = drawn(torch.float64)
-    expected = silu(gate_TI) * up_TI
-    assert gated(gate_TI, up_TI) is gate_TI
-    torch.testing.assert_close(gate_TI, expected, rtol=0, atol=1e-13)
+    gate_TF, up_TF = drawn(torch.float64)
+    expected = silu(gate_TF) * up_TF
+    assert gated(gate_TF, up_TF) is gate_TF
+    torch.testing.assert_close(gate_TF, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device or TRITON_INTERPRET=1")

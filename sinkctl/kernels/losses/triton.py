@@ -8,7 +8,7 @@ from torch import Tensor
 NUMBERS, WARPS = 4096, 8  # of a row at a time
 
 
-@triton.jit(do_not_specialize=["stride", "V"])
+@triton.jit
 def _losses(logits, target, out, stride, V, NUMBERS: tl.constexpr):
     token, i = tl.program_id(0).to(tl.int64), tl.arange(0, NUMBERS)
     row = logits + token * stride
