@@ -1,14 +1,15 @@
 """Attention, a generated token and a scored block on a Hopper GPU, beside an earlier version, in one run.
 
     git worktree add ../before COMMIT
-    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score] [--rounds 10]
+    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score long] [--rounds 10]
 
 bf16, batch 1, rows as projections lay them out. `stream_attention`: 16,384 queries of a stream whose cache is full, 4
 sinks, windows of 1020, 2044 and 4092, 32 heads of 128 with 32 and 8 key/value heads; other widths. `sink_attention`: a
 training step over 32,768 tokens. Each way is first held against float64: one that raises, or errs more than twice as
 much as plain torch, is a row that says so. Then steps and scored blocks of the Llama-2-7B shape, random weights. Ways
 take turns; medians over rounds, by CUDA events. Useful TFLOP/s count visible pairs alone; a token's TB/s what must be
-read. Without --before the earlier kernels are left out. Rows come as they are measured; the table last.
+read. Without --before the earlier kernels are left out. Rows come as they are measured; the table last. Part `long`:
+4,000,000 tokens in one stream, its rate and memory, and the published recipe's rate in between.
 """
 
 import argparse
@@ -20,18 +21,21 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import shape_7b
 import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.kernels import decode_attention, sink_attention, stream_attention
+from sinkctl.kernels import decode_attention, losses, sink_attention, stream_attention
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import cudnn_graphs_run, fa3_runs
 from sinkctl.kernels.stream_attention import Strip
+from sinkctl.model.memory import auto_chunk
 from sinkctl.model.row_layers import row_layers
 from sinkctl.tasks.bench.clock import Clock
-from sinkctl.tasks.bench.costs import weight_bytes
+from sinkctl.tasks.bench.costs import in_stream, token_flops, weight_bytes
+from sinkctl.tasks.bench.peers.published import Published
 from sinkctl.tasks.bench.rates import rates as hardware
 from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.decoder import Decoder
@@ -219,16 +223,64 @@ def generating(loaded, window: int, count: int, prompts: list[Tensor]) -> Decode
 
 
 def score(options: argparse.Namespace) -> None:
+    """`before` has the earlier attention in layers that torch.compile made, `compiled` today's in such layers."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "stream_attention", "triton_attention")
-    ids_T = torch.randint(0, 32_000, (T + 1,))
-    for window in (1020, 2044, 4092):
+    chunk, matmul = auto_chunk(loaded)[0], shape_7b.matmul_rate()
+    sizes = {BEFORE: T, "compiled": T, "sinkctl": chunk}
+    for window in (2044, 1020, 4092):
         label, running = f"score {N}+{window}", {}
-        for name in (BEFORE, "sinkctl") if kernel else ("sinkctl",):
-            scorer = BlockScorer(loaded, SinkWindow(sinks=N, window=window), T)
+        for name in sizes if kernel else ("compiled", "sinkctl"):
+            scorer = BlockScorer(loaded, SinkWindow(sinks=N, window=window), sizes[name])
             if name == BEFORE:
                 scorer._cache._chosen = [(kernel, BEFORE)] * len(scorer._cache._chosen)
-            running[name] = partial(scorer.step, ids_T[:-1], ids_T[1:])
-        shown(label, running, BEFORE, lambda _, ms: f"{1e3 * T / ms:8,.0f} tokens/s", rounds=4)
+            running[name] = partial(scoring, scorer, torch.randint(0, 32_000, (sizes[name] + 1,)), name == "sinkctl")
+        flops = token_flops(loaded, in_stream(window + N), window + N)
+
+        def words(name: str, ms: float, flops: float = flops) -> str:
+            rate = 1e3 * sizes[name] / ms
+            return f"{rate:8,.0f} tokens/s, {rate * flops / matmul:.0%} of matmul"
+
+        shown(label, running, "compiled" if kernel is None else BEFORE, words, rounds=max(3, options.rounds // 2))
+
+
+def scoring(scorer: BlockScorer, ids_T: Tensor, own: bool) -> None:
+    """A block; but for `own` its layers compiled, and its losses from logits in float32."""
+    plain = (losses.IMPLEMENTATIONS["reference"], "")
+    if own:
+        scorer.step(ids_T[:-1], ids_T[1:])
+        return
+    with patch.object(losses, "select", lambda _: plain), patch.object(scorer, "_own", None):
+        scorer.step(ids_T[:-1], ids_T[1:])
+
+
+def long(options: argparse.Namespace) -> None:
+    """One stream of `--tokens` at 4+2044, and after every twentieth of it some tokens by the published recipe."""
+    loaded, policy, few = shape_7b.build(), SinkWindow(sinks=N, window=2044), 8
+    chunk, process = auto_chunk(loaded)[0], psutil.Process()
+    scorer, published = BlockScorer(loaded, policy, chunk), Published(loaded, policy)
+    published.fill(torch.randint(0, 32_000, (1, policy.reach + 1), device=CUDA))
+    draw, spent, theirs, told, total = torch.Generator().manual_seed(0), 0.0, [], 0, 0.0
+    say("long", "", None, f"blocks of {chunk:,} tokens; {'; '.join(scorer.choices.values())}")
+    while scorer.seen < options.tokens:
+        count = min(chunk, options.tokens - scorer.seen)
+        ids_T = torch.randint(0, 32_000, (count + 1,), generator=draw)
+        since = time.perf_counter()
+        total += float(scorer.step(ids_T[:-1], ids_T[1:]).sum(dtype="float64"))
+        spent += time.perf_counter() - since
+        if scorer.seen * 20 // options.tokens > told:
+            told = scorer.seen * 20 // options.tokens
+            ids_T, since = torch.randint(0, 32_000, (few + 1,)), time.perf_counter()
+            published.score(ids_T[:-1], ids_T[1:]).cpu()
+            theirs.append(few / (time.perf_counter() - since))
+            held, most = (f() / 2**30 for f in (torch.cuda.memory_allocated, torch.cuda.max_memory_allocated))
+            words = (
+                f"{scorer.seen:9,} tokens, {scorer.seen / spent:8,.0f} tokens/s; device {held:.3f}, most {most:.3f} GiB"
+            )
+            words += f", process {process.memory_info().rss / 2**20:,.0f} MiB; published {theirs[-1]:.1f} tokens/s"
+            say("long", f"{5 * told} %", 1e3 * spent, words)
+    rate, mean = scorer.seen / spent, statistics.median(theirs)
+    words = f"{rate:,.0f} tokens/s, {rate / mean:,.0f} times the published {mean:.1f}"
+    say("long", "whole", 1e3 * spent, f"{words}; mean loss {total / scorer.seen:.4f} nats")
 
 
 def rates(options: argparse.Namespace) -> None:
@@ -236,14 +288,17 @@ def rates(options: argparse.Namespace) -> None:
         say("rates", rate.name, None, f"{rate.value / 1e12:.4g} T{'FLOP' if rate.name == 'matmul' else 'B'}/s")
 
 
-PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score}
+PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score, "long": long}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=[part for part in PARTS if part != "long"])
     arguments.add_argument("--before", type=Path, help="a checkout of an earlier version")
     arguments.add_argument("--rounds", type=int, default=10)
+    arguments.add_argument(
+        "--tokens", type=int, default=4_000_000, help="of the part `long`, which is run if asked for"
+    )
     options = arguments.parse_args()
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     print(f"{machine}; {fa3_runs()[1]}; {cudnn_graphs_run()[1]}", flush=True)

@@ -99,11 +99,25 @@ def multiplied(width: int) -> None:
     row_products(x, matrices[:1], add_N=x)
 
 
+def gated(width: int) -> None:
+    from sinkctl.kernels.gate.triton import gated
+
+    gated(normal(T, width), normal(T, width))
+
+
+def lost(width: int) -> None:
+    from sinkctl.kernels.losses.triton import losses
+
+    losses(normal(8, 64 * width), torch.zeros(8, dtype=torch.int64))
+
+
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
     for run in (streamed, folded, decoded, dequantized, summed, queried, spread, rotated, multiplied)
     for width in (64, 128, 256)
 } | {
+    "gated": partial(gated, 128),
+    "lost": partial(lost, 128),
     "dequantized_8_bits": partial(dequantized, 128, bits=8),
     "dequantized_2_bits": partial(dequantized, 128, bits=2),
     "dequantized_groups_of_64": partial(dequantized, 128, together=64),

@@ -18,6 +18,7 @@ from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
 from sinkctl.cache.select import blocks
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import attached, decoder_of, hidden_states
+from sinkctl.model.block_layers import block_layers
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.lengths import Lengths, Stage
 from sinkctl.model.load import LoadedModel
@@ -36,7 +37,10 @@ class BlockScorer(Scorer):
     """Every policy that keeps keys and values: its rule in blocks, through the stock model with raw keys."""
 
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
-        """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
+        """Layers that have a faster form run so; of others, blocks of `compile_size` tokens go through compiled ones.
+
+        Blocks of another size are not worth a graph.
+        """
         super().__init__(loaded, policy)
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
         self._facts = self._lengths.last.layers
@@ -44,7 +48,9 @@ class BlockScorer(Scorer):
         self.begin()
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
-        self._compiled, self._compile_size = CompiledLayers(blocks_of(loaded.model, self._facts)), compile_size
+        layers = blocks_of(loaded.model, self._facts)
+        self._own, self._own_why = block_layers(loaded.model, layers)
+        self._compiled, self._compile_size = CompiledLayers(layers), compile_size
 
     def begin(self) -> None:
         super().begin()
@@ -107,8 +113,8 @@ class BlockScorer(Scorer):
 
     def _take_in(self, ids_BT: Tensor) -> ModelOutput:
         """Run the decoder over a block, and move the cache on."""
-        compiled = self._compiled.active() if ids_BT.shape[1] == self._compile_size else nullcontext()
-        with attached(self.loaded.model, self._cache), compiled:
+        layers = self._own or (self._compiled if ids_BT.shape[1] == self._compile_size else None)
+        with attached(self.loaded.model, self._cache), nullcontext() if layers is None else layers.active():
             output = hidden_states(self.loaded.model, ids_BT, past=self._recurrent)
         self._cache.advance(ids_BT.shape[1])
         return output
@@ -150,6 +156,8 @@ class BlockScorer(Scorer):
     @property
     def choices(self) -> dict[str, str]:
         found = {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
+        if self._own is not None:
+            found |= {"layers": self._own_why, "compile": "off: the layers need nothing compiled"}
         return found | self._lengths.choice(self.policy.label, self.seen)
 
     @property

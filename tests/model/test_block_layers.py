@@ -1,0 +1,80 @@
+"""Layers of a block, run with sums in the epilogues of products, against the layers of transformers."""
+
+import copy
+
+import pytest
+import torch
+from families import STREAMED, in_float64, tiny
+
+from sinkctl.cache import blocks as cache_in_blocks
+from sinkctl.cache.policies import SinkWindow
+from sinkctl.kernels.gate import IMPLEMENTATIONS
+from sinkctl.model.block_layers import BlockLayers, block_layers
+from sinkctl.model.compiled import blocks_of
+from sinkctl.model.load import LoadedModel
+from sinkctl.tasks.stream.scorers import BlockScorer
+
+FITTING = ["llama", "llama_llama3", "mistral", "qwen2"]
+
+
+def made(family: str):
+    return tiny(*STREAMED[family]).eval()
+
+
+def scorer(model) -> BlockScorer:
+    return BlockScorer(LoadedModel(model, None, "tiny", "in memory"), SinkWindow(sinks=2, window=6))
+
+
+def scored(by: BlockScorer) -> torch.Tensor:
+    ids_T = torch.arange(3, 44) % 40
+    return torch.cat([torch.from_numpy(by.step(ids_T[i : i + 8], ids_T[i + 1 : i + 9])) for i in range(0, 40, 8)])
+
+
+@pytest.mark.parametrize("family", FITTING)
+def test_blocks_get_the_losses_that_the_layers_of_transformers_give(family, monkeypatch):
+    in_float64(monkeypatch)
+    model = made(family)
+    stock, own = scorer(copy.deepcopy(model)), scorer(model)
+    assert stock._own is None  # on a CPU nothing is gained
+    blocks = blocks_of(model, own.facts)
+    own._own = BlockLayers(blocks, IMPLEMENTATIONS["reference"])
+    torch.testing.assert_close(scored(own), scored(stock), rtol=0, atol=1e-12)
+    assert all(block._compiled_call_impl is None for block in blocks)
+    side_by_side = torch.arange(24).view(3, 8)
+    for ours, theirs in zip(*(by.texts(side_by_side, side_by_side + 1, [8, 5, 2]) for by in (own, stock)), strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), rtol=0, atol=1e-12)
+
+
+def test_values_of_a_full_cache_are_projected_to_where_attention_reads_them(monkeypatch):
+    own, taken, join = scorer(made("llama")), [], cache_in_blocks._joined
+
+    def joined(past, new, room=None):
+        out = join(past, new, room)
+        taken.append(room is not None and out is room)
+        return out
+
+    monkeypatch.setattr(cache_in_blocks, "_joined", joined)
+    own._own = BlockLayers(blocks_of(own.loaded.model, own.facts), IMPLEMENTATIONS["reference"])
+    scored(own)
+    assert sum(taken) == 3 * len(own.facts)  # of five blocks the first has no past, and the second fills the cache
+
+
+def test_layers_that_do_not_fit_say_why():
+    model = made("llama")
+    assert block_layers(model, list(model.model.layers)) == (None, "no kernel for cpu in torch.float64")
+    model.model.layers[1].mlp.up_proj.half()
+    assert block_layers(model, list(model.model.layers)) == (None, "its weights are of several kinds")
+    model = made("gemma2")
+    assert block_layers(model, list(model.model.layers))[1].startswith("Gemma2DecoderLayer is not one of")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FITTING)
+def test_blocks_on_a_gpu_are_as_close_to_float64_as_the_layers_of_transformers(family):
+    model = made(family)
+    half = [copy.deepcopy(model).to("cuda", torch.bfloat16) for _ in range(2)]
+    truth, stock, own = scorer(model), scorer(half[0]), scorer(half[1])
+    stock._own = None
+    assert own.choices["layers"].startswith("sums in the epilogues")
+    exact, by_torch, by_own = (scored(by).double() for by in (truth, stock, own))
+    assert (by_own - exact).norm() <= 2 * (by_torch - exact).norm()
