@@ -102,8 +102,9 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    checked = {} if name == ORIGINAL else reloaded(folder, loaded, options.text, options)
-    for known in chain([checked], judged(loaded, original, texts, options)):
+    written = [] if name == ORIGINAL else [folder]
+    stock = (reloaded(each, loaded, options.text, options) for each in written)
+    for known in chain([{}], judged(loaded, original, texts, options), stock):
         found |= known | {"judged_s": time.monotonic() - began}
         unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
     os.replace(unfinished, place(name, seed, options))
