@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.recipe.base import Settings, TextFiles
 
 
@@ -32,6 +33,11 @@ class RoundedSettings(Settings):
     group: int = Field(
         32, ge=8, multiple_of=8, description="Numbers that share a range: tokens of a channel, or channels of a token."
     )
+
+    @property
+    def label(self) -> str:
+        """4-bit KV, keys by token."""
+        return Precision(bits=self.bits, keys=self.keys, group=self.group).label
 
 
 class LoraSettings(Settings):

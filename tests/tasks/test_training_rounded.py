@@ -7,6 +7,7 @@ from training_runs import curve, recipe_of, small, train, weights
 
 from sinkctl.errors import UsageError
 from sinkctl.recipe.training import RoundedSettings
+from sinkctl.report.trained import training_facts
 from sinkctl.tasks.convert.training import attention
 from sinkctl.tasks.convert.training.attention import Seen, attending
 from sinkctl.tasks.convert.training.rounded import fake_quantized, keys_and_values_rounded
@@ -80,6 +81,8 @@ def test_a_run_learns_under_rounding_and_the_control_does_so_too(demo, text, tmp
     found = train(tmp_path / "rounded", model, "sink_logit", text, rounded)
     for label in ("converted", "control"):
         assert abs(curve(found, label).loss[0] - curve(full, label).loss[0]) > 1e-5
+    seen = ["a query sees", "the last 16 tokens and itself, as 2-bit KV, groups of 8"]
+    assert seen in training_facts(found.result.convert.training, "sink_logit")
     assert weights(tmp_path / "rounded").keys() == weights(tmp_path / "full").keys()
 
 
