@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sinkctl.kernels.rounded_decode.quantize import dequantize, quantize
+from sinkctl.kernels.rounded_decode.quantize import rounded
 from sinkctl.recipe.training import RoundedSettings
 from sinkctl.sinks.code import FAMILIES
 from sinkctl.sinks.code.sink_model import FUSED, PLACES, attention_layers
@@ -22,12 +22,19 @@ def fake_quantized(x_BGTD: Tensor, bits: int | str, together: int, channels: int
     `channels` neighbours of a token share a range; None: each channel has one over `together` tokens, of which the last
     that fill no group stay as they are. Bengio et al. 2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877.
     """
-    T, x = x_BGTD.shape[2], x_BGTD.detach().float()
-    whole = T // together * together
-    grouped = x[:, :, :whole].unflatten(2, (-1, together))
-    held = dequantize(quantize(grouped, bits, channels), bits).flatten(2, 3)
-    rounded_BGTD = torch.cat([held, x[:, :, whole:]], dim=2)
-    return x_BGTD + (rounded_BGTD - x).to(x_BGTD.dtype)
+    return _StraightThrough.apply(x_BGTD, bits, together, channels)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_BGTD: Tensor, bits: int | str, together: int, channels: int | None) -> Tensor:
+        whole = x_BGTD.shape[2] // together * together
+        grouped = x_BGTD[:, :, :whole].unflatten(2, (-1, together))
+        return torch.cat([rounded(grouped, bits, channels).flatten(2, 3), x_BGTD[:, :, whole:]], dim=2)
+
+    @staticmethod
+    def backward(ctx, gradient_BGTD: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient_BGTD, None, None, None
 
 
 @contextmanager
