@@ -118,7 +118,8 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
     changes = {
         "text": TextFiles(files=tuple(options.train_text)), "seed": seed, "control": False,
         "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
-    } | {key: getattr(options, key) for key in ("batch", "length", "lr") if getattr(options, key)}  # fmt: skip
+    }  # fmt: skip
+    changes |= {key: getattr(options, key) for key in ("batch", "length", "lr", "micro_batch") if getattr(options, key)}
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -155,7 +156,8 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
 
 def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     """All that its numbers are of."""
-    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "evaluation": True})
+    places = {"model": {"device"}, "training": {"micro_batch"}}
+    return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 
 def settled(wanted: Any, found: Any) -> bool:
@@ -228,6 +230,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--second")
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
     parser.add_argument("--lr", type=float)
+    parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
     parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")

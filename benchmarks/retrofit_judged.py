@@ -41,7 +41,6 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     original with four tokens kept, of all others with none.
     """
     sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
-    yield shown(loaded, next(iter(texts.values())))
     tokens, own = (4, "kept") if loaded is original else (0, "bare")
     for name, file in texts.items():
         full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
@@ -49,6 +48,7 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
         few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in ROUNDINGS}
         for form, nll in losses(loaded, file, few, chosen).items():
             yield cost(f"{name}.{form}", nll - full[own])
+    yield shown(loaded, next(iter(texts.values())))
     for name in texts:
         found = predicted(loaded, original, sampled[name])
         yield {f"{name}.{key}": value for key, value in found.items()}
