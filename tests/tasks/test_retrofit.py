@@ -17,6 +17,8 @@ from retrofit_judged import cost, inputs_in_8_bits, predicted, reloaded, samples
 
 import sinkctl
 from sinkctl.errors import SinkctlError, TextError
+from sinkctl.recipe.load import load
+from sinkctl.recipe.named import built_in, find
 
 SAID = ["", "--model", "m.gguf", "--train-text", "a", "--text", "b", "--second", "c"]
 
@@ -33,6 +35,16 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.arguments()
     assert retrofit.recipe_of("control", 2, again) == control
+
+
+def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
+    """So that the report and the model card compare both; among rows the control is one of its own."""
+    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch")))
+    options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
+    for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
+        recipe = load(find(name))
+        assert recipe.training.control is (recipe.sink.kind != "none"), name
+        assert retrofit.recipe_of(name.removeprefix(retrofit.ROWS), 0, options).training.control is False
 
 
 def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatch, capsys):
