@@ -15,6 +15,8 @@ of float16, a power of two is taken out of queries, by group, and of values, by 
 Shapes as in `reference.py`; x is a channel of a half.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -156,14 +158,19 @@ def _part(
     recent, kept, sinks, window, k_count, v_count, scale, softcap,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, GROUPS: tl.constexpr, SHARE: tl.constexpr,
     PSHARE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
-    ONCE: tl.constexpr, PACKED: tl.constexpr, OVERLAPS: tl.constexpr,
+    ONCE: tl.constexpr, PACKED: tl.constexpr, ALONE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
+    # ALONE: another kernel takes the spans. It begins once this one's inputs are there, and does not wait for its end.
     if OVERLAPS:
-        gdc_launch_dependents()
+        if not ALONE:
+            gdc_launch_dependents()
         gdc_wait()
+        if ALONE:
+            gdc_launch_dependents()
     HALF: tl.constexpr = D // 2
     WORDS: tl.constexpr = HALF * BITS // 32
-    part, b, g = tl.program_id(0), (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
+    part = 0 if ALONE else tl.program_id(0)
+    b, g = (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
     head, t = b * G + g, tl.load(t_row + b)
     apart = HAS_WINDOW & (sinks > 0) & (t > sinks + window)
     first = tl.maximum(t - window, 0) if HAS_WINDOW else t * 0
@@ -233,15 +240,20 @@ def rounded_decode(
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
     take: bool = True,
+    spanning: Callable[..., None] | None = None,
 ) -> Tensor:
-    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous."""
+    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous.
+
+    `spanning` launches what takes whole groups, spans of it, in place of the kernel here.
+    """
     (B, H, D), G, device = q_BHD.shape, k_BGD.shape[1], q_BHD.device
     assert all(x.is_contiguous() for x in store)
     assert all(x.stride(-1) == 1 for x in (q_BHD, k_BGD, v_BGE))
     groups = max(1, min(128, TILE // D) // rule.together)
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
-    spans = max(1, min(triton.cdiv(PROGRAMS, B * G), triton.cdiv(k_count, groups), 63))
+    programs = PROGRAMS if spanning is None else spanning.PROGRAMS
+    spans = max(1, min(triton.cdiv(programs, B * G), triton.cdiv(k_count, groups), 63))
     turning = k_count - triton.cdiv(rule.sinks, rule.together), v_count - rule.sinks
     m, norm = (torch.empty(B * H * (spans + 1), dtype=torch.float32, device=device) for _ in range(2))
     acc = torch.empty(B * H * (spans + 1), D, dtype=torch.float32, device=device)
@@ -250,17 +262,20 @@ def rounded_decode(
     if present.hopper(q_BHD) and rule.bits < 8:
         ahead = STAGES
     early = present.overlapping(q_BHD)
+    tables = tables_of(angles, rule.bits)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
-        _part[(spans + 1, B * G)](
+        _part[(1 if spanning else spans + 1, B * G)](
             q_BHD, k_BGD, v_BGE, *store, store.k_codes.view(torch.int32), store.v_codes.view(torch.int32), t_B,
-            *tables_of(angles, rule.bits),
+            *tables,
             m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans,
             rule.recent, rule.kept, rule.sinks, rule.window or 0, k_count, v_count, scale * LOG2E, softcap or 0.0,
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
-            ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
+            ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(), ALONE=spanning is not None,
             num_warps=4 if D <= 128 else 8, num_stages=ahead, maxnreg=REGISTERS, **early,
         )  # fmt: skip
+        if spanning is not None:
+            spanning(q_BHD, store, t_B, tables, m, norm, acc, G, spans, rule, scale * LOG2E, softcap)
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, spans + 1,
             E=D, PE=D, PP=triton.next_power_of_2(spans + 1), HAS_SINK=sink_logit_H is not None, num_warps=4, **early,
