@@ -40,6 +40,12 @@ __device__ inline unsigned times(unsigned a, unsigned b) {
     return found;
 }
 
+__device__ inline unsigned less(unsigned a, unsigned b) {
+    unsigned found;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(found) : "r"(a), "r"(b));
+    return found;
+}
+
 __device__ inline unsigned times_plus(unsigned a, unsigned b, unsigned c) {
     unsigned found;
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(found) : "r"(a), "r"(b), "r"(c));

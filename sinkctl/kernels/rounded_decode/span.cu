@@ -23,6 +23,7 @@
 #define HEADS 4  // query heads a key/value head, at most
 #define LOW 0x000F000Fu
 #define HIGH 0x00F000F0u
+#define MIDDLE (BF16 ? 0 : 8)  // code of a key that is 0 here: products in float16 then err as little as float16 does
 #define STRIDE 72  // of weights by pair of tokens, in words
 
 struct Stage {
@@ -55,12 +56,7 @@ struct Slots {  // where tokens or groups from the first of a tile on are
         at = at >= turning ? at - turning : at;
         return fixed + (i < own ? i - own : at);
     }
-    __device__ bool side_by_side(int count) const { return own == 0 && place + count <= turning; }
-    __device__ void further(int step) {
-        place += step;
-        place = place >= turning ? place - turning : place;
-        own = own > step ? own - step : 0;
-    }
+    __device__ int tiles(int step) const { return own > 0 ? 0 : (turning - place) / step; }  // side by side from here on
 };
 
 __device__ inline Slots slots_of(long long first, int fixed, int count) {
@@ -100,24 +96,43 @@ __device__ inline void load_any(
     copy8(&stage.v_zero[thread], store.v_zero + token * RANGES, there);
 }
 
-// A whole tile, of slots side by side from these on; pointers are the thread's own.
-__device__ inline void load_whole(Stage &stage, const Store &own, unsigned k, unsigned v, int thread) {
+// A whole tile, of slots side by side from these on; below 2^32 bytes.
+__device__ inline void load_whole(Stage &stage, const Store &store, unsigned group, unsigned token, int thread) {
+    unsigned char *k = stage.k + k_at(thread), *v = stage.v + v_at(thread);
+    const unsigned char *k_from = store.k_codes + (group * 2048 + 16 * thread);
+    const unsigned char *v_from = store.v_codes + (token * 64 + 16 * thread);
 #pragma unroll
-    for (int i = 0; i < GROUPS; i++) copy16(stage.k + i * 2048 + k_at(thread), own.k_codes + k * 2048ull + i * 2048, true);
+    for (int i = 0; i < GROUPS; i++) copy16(k + i * 2048, k_from + i * 2048, true);
 #pragma unroll
-    for (int i = 0; i < GROUPS; i++) copy16(stage.v + i * 2048 + v_at(thread), own.v_codes + v * 64ull + i * 2048, true);
-    copy16(&stage.k_scale_zero[thread >> 5][(thread >> 4) & 1][(thread & 15) << 3], own.k_scale + k * (unsigned long long)D, true);
-    copy8(&stage.v_scale[thread], own.v_scale + v * (unsigned long long)RANGES, true);
-    copy8(&stage.v_zero[thread], own.v_zero + v * (unsigned long long)RANGES, true);
+    for (int i = 0; i < GROUPS; i++) copy16(v + i * 2048, v_from + i * 2048, true);
+    const unsigned short *from = thread & 16 ? store.k_zero : store.k_scale;
+    copy16((unsigned char *)stage.k_scale_zero + 16 * thread, from + (group * D + (thread >> 5) * D + ((thread & 15) << 3)), true);
+    copy8(stage.v_scale + thread, store.v_scale + (token + thread) * RANGES, true);
+    copy8(stage.v_zero + thread, store.v_zero + (token + thread) * RANGES, true);
 }
 
-__device__ inline void load(
-    Stage &stage, const Store &store, const Store &own, const Slots &ks, const Slots &vs, int left, int thread
-) {
-    if (left >= GROUPS && ks.side_by_side(GROUPS) && vs.side_by_side(TILE))
-        load_whole(stage, own, ks.fixed + ks.place, vs.fixed + vs.place, thread);
-    else
-        load_any(stage, store, ks, vs, left, thread);
+struct Source {
+    Store all;  // of the row and head
+    long long end;  // group
+    int k_fixed, k_count, v_fixed, v_count;
+    int easy;  // tiles whose slots are side by side from these on
+    unsigned group, token;
+};
+
+// The next tile, of `left` groups before the end.
+__device__ inline void load(Stage &stage, Source &from, int left, int thread) {
+    if (from.easy > 0 && left >= GROUPS) {
+        load_whole(stage, from.all, from.group, from.token, thread);
+        from.easy--, from.group += GROUPS, from.token += TILE;
+    } else {
+        Slots ks = slots_of(from.end - left, from.k_fixed, from.k_count);
+        Slots vs = slots_of((from.end - left) * TOGETHER, from.v_fixed, from.v_count);
+        load_any(stage, from.all, ks, vs, left, thread);
+        ks = slots_of(from.end - left + GROUPS, from.k_fixed, from.k_count);
+        vs = slots_of((from.end - left + GROUPS) * TOGETHER, from.v_fixed, from.v_count);
+        from.easy = ks.tiles(GROUPS) < vs.tiles(TILE) ? ks.tiles(GROUPS) : vs.tiles(TILE);
+        from.group = ks.fixed + ks.place, from.token = vs.fixed + vs.place;
+    }
     commit();
 }
 
@@ -130,8 +145,8 @@ __device__ inline void turn_queries(Shared &shared, const Stage &stage, float4 t
     float lift = k & 1 ? 1.0f : 0.0625f;  // so that cosines at both places in a mantissa do
     float sal = number(scale[x]), sah = number(scale[x + 4]);
     float sbl = number(scale[x + HALF]), sbh = number(scale[x + HALF + 4]);
-    float zal = number(zero[x]) * lift, zah = number(zero[x + 4]) * lift;
-    float zbl = number(zero[x + HALF]) * lift, zbh = number(zero[x + HALF + 4]) * lift;
+    float zal = (number(zero[x]) + MIDDLE * sal) * lift, zah = (number(zero[x + 4]) + MIDDLE * sah) * lift;
+    float zbl = (number(zero[x + HALF]) + MIDDLE * sbl) * lift, zbh = (number(zero[x + HALF + 4]) + MIDDLE * sbh) * lift;
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
         float4 q = shared.plain[h * 32 + lane];  // a at x, a at x + 4, b at x, b at x + 4
@@ -175,6 +190,10 @@ __device__ inline void scores(
                 unsigned wa = k & 4 ? a[i][j].y : a[i][j].x, wb = k & 4 ? b[i][j].y : b[i][j].x;
                 code[0][j] = (k & 2 ? wa >> 8 : wa) & (k & 1 ? HIGH : LOW);
                 code[1][j] = (k & 2 ? wb >> 8 : wb) & (k & 1 ? HIGH : LOW);
+                if (!BF16) {
+                    code[0][j] = less(code[0][j], k & 1 ? 0x00800080u : 0x00080008u);
+                    code[1][j] = less(code[1][j], k & 1 ? 0x00800080u : 0x00080008u);
+                }
             }
             unsigned cos = fine[k][i], sin = fine[k][2 + i];
             product(sum[i], times(code[0][0], cos), times(code[0][1], cos), times(code[0][0], sin),
@@ -309,15 +328,11 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     first += part * span;
     int left = (int)((first + span < whole ? first + span : whole) - first);
     int hidden = (int)clamped((oldest > kept ? oldest : kept) - first * TOGETHER);
-    Slots ks = slots_of(first, (sinks + TOGETHER - 1) / TOGETHER, k_count);
-    Slots vs = slots_of(first * TOGETHER, sinks, v_count);
     long long kr = (long long)row * k_count, vr = (long long)row * v_count;
-    Store store = {k_codes + kr * (TOGETHER * 64), k_scale + kr * D, k_zero + kr * D,
-                   v_codes + vr * 64, v_scale + vr * RANGES, v_zero + vr * RANGES};
-    Store own = {store.k_codes + 16 * thread,
-                 (thread & 16 ? store.k_zero : store.k_scale) + (thread >> 5) * D + ((thread & 15) << 3), nullptr,
-                 store.v_codes + 16 * thread, store.v_scale + thread * RANGES, store.v_zero + thread * RANGES};
-    if (left > 0) load(shared.stage[0], store, own, ks, vs, left, thread);
+    Store all = {k_codes + kr * (TOGETHER * 64), k_scale + kr * D, k_zero + kr * D,
+                 v_codes + vr * 64, v_scale + vr * RANGES, v_zero + vr * RANGES};
+    Source from = {all, first + left, (sinks + TOGETHER - 1) / TOGETHER, k_count, sinks, v_count, 0};
+    if (left > 0) load(shared.stage[0], from, left, thread);
 
     // The query by head: turned by its place in its group, and by a power of two to a maximum in [1/8, 1/4).
     int pc = lane & 3, pk = lane >> 2, x = 8 * (2 * pc + (pk >> 2)) + (pk & 3);
@@ -367,8 +382,7 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         Stage &stage = shared.stage[now];
         loaded();
         block();
-        ks.further(GROUPS), vs.further(TILE);
-        if (left > GROUPS) load(shared.stage[now ^ 1], store, own, ks, vs, left - GROUPS, thread);
+        if (left > GROUPS) load(shared.stage[now ^ 1], from, left - GROUPS, thread);
         turn_queries(shared, stage, turn, warp, lane);
         look();
         block();
