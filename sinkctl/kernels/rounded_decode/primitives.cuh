@@ -5,12 +5,14 @@ typedef unsigned long long address_t;
 __device__ inline int thread_x() { return threadIdx.x; }
 __device__ inline int block_x() { return blockIdx.x; }
 __device__ inline int block_y() { return blockIdx.y; }
+__device__ inline int grid_y() { return gridDim.y; }
 __device__ inline void *shared_memory() {
     extern __shared__ __align__(16) unsigned char memory[];
     return memory;
 }
 __device__ inline void block() { __syncthreads(); }
 __device__ inline float other(float x, int by) { return __shfl_xor_sync(~0u, x, by); }
+__device__ inline bool every(bool x) { return __all_sync(~0u, x); }
 __device__ inline float as_float(unsigned x) { return __uint_as_float(x); }
 __device__ inline unsigned as_word(float x) { return __float_as_uint(x); }
 __device__ inline long long clamped(long long x) {

@@ -26,6 +26,13 @@
 #define MIDDLE (BF16 ? 0 : 8)  // code of a key that is 0 here: products in float16 then err as little as float16 does
 #define STRIDE 72  // of weights by pair of tokens, in words
 
+struct Store {
+    const unsigned char *k_codes;
+    const unsigned short *k_scale, *k_zero;
+    const unsigned char *v_codes;
+    const unsigned short *v_scale, *v_zero;
+};
+
 struct Stage {
     unsigned char k[TILE * 64];  // 16 bytes' place within a token is turned by the token, against conflicts of banks
     unsigned char v[TILE * 64];
@@ -44,9 +51,15 @@ struct Shared {
         unsigned weight[RANGES * HEADS * STRIDE];
         float sum[4][HEADS][1 + RANGES];
     };
-    float4 plain[32 * HEADS];
+#if BF16
+    uint2 plain[HEADS][32];  // queries: a at x and x + 4, b at x and x + 4
+#else
+    float4 plain[HEADS][32];
+#endif
     float2 most[4][2];
     unsigned scale[4];
+    Store all;  // of the row and head
+    unsigned char exceeds[4];  // by warp
 };
 
 struct Slots {  // where tokens or groups from the first of a tile on are
@@ -70,12 +83,6 @@ __device__ inline Slots slots_of(long long first, int fixed, int count) {
 __device__ inline int k_at(int thread) { return (thread << 4) ^ ((thread & 8) << 2); }
 __device__ inline int v_at(int thread) { return (thread << 4) ^ ((thread & 112)); }
 
-struct Store {
-    const unsigned char *k_codes;
-    const unsigned short *k_scale, *k_zero;
-    const unsigned char *v_codes;
-    const unsigned short *v_scale, *v_zero;
-};
 
 // Slots of which some are no neighbours, or a tile that ends early.
 __device__ inline void load_any(
@@ -111,8 +118,14 @@ __device__ inline void load_whole(Stage &stage, const Store &store, unsigned gro
     copy8(stage.v_zero + thread, store.v_zero + (token + thread) * RANGES, true);
 }
 
+// The first of the two channels of both halves of a head that a thread turns.
+__device__ inline int channel(int lane) {
+    int c = lane & 3, k = lane >> 2;
+    return 8 * (2 * c + (k >> 2)) + (k & 3);
+}
+
 struct Source {
-    Store all;  // of the row and head
+    const Store &all;  // of the row and head
     long long end;  // group
     int k_fixed, k_count, v_fixed, v_count;
     int easy;  // tiles whose slots are side by side from these on
@@ -137,27 +150,41 @@ __device__ inline void load(Stage &stage, Source &from, int left, int thread) {
 }
 
 // Of group `warp` of a tile, for the two channels x and x + 4 of both halves of a head, in every query head: the query
-// turned by (cos, sin), by scale, and by zero.
+// turned by (cos, sin), by scale, and by zero. Heads change places with k, against conflicts of banks. In float16 where
+// keys have the 8 bits of bfloat16.
 __device__ inline void turn_queries(Shared &shared, const Stage &stage, float4 turn, int warp, int lane) {
-    int c = lane & 3, k = lane >> 2;
-    int x = 8 * (2 * c + (k >> 2)) + (k & 3);
-    const unsigned short *scale = stage.k_scale_zero[warp][0], *zero = stage.k_scale_zero[warp][1];
+    int c = lane & 3, k = lane >> 2, x = channel(lane);
+    const unsigned short *scale = stage.k_scale_zero[warp][0] + x, *zero = stage.k_scale_zero[warp][1] + x;
     float lift = k & 1 ? 1.0f : 0.0625f;  // so that cosines at both places in a mantissa do
-    float sal = number(scale[x]), sah = number(scale[x + 4]);
-    float sbl = number(scale[x + HALF]), sbh = number(scale[x + HALF + 4]);
-    float zal = (number(zero[x]) + MIDDLE * sal) * lift, zah = (number(zero[x + 4]) + MIDDLE * sah) * lift;
-    float zbl = (number(zero[x + HALF]) + MIDDLE * sbl) * lift, zbh = (number(zero[x + HALF + 4]) + MIDDLE * sbh) * lift;
+    float sal = number(scale[0]), sah = number(scale[4]), sbl = number(scale[HALF]), sbh = number(scale[HALF + 4]);
+    float zal = (number(zero[0]) + MIDDLE * sal) * lift, zah = (number(zero[4]) + MIDDLE * sah) * lift;
+    float zbl = (number(zero[HALF]) + MIDDLE * sbl) * lift, zbh = (number(zero[HALF + 4]) + MIDDLE * sbh) * lift;
+    int base = (warp * 8 + k) * 4 * HEADS + c, odd = k & 1;
+    uint4 *scaled[2] = {shared.query.scaled + base + 4 * odd, shared.query.scaled + base - 4 * odd};
+    uint2 *common[2] = {shared.query.zero + base + 4 * odd, shared.query.zero + base - 4 * odd};
+#if BF16
+    unsigned sa = halves(sal, sah), sb = halves(sbl, sbh), za = halves(zal, zah), zb = halves(zbl, zbh);
+    unsigned cos = halves(turn.x, turn.y), sin = halves(turn.z, turn.w);
+    const unsigned MINUS = 0x80008000u;
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
-        float4 q = shared.plain[h * 32 + lane];  // a at x, a at x + 4, b at x, b at x + 4
+        uint2 q = shared.plain[h][lane];
+        unsigned a = times_plus(q.x, cos, times(q.y, sin ^ MINUS)), b = times_plus(q.y, cos, times(q.x, sin));
+        scaled[h & 1][4 * h] = make_uint4(times(a, sa), times(b, sa), times(b, sb), times(a, sb ^ MINUS));
+        common[h & 1][4 * h] = make_uint2(times_plus(a, za, times(b, zb)), times_plus(b, za, times(a, zb ^ MINUS)));
+    }
+#else
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        float4 q = shared.plain[h][lane];
         float al = q.x * turn.x - q.z * turn.z, ah = q.y * turn.y - q.w * turn.w;
         float bl = q.z * turn.x + q.x * turn.z, bh = q.w * turn.y + q.y * turn.w;
-        int at = ((warp * 8 + k) * 4 + c) * HEADS + (h ^ (c & 2) ^ (k & 1));
-        shared.query.scaled[at] = make_uint4(halves(al * sal, ah * sah), halves(bl * sal, bh * sah),
-                                             halves(bl * sbl, bh * sbh), halves(-al * sbl, -ah * sbh));
-        shared.query.zero[at] = make_uint2(halves(al * zal + bl * zbl, ah * zah + bh * zbh),
-                                           halves(bl * zal - al * zbl, bh * zah - ah * zbh));
+        scaled[h & 1][4 * h] = make_uint4(halves(al * sal, ah * sah), halves(bl * sal, bh * sah),
+                                          halves(bl * sbl, bh * sbh), halves(-al * sbl, -ah * sbh));
+        common[h & 1][4 * h] = make_uint2(halves(al * zal + bl * zbl, ah * zah + bh * zbh),
+                                          halves(bl * zal - al * zbl, bh * zah - ah * zbh));
     }
+#endif
 }
 
 // Scores of the two tokens of a thread and two query heads each, in units of 512. `fine`: cosines of the first and second
@@ -177,11 +204,11 @@ __device__ inline void scores(
             b[i][j] = *(const uint2 *)(row + ((((c >> 1) ^ (r & 2)) ^ 2) << 4));
         }
     float sum[2][4] = {}, common[4] = {};
+    int at = (2 * pair + (g >> 2)) * 32 * HEADS + (g & 3) * 4 + c, swapped = at + 4 - 8 * (g & 1);
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-        int at = (((2 * pair + (g >> 2)) * 8 + k) * 4 + c) * HEADS + ((g & 3) ^ (c & 2) ^ (k & 1));
-        uint4 scaled = shared.query.scaled[at];
-        uint2 zero = shared.query.zero[at];
+        uint4 scaled = shared.query.scaled[(k & 1 ? swapped : at) + 4 * HEADS * k];
+        uint2 zero = shared.query.zero[(k & 1 ? swapped : at) + 4 * HEADS * k];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             unsigned code[2][2];
@@ -249,69 +276,104 @@ __device__ inline float total(float x) {
 __device__ inline float power(unsigned bits) { return as_float(bits); }
 __device__ inline float inverse(unsigned bits) { return as_float((254u << 23) - bits); }
 
-struct Running {  // of two query heads: maximum, sum and weighted zeros of the thread's own tokens, weighted codes
+struct Running {  // of two query heads: reference, sum and weighted zeros of the thread's own tokens, weighted codes
     float m[2], norm[2], zeros[RANGES][2], acc[2][4];
     unsigned scale;  // e
 };
 
-// The scores of a tile to weights by range in shared memory.
-__device__ inline void weigh(
-    Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int warp, int lane
+// p = 2^(score − m) of a thread's tokens, and p·s/e to shared memory; whether p is below 2^8 and s/e below 2^6.
+__device__ inline bool weights(
+    float (&p)[2][2], const Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int n, int heads
 ) {
-    int g = lane >> 2, c = lane & 3, heads = c & 1;
-    int group = 2 * (warp >> 1) + (c >> 1), n = group * TOGETHER + 16 * (warp & 1) + g;
-    float s[2][RANGES], z[2][RANGES];
+    float s[2][RANGES], most = 0, by = inverse(run.scale);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        uint2 scale = stage.v_scale[n + 8 * i], zero = stage.v_zero[n + 8 * i];
+        uint2 scale = stage.v_scale[n + 8 * i];
         s[i][0] = number(scale.x & 0xFFFF), s[i][1] = number(scale.x >> 16);
         s[i][2] = number(scale.y & 0xFFFF), s[i][3] = number(scale.y >> 16);
-        z[i][0] = number(zero.x & 0xFFFF), z[i][1] = number(zero.x >> 16);
-        z[i][2] = number(zero.y & 0xFFFF), z[i][3] = number(zero.y >> 16);
     }
-    float most = 0;
 #pragma unroll
     for (int r = 0; r < RANGES; r++) most = fmaxf(most, fmaxf(s[0][r], s[1][r]));
+    bool fits = most * by < 64;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float d0 = score[0][h] - run.m[h], d1 = score[1][h] - run.m[h];
+        fits = fits && fmaxf(d0, d1) < 8;
+        p[0][h] = exponential(d0), p[1][h] = exponential(d1);
+        float q0 = p[0][h] * by, q1 = p[1][h] * by;
+        unsigned *to = &shared.weight[(2 * heads + h) * STRIDE + (n >> 4) * 8 + (n & 7)];
+#pragma unroll
+        for (int r = 0; r < RANGES; r++) to[r * HEADS * STRIDE] = halves(q0 * s[0][r], q1 * s[1][r]);
+    }
+    return fits;
+}
+
+// Takes the maxima of a tile for m and e.
+__device__ inline void refer(
+    Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int n, int warp, int lane
+) {
+    float most = 0;
+    for (int i = 0; i < 2; i++) {
+        uint2 scale = stage.v_scale[n + 8 * i];
+        most = fmaxf(most, fmaxf(number(scale.x & 0xFFFF), number(scale.x >> 16)));
+        most = fmaxf(most, fmaxf(number(scale.y & 0xFFFF), number(scale.y >> 16)));
+    }
     most = greatest(most);
     float m0 = greatest(fmaxf(score[0][0], score[1][0])), m1 = greatest(fmaxf(score[0][1], score[1][1]));
     if (lane < 2) shared.most[warp][lane] = make_float2(m0, m1);
     if (lane == 0) shared.scale[warp] = as_word(most) & 0x7F800000u;
     block();
-    float m_new[2] = {run.m[0], run.m[1]};
+    float m[2] = {run.m[0], run.m[1]};
     unsigned scale = run.scale;
-#pragma unroll
     for (int w = 0; w < 4; w++) {
-        float2 m = shared.most[w][heads];
-        m_new[0] = fmaxf(m_new[0], m.x), m_new[1] = fmaxf(m_new[1], m.y);
+        float2 found = shared.most[w][lane & 1];
+        m[0] = fmaxf(m[0], found.x), m[1] = fmaxf(m[1], found.y);
         scale = scale > shared.scale[w] ? scale : shared.scale[w];
     }
-    float by = inverse(scale), less = power(run.scale) * by;
+    float less = power(run.scale) * inverse(scale);
     run.scale = scale;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float shrink = exponential(run.m[h] - m_new[h]);
-        run.m[h] = m_new[h];
-        float p0 = exponential(score[0][h] - m_new[h]), p1 = exponential(score[1][h] - m_new[h]);
-        run.norm[h] = run.norm[h] * shrink + (p0 + p1);
-        float q0 = p0 * by, q1 = p1 * by;
-        unsigned *to = &shared.weight[(2 * heads + h) * STRIDE + group * 16 + 8 * (warp & 1) + g];
-#pragma unroll
-        for (int r = 0; r < RANGES; r++) {
-            run.zeros[r][h] = run.zeros[r][h] * shrink + (p0 * z[0][r] + p1 * z[1][r]);
-            to[r * HEADS * STRIDE] = halves(q0 * s[0][r], q1 * s[1][r]);
-        }
+        float shrink = exponential(run.m[h] - m[h]);
+        run.m[h] = m[h], run.norm[h] *= shrink;
+        for (int r = 0; r < RANGES; r++) run.zeros[r][h] *= shrink;
         shrink *= less;
-#pragma unroll
         for (int t = 0; t < 2; t++) run.acc[t][h] *= shrink, run.acc[t][2 + h] *= shrink;
     }
+}
+
+// The scores of a tile to weights by range in shared memory. m and e stay those of an earlier tile where they still do.
+__device__ inline void weigh(
+    Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int warp, int lane
+) {
+    int g = lane >> 2, c = lane & 3, heads = c & 1;
+    int n = (2 * (warp >> 1) + (c >> 1)) * TOGETHER + 16 * (warp & 1) + g;
+    float p[2][2];
+    bool fits = every(weights(p, run, shared, stage, score, n, heads));
+    if (lane == 0) shared.exceeds[warp] = !fits;
     block();
+    if (*(const unsigned *)shared.exceeds) {
+        refer(run, shared, stage, score, n, warp, lane);
+        weights(p, run, shared, stage, score, n, heads);
+        block();
+    }
+    run.norm[0] += p[0][0] + p[1][0], run.norm[1] += p[0][1] + p[1][1];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint2 zero = stage.v_zero[n + 8 * i];
+        float z[RANGES] = {number(zero.x & 0xFFFF), number(zero.x >> 16), number(zero.y & 0xFFFF), number(zero.y >> 16)};
+#pragma unroll
+        for (int r = 0; r < RANGES; r++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) run.zeros[r][h] += p[i][h] * z[r];
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     const unsigned short *q, const unsigned char *k_codes, const unsigned short *k_scale, const unsigned short *k_zero,
     const unsigned char *v_codes, const unsigned short *v_scale, const unsigned short *v_zero, const long long *t_row, const float *coarse,
     const float *fine, const unsigned *packed, float *m_out, float *norm_out, float *acc_out, long long qb, long long qh, int G, int share,
-    int spans, int recent, int kept, int sinks, int window, int has_window, int k_count, int v_count, float scale,
+    int spans, int before, int recent, int kept, int sinks, int window, int has_window, int k_count, int v_count, float scale,
     float softcap
 ) {
     begin_dependents();
@@ -329,13 +391,14 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     int left = (int)((first + span < whole ? first + span : whole) - first);
     int hidden = (int)clamped((oldest > kept ? oldest : kept) - first * TOGETHER);
     long long kr = (long long)row * k_count, vr = (long long)row * v_count;
-    Store all = {k_codes + kr * (TOGETHER * 64), k_scale + kr * D, k_zero + kr * D,
-                 v_codes + vr * 64, v_scale + vr * RANGES, v_zero + vr * RANGES};
-    Source from = {all, first + left, (sinks + TOGETHER - 1) / TOGETHER, k_count, sinks, v_count, 0};
+    if (thread == 0) shared.all = {k_codes + kr * (TOGETHER * 64), k_scale + kr * D, k_zero + kr * D,
+                                   v_codes + vr * 64, v_scale + vr * RANGES, v_zero + vr * RANGES};
+    block();
+    Source from = {shared.all, first + left, (sinks + TOGETHER - 1) / TOGETHER, k_count, sinks, v_count, 0};
     if (left > 0) load(shared.stage[0], from, left, thread);
 
     // The query by head: turned by its place in its group, and by a power of two to a maximum in [1/8, 1/4).
-    int pc = lane & 3, pk = lane >> 2, x = 8 * (2 * pc + (pk >> 2)) + (pk & 3);
+    int x = channel(lane);
     {
         float4 own = make_float4(0, 0, 0, 0);
         if (warp < share) {
@@ -351,7 +414,12 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         unsigned bits = as_word(most) & 0x7F800000u;
         bits = bits < (2u << 23) ? (2u << 23) : bits > (250u << 23) ? (250u << 23) : bits;
         float shrink = inverse(bits) * 0.125f;
-        shared.plain[warp * 32 + lane] = make_float4(own.x * shrink, own.y * shrink, own.z * shrink, own.w * shrink);
+        own = make_float4(own.x * shrink, own.y * shrink, own.z * shrink, own.w * shrink);
+#if BF16
+        shared.plain[warp][lane] = make_uint2(halves(own.x, own.y), halves(own.z, own.w));
+#else
+        shared.plain[warp][lane] = own;
+#endif
         if (lane == 0) ((float *)shared.most)[warp] = power(bits) * 4096;  // 8·512
     }
     unsigned turns[8][4];
@@ -414,11 +482,12 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         }
     }
     block();
-    wait_dependencies();
+    // What is in full is another kernel's, launched before: no block needs it, and the last makes sure that it has ended.
+    if (part == spans - 1 && row == (int)grid_y() - 1) wait_dependencies();
     for (int h = 0; h < 2; h++) {
         int head = 2 * (c & 1) + h;
         if (c > 1 || head >= share) continue;
-        long long out = ((long long)row * share + head) * (spans + 1) + part + 1;
+        long long out = ((long long)row * share + head) * (spans + before) + before + part;
         float zero = 0, norm = 0, by = power(run.scale);
         for (int w = 0; w < 4; w++) zero += shared.sum[w][head][1 + warp], norm += shared.sum[w][head][0];
         float low = by * 16777216, high = by * 1048576;  // 2^24, 2^20
