@@ -12,6 +12,8 @@ from sinkctl.kernels.gate import IMPLEMENTATIONS
 from sinkctl.model.block_layers import BlockLayers, block_layers
 from sinkctl.model.compiled import blocks_of
 from sinkctl.model.load import LoadedModel
+from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate.sampling import Sampler
 from sinkctl.tasks.stream.scorers import BlockScorer
 
 FITTING = ["llama", "llama_llama3", "mistral", "qwen2"]
@@ -37,12 +39,28 @@ def test_blocks_get_the_losses_that_the_layers_of_transformers_give(family, monk
     stock, own = scorer(copy.deepcopy(model)), scorer(model)
     assert stock._own is None  # on a CPU nothing is gained
     blocks = blocks_of(model, own.facts)
-    own._own = BlockLayers(blocks, IMPLEMENTATIONS["reference"])
+    own._own = BlockLayers(blocks, IMPLEMENTATIONS["reference"], [model.model.norm])
     torch.testing.assert_close(scored(own), scored(stock), rtol=0, atol=1e-12)
     assert all(block._compiled_call_impl is None for block in blocks)
     side_by_side = torch.arange(24).view(3, 8)
     for ours, theirs in zip(*(by.texts(side_by_side, side_by_side + 1, [8, 5, 2]) for by in (own, stock)), strict=True):
         torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), rtol=0, atol=1e-12)
+
+
+def test_prompts_of_two_lengths_are_taken_in_as_by_the_layers_of_transformers(monkeypatch):
+    in_float64(monkeypatch)
+    model = made("llama")
+    stock, own = (
+        Decoder(LoadedModel(each, None, "tiny", "in memory"), SinkWindow(sinks=2, window=6),
+                Sampler(2, torch.device("cpu"), greedy=True), rows=2)
+        for each in (copy.deepcopy(model), model)
+    )  # fmt: skip
+    assert own._blocks is None
+    own._blocks = BlockLayers(list(model.model.layers), IMPLEMENTATIONS["reference"], [model.model.norm])
+    for each in (stock, own):
+        each.feed([torch.arange(3, 20), torch.arange(9, 20)], 5)
+        each.step()
+    torch.testing.assert_close(own._logits_BV, stock._logits_BV, rtol=0, atol=1e-12)
 
 
 def test_values_of_a_full_cache_are_projected_to_where_attention_reads_them(monkeypatch):
