@@ -17,7 +17,7 @@ from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
 from sinkctl.cache.select import blocks
 from sinkctl.errors import ModelError
-from sinkctl.model.attention import attached, decoder_of, hidden_states
+from sinkctl.model.attention import Attachment, decoder_of, hidden_states
 from sinkctl.model.block_layers import block_layers
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.lengths import Lengths, Stage
@@ -61,6 +61,7 @@ class BlockScorer(Scorer):
         """An empty cache."""
         self._stage = stage
         self._cache = blocks(stage.layers, self.policy, rows)
+        self._attachment = Attachment(self.loaded.model, self._cache)  # once: it looks through all of the model
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()
@@ -114,7 +115,7 @@ class BlockScorer(Scorer):
     def _take_in(self, ids_BT: Tensor) -> ModelOutput:
         """Run the decoder over a block, and move the cache on."""
         layers = self._own or (self._compiled if ids_BT.shape[1] == self._compile_size else None)
-        with attached(self.loaded.model, self._cache), nullcontext() if layers is None else layers.active():
+        with self._attachment.active(), nullcontext() if layers is None else layers.active():
             output = hidden_states(self.loaded.model, ids_BT, past=self._recurrent)
         self._cache.advance(ids_BT.shape[1])
         return output
