@@ -17,6 +17,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -230,7 +231,8 @@ def score(options: argparse.Namespace) -> None:
     for window in (2044, 1020, 4092):
         label, running = f"score {N}+{window}", {}
         for name in sizes if kernel else ("compiled", "sinkctl"):
-            scorer = BlockScorer(loaded, SinkWindow(sinks=N, window=window), sizes[name])
+            policy, compiled = SinkWindow(sinks=N, window=window), None if name == "sinkctl" else T
+            scorer = BlockScorer(loaded, policy, compiled)
             if name == BEFORE:
                 scorer._cache._chosen = [(kernel, BEFORE)] * len(scorer._cache._chosen)
             running[name] = partial(scoring, scorer, torch.randint(0, 32_000, (sizes[name] + 1,)), name == "sinkctl")
@@ -244,12 +246,9 @@ def score(options: argparse.Namespace) -> None:
 
 
 def scoring(scorer: BlockScorer, ids_T: Tensor, own: bool) -> None:
-    """A block; but for `own` its layers compiled, and its losses from logits in float32."""
+    """A block; but for `own` its losses come from logits in float32."""
     plain = (losses.IMPLEMENTATIONS["reference"], "")
-    if own:
-        scorer.step(ids_T[:-1], ids_T[1:])
-        return
-    with patch.object(losses, "select", lambda _: plain), patch.object(scorer, "_own", None):
+    with nullcontext() if own else patch.object(losses, "select", lambda _: plain):
         scorer.step(ids_T[:-1], ids_T[1:])
 
 
@@ -257,7 +256,7 @@ def long(options: argparse.Namespace) -> None:
     """One stream of `--tokens` at 4+2044, and after every twentieth of it some tokens by the published recipe."""
     loaded, policy, few = shape_7b.build(), SinkWindow(sinks=N, window=2044), 8
     chunk, process = auto_chunk(loaded)[0], psutil.Process()
-    scorer, published = BlockScorer(loaded, policy, chunk), Published(loaded, policy)
+    scorer, published = BlockScorer(loaded, policy), Published(loaded, policy)
     published.fill(torch.randint(0, 32_000, (1, policy.reach + 1), device=CUDA))
     draw, spent, theirs, told, total = torch.Generator().manual_seed(0), 0.0, [], 0, 0.0
     say("long", "", None, f"blocks of {chunk:,} tokens; {'; '.join(scorer.choices.values())}")

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from sinkctl.kernels import gate
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.model.attention import decoder_of, through_handler
-from sinkctl.model.compiled import called_as
+from sinkctl.model.compiled import called_as, worth_compiling
 from sinkctl.model.handler import handling
-from sinkctl.model.row_layers import misfit
+from sinkctl.model.row_layers import CLASSES, is_hooked, misfit
 
 
 class BlockLayers:
@@ -50,37 +50,17 @@ class _Layer:
         rows, tokens, _ = hidden_states.shape
         x_NC = _normed(self._block.input_layernorm, h_NC)
         room = handling.get().room(attention, tokens) if rows == 1 else None
-        found = (*_products(x_NC, attention.q_proj, attention.k_proj), _into(room, x_NC, attention.v_proj))
-        q, k, v = (x.unflatten(0, (rows, tokens)).unflatten(2, (-1, attention.head_dim)) for x in found)
-        heads = (x.transpose(1, 2) for x in (q, k, v))
-        seen, _ = through_handler(attention, *heads, attention_mask, scaling=attention.scaling)
+        parts = ((attention.q_proj, None), (attention.k_proj, None), (attention.v_proj, room))
+        found = (_product(x_NC, part, out) for part, out in parts)
+        q, k, v = (x.view(rows, tokens, -1, attention.head_dim).transpose(1, 2) for x in found)
+        seen, _ = through_handler(attention, q, k, v, attention_mask, scaling=attention.scaling)
         h_NC.addmm_(seen.reshape(len(h_NC), -1), attention.o_proj.weight.mT)
         x_NC = _normed(self._block.post_attention_layernorm, h_NC)
-        wide_NF = self._gated(*_products(x_NC, mlp.gate_proj, mlp.up_proj))
+        wide_NF = self._gated(linear(x_NC, mlp.gate_proj.weight), linear(x_NC, mlp.up_proj.weight))
         return h_NC.addmm_(wide_NF, mlp.down_proj.weight.mT).view_as(hidden_states)
 
 
-def _products(x_NC: Tensor, *parts: nn.Linear) -> Sequence[Tensor]:
-    """Of each linear layer; in one product where their matrices lie one after the other in memory."""
-    weights = [part.weight for part in parts]
-    joined = in_a_row(weights)
-    if joined is None or parts[0].bias is not None:
-        return [linear(x_NC, part.weight, part.bias) for part in parts]
-    return linear(x_NC, joined).split(list(map(len, weights)), dim=-1)
-
-
-def in_a_row(weights: Sequence[Tensor]) -> Tensor | None:
-    """All of them as one matrix, where they lie one after the other in one memory."""
-    first, end = weights[0], weights[0].data_ptr()
-    for weight in weights:
-        elsewhere = weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
-        if elsewhere or weight.data_ptr() != end or not weight.is_contiguous():
-            return None
-        end += weight.nbytes
-    return first.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
-
-
-def _into(out: Tensor | None, x_NC: Tensor, part: nn.Linear) -> Tensor:
+def _product(x_NC: Tensor, part: nn.Linear, out: Tensor | None) -> Tensor:
     """A linear layer's product, written to `out` where given."""
     if out is None:
         return linear(x_NC, part.weight, part.bias)
@@ -97,12 +77,25 @@ def block_layers(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> tuple[B
     """(what runs the layers of a block, its reason), or None and why not."""
     if (problem := misfit(model, blocks)) is not None:
         return None, problem
-    parameters = [parameter for block in blocks for parameter in block.parameters()]
-    if len({(parameter.device, parameter.dtype) for parameter in parameters}) > 1:
+    kinds = {kind for block in blocks for kind in _kinds(block)}
+    if len(kinds) > 1:
         return None, "its weights are of several kinds"
-    gated, reason = gate.select(parameters[0].device, parameters[0].dtype)
+    gated, reason = gate.select(*next(iter(kinds)))
     if gated is None:
         return None, reason
     last = getattr(decoder_of(model), "norm", None)
-    norms = [last] if type(last) is type(blocks[0].input_layernorm) and not last._forward_hooks else []
-    return BlockLayers(blocks, gated, norms), f"sums in the epilogues of products, the gate in one pass ({reason})"
+    alike = type(last) is type(blocks[0].input_layernorm) and not is_hooked(last) and _kinds(last) == kinds
+    layers = BlockLayers(blocks, gated, [last] if alike else [])
+    return layers, f"sums in the epilogues of products, the gate in one pass ({reason})"
+
+
+def _kinds(module: nn.Module) -> set[tuple[torch.device, torch.dtype]]:
+    return {(parameter.device, parameter.dtype) for parameter in module.parameters()}
+
+
+def worth_compiling_blocks(model: PreTrainedModel, device: torch.device, tokens: float | None) -> tuple[bool, str]:
+    """Whether to compile layers that take a text of about `tokens` tokens in blocks, and why."""
+    blocks = [module for module in model.modules() if type(module).__name__ in CLASSES]
+    if blocks and block_layers(model, blocks)[0] is not None:
+        return False, "its layers need nothing compiled"
+    return worth_compiling(model, device, tokens)

@@ -8,8 +8,9 @@ from families import STREAMED, in_float64, tiny
 
 from sinkctl.cache import blocks as cache_in_blocks
 from sinkctl.cache.policies import SinkWindow
+from sinkctl.kernels import gate
 from sinkctl.kernels.gate import IMPLEMENTATIONS
-from sinkctl.model.block_layers import BlockLayers, block_layers
+from sinkctl.model.block_layers import BlockLayers, block_layers, worth_compiling_blocks
 from sinkctl.model.compiled import blocks_of
 from sinkctl.model.load import LoadedModel
 from sinkctl.tasks.generate.decoder import Decoder
@@ -84,6 +85,33 @@ def test_layers_that_do_not_fit_say_why():
     assert block_layers(model, list(model.model.layers)) == (None, "its weights are of several kinds")
     model = made("gemma2")
     assert block_layers(model, list(model.model.layers))[1].startswith("Gemma2DecoderLayer is not one of")
+
+
+def test_what_is_done_to_the_last_norm_or_to_a_layer_is_done(monkeypatch):
+    monkeypatch.setattr(gate, "select", lambda *_: (IMPLEMENTATIONS["reference"], "told to"))
+    for does in ("hooks the norm", "replaces its forward", "hooks a layer"):
+        model, plain = made("llama"), scored(scorer(made("llama")))
+        norm, first = model.model.norm, model.model.layers[0]
+        if does == "replaces its forward":
+            norm.forward = lambda x, own=norm.forward: own(x + 1)
+        else:
+            (norm if does == "hooks the norm" else first).register_forward_pre_hook(lambda _, x: (x[0] + 1, *x[1:]))
+        own = scorer(model)
+        assert (own._own is None) == (does == "hooks a layer")
+        stock = scorer(model)
+        stock._own = None
+        torch.testing.assert_close(scored(own), scored(stock), rtol=0, atol=1e-5)
+        assert (scored(scorer(model)) - plain).abs().max() > 0.01, does
+
+
+def test_layers_are_compiled_where_asked_for_alone(monkeypatch):
+    model, cpu = made("llama"), torch.device("cpu")
+    assert worth_compiling_blocks(model, cpu, 1e9) == (False, "only pays on a GPU")
+    monkeypatch.setattr(gate, "select", lambda *_: (IMPLEMENTATIONS["reference"], "told to"))
+    assert worth_compiling_blocks(model, cpu, 1e9) == (False, "its layers need nothing compiled")
+    assert scorer(model).choices["layers"].endswith("(told to)")
+    loaded = LoadedModel(model, None, "tiny", "in memory")
+    assert "layers" not in BlockScorer(loaded, SinkWindow(sinks=2, window=6), compile_size=8).choices
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

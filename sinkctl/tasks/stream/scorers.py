@@ -37,9 +37,9 @@ class BlockScorer(Scorer):
     """Every policy that keeps keys and values: its rule in blocks, through the stock model with raw keys."""
 
     def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
-        """Layers that have a faster form run so; of others, blocks of `compile_size` tokens go through compiled ones.
+        """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph.
 
-        Blocks of another size are not worth a graph.
+        Where nothing is to be compiled, layers that have a form of their own for blocks run so.
         """
         super().__init__(loaded, policy)
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
@@ -49,7 +49,7 @@ class BlockScorer(Scorer):
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
         layers = blocks_of(loaded.model, self._facts)
-        self._own, self._own_why = block_layers(loaded.model, layers)
+        self._own, self._own_why = (None, "") if compile_size is not None else block_layers(loaded.model, layers)
         self._compiled, self._compile_size = CompiledLayers(layers), compile_size
 
     def begin(self) -> None:
@@ -158,7 +158,7 @@ class BlockScorer(Scorer):
     def choices(self) -> dict[str, str]:
         found = {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
         if self._own is not None:
-            found |= {"layers": self._own_why, "compile": "off: the layers need nothing compiled"}
+            found["layers"] = self._own_why
         return found | self._lengths.choice(self.policy.label, self.seen)
 
     @property
