@@ -144,6 +144,8 @@ def stream(options: argparse.Namespace) -> None:
     cases = [(32, groups, 128, window) for groups in (32, 8) for window in (1020, 2044, 4092)]
     for heads, groups, width, window in [*cases, (9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044)]:
         label, running = f"stream {heads}/{groups}×{width} {N}+{window}", {}
+        if options.only not in label:
+            continue
         x, given = stream_inputs(heads, groups, width, T, window)
         for name, way in ways.items():
             if way is not None and right(way, label, name, partial(stream_errors, heads, groups, width, window)):
@@ -227,12 +229,14 @@ def score(options: argparse.Namespace) -> None:
     """`before` has the earlier attention in layers that torch.compile made, `compiled` today's in such layers."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "stream_attention", "triton_attention")
     chunk, matmul = auto_chunk(loaded)[0], shape_7b.matmul_rate()
-    sizes = {BEFORE: T, "compiled": T, "sinkctl": chunk}
+    sizes, layers = {BEFORE: T, "compiled": T, "sinkctl": chunk}, None
     for window in (2044, 1020, 4092):
         label, running = f"score {N}+{window}", {}
         for name in sizes if kernel else ("compiled", "sinkctl"):
             policy, compiled = SinkWindow(sinks=N, window=window), None if name == "sinkctl" else T
             scorer = BlockScorer(loaded, policy, compiled)
+            layers = layers or scorer._compiled  # compiled once
+            scorer._compiled = layers
             if name == BEFORE:
                 scorer._cache._chosen = [(kernel, BEFORE)] * len(scorer._cache._chosen)
             running[name] = partial(scoring, scorer, torch.randint(0, 32_000, (sizes[name] + 1,)), name == "sinkctl")

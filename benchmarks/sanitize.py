@@ -21,8 +21,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from kernel_calls import CASES
+from kernel_calls import CASES as IN_TRITON
+from kernel_calls import IN_CUDA
 
+CASES = IN_TRITON | IN_CUDA
 TOOLS = ("memcheck", "racecheck")
 PLANTED = "planted"
 # What memcheck finds, and what racecheck finds: the last number of a block is another warp's.
