@@ -228,7 +228,7 @@ def generating(loaded, window: int, count: int, prompts: list[Tensor]) -> Decode
 def score(options: argparse.Namespace) -> None:
     """`before` has the earlier attention in layers that torch.compile made, `compiled` today's in such layers."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "stream_attention", "triton_attention")
-    chunk, matmul = auto_chunk(loaded)[0], shape_7b.matmul_rate()
+    chunk, matmul, kept_up = auto_chunk(loaded)[0], shape_7b.matmul_rate(), sustained()
     sizes, layers = {BEFORE: T, "compiled": T, "sinkctl": chunk}, None
     for window in (2044, 1020, 4092):
         label, running = f"score {N}+{window}", {}
@@ -244,9 +244,16 @@ def score(options: argparse.Namespace) -> None:
 
         def words(name: str, ms: float, flops: float = flops) -> str:
             rate = 1e3 * sizes[name] / ms
-            return f"{rate:8,.0f} tokens/s, {rate * flops / matmul:.0%} of matmul"
+            return f"{rate:8,.0f} tokens/s, {rate * flops / matmul:.0%} of matmul, {rate * flops / kept_up:.0%} for a second"
 
         shown(label, running, "compiled" if kernel is None else BEFORE, words, rounds=max(3, options.rounds // 2))
+
+
+def sustained(calls: int = 500) -> float:
+    """FLOP/s of the largest products of such a block, one after the other for a second, in which the GPU heats up."""
+    x, weight = torch.randn(T, 4096, device=CUDA, dtype=BF16), torch.randn(11_008, 4096, device=CUDA, dtype=BF16) / 64
+    ms = medians({"product": partial(torch.nn.functional.linear, x, weight)}, 1, calls)["product"]
+    return 2e3 * T * weight.numel() / ms
 
 
 def scoring(scorer: BlockScorer, ids_T: Tensor, own: bool) -> None:
@@ -289,6 +296,7 @@ def long(options: argparse.Namespace) -> None:
 def rates(options: argparse.Namespace) -> None:
     for rate in hardware(CUDA, BF16, Clock(CUDA, 0.05)):
         say("rates", rate.name, None, f"{rate.value / 1e12:.4g} T{'FLOP' if rate.name == 'matmul' else 'B'}/s")
+    say("rates", "matmul for a second", None, f"{sustained() / 1e12:.4g} TFLOP/s")
 
 
 PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score, "long": long}
