@@ -244,7 +244,8 @@ def score(options: argparse.Namespace) -> None:
 
         def words(name: str, ms: float, flops: float = flops) -> str:
             rate = 1e3 * sizes[name] / ms
-            return f"{rate:8,.0f} tokens/s, {rate * flops / matmul:.0%} of matmul, {rate * flops / kept_up:.0%} for a second"
+            shares = (rate * flops / limit for limit in (matmul, kept_up))
+            return "{:8,.0f} tokens/s, {:.0%} of matmul, {:.0%} of it for a second".format(rate, *shares)
 
         shown(label, running, "compiled" if kernel is None else BEFORE, words, rounds=max(3, options.rounds // 2))
 
