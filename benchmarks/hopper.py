@@ -1,15 +1,14 @@
 """Attention, a generated token and a scored block on a Hopper GPU, beside an earlier version, in one run.
 
     git worktree add ../before COMMIT
-    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score long] [--rounds 10]
+    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score] [--rounds 10]
 
 bf16, batch 1, rows as projections lay them out. `stream_attention`: 16,384 queries of a stream whose cache is full, 4
 sinks, windows of 1020, 2044 and 4092, 32 heads of 128 with 32 and 8 key/value heads; other widths. `sink_attention`: a
 training step over 32,768 tokens. Each way is first held against float64: one that raises, or errs more than twice as
 much as plain torch, is a row that says so. Then steps and scored blocks of the Llama-2-7B shape, random weights. Ways
 take turns; medians over rounds, by CUDA events. Useful TFLOP/s count visible pairs alone; a token's TB/s what must be
-read. Without --before the earlier kernels are left out. Rows come as they are measured; the table last. Part `long`:
-4,000,000 tokens in one stream, its rate and memory, and the published recipe's rate in between.
+read. Without --before the earlier kernels are left out. Rows come as they are measured; the table last.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import psutil
 import shape_7b
 import torch
 from torch import Tensor
@@ -36,7 +34,6 @@ from sinkctl.model.memory import auto_chunk
 from sinkctl.model.row_layers import row_layers
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.costs import in_stream, token_flops, weight_bytes
-from sinkctl.tasks.bench.peers.published import Published
 from sinkctl.tasks.bench.rates import rates as hardware
 from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.decoder import Decoder
@@ -264,48 +261,18 @@ def scoring(scorer: BlockScorer, ids_T: Tensor, own: bool) -> None:
         scorer.step(ids_T[:-1], ids_T[1:])
 
 
-def long(options: argparse.Namespace) -> None:
-    """One stream of `--tokens` at 4+2044, and after every twentieth of it some tokens by the published recipe."""
-    loaded, policy, few = shape_7b.build(), SinkWindow(sinks=N, window=2044), 8
-    chunk, process = auto_chunk(loaded)[0], psutil.Process()
-    scorer, published = BlockScorer(loaded, policy), Published(loaded, policy)
-    published.fill(torch.randint(0, 32_000, (1, policy.reach + 1), device=CUDA))
-    draw, spent, theirs, told, total = torch.Generator().manual_seed(0), 0.0, [], 0, 0.0
-    say("long", "", None, f"blocks of {chunk:,} tokens; {'; '.join(scorer.choices.values())}")
-    while scorer.seen < options.tokens:
-        count = min(chunk, options.tokens - scorer.seen)
-        ids_T = torch.randint(0, 32_000, (count + 1,), generator=draw)
-        since = time.perf_counter()
-        total += float(scorer.step(ids_T[:-1], ids_T[1:]).sum(dtype="float64"))
-        spent += time.perf_counter() - since
-        if scorer.seen * 20 // options.tokens > told:
-            told = scorer.seen * 20 // options.tokens
-            ids_T, since = torch.randint(0, 32_000, (few + 1,)), time.perf_counter()
-            published.score(ids_T[:-1], ids_T[1:]).cpu()
-            theirs.append(few / (time.perf_counter() - since))
-            held, most = (f() / 2**30 for f in (torch.cuda.memory_allocated, torch.cuda.max_memory_allocated))
-            words = (
-                f"{scorer.seen:9,} tokens, {scorer.seen / spent:8,.0f} tokens/s; device {held:.3f}, most {most:.3f} GiB"
-            )
-            words += f", process {process.memory_info().rss / 2**20:,.0f} MiB; published {theirs[-1]:.1f} tokens/s"
-            say("long", f"{5 * told} %", 1e3 * spent, words)
-    rate, mean = scorer.seen / spent, statistics.median(theirs)
-    words = f"{rate:,.0f} tokens/s, {rate / mean:,.0f} times the published {mean:.1f}"
-    say("long", "whole", 1e3 * spent, f"{words}; mean loss {total / scorer.seen:.4f} nats")
-
-
 def rates(options: argparse.Namespace) -> None:
     for rate in hardware(CUDA, BF16, Clock(CUDA, 0.05)):
         say("rates", rate.name, None, f"{rate.value / 1e12:.4g} T{'FLOP' if rate.name == 'matmul' else 'B'}/s")
     say("rates", "matmul for a second", None, f"{sustained() / 1e12:.4g} TFLOP/s")
 
 
-PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score, "long": long}
+PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=[part for part in PARTS if part != "long"])
+    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     arguments.add_argument("--before", type=Path, help="a checkout of an earlier version")
     arguments.add_argument("--rounds", type=int, default=10)
     arguments.add_argument(

@@ -7,7 +7,7 @@ B rows, T tokens, C channels, D width of a head.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,16 +25,21 @@ from sinkctl.model.row_layers import CLASSES, is_hooked, misfit
 
 
 class BlockLayers:
-    """Runs layers so inside `with active()`, without gradients; each writes over the residual stream it is given."""
+    """Runs layers so inside `with active()`, without gradients; each writes over the residual stream it is given.
+
+    Layers that something has been hooked into since are run as they are.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], gated: Implementation, norms: Sequence[nn.Module] = ()):
         """`blocks` of which `misfit` says nothing, and other RMSNorms of their kind."""
         self._modules = [*blocks, *norms]
+        self._parts = [part for module in self._modules for part in module.modules()]
         self._calls = [*(_Layer(block, gated) for block in blocks), *(partial(_normed, norm) for norm in norms)]
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with called_as(self._modules, self._calls):
+        hooked = any(map(is_hooked, self._parts))
+        with nullcontext() if hooked else called_as(self._modules, self._calls):
             yield
 
 

@@ -104,6 +104,16 @@ def test_what_is_done_to_the_last_norm_or_to_a_layer_is_done(monkeypatch):
         assert (scored(scorer(model)) - plain).abs().max() > 0.01, does
 
 
+def test_what_is_hooked_in_later_is_done_too():
+    model = made("llama")
+    own, plain = scorer(model), scored(scorer(model))
+    own._own = BlockLayers(blocks_of(model, own.facts), IMPLEMENTATIONS["reference"])
+    with model.model.layers[1].register_forward_hook(lambda _, __, out: out + 1):
+        expected, found = scored(scorer(model)), scored(own)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, plain)
+
+
 def test_layers_are_compiled_where_asked_for_alone(monkeypatch):
     model, cpu = made("llama"), torch.device("cpu")
     assert worth_compiling_blocks(model, cpu, 1e9) == (False, "only pays on a GPU")

@@ -36,10 +36,11 @@ RECURRENT, PAST = "recurrent.", "past"
 class BlockScorer(Scorer):
     """Every policy that keeps keys and values: its rule in blocks, through the stock model with raw keys."""
 
-    def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
+    def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None, stock: bool = False):
         """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph.
 
-        Where nothing is to be compiled, layers that have a form of their own for blocks run so.
+        Where nothing is to be compiled, layers that have a form of their own for blocks run so, unless they are to stay
+        `stock`: numbers that are held against each other in their last bits come from layers that run alike.
         """
         super().__init__(loaded, policy)
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
@@ -49,7 +50,9 @@ class BlockScorer(Scorer):
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
         layers = blocks_of(loaded.model, self._facts)
-        self._own, self._own_why = (None, "") if compile_size is not None else block_layers(loaded.model, layers)
+        self._own, self._own_why = (
+            (None, "") if compile_size is not None or stock else block_layers(loaded.model, layers)
+        )
         self._compiled, self._compile_size = CompiledLayers(layers), compile_size
 
     def begin(self) -> None:
