@@ -53,7 +53,7 @@ def main() -> None:
             say(f"{told / ROWS:4.0%} {rate}; {memory}; published {theirs[-1]:.1f} tokens/s")
     rate, mean = scorer.seen / spent, statistics.median(theirs)
     say(
-        f"{scorer.seen:,} tokens in {spent:.1f} s: {rate:,.0f} tokens/s, {rate / mean:,.0f} times {mean:.1f} (published)"
+        f"{scorer.seen:,} tokens in {spent:.1f} s: {rate:,.0f} tokens/s, {rate / mean:,.0f} times {mean:.1f}, published"
     )
     say(f"mean loss {loss / scorer.seen:.4f} nats")
 
