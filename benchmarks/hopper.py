@@ -16,6 +16,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -25,13 +26,14 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import SinkWindow
-from sinkctl.kernels import decode_attention, sink_attention, stream_attention
+from sinkctl.kernels import decode_attention, losses, sink_attention, stream_attention
 from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import cudnn_graphs_run, fa3_runs
 from sinkctl.kernels.stream_attention import Strip
+from sinkctl.model.memory import auto_chunk
 from sinkctl.model.row_layers import row_layers
 from sinkctl.tasks.bench.clock import Clock
-from sinkctl.tasks.bench.costs import weight_bytes
+from sinkctl.tasks.bench.costs import in_stream, token_flops, weight_bytes
 from sinkctl.tasks.bench.rates import rates as hardware
 from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.decoder import Decoder
@@ -139,6 +141,8 @@ def stream(options: argparse.Namespace) -> None:
     cases = [(32, groups, 128, window) for groups in (32, 8) for window in (1020, 2044, 4092)]
     for heads, groups, width, window in [*cases, (9, 3, 64, 2044), (32, 8, 64, 2044), (4, 1, 256, 2044)]:
         label, running = f"stream {heads}/{groups}×{width} {N}+{window}", {}
+        if options.only not in label:
+            continue
         x, given = stream_inputs(heads, groups, width, T, window)
         for name, way in ways.items():
             if way is not None and right(way, label, name, partial(stream_errors, heads, groups, width, window)):
@@ -219,21 +223,48 @@ def generating(loaded, window: int, count: int, prompts: list[Tensor]) -> Decode
 
 
 def score(options: argparse.Namespace) -> None:
+    """`before` has the earlier attention in layers that torch.compile made, `compiled` today's in such layers."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "stream_attention", "triton_attention")
-    ids_T = torch.randint(0, 32_000, (T + 1,))
-    for window in (1020, 2044, 4092):
+    chunk, matmul, kept_up = auto_chunk(loaded)[0], shape_7b.matmul_rate(), sustained()
+    sizes, layers = {BEFORE: T, "compiled": T, "sinkctl": chunk}, None
+    for window in (2044, 1020, 4092):
         label, running = f"score {N}+{window}", {}
-        for name in (BEFORE, "sinkctl") if kernel else ("sinkctl",):
-            scorer = BlockScorer(loaded, SinkWindow(sinks=N, window=window), T)
+        for name in sizes if kernel else ("compiled", "sinkctl"):
+            policy, compiled = SinkWindow(sinks=N, window=window), None if name == "sinkctl" else T
+            scorer = BlockScorer(loaded, policy, compiled)
+            layers = layers or scorer._compiled  # compiled once
+            scorer._compiled = layers
             if name == BEFORE:
                 scorer._cache._chosen = [(kernel, BEFORE)] * len(scorer._cache._chosen)
-            running[name] = partial(scorer.step, ids_T[:-1], ids_T[1:])
-        shown(label, running, BEFORE, lambda _, ms: f"{1e3 * T / ms:8,.0f} tokens/s", rounds=4)
+            running[name] = partial(scoring, scorer, torch.randint(0, 32_000, (sizes[name] + 1,)), name == "sinkctl")
+        flops = token_flops(loaded, in_stream(window + N), window + N)
+
+        def words(name: str, ms: float, flops: float = flops) -> str:
+            rate = 1e3 * sizes[name] / ms
+            shares = (rate * flops / limit for limit in (matmul, kept_up))
+            return "{:8,.0f} tokens/s, {:.0%} of matmul, {:.0%} of it for a second".format(rate, *shares)
+
+        shown(label, running, "compiled" if kernel is None else BEFORE, words, rounds=max(3, options.rounds // 2))
+
+
+def sustained(calls: int = 500) -> float:
+    """FLOP/s of the largest products of such a block, one after the other for a second, in which the GPU heats up."""
+    x, weight = torch.randn(T, 4096, device=CUDA, dtype=BF16), torch.randn(11_008, 4096, device=CUDA, dtype=BF16) / 64
+    ms = medians({"product": partial(torch.nn.functional.linear, x, weight)}, 1, calls)["product"]
+    return 2e3 * T * weight.numel() / ms
+
+
+def scoring(scorer: BlockScorer, ids_T: Tensor, own: bool) -> None:
+    """A block; but for `own` its losses come from logits in float32."""
+    plain = (losses.IMPLEMENTATIONS["reference"], "")
+    with nullcontext() if own else patch.object(losses, "select", lambda _: plain):
+        scorer.step(ids_T[:-1], ids_T[1:])
 
 
 def rates(options: argparse.Namespace) -> None:
     for rate in hardware(CUDA, BF16, Clock(CUDA, 0.05)):
         say("rates", rate.name, None, f"{rate.value / 1e12:.4g} T{'FLOP' if rate.name == 'matmul' else 'B'}/s")
+    say("rates", "matmul for a second", None, f"{sustained() / 1e12:.4g} TFLOP/s")
 
 
 PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score}
@@ -244,6 +275,9 @@ def main() -> None:
     arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     arguments.add_argument("--before", type=Path, help="a checkout of an earlier version")
     arguments.add_argument("--rounds", type=int, default=10)
+    arguments.add_argument(
+        "--tokens", type=int, default=4_000_000, help="of the part `long`, which is run if asked for"
+    )
     options = arguments.parse_args()
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     print(f"{machine}; {fa3_runs()[1]}; {cudnn_graphs_run()[1]}", flush=True)

@@ -25,7 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from retrofit_judged import judged, means
+from retrofit_judged import ERROR, judged, means, reloaded
 from rich.console import Console
 from row_queue import Job, add_flags, child, machine, run_queue, visible
 
@@ -51,7 +51,7 @@ ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
     ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
     ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
-    ("asked", "asked", "{:.0f}"), ("trained, s", "seconds", "{:,.0f}"),
+    ("asked", "asked", "{:.0f}"), ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
 
 
@@ -102,20 +102,24 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    for known in chain([{}], judged(loaded, original, texts, options)):
+    written = [] if name == ORIGINAL else [folder]
+    stock = (reloaded(each, loaded, options.text, options) for each in written)
+    for known in chain([{}], judged(loaded, original, texts, options), stock):
         found |= known | {"judged_s": time.monotonic() - began}
         unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
     os.replace(unfinished, place(name, seed, options))
 
 
 def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecipe:
-    """The built-in recipe with the model, the texts and the size asked for; nothing is compared, that is done here."""
+    """The built-in recipe with the model, the texts and the size asked for; controls are rows, and what it does to
+    everything else is found here."""
     recipe = load(find(ROWS + name))
     steps = options.steps or recipe.steps
     changes = {
-        "text": TextFiles(files=tuple(options.train_text)), "seed": seed,
+        "text": TextFiles(files=tuple(options.train_text)), "seed": seed, "control": False,
         "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
-    } | {key: getattr(options, key) for key in ("batch", "length", "lr") if getattr(options, key)}  # fmt: skip
+    }  # fmt: skip
+    changes |= {key: getattr(options, key) for key in ("batch", "length", "lr", "micro_batch") if getattr(options, key)}
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -152,7 +156,8 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
 
 def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     """All that its numbers are of."""
-    return recipe.model_dump(mode="json", exclude={"model": {"device"}, "evaluation": True})
+    places = {"model": {"device"}, "training": {"micro_batch"}}
+    return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 
 def settled(wanted: Any, found: Any) -> bool:
@@ -200,9 +205,20 @@ def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[s
     print(f"\n| {head} | seeds | {' | '.join(title for title, _, _ in columns)} |")
     print("|---" * (len(columns) + 2) + "|")
     for name, found in rows.items():
-        mean = means(found)
-        cells = [form.format(mean[key]) if key in mean else "–" for _, key, form in columns]
+        cells = [cell(found, key, form) for _, key, form in columns]
         print(f"| `{name}` | {len(found)} | {' | '.join(cells)} |", flush=True)
+
+
+def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
+    """The mean over seeds and, of several, from which to which; of one, ± its standard error where there is one."""
+    mean, values = means(found), [each[key] for each in found if each.get(key) is not None]
+    if key not in mean:
+        return "–"
+    said = form.format(mean[key])
+    if len(values) > 1:
+        return f"{said} ({form.format(min(values))} to {form.format(max(values))})"
+    error = mean.get(f"{key}{ERROR}")
+    return said if error is None else f"{said} ± {form.format(error).lstrip('+')}"
 
 
 def arguments() -> argparse.Namespace:
@@ -214,6 +230,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--second")
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
     parser.add_argument("--lr", type=float)
+    parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
     parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")

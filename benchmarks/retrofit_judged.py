@@ -3,24 +3,32 @@
 Shapes: N samples, T tokens, V vocabulary, C channels.
 """
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import sinkctl
-from sinkctl.errors import TextError
+from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel
 from sinkctl.tasks.convert.training.trained import decoder_layers
+from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 from sinkctl.text import TokenStream
 
+STOCK = Path(__file__).with_name("stock_losses.py")
 ROUNDINGS = (
     ("kv_4", {"bits": 4}), ("kv_3", {"bits": 3}), ("kv_2", {"bits": 2}),
     ("kv_4_by_token", {"bits": 4, "keys": "token", "group": 64}),
 )  # fmt: skip
+ERROR, BLOCK = ".error", 256  # standard errors are of the means of so many tokens, as neighbours are alike
 BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
 
 
@@ -33,18 +41,17 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     original with four tokens kept, of all others with none.
     """
     sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
-    yield shown(loaded, next(iter(texts.values())))
-    full: dict[str, dict[str, float]] = {}
-    for name, file in texts.items():
-        full[name] = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
-        yield {f"{name}.{key}": math.exp(loss) for key, loss in full[name].items()}
-        found = predicted(loaded, original, sampled[name])
-        yield {f"{name}.{key}": value for key, value in found.items()}
     tokens, own = (4, "kept") if loaded is original else (0, "bare")
     for name, file in texts.items():
+        full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
+        yield {f"{name}.{key}": math.exp(nll.mean()) for key, nll in full.items()}
         few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in ROUNDINGS}
-        for form, loss in losses(loaded, file, few, chosen).items():
-            yield {f"{name}.{form}": math.expm1(loss - full[name][own])}
+        for form, nll in losses(loaded, file, few, chosen).items():
+            yield cost(f"{name}.{form}", nll - full[own])
+    yield shown(loaded, next(iter(texts.values())))
+    for name in texts:
+        found = predicted(loaded, original, sampled[name])
+        yield {f"{name}.{key}": value for key, value in found.items()}
     lines = {"count": chosen.lines, "every": 2, "back": BACK}
     policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
     asked = sinkctl.ask("lines", model=loaded, policies=policies, lines=lines, answer_tokens=8)
@@ -59,6 +66,24 @@ def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:
         raise TextError(f"{file}: {len(ids_T):,} tokens are no sample; give more text, or less --sample-length")
     starts = torch.linspace(0, len(ids_T) - length, min(count, len(ids_T) // length)).long()
     return ids_T[starts[:, None] + torch.arange(length)]
+
+
+def reloaded(folder: Path, loaded: LoadedModel, file: str, chosen: Any) -> dict[str, Any]:
+    """The class that transformers alone loads a written checkpoint as, and how far its losses are from those of
+    sinkctl's streaming, the largest difference over the tokens of one window, nats."""
+    outcome = sinkctl.stream(
+        file, model=loaded, policies=[kept(0, chosen)], limit=chosen.window, progress=lambda now: None
+    )
+    (ours_T,) = outcome.nll.values()
+    ids_T = torch.cat([torch.from_numpy(block.ids) for block in TokenStream([file], loaded.tokenizer)])
+    fed = [loaded.bos_id] * loaded.uses_bos + ids_T[: chosen.window].tolist()
+    said = subprocess.run(
+        [sys.executable, str(STOCK), str(folder)], input=json.dumps(fed), capture_output=True, text=True
+    )
+    if said.returncode:
+        raise ModelError(f"{folder}: transformers alone does not load it: {said.stderr.strip()[-300:]}")
+    theirs = json.loads(said.stdout)
+    return {"stock_class": theirs["class"], "stock_gap": float(np.abs(ours_T - np.array(theirs["nll"])).max())}
 
 
 @torch.no_grad()
@@ -111,13 +136,18 @@ def kept(tokens: int, chosen: Any) -> dict[str, Any]:
     return {"kind": "sink_window", "sinks": tokens, "window": chosen.window}
 
 
-def losses(loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any) -> dict[str, float]:
-    """Mean loss of the tokens past the window, streamed by each policy, nats."""
+def cost(name: str, change_T: Tensor) -> dict[str, float | None]:
+    """What is added to perplexity, as a share, by the change of each token's loss; and its standard error."""
+    return {name: math.expm1(change_T.mean()), f"{name}{ERROR}": ratio_error(blocks(change_T, BLOCK))}
+
+
+def losses(loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any) -> dict[str, Tensor]:
+    """The loss of each token past the window, streamed by each policy, nats, float64."""
     outcome = sinkctl.stream(
         file, model=loaded, policies=list(policies.values()), limit=chosen.tokens, progress=lambda now: None
     )
     return {
-        name: float(nll[chosen.window :].astype("float64").mean())
+        name: torch.from_numpy(nll[chosen.window :].astype("float64"))
         for name, nll in zip(policies, outcome.nll.values(), strict=True)
     }
 

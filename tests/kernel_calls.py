@@ -1,9 +1,10 @@
-"""Every Triton kernel called once, as its caller launches it, on the default device: to be compiled, or to be watched.
+"""Every own kernel called once, as its caller launches it, on the default device: to be compiled, or to be watched.
 
 H query heads, G key/value heads, T tokens, S keys, R ring slots, N sinks, D head width, n rotated pairs
 """
 
 from functools import partial
+from importlib import import_module
 
 import torch
 
@@ -43,20 +44,20 @@ def decoded(width: int) -> None:
     decode_attention(*x, ring, torch.tensor([3 * T]), turn=turn, scale=0.1, sink_logit_H=normal(H))
 
 
-def dequantized(width: int, bits: int = 4, together: int = 32) -> None:
+def dequantized(width: int, bits: int = 4, together: int = 32, by: str = "triton", dtype=BF16, **options) -> None:
     from sinkctl.kernels.rounded_decode.quantize import quantize
-    from sinkctl.kernels.rounded_decode.triton import rounded_decode
 
     def coded(tokens: int, channels: int | None) -> list[torch.Tensor]:
-        one = quantize(normal(tokens, width), bits, channels)
+        one = quantize(normal(tokens, width, dtype=dtype), bits, channels)
         return [x.expand(1, G, 8 * T // tokens, *x.shape).contiguous() for x in one]
 
-    full = (normal(1, G, slots, width) for slots in (T + together, T + 1))
-    store = Store(*full, *coded(together, None), *coded(1, together), *(normal(1, G, N, width) for _ in range(2)))
+    full, kept = ([normal(1, G, n, width, dtype=dtype) for n in slots] for slots in ((T + together, T + 1), (N, N)))
+    store = Store(*full, *coded(together, None), *coded(1, together), *kept)
     angles = Angles(*(normal(n, width // 2, dtype=torch.float) for n in (T, T, together, together)), 0, False)
-    x = (normal(1, heads, width) for heads in (H, G, G))
-    rule = Rule(bits, together, together, T, N, N, 8 * T)
-    rounded_decode(*x, store, torch.tensor([3 * T]), rule=rule, angles=angles, scale=0.1, sink_logit_H=normal(H))
+    x = (normal(1, heads, width, dtype=dtype) for heads in (H, G, G))
+    rule, own = Rule(bits, together, together, T, N, N, 8 * T), dict(scale=0.1, sink_logit_H=normal(H), **options)
+    rounded_decode = import_module(f"sinkctl.kernels.rounded_decode.{by}").rounded_decode
+    rounded_decode(*x, store, torch.tensor([3 * T]), rule=rule, angles=angles, **own)
 
 
 def summed(width: int) -> None:
@@ -99,14 +100,34 @@ def multiplied(width: int) -> None:
     row_products(x, matrices[:1], add_N=x)
 
 
+def gated(width: int) -> None:
+    from sinkctl.kernels.gate.triton import gated
+
+    gated(normal(T, width), normal(T, width))
+
+
+def lost(width: int) -> None:
+    from sinkctl.kernels.losses.triton import losses
+
+    losses(normal(8, 64 * width), torch.zeros(8, dtype=torch.int64))
+
+
 CASES = {
     f"{run.__name__}_{width}": partial(run, width)
     for run in (streamed, folded, decoded, dequantized, summed, queried, spread, rotated, multiplied)
     for width in (64, 128, 256)
 } | {
+    "gated": partial(gated, 128),
+    "lost": partial(lost, 128),
     "dequantized_8_bits": partial(dequantized, 128, bits=8),
     "dequantized_2_bits": partial(dequantized, 128, bits=2),
     "dequantized_groups_of_64": partial(dequantized, 128, together=64),
     "streamed_capped": partial(streamed, 128, softcap=50.0),
     "streamed_alibi": lambda: streamed(128, slope_H=normal(H, dtype=torch.float)),
+}
+# What is not Triton's.
+IN_CUDA = {
+    "dequantized_cuda": partial(dequantized, 128, by="cuda"),
+    "dequantized_cuda_capped": partial(dequantized, 128, by="cuda", softcap=5.0),
+    "dequantized_cuda_float16": partial(dequantized, 128, by="cuda", dtype=torch.float16),
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sinkctl.cache.policies import Keep
 from sinkctl.cache.redistribution.heads import Moved
@@ -34,6 +34,7 @@ class _Layer:
     v: Tensor | None = None
     sink_k: Tensor | None = None  # [B, G, N, D], once the cache is full
     sink_v: Tensor | None = None
+    room: Tensor | None = None  # [B, G, P+T, E], to whose end the block's values may have been written
     facing_k: Tensor | None = None  # the sinks turned so that an un-rotated query meets them at distance S+W−j
 
 
@@ -53,6 +54,14 @@ class BlockCache(Handler):
     def implementations(self) -> dict[str, str]:
         """Names of the attention implementations in use, each with its reason."""
         return {implementation.name: reason for implementation, reason in self._chosen}
+
+    def room(self, module: nn.Module, tokens: int) -> Tensor | None:
+        layer = self._layers[self._index[id(module)]]
+        if layer.v is None or 0 < until_full(layer.keep, self.seen) < tokens:
+            return None
+        past = layer.v.shape[2]
+        layer.room = _token_major(layer.v, past + tokens)
+        return layer.room[0, :, past:].transpose(0, 1).flatten(1)
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer over its carried state and the block; moves the state on."""
@@ -81,7 +90,7 @@ class BlockCache(Handler):
         out = self._chosen[index][0](
             rotate(call.q_BHTD, layer.rotation, _rows(table, past, None)),
             _rotated(layer, call.k_BGTD, table),
-            _joined(layer.v, call.v_BGTE),
+            _joined(layer.v, call.v_BGTE, layer.room),
             scale=call.scale,
             window=None if keep.sinks and not full else keep.window,
             strip=strip,
@@ -91,6 +100,7 @@ class BlockCache(Handler):
             **own,
         )
         self._carry(layer, call.k_BGTD, call.v_BGTE, seen + tokens)
+        layer.room = None
         return out
 
     def advance(self, tokens: int) -> None:
@@ -195,12 +205,16 @@ def _token_major(like: Tensor, tokens: int) -> Tensor:
     return torch.empty(B, tokens, G, width, dtype=like.dtype, device=like.device).transpose(1, 2)
 
 
-def _joined(past: Tensor | None, new: Tensor) -> Tensor:
+def _joined(past: Tensor | None, new: Tensor, room: Tensor | None = None) -> Tensor:
+    """One after the other; in `room`, where `new` stands at its end already."""
     if past is None:
         return new
-    out = _token_major(new, past.shape[2] + new.shape[2])
-    out[:, :, : past.shape[2]] = past
-    out[:, :, past.shape[2] :] = new
+    tokens = past.shape[2]
+    there = room is not None and room[:, :, tokens:].data_ptr() == new.data_ptr()
+    out = room if there else _token_major(new, tokens + new.shape[2])
+    out[:, :, :tokens] = past
+    if not there:
+        out[:, :, tokens:] = new
     return out
 
 

@@ -86,6 +86,8 @@ def rules(recipe: ConvertRecipe) -> None:
     check_field(recipe.text.field, (*recipe.text.files, *recipe.training.text.files))
     if recipe.steps:
         training_rules(recipe)
+    elif recipe.training.rounded is not None:
+        raise UsageError("training.rounded: nothing is trained; say for how long, --steps N")
 
 
 def check_rounded(recipe: ConvertRecipe, window: int | str) -> None:

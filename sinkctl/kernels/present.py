@@ -61,6 +61,25 @@ def packs_halves() -> bool:
     return torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1"
 
 
+def nvrtc_runs() -> tuple[bool, str]:
+    """The same of kernels in CUDA C++, compiled by NVRTC."""
+    runs, reason = triton_runs()  # what stands beside them
+    return _nvrtc_can() if runs else (False, reason)
+
+
+@cache
+def _nvrtc_can() -> tuple[bool, str]:
+    if torch.version.hip is not None:
+        return False, "NVRTC is for NVIDIA's GPUs"
+    try:
+        from cuda.bindings import driver, nvrtc  # noqa: F401
+
+        _, *version = nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as problem:
+        return False, f"NVRTC does not load ({str(problem).splitlines()[0]}); pip install cuda-bindings"
+    return True, f"NVRTC {'.'.join(map(str, version))}"
+
+
 FA3_WIDTHS = (64, 128, 192, 256)  # of heads it has kernels of; others it would pad
 
 

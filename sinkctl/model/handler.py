@@ -74,6 +74,10 @@ class Handler:
         """Return out_BHTE."""
         raise NotImplementedError
 
+    def room(self, module: nn.Module, tokens: int) -> Tensor | None:
+        """Where the values of one row's next block may be written, [T, G·E], to be copied no more; None: anywhere."""
+        return None
+
     def mask(self, mask_function: Callable, tokens: int, device: torch.device) -> Tensor:
         """Return what layers get for a mask among so many tokens; the default is a token that no handler reads."""
         return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)

@@ -6,16 +6,17 @@ from copy import copy
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sinkctl.errors import ModelError
+from sinkctl.kernels import losses
 from sinkctl.model.attention import decoder_of
 
 # Logits alive at once (tokens × vocabulary): 256 MiB in float32; on a CPU 32 MiB, which its allocator hands out again
 # and again, while it maps, zeroes and unmaps what is larger (a third of the head's time). But not too few tokens.
 LOGITS, ON_CPU, LEAST_TOKENS = 1 << 26, 1 << 23, 64
+TILE = 128  # tokens that a GPU's product of matrices takes together
 
 
 @torch.no_grad()
@@ -29,14 +30,16 @@ def token_nll(model: PreTrainedModel, decoder_output: ModelOutput, ids_BT: Tenso
     vocabulary = model.get_input_embeddings().num_embeddings
     tokens = max(LEAST_TOKENS, (ON_CPU if hidden_BTD.device.type == "cpu" else LOGITS) // vocabulary)
     step = max(1, tokens // len(ids_BT))
-    losses = []
+    if hidden_BTD.is_cuda and step > TILE:
+        step -= step % TILE
+    found = []
     for start in range(0, hidden_BTD.shape[1], step):
         part = slice(start, start + step)
         logits_BTV = _logits(model, decoder_output, hidden_BTD[:, part], ids_BT[:, part])
-        precise = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32)).flatten(0, 1)
-        target = target_BT[:, part].to(logits_BTV.device)
-        losses.append(cross_entropy(precise, target.flatten(), reduction="none").view_as(target))
-    return torch.cat(losses, dim=1)
+        target, logits_NV = target_BT[:, part].to(logits_BTV.device), logits_BTV.flatten(0, 1)
+        run, _ = losses.select(logits_NV)
+        found.append(run(logits_NV, target.flatten()).view_as(target))
+    return torch.cat(found, dim=1)
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
         if kind.__name__ not in CLASSES or not kind.__module__.startswith("transformers.models."):
             return f"{kind.__name__} is not one of {', '.join(CLASSES)}"
         parts = list(block.modules())
-        if any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts):
+        if any(map(is_hooked, parts)):
             return "something is hooked into its layers"
         linear = [part for part in parts if type(part) is nn.Linear]
         if len(linear) != 7:
@@ -98,3 +98,8 @@ def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
         if type(block.mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
             return "its gate is no SiLU"
     return None
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else than its class has a say in what it computes."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))

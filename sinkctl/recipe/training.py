@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from sinkctl.cache.precision.settings import Precision
 from sinkctl.recipe.base import Settings, TextFiles
 
 
@@ -20,6 +21,23 @@ class LossSettings(Settings):
         "a mean over layers and sequences.",
     )
     massive_limit: float = Field(100.0, gt=0, description="That limit, in medians of |h| in the layer's output.")
+
+
+class RoundedSettings(Settings):
+    """How keys and values are rounded while training, as a cache would keep them (`cache/precision/settings.py`)."""
+
+    bits: Literal[8, 4, 3, 2, "fp8"] = Field(4, description="Bits a number; fp8: e4m3.")
+    keys: Literal["channel", "token"] = Field(
+        "channel", description="Keys share a range by channel, over `group` tokens, or by token, as values do."
+    )
+    group: int = Field(
+        32, ge=8, multiple_of=8, description="Numbers that share a range: tokens of a channel, or channels of a token."
+    )
+
+    @property
+    def label(self) -> str:
+        """4-bit KV, keys by token."""
+        return Precision(bits=self.bits, keys=self.keys, group=self.group).label
 
 
 class LoraSettings(Settings):
@@ -66,6 +84,11 @@ class TrainingSettings(Settings):
         ge=2,
         description="Prefix language modelling, from scratch: every query of a sequence sees its first so "
         "many tokens, its BOS counted in, and only what follows them is predicted.",
+    )
+    rounded: RoundedSettings | None = Field(
+        None,
+        description="Quantization-aware training (QAT): keys and values are rounded in the forward pass, and gradients "
+        "pass as if they were not; none: in full.",
     )
     loss: LossSettings = LossSettings()
     optimizer: Literal["adamw", "muon"] = Field(

@@ -61,6 +61,7 @@ def training_facts(training: Training, mechanism: str) -> list[list[str]]:
     window = "all past tokens" if training.window is None else f"the last {count(training.window)} tokens and itself"
     control = "the same steps, data and seed without the mechanism" if has_control(training) else "none was trained"
     control = "the original: without the mechanism there is nothing to train" if training.trained == "new" else control
+    window += f", as {training.rounded}" if training.rounded else ""
     return [
         ["steps", steps_words(training)], ["text", text_words(training)], ["a query sees", window],
         ["trained", f"{trained_words(training, mechanism)} ({count(training.trained_parameters)} parameters)"],

@@ -108,6 +108,7 @@ class Training(Record):
     batch: int = Field(description="Sequences a step.")
     length: int = Field(description="Tokens a sequence.")
     window: int | None = Field(description="Past tokens a query sees; None: all.")
+    rounded: str | None = Field(None, description="How it sees keys and values in few bits; None: in full.")
     trained: str = Field(description="new, attention, all or lora.")
     trained_parameters: int
     text: str = Field(description="What it was trained on, in words.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rounded import by_channel, by_token
 
-from sinkctl.kernels.rounded_decode.quantize import dequantize, packed, quantize, unpacked
+from sinkctl.kernels.rounded_decode.quantize import dequantize, packed, quantize, rounded, unpacked
 
 BITS = (8, 4, 3, 2)
 
@@ -70,6 +70,14 @@ def test_in_half_precision_a_number_is_off_by_half_a_step_and_its_own_rounding(b
     eps, size = torch.finfo(dtype).eps, exact.abs().amax(0)
     step = size * 2**-3 if bits == "fp8" else (exact.amax(0) - exact.amin(0)) / (2**bits - 1)
     assert bool(((found.double() - exact).abs() <= step / 2 + 2 * eps * size).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bits", [*BITS, "fp8"])
+def test_what_comes_back_without_the_packing_is_the_same_to_the_last_bit(bits, dtype):
+    x_GTD = drawn(2, 8, 16, dtype=dtype)
+    for channels in (None, 8):
+        assert torch.equal(rounded(x_GTD, bits, channels), dequantize(quantize(x_GTD, bits, channels), bits))
 
 
 @pytest.mark.parametrize("bits", [*BITS, "fp8"])

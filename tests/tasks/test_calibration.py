@@ -12,6 +12,7 @@ import sinkctl as product
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.cache.redistribution.settings import Redistribution
 from sinkctl.errors import Interrupted, TextError, UsageError
+from sinkctl.kernels import gate
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.load import validate
 from sinkctl.tasks.stream.calibration import _Losses, calibrated
@@ -42,6 +43,23 @@ def test_layers_that_are_not_run_again_change_no_loss(family, monkeypatch):
         losses.move_on()
     assert (losses.mean(0.5, last), losses.mean()) == (whole, plain)
     assert whole != plain
+
+
+def test_a_search_holds_losses_of_layers_against_each_other_that_run_alike(monkeypatch):
+    monkeypatch.setattr(gate, "select", lambda *_: (gate.IMPLEMENTATIONS["reference"], "as on a GPU"))
+    loaded, made, begin = LoadedModel(tiny(*STREAMED["llama"]), None, "tiny", "in memory"), [], BlockScorer.__init__
+
+    def counted(scorer, *args, **options):
+        begin(scorer, *args, **options)
+        made.append(scorer._own)
+
+    losses = _Losses(loaded, SinkWindow(sinks=1, window=12), [sample()])
+    monkeypatch.setattr(BlockScorer, "__init__", counted)
+    losses.mean()
+    losses.move_on()
+    losses.mean()
+    assert made == [None] * 3
+    assert BlockScorer(loaded, SinkWindow(sinks=1, window=12))._own is not None
 
 
 def test_heads_are_chosen_whose_loss_alone_falls(stories, book):

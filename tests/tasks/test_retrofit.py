@@ -1,5 +1,6 @@
 """The script of the retrofit table: what it trains, and the numbers that no command of sinkctl gives."""
 
+import argparse
 import json
 import math
 import sys
@@ -12,9 +13,12 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import inputs_in_8_bits, predicted, samples
+from retrofit_judged import cost, inputs_in_8_bits, predicted, reloaded, samples
 
+import sinkctl
 from sinkctl.errors import SinkctlError, TextError
+from sinkctl.recipe.load import load
+from sinkctl.recipe.named import built_in, find
 
 SAID = ["", "--model", "m.gguf", "--train-text", "a", "--text", "b", "--second", "c"]
 
@@ -31,6 +35,16 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.arguments()
     assert retrofit.recipe_of("control", 2, again) == control
+
+
+def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
+    """So that the report and the model card compare both; among rows the control is one of its own."""
+    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch")))
+    options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
+    for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
+        recipe = load(find(name))
+        assert recipe.training.control is (recipe.sink.kind != "none"), name
+        assert retrofit.recipe_of(name.removeprefix(retrofit.ROWS), 0, options).training.control is False
 
 
 def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatch, capsys):
@@ -55,6 +69,7 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(retrofit.sinkctl, "convert", converted)
     monkeypatch.setattr(retrofit.sinkctl, "load", lambda *_, **__: None)
     monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"asked": 56}]))
+    monkeypatch.setattr(retrofit, "reloaded", lambda *_: {"stock_gap": 0.0})
     run()
     monkeypatch.setattr(retrofit.sinkctl, "convert", fails)
     run("--device", "cpu")
@@ -121,3 +136,28 @@ def test_inputs_in_8_bits_are_within_half_a_step_of_one_range_a_tensor(demo):
     assert len(seen[0].unique()) < 8, "what lies between -4 and 4 has a step of 2"
     with torch.no_grad():
         assert torch.equal(layer(x_BTC), torch.nn.functional.linear(x_BTC, layer.weight)), "and no longer"
+
+
+def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
+    """Two blocks of 256 tokens, of mean changes 0.1 and 0.3: mean 0.2, standard error 0.1."""
+    change_T = torch.cat([torch.full((256,), 0.1), torch.full((256,), 0.3)]).double()
+    found = cost("kv_4", change_T)
+    assert found["kv_4"] == pytest.approx(math.exp(0.2) - 1)
+    assert found["kv_4.error"] == pytest.approx(math.exp(0.2) * 0.1)
+    one, two = ({"kv_4": x, "kv_4.error": 0.001} for x in (0.01, 0.03))
+    assert retrofit.cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
+    assert retrofit.cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
+
+
+def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path):
+    """Its logits are an own parameter of a stock class; moved in the file, not in memory, the losses part."""
+    text, out, chosen = tmp_path / "text.txt", tmp_path / "out", argparse.Namespace(window=64)
+    text.write_text(book[:3000])
+    sinkctl.convert(demo, to="sink_logit", output=out, text=text, window=64, samples=1, evaluation={"run": False})
+    loaded = sinkctl.load(str(out))
+    found = reloaded(out, loaded, str(text), chosen)
+    assert found["stock_class"] == "GraniteSWAForCausalLM"
+    assert found["stock_gap"] < 1e-4
+    with torch.no_grad():
+        loaded.model.model.layers[0].self_attn.sinks += 5
+    assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 
-TILE = 128  # queries
+TILES = {"cpu": 128}  # queries; elsewhere fewer tiles, as each is bound by its launches
+TILE = 512
 FOREVER = 1 << 62
 
 
@@ -52,12 +53,12 @@ def attention(
     """Softmax over whatever form of each key a query sees, in tiles of queries; returns out_BHTE.
 
     The first query is number `number` of its stream; `unturned_BHTD` are the queries before their rotation, for forms
-    met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of 128
-    queries costs the products with every form that one of its queries sees.
+    met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of
+    queries costs the products with every form that one of them sees.
     """
-    T, tiles = q_BHTD.shape[2], []
-    for start in range(0, T, TILE):
-        here = slice(start, min(start + TILE, T))
+    T, tiles, tile = q_BHTD.shape[2], [], TILES.get(q_BHTD.device.type, TILE)
+    for start in range(0, T, tile):
+        here = slice(start, min(start + tile, T))
         first, end = number + here.start, number + here.stop
         parts = [part for form in forms if (part := form.cut(first, end)) is not None]
         number_T1 = torch.arange(first, end)[:, None]

@@ -30,8 +30,8 @@ def step_of(facts: LayerFacts, precision: Precision, keep: Keep) -> tuple[Implem
     halves = rotation is None or (
         rotation.layout == "half" and rotation.start == 0 and 2 * len(rotation.inv_freq_n) == facts.width
     )
-    widths = facts.width, facts.value_width
-    return rounded_decode.select(rule_of(precision, keep), facts.device, facts.dtype, widths, halves)
+    widths, share = (facts.width, facts.value_width), facts.heads // facts.kv_heads
+    return rounded_decode.select(rule_of(precision, keep), facts.device, facts.dtype, widths, share, halves)
 
 
 def not_captured(layers: Sequence[LayerFacts], policy: Policy) -> str | None:

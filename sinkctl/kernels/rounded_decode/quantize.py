@@ -32,6 +32,26 @@ def quantize(x_TD: Tensor, bits: int | str, channels: int | None, ignored_T: Ten
     `ignored_T` (bool, broadcasts to [..., T]) counts some tokens out. "fp8": scale = max |x| / 448, and the code is
     x / scale in e4m3. In float32 or wider, by scale and zero as they are kept.
     """
+    code, scale, zero = _codes(x_TD, bits, channels, ignored_T)
+    code = code.to(FP8).view(torch.uint8) if bits == "fp8" else code.to(torch.uint8)
+    if channels is not None:
+        code, scale, zero = code.flatten(-2), scale.squeeze(-1), zero.squeeze(-1) if zero.numel() else zero[..., 0, :]
+    return Rounded(packed(code, bits), scale, zero)
+
+
+def rounded(x_TD: Tensor, bits: int | str, channels: int | None) -> Tensor:
+    """What `dequantize` makes of what `quantize` makes of it, without the packing."""
+    code, scale, zero = _codes(x_TD, bits, channels)
+    code = code.to(FP8).to(code.dtype) if bits == "fp8" else code
+    x = code * scale.to(code.dtype)
+    x = x + zero.to(code.dtype) if zero.numel() else x
+    return (x if channels is None else x.flatten(-2)).to(x_TD.dtype)
+
+
+def _codes(
+    x_TD: Tensor, bits: int | str, channels: int | None, ignored_T: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes, of whole numbers but for fp8, in float32 or wider; scale; zero): `quantize`, by token [..., D/C, C]."""
     precise = torch.promote_types(x_TD.dtype, torch.float32)
     x, dim = x_TD.to(precise), -2
     if channels is not None:
@@ -46,14 +66,12 @@ def quantize(x_TD: Tensor, bits: int | str, channels: int | None, ignored_T: Ten
     if bits == "fp8":
         scale = (torch.maximum(low.abs(), high.abs()) / torch.finfo(FP8).max).to(x_TD.dtype)
         largest = torch.finfo(FP8).max
-        code = _divided(x, scale.to(precise)).clamp(-largest, largest).to(FP8).view(torch.uint8)
+        code = _divided(x, scale.to(precise)).clamp(-largest, largest)
         zero = scale[..., :0]
     else:
         scale, zero = ((high - low) / (2**bits - 1)).to(x_TD.dtype), low.to(x_TD.dtype)
-        code = _divided(x - zero.to(precise), scale.to(precise)).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
-    if channels is not None:
-        code, scale, zero = code.flatten(-2), scale.squeeze(-1), zero.squeeze(-1) if zero.numel() else zero[..., 0, :]
-    return Rounded(packed(code, bits), scale, zero)
+        code = _divided(x - zero.to(precise), scale.to(precise)).round_().clamp_(0, 2**bits - 1)
+    return code, scale, zero
 
 
 def dequantize(rounded: Rounded, bits: int | str) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import triton_runs
-from sinkctl.kernels.rounded_decode import reference
+from sinkctl.kernels.present import nvrtc_runs, triton_runs
+from sinkctl.kernels.rounded_decode import cuda, reference
 from sinkctl.kernels.rounded_decode.reference import Rule
 
 GROUPS = (16, 32, 64)  # tokens that are rounded together
@@ -20,16 +20,20 @@ def _triton(*args, **kwargs) -> Tensor:
 
 IMPLEMENTATIONS = {
     implementation.name: implementation
-    for implementation in (Implementation("reference", reference.rounded_decode), Implementation("triton", _triton))
+    for implementation in (
+        Implementation("reference", reference.rounded_decode),
+        Implementation("triton", _triton),
+        Implementation("cuda", cuda.rounded_decode),
+    )
 }
 
 
 def select(
-    rule: Rule, device: torch.device, dtype: torch.dtype, widths: tuple[int, int], halves: bool
+    rule: Rule, device: torch.device, dtype: torch.dtype, widths: tuple[int, int], share: int, halves: bool
 ) -> tuple[Implementation | None, str]:
     """(implementation, reason) for keys and values of these widths; None where steps go through as blocks do.
 
-    `halves` says whether a rotation, if there is one, turns all of a head's channels, its first half with its second.
+    `share`: query heads a key/value head. `halves` says whether a rotation, if there is one, turns all of a head's channels, its first half with its second.
     """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None, f"no kernel for {device.type} in {dtype}"
@@ -44,4 +48,9 @@ def select(
     runs, reason = triton_runs()
     if not runs:
         return None, reason
+    if cuda.covers(rule, widths, share):
+        compiles, compiler = nvrtc_runs()
+        if compiles:
+            return IMPLEMENTATIONS["cuda"], f"codes go to the tensor cores, split over keys ({reason}, {compiler})"
+        reason = f"{reason}; {compiler}"
     return IMPLEMENTATIONS["triton"], f"dequantized in registers, split over keys ({reason})"

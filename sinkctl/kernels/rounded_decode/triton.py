@@ -15,6 +15,8 @@ of float16, a power of two is taken out of queries, by group, and of values, by 
 Shapes as in `reference.py`; x is a channel of a half.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -27,11 +29,14 @@ from sinkctl.kernels.rounded_decode.codes import by_field, fields, high, lift, l
 from sinkctl.kernels.rounded_decode.full import fresh, further, in_full, placed, turned
 from sinkctl.kernels.rounded_decode.reference import Angles, Rule, Store
 from sinkctl.kernels.rounded_decode.rounding import take_in
+from sinkctl.kernels.rounded_decode.tables import tables_of
 
 PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a small part of all
 TILE = 128 * 128  # numbers
 STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
+PIECES = 5  # of what is in full, beside a kernel of its own for whole groups, which its programs leave room for
+FEW_REGISTERS = 128
 
 
 @triton.jit
@@ -152,18 +157,24 @@ def _span(
 @triton.jit
 def _part(
     q, k, v, recent_k, recent_v, k_codes, k_scale, k_zero, v_codes, v_scale, v_zero, kept_k, kept_v,
-    k_words, v_words, t_row, coarse, fine, packed, plain, m_out, norm_out, acc_out, qb, qh, kb, kg, vb, vg, G, spans,
+    k_words, v_words, t_row, coarse, fine, packed, plain, m_out, norm_out, acc_out, qb, qh, kb, kg, vb, vg, G, spans, pieces,
     recent, kept, sinks, window, k_count, v_count, scale, softcap,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, GROUPS: tl.constexpr, SHARE: tl.constexpr,
     PSHARE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
-    ONCE: tl.constexpr, PACKED: tl.constexpr, OVERLAPS: tl.constexpr,
+    ONCE: tl.constexpr, PACKED: tl.constexpr, ALONE: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
+    # ALONE: another kernel takes the spans. It begins once this one's inputs are there, and does not wait for its end.
     if OVERLAPS:
-        gdc_launch_dependents()
+        if not ALONE:
+            gdc_launch_dependents()
         gdc_wait()
+        if ALONE:
+            gdc_launch_dependents()
     HALF: tl.constexpr = D // 2
     WORDS: tl.constexpr = HALF * BITS // 32
-    part, b, g = tl.program_id(0), (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
+    piece = tl.program_id(0)
+    part = 0 if ALONE else piece
+    b, g = (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
     head, t = b * G + g, tl.load(t_row + b)
     apart = HAS_WINDOW & (sinks > 0) & (t > sinks + window)
     first = tl.maximum(t - window, 0) if HAS_WINDOW else t * 0
@@ -186,7 +197,7 @@ def _part(
             recent_k + head * (recent + TOGETHER) * D, recent_v + head * (recent + 1) * D,
             k_codes + head * k_count * TOGETHER * bytes_, k_scale, k_zero,
             v_codes + head * v_count * bytes_, v_scale, v_zero, kept_k + head * kept * D, kept_v + head * kept * D,
-            coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
+            coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap, piece, pieces,
             D, BITS, TOGETHER, BN, HAS_CAP,
         )  # fmt: skip
         own = row < PSHARE  # rows of other groups are copies of these
@@ -209,7 +220,7 @@ def _part(
     norm = tl.sum(tl.reshape(norm, [BM // PSHARE, PSHARE]) * share, 0)
     acc = tl.sum(tl.reshape(acc, [BM // PSHARE, PSHARE, D]) * share[:, :, None], 0)
     heads = tl.arange(0, PSHARE)
-    out = (head * SHARE + heads) * (spans + 1) + part
+    out = (head * SHARE + heads) * (spans + pieces) + piece
     tl.store(m_out + out, top, heads < SHARE)
     tl.store(norm_out + out, norm, heads < SHARE)
     # In `in_full` values are in the order of channels, in `_span` in that of codes.
@@ -233,56 +244,45 @@ def rounded_decode(
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
     take: bool = True,
+    spanning: Callable[..., None] | None = None,
 ) -> Tensor:
-    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous."""
+    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous.
+
+    `spanning` launches what takes whole groups, spans of it, in place of the kernel here.
+    """
     (B, H, D), G, device = q_BHD.shape, k_BGD.shape[1], q_BHD.device
     assert all(x.is_contiguous() for x in store)
     assert all(x.stride(-1) == 1 for x in (q_BHD, k_BGD, v_BGE))
     groups = max(1, min(128, TILE // D) // rule.together)
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
-    spans = max(1, min(triton.cdiv(PROGRAMS, B * G), triton.cdiv(k_count, groups), 63))
+    pieces, registers = (1, REGISTERS) if spanning is None else (PIECES, FEW_REGISTERS)
+    spans = max(1, min(triton.cdiv(PROGRAMS, B * G), triton.cdiv(k_count, groups), 64 - pieces))
     turning = k_count - triton.cdiv(rule.sinks, rule.together), v_count - rule.sinks
-    m, norm = (torch.empty(B * H * (spans + 1), dtype=torch.float32, device=device) for _ in range(2))
-    acc = torch.empty(B * H * (spans + 1), D, dtype=torch.float32, device=device)
+    m, norm = (torch.empty(B * H * (spans + pieces), dtype=torch.float32, device=device) for _ in range(2))
+    acc = torch.empty(B * H * (spans + pieces), D, dtype=torch.float32, device=device)
     out = torch.empty(B, H, D, dtype=q_BHD.dtype, device=device)
     ahead = 1 if D > 128 else 2
     if present.hopper(q_BHD) and rule.bits < 8:
         ahead = STAGES
     early = present.overlapping(q_BHD)
+    tables = tables_of(angles, rule.bits)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
-        _part[(spans + 1, B * G)](
+        _part[(spans + pieces if spanning is None else pieces, B * G)](
             q_BHD, k_BGD, v_BGE, *store, store.k_codes.view(torch.int32), store.v_codes.view(torch.int32), t_B,
-            *tables_of(angles, rule.bits),
-            m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans,
+            *tables,
+            m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans, pieces,
             rule.recent, rule.kept, rule.sinks, rule.window or 0, k_count, v_count, scale * LOG2E, softcap or 0.0,
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            num_warps=4 if D <= 128 else 8, num_stages=ahead, maxnreg=REGISTERS, **early,
+            ALONE=spanning is not None, num_warps=4 if D <= 128 else 8, num_stages=ahead, maxnreg=registers, **early,
         )  # fmt: skip
+        if spanning is not None:
+            spanning(q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
         _merge[(B * H,)](
-            m, norm, acc, sink_logit_H, out, H, spans + 1,
-            E=D, PE=D, PP=triton.next_power_of_2(spans + 1), HAS_SINK=sink_logit_H is not None, num_warps=4, **early,
+            m, norm, acc, sink_logit_H, out, H, spans + pieces,
+            E=D, PE=D, PP=triton.next_power_of_2(spans + pieces), HAS_SINK=sink_logit_H is not None, num_warps=4, **early,
         )  # fmt: skip
         take_in(k_BGD, v_BGE, store, t_B, rule, rounds=take, **early)
     return out
-
-
-def tables_of(angles: Angles, bits: int) -> tuple[Tensor, ...]:
-    """As kernels read them, cosines before sines: coarse and fine, [·, 2, x] in float32; those that each word's codes
-    meet, lifted, [2, t, W, F] words; and fine once more, [2, t, x] in float16."""
-    if bits not in angles.copies:
-        words, fields_ = angles.fine_cos_tn.shape[-1] * bits // 32, 16 // bits
-        coarse = torch.stack([angles.coarse_cos_An, angles.coarse_sin_An], 1).float().contiguous()
-        fine = torch.stack([angles.fine_cos_tn, angles.fine_sin_tn], 1).float().contiguous()
-        plain_2tx = fine.transpose(0, 1).contiguous()
-        lifted_F = 2.0 ** (15 - torch.arange(fields_, device=fine.device) % (10 // bits) * bits)
-        met = plain_2tx.unflatten(-1, (words, 2, fields_)).transpose(-2, -1) * lifted_F[:, None]
-        angles.copies[bits] = (
-            coarse,
-            fine,
-            met.half().contiguous().view(torch.int32)[..., 0].contiguous(),
-            plain_2tx.half(),
-        )
-    return angles.copies[bits]

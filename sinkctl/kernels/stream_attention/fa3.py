@@ -13,7 +13,7 @@ from torch import Tensor
 from sinkctl.kernels.stream_attention.reference import Strip
 from sinkctl.kernels.stream_attention.triton import LOG2E, _attend
 
-QUERIES, WARPS = 64, 4  # a tile
+NUMBERS, WARPS = 4096, 2  # of output, a tile
 MOST = 64  # strip keys a step
 
 
@@ -64,10 +64,11 @@ def fold(
     assert out_BTHE.stride(-1) == 1
     assert lse_BHT.is_contiguous()
     PD, PE, PN = (max(16, triton.next_power_of_2(max(1, size))) for size in (D, E, N))
+    BM = max(16, NUMBERS // PE)
     with torch.cuda.device_of(out_BTHE):  # Triton launches on the current device
-        _fold[(triton.cdiv(T, QUERIES) * H, B)](
+        _fold[(triton.cdiv(T, BM) * H, B)](
             out_BTHE, lse_BHT, q, k, v, sink_logit_H, *out_BTHE.stride()[:3], *strides, H, kv_heads, T, N,
-            scale * LOG2E, D=D, E=E, PD=PD, PE=PE, PN=min(MOST, PN), BM=QUERIES, HAS_STRIP=strip is not None,
+            scale * LOG2E, D=D, E=E, PD=PD, PE=PE, PN=min(MOST, PN), BM=BM, HAS_STRIP=strip is not None,
             HAS_SINK=sink_logit_H is not None, num_warps=WARPS,
         )  # fmt: skip
 
@@ -91,9 +92,12 @@ def fa3_attention(
     assert softcap is None
     assert slope_H is None
     G, S = k_BGSD.shape[1:3]
+    # The heads of a group as rows of one tile: fewer pairs that are masked, which gains where, in narrow heads, the
+    # exponential of a pair takes as long as its products.
+    packed = True if q_BHTD.shape[1] > G and q_BHTD.shape[-1] <= 64 else None
     out_BTHE, lse_BHT, *_ = torch.ops.flash_attn_3.fwd(
         *(x.transpose(1, 2) for x in (q_BHTD, k_BGSD, v_BGSE)), softmax_scale=scale, is_causal=True,
-        window_size_left=-1 if window is None else min(window, S), window_size_right=0, num_splits=1,
+        window_size_left=-1 if window is None else min(window, S), window_size_right=0, num_splits=1, pack_gqa=packed,
     )  # fmt: skip
     if strip is not None or sink_logit_H is not None:
         fold(out_BTHE, lse_BHT, strip, sink_logit_H, kv_heads=G, scale=scale)

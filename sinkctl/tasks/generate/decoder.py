@@ -4,7 +4,7 @@ B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from sinkctl.cache.policies import Bounded, Policy
 from sinkctl.cache.select import ring
 from sinkctl.errors import ModelError
 from sinkctl.model.attention import Attachment, hidden_states
+from sinkctl.model.block_layers import block_layers
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.head import last_logits
 from sinkctl.model.lengths import Lengths
@@ -66,6 +67,7 @@ class Decoder:
         self._layers, self._layers_why = row_layers(model, blocks_of(model, facts), rows)
         if compiled and self._layers is None:  # plain reductions, tuned, come closer to the memory's speed than cuBLAS
             self._layers = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
+        self._blocks, self._blocks_why = block_layers(model, blocks_of(model, facts))
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
         self._one_thread = one_thread(model, rows)
@@ -124,7 +126,7 @@ class Decoder:
     def _take_in(self, part_BT: Tensor, real_BT: Tensor) -> ModelOutput:
         """Run the decoder over a block, and move the cache on."""
         self.cache.expect(real_BT.bool())
-        with self._attachment.active():
+        with self._attachment.active(), nullcontext() if self._blocks is None else self._blocks.active():
             output = hidden_states(
                 self.loaded.model, part_BT, past=self.recurrent, real_BT=real_BT.to(part_BT.device, torch.int64)
             )
@@ -161,6 +163,8 @@ class Decoder:
         """Which attention implementations run, and why."""
         chosen = {"stream_attention": self.cache.block_implementations, "decode_attention": self.cache.implementations}
         said = {op: "; ".join(f"{name}: {why}" for name, why in found.items()) for op, found in chosen.items()}
+        if self._blocks is not None:
+            said["layers"] = f"of prompts: {self._blocks_why}"
         if isinstance(self._layers, RowLayers):
             said |= {"row_products": self._layers_why, "compile": "off: row_products needs nothing compiled"}
         return said | self._lengths.choice(self.policy.label, max(self.cache.seen))

@@ -97,7 +97,7 @@ class _Losses:
 
     def _scored(self, policy: Policy, sample: int) -> np.ndarray:
         with _answering(self._blocks[: self._passed], self._outputs[sample]):
-            return BlockScorer(self._loaded, policy).step(*self._samples[sample])
+            return BlockScorer(self._loaded, policy, stock=True).step(*self._samples[sample])
 
 
 @contextmanager

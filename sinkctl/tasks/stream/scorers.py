@@ -17,7 +17,8 @@ from sinkctl.cache.layers import layer_lines
 from sinkctl.cache.policies import Bounded, Dense, Policy, Recompute
 from sinkctl.cache.select import blocks
 from sinkctl.errors import ModelError
-from sinkctl.model.attention import attached, decoder_of, hidden_states
+from sinkctl.model.attention import Attachment, decoder_of, hidden_states
+from sinkctl.model.block_layers import block_layers
 from sinkctl.model.compiled import CompiledLayers, blocks_of
 from sinkctl.model.lengths import Lengths, Stage
 from sinkctl.model.load import LoadedModel
@@ -35,8 +36,12 @@ RECURRENT, PAST = "recurrent.", "past"
 class BlockScorer(Scorer):
     """Every policy that keeps keys and values: its rule in blocks, through the stock model with raw keys."""
 
-    def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None):
-        """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph."""
+    def __init__(self, loaded: LoadedModel, policy: Policy, compile_size: int | None = None, stock: bool = False):
+        """Blocks of exactly `compile_size` tokens go through compiled layers; others are not worth a graph.
+
+        Where nothing is to be compiled, layers that have a form of their own for blocks run so, unless they are to stay
+        `stock`: numbers that are held against each other in their last bits come from layers that run alike.
+        """
         super().__init__(loaded, policy)
         self._lengths = Lengths(loaded, policy.reach + 1 if isinstance(policy, Bounded) else None)
         self._facts = self._lengths.last.layers
@@ -44,7 +49,11 @@ class BlockScorer(Scorer):
         self.begin()
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
-        self._compiled, self._compile_size = CompiledLayers(blocks_of(loaded.model, self._facts)), compile_size
+        layers = blocks_of(loaded.model, self._facts)
+        self._own, self._own_why = (
+            (None, "") if compile_size is not None or stock else block_layers(loaded.model, layers)
+        )
+        self._compiled, self._compile_size = CompiledLayers(layers), compile_size
 
     def begin(self) -> None:
         super().begin()
@@ -55,6 +64,7 @@ class BlockScorer(Scorer):
         """An empty cache."""
         self._stage = stage
         self._cache = blocks(stage.layers, self.policy, rows)
+        self._attachment = Attachment(self.loaded.model, self._cache)  # once: it looks through all of the model
         self._recurrent = recurrent_cache(self.loaded.model)
 
     @torch.no_grad()
@@ -107,8 +117,8 @@ class BlockScorer(Scorer):
 
     def _take_in(self, ids_BT: Tensor) -> ModelOutput:
         """Run the decoder over a block, and move the cache on."""
-        compiled = self._compiled.active() if ids_BT.shape[1] == self._compile_size else nullcontext()
-        with attached(self.loaded.model, self._cache), compiled:
+        layers = self._own or (self._compiled if ids_BT.shape[1] == self._compile_size else None)
+        with self._attachment.active(), nullcontext() if layers is None else layers.active():
             output = hidden_states(self.loaded.model, ids_BT, past=self._recurrent)
         self._cache.advance(ids_BT.shape[1])
         return output
@@ -150,6 +160,8 @@ class BlockScorer(Scorer):
     @property
     def choices(self) -> dict[str, str]:
         found = {"stream_attention": "; ".join(f"{name}: {why}" for name, why in self._cache.implementations.items())}
+        if self._own is not None:
+            found["layers"] = self._own_why
         return found | self._lengths.choice(self.policy.label, self.seen)
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from sinkctl.cache.policies import Policy
 from sinkctl.check.stream import different, measured, rules
 from sinkctl.errors import ModelError
-from sinkctl.model.compiled import worth_compiling
+from sinkctl.model.block_layers import worth_compiling_blocks
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.memory import auto_chunk
 from sinkctl.model.named import absolute
@@ -53,7 +53,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     if recipe.text.each is not None and recipe.rows == "auto":
         choices["rows"] = f"auto: as many texts as a forward pass of {chunk:,} tokens holds, padding included"
     if compile_ == "auto":
-        compile_, reason = worth_compiling(loaded.model, loaded.device, expected_tokens(recipe))
+        compile_, reason = worth_compiling_blocks(loaded.model, loaded.device, expected_tokens(recipe))
         choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
     settled = {
         "policies": policies,

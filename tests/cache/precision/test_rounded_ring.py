@@ -13,6 +13,7 @@ from rounded import RoundedTokenByToken
 from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, SinkWindow
+from sinkctl.cache.precision import forms
 from sinkctl.cache.precision.settings import Precision
 from sinkctl.cache.precision.steps import Turns
 from sinkctl.cache.select import ring
@@ -91,6 +92,14 @@ def test_steps_by_the_specification_of_their_kernel_equal_token_by_token(monkeyp
                 found = losses(loaded, held, ids[None, token : token + 2], [1])[0]
                 np.testing.assert_allclose(found, truth[token : token + 1], rtol=0, atol=1e-10)
                 held.rewind([token + 1 - rehearses])
+
+
+@pytest.mark.parametrize("policy", [CASES[0], CASES[4]])
+def test_how_many_queries_a_tile_holds_changes_nothing(policy, monkeypatch):
+    loaded = wrap(tiny(*STREAMED["llama"]))
+    whole = scored(loaded, policy, text(), TOKENS)
+    monkeypatch.setitem(forms.TILES, "cpu", 7)
+    assert np.abs(scored(loaded, policy, text(), TOKENS) - whole).max() < 1e-12
 
 
 @pytest.mark.parametrize("family", ["jamba"])

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from sinkctl.cache.policies import Recompute, SinkWindow
-from sinkctl.model.compiled import worth_compiling
+from sinkctl.model.block_layers import worth_compiling_blocks
 from sinkctl.model.memory import auto_chunk
 from sinkctl.recipe.bench import StreamCase
 from sinkctl.recipe.sizes import Size
@@ -32,7 +32,7 @@ def group(case: StreamCase, subject: Subject, size: Size) -> Group:
         chunk, choices["chunk"] = auto_chunk(loaded)
     compiled = case.compile
     if compiled == "auto":
-        compiled, why = worth_compiling(loaded.model, loaded.device, inf)
+        compiled, why = worth_compiling_blocks(loaded.model, loaded.device, inf)
         choices["compile"] = "on: over a long text it pays" if compiled else f"off: {why}"
     scorer = _filled(BlockScorer(loaded, policy, chunk if compiled else None), subject, chunk)
     a_token = token_flops(loaded, in_stream(policy.reach), policy.reach)

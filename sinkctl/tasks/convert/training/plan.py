@@ -6,9 +6,11 @@ import torch
 from transformers import PreTrainedModel
 
 from sinkctl.check.convert import training_rules
+from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
+from sinkctl.tasks.convert.training.trained import PLAIN
 
 # As checkpoints of any size are commonly tuned: whole (or in part), by low-rank updates, a few numbers alone.
 RATE, RATES = 2e-5, {"lora": 2e-4, "new": 1e-3}
@@ -51,6 +53,8 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     if seen == "auto":
         seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
     training_rules(recipe)
+    if settings.rounded is not None:
+        _check_rounded(settings, loaded)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
     compiled = settings.compile
     if compiled == "auto":
@@ -58,6 +62,18 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     controlled = settings.control and recipe.sink.kind != "none"
     window = None if seen == "full" else seen
     return Plan(settings, recipe.steps, length, window, half, compiled, controlled, _notes(recipe, loaded, length))
+
+
+def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:
+    """UsageError for a model whose keys and values training cannot round, or not in groups of that size."""
+    config, group = loaded.model.config, settings.rounded.group
+    if config.model_type in PLAIN:
+        raise UsageError(f"training.rounded: keys and values of {config.model_type} are not rounded; leave it out")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if width % group:
+        fit = next((n for n in range(width, 7, -1) if width % n == 0 and n % 8 == 0), None)
+        instead = "leave training.rounded out" if fit is None else f"give {fit}"
+        raise UsageError(f"training.rounded.group: {group} does not divide values of {width} channels; {instead}")
 
 
 def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str, ...]:

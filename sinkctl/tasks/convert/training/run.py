@@ -229,6 +229,7 @@ class TrainingRun:
             batch=settings.batch,
             length=self.plan.length,
             window=self.plan.window,
+            rounded=settings.rounded and settings.rounded.label,
             trained=settings.trained,
             trained_parameters=learned,
             text=corpus.name,

@@ -26,6 +26,7 @@ from sinkctl.tasks.convert.training.massive import excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import NO_TARGET, Body, Packed, after_prefix, drawn, packed
 from sinkctl.tasks.convert.training.plan import Plan, micro_batch
+from sinkctl.tasks.convert.training.rounded import keys_and_values_rounded
 from sinkctl.tasks.convert.training.states import Course, States
 from sinkctl.tasks.convert.training.trained import Trainable, decoder_layers
 from sinkctl.tasks.convert.write import SINK
@@ -92,7 +93,8 @@ class Trainer:
         running = Running(self, student, model, prepared[: len(made)], prepared[len(made) :], course)
         if (place := self.states.place(student.label)) is not None:
             self.accelerator.load_state(str(place))
-        with excesses(running.layers, settings.loss.massive_limit) as running.massive:
+        rounding = keys_and_values_rounded(running.plain, settings.rounded)
+        with rounding, excesses(running.layers, settings.loss.massive_limit) as running.massive:
             running(probe)
         if self.sharded:
             weights, trained = self.accelerator.get_state_dict(model), student.fresh()

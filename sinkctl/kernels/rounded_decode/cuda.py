@@ -1,0 +1,71 @@
+"""`rounded_decode` with whole groups in CUDA (`span.cu`) and the rest in Triton, for the most used form on NVIDIA's GPUs."""
+
+from ctypes import c_float, c_int, c_longlong
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sinkctl.kernels import nvrtc, present
+from sinkctl.kernels.rounded_decode.reference import Rule, Store
+
+WIDTH, BITS, TOGETHER = 128, 4, 32
+SHARE = 4  # query heads a key/value head, at most
+GROUPS = 4  # a tile
+THREADS, SHARED = 128, 55_376  # of a block; bytes
+BLOCKS = 4  # a multiprocessor
+PROGRAMS = 2112  # several times what runs at once, so that the last ones to end are a small part of all
+
+
+def covers(rule: Rule, widths: tuple[int, int], share: int) -> bool:
+    """Whether the kernel takes such keys and values: `share` query heads a key/value head."""
+    form = rule.bits, rule.together, rule.channels, *widths
+    wide = rule.window is None or rule.window - rule.recent >= GROUPS * TOGETHER
+    return form == (BITS, TOGETHER, TOGETHER, WIDTH, WIDTH) and share <= SHARE and wide
+
+
+def rounded_decode(q_BHD: Tensor, k_BGD: Tensor, v_BGE: Tensor, store: Store, t_B: Tensor, **options) -> Tensor:
+    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous."""
+    from sinkctl.kernels.rounded_decode import triton
+
+    turning = min(store.k_codes.shape[2] * TOGETHER, store.v_codes.shape[2]) - options["rule"].sinks - TOGETHER
+    fits = turning >= GROUPS * TOGETHER and store.v_codes[0, 0].nbytes < 2**32
+    return triton.rounded_decode(q_BHD, k_BGD, v_BGE, store, t_B, spanning=spans if fits else None, **options)
+
+
+def spans(
+    q_BHD: Tensor, store: Store, t_B: Tensor, tables: tuple[Tensor, ...], out: tuple[Tensor, Tensor, Tensor], count: int,
+    before: int, rule: Rule, scale: float, softcap: float | None,
+) -> None:  # fmt: skip
+    """Launches the kernel: `out` are maxima, sums and weighted values by query head and part, `before` and then `count`."""
+    (B, H, _), G = q_BHD.shape, store.k_codes.shape[1]
+    coarse, fine, packed, _ = tables
+    numbers = [G, H // G, count, before, rule.recent, rule.kept, rule.sinks]
+    slots = [rule.window or 0, int(rule.window is not None), store.k_codes.shape[2], store.v_codes.shape[2]]
+    launched(
+        (q_BHD.dtype, softcap is not None), (count, B * G),
+        [q_BHD, *store[2:8], t_B, coarse, fine, packed, *out, *map(c_longlong, q_BHD.stride()[:2]),
+         *map(c_int, numbers + slots), c_float(scale), c_float(softcap or 0.0)],
+    )  # fmt: skip
+
+
+def launched(variant: tuple[torch.dtype, bool], grid: tuple[int, int], arguments: list) -> None:
+    """The kernel for this dtype, with or without a softcap."""
+    device = arguments[0].device
+    early = present.overlapping(arguments[0])["OVERLAPS"]
+    function = nvrtc.kernel(source(), "span", options(*variant, early), SHARED, device.index or 0)
+    nvrtc.launch(function, grid, THREADS, SHARED, arguments, early)
+
+
+def options(dtype: torch.dtype, capped: bool, overlaps: bool) -> tuple[str, ...]:
+    """What the compiler is told."""
+    names = dict(BF16=dtype == torch.bfloat16, HAS_CAP=capped, OVERLAPS=overlaps, BLOCKS=BLOCKS)
+    return tuple(f"-D{name}={int(value)}" for name, value in names.items())
+
+
+@cache
+def source() -> str:
+    """Of the kernel, in one file."""
+    folder = Path(__file__).parent
+    return "".join((folder / name).read_text(encoding="utf-8") for name in ("primitives.cuh", "span.cu"))
