@@ -10,8 +10,8 @@ checkpoint beside it, and not run again; one that was stopped goes on, one of ot
 judged by the same code: perplexity with everything in sight, streamed with nothing kept (0+1020) and with four tokens
 kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
 activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
-four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
-is in its .part.
+four tokens kept, of all others with none) and the inputs of linear layers to few bits, with the KL that the former
+makes. What is known of a row under way is in its .part.
 """
 
 import argparse
@@ -46,6 +46,8 @@ COLUMNS = (
     ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
     ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
     ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("activations 8 bits", "a_8", "{:+.2%}"),
+    ("KL by rounding: 4 bits", "kv_4_kl", "{:.4f}"), ("3", "kv_3_kl", "{:.4f}"), ("2", "kv_2_kl", "{:.4f}"),
+    ("4 by token", "kv_4_by_token_kl", "{:.4f}"),
 )  # fmt: skip
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),

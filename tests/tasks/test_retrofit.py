@@ -115,6 +115,7 @@ def test_losses_and_divergence_are_torch_s_each_model_with_its_own_front(demo):
         log_V, true_V = (m.model(fed_NT).logits[:, 1:-1].flatten(0, 1).log_softmax(-1) for m in (demo, other))
     assert found["dense"] == pytest.approx(math.exp(cross_entropy(log_V, ids_NT[:, 1:].flatten())), rel=1e-4)
     assert found["kl"] == pytest.approx(kl_div(log_V, true_V, reduction="batchmean", log_target=True).item(), rel=1e-4)
+    assert found["kv_2_kl"] > found["kv_4_by_token_kl"] > 0
     assert predicted(demo, demo, ids_NT)["kl"] == 0
 
 

@@ -3,7 +3,7 @@
 Shapes: B sequences, G key/value heads, T tokens, D width of a head, E of a head in what a projection gives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -38,16 +38,18 @@ class _StraightThrough(torch.autograd.Function):
 
 
 @contextmanager
-def keys_and_values_rounded(model: PreTrainedModel, settings: RoundedSettings | None) -> Iterator[None]:
-    """Inside, every layer's keys, before their rotation, and values are rounded in passes that take gradients.
+def keys_and_values_rounded(
+    model: PreTrainedModel, settings: RoundedSettings | None, when: Callable[[], bool] = torch.is_grad_enabled
+) -> Iterator[None]:
+    """Inside, every layer's keys, before their rotation, and values are rounded, in passes that take gradients.
 
-    Every query sees them so, recent ones too, which a cache may have in full.
+    Every query sees them so, recent ones too, which a cache may have in full. Does nothing where `settings` is None.
     """
     hooks = []
     for attention in attention_layers(model) if settings is not None else ():
         for place in ("lost keys", "lost values"):
             name = next(name for name in PLACES[place] if hasattr(attention, name))
-            rounding = _Rounding(model, settings, place == "lost keys", name == FUSED)
+            rounding = _Rounding(model, settings, place == "lost keys", name == FUSED, when)
             hooks.append(getattr(attention, name).register_forward_hook(rounding))
     try:
         yield
@@ -59,12 +61,14 @@ def keys_and_values_rounded(model: PreTrainedModel, settings: RoundedSettings | 
 class _Rounding:
     """Rounds the keys or the values in what a projection gives, or the norm behind it."""
 
-    def __init__(self, model: PreTrainedModel, settings: RoundedSettings, keys: bool, fused: bool):
-        config, kind = model.config, model.config.model_type.removeprefix("sink_")
+    def __init__(
+        self, model: PreTrainedModel, settings: RoundedSettings, keys: bool, fused: bool, when: Callable[[], bool]
+    ):
+        self.when, config, family = when, model.config, FAMILIES.get(model.config.model_type.removeprefix("sink_"))
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.each = 3 * width if fused else width  # of a head; fused: its query, key and value
         self.own = slice(width if keys else 2 * width, 2 * width if keys else 3 * width) if fused else slice(0, width)
-        self.norms_by_head = FAMILIES[kind].classes()["AutoModel"].norms_by_head
+        self.norms_by_head = family is not None and family.classes()["AutoModel"].norms_by_head
         by_channel = keys and settings.keys == "channel"
         self.how = dict(
             bits=settings.bits, together=settings.group if by_channel else 1,
@@ -72,7 +76,7 @@ class _Rounding:
         )  # fmt: skip
 
     def __call__(self, module: nn.Module, inputs: tuple, out: Tensor) -> Tensor | None:
-        if not torch.is_grad_enabled():
+        if not self.when():
             return None
         if out.dim() == 4 and self.norms_by_head:  # from a norm that has heads before tokens
             return fake_quantized(out, **self.how)
