@@ -10,8 +10,8 @@ checkpoint beside it, and not run again; one that was stopped goes on, one of ot
 judged by the same code: perplexity with everything in sight, streamed with nothing kept (0+1020) and with four tokens
 kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
 activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
-four tokens kept, of all others with none) and the inputs of linear layers to few bits, with the KL that the former
-makes. What is known of a row under way is in its .part.
+four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
+is in its .part.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from retrofit_judged import ERROR, judged, means, reloaded
 from rich.console import Console
 from row_queue import Job, add_flags, child, machine, run_queue, visible
@@ -46,8 +47,6 @@ COLUMNS = (
     ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
     ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
     ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("activations 8 bits", "a_8", "{:+.2%}"),
-    ("KL by rounding: 4 bits", "kv_4_kl", "{:.4f}"), ("3", "kv_3_kl", "{:.4f}"), ("2", "kv_2_kl", "{:.4f}"),
-    ("4 by token", "kv_4_by_token_kl", "{:.4f}"),
 )  # fmt: skip
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
@@ -138,7 +137,7 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
     """What is said of the training of the checkpoint in `folder`, which is kept from before where it is whole."""
     said = folder / RESULT
     if said.exists():
-        if not settled(settings(recipe), json.loads(said.read_text(encoding="utf-8"))["recipe"]):
+        if not settled(settings(recipe), complete(json.loads(said.read_text(encoding="utf-8"))["recipe"])):
             raise UsageError(f"{folder}: {OTHERS}")
     else:
         resumed = (folder / STATE / CHECKPOINT).exists()
@@ -162,6 +161,15 @@ def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 
+def complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that an earlier version wrote: what it did not know is as it comes; none of one that is
+    no recipe any more."""
+    try:
+        return settings(ConvertRecipe.model_validate(recipe))
+    except ValidationError:
+        return {}
+
+
 def settled(wanted: Any, found: Any) -> bool:
     """Whether a run that says `found` of itself is what is wanted, whose `auto` may have become anything."""
     if isinstance(wanted, dict) and isinstance(found, dict):
@@ -178,9 +186,14 @@ def asked(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
     """Whether the folder has it; SystemExit where that is of other settings."""
     kept = place(name, seed, options)
-    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")).get("settings") != asked(name, seed, options):
+    if not kept.exists():
+        return False
+    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    if found.get("recipe"):
+        found["recipe"] = complete(found["recipe"] | {"evaluation": {"run": False}})
+    if found != asked(name, seed, options):
         raise SystemExit(f"{kept}: {OTHERS}")
-    return kept.exists()
+    return True
 
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:

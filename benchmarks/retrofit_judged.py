@@ -19,8 +19,6 @@ from torch import Tensor, nn
 import sinkctl
 from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel
-from sinkctl.recipe.training import RoundedSettings
-from sinkctl.tasks.convert.training.rounded import keys_and_values_rounded
 from sinkctl.tasks.convert.training.trained import decoder_layers
 from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 from sinkctl.text import TokenStream
@@ -90,10 +88,8 @@ def reloaded(folder: Path, loaded: LoadedModel, file: str, chosen: Any) -> dict[
 
 @torch.no_grad()
 def predicted(loaded: LoadedModel, original: LoadedModel, ids_NT: Tensor) -> dict[str, float]:
-    """Perplexity with everything in sight, KL(original ‖ it), and what inputs of linear layers in 8 bits add; KL(it in
-    full ‖ it with keys and values rounded), every query's own too, which tells smaller differences than perplexities.
-    """
-    nll, kl, rounded, moved = [], [], [], {form: [] for form, _ in ROUNDINGS}
+    """Perplexity with everything in sight, KL(original ‖ it), and what inputs of linear layers in 8 bits add."""
+    nll, kl, rounded = [], [], []
     for ids_T in ids_NT.to(loaded.device):
         log_TV, true_TV = (log_probabilities(each, ids_T) for each in (loaded, original))
         nll.append(-log_TV.gather(1, ids_T[1:, None]).double())
@@ -102,13 +98,8 @@ def predicted(loaded: LoadedModel, original: LoadedModel, ids_NT: Tensor) -> dic
         kl.append((true_TV.exp() * (true_TV - log_TV)).sum(-1).double())
         with inputs_in_8_bits(loaded.model):
             rounded.append(-log_probabilities(loaded, ids_T).gather(1, ids_T[1:, None]).double())
-        for form, how in ROUNDINGS:
-            with keys_and_values_rounded(loaded.model, RoundedSettings(**how), when=lambda: True):
-                own_TV = log_probabilities(loaded, ids_T)
-            moved[form].append((log_TV.exp() * (log_TV - own_TV[:, :vocabulary])).sum(-1).double())
     loss, change = torch.cat(nll).mean(), torch.cat(rounded).mean() - torch.cat(nll).mean()
-    found = {"dense": math.exp(loss), "kl": max(0.0, float(torch.cat(kl).mean())), "a_8": math.expm1(change)}
-    return found | {f"{form}_kl": float(torch.cat(each).mean()) for form, each in moved.items()}
+    return {"dense": math.exp(loss), "kl": max(0.0, float(torch.cat(kl).mean())), "a_8": math.expm1(change)}
 
 
 def log_probabilities(loaded: LoadedModel, ids_T: Tensor) -> Tensor:
