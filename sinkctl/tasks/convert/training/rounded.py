@@ -34,8 +34,8 @@ class StraightThrough(torch.autograd.Function):
 def keys_and_values_rounded(model: PreTrainedModel, settings: RoundedSettings | None) -> Iterator[None]:
     """Inside, every layer's keys, before their rotation, and values are rounded in passes that take gradients.
 
-    Every query sees all of them so, its own and recent ones too, which a cache may have in full. Does nothing where
-    `settings` is None.
+    Every query sees all of them so, its own and recent ones too, and in layers of any window, which a cache may have in
+    full. Does nothing where `settings` is None.
     """
     hooks = []
     for attention in attention_layers(model) if settings is not None else ():
