@@ -25,6 +25,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from retrofit_judged import ERROR, judged, means, reloaded
 from rich.console import Console
 from row_queue import Job, add_flags, child, machine, run_queue, visible
@@ -136,7 +137,7 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
     """What is said of the training of the checkpoint in `folder`, which is kept from before where it is whole."""
     said = folder / RESULT
     if said.exists():
-        if not settled(settings(recipe), json.loads(said.read_text(encoding="utf-8"))["recipe"]):
+        if not settled(settings(recipe), complete(json.loads(said.read_text(encoding="utf-8"))["recipe"])):
             raise UsageError(f"{folder}: {OTHERS}")
     else:
         resumed = (folder / STATE / CHECKPOINT).exists()
@@ -160,6 +161,15 @@ def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 
+def complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe that an earlier version wrote: what it did not know is as it comes; none of one that is
+    no recipe any more."""
+    try:
+        return settings(ConvertRecipe.model_validate(recipe))
+    except ValidationError:
+        return {}
+
+
 def settled(wanted: Any, found: Any) -> bool:
     """Whether a run that says `found` of itself is what is wanted, whose `auto` may have become anything."""
     if isinstance(wanted, dict) and isinstance(found, dict):
@@ -176,9 +186,14 @@ def asked(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
     """Whether the folder has it; SystemExit where that is of other settings."""
     kept = place(name, seed, options)
-    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")).get("settings") != asked(name, seed, options):
+    if not kept.exists():
+        return False
+    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    if found.get("recipe"):
+        found["recipe"] = complete(found["recipe"] | {"evaluation": {"run": False}})
+    if found != asked(name, seed, options):
         raise SystemExit(f"{kept}: {OTHERS}")
-    return kept.exists()
+    return True
 
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:

@@ -98,8 +98,8 @@ def predicted(loaded: LoadedModel, original: LoadedModel, ids_NT: Tensor) -> dic
         kl.append((true_TV.exp() * (true_TV - log_TV)).sum(-1).double())
         with inputs_in_8_bits(loaded.model):
             rounded.append(-log_probabilities(loaded, ids_T).gather(1, ids_T[1:, None]).double())
-    loss, cost = torch.cat(nll).mean(), torch.cat(rounded).mean() - torch.cat(nll).mean()
-    return {"dense": math.exp(loss), "kl": max(0.0, float(torch.cat(kl).mean())), "a_8": math.expm1(cost)}
+    loss, change = torch.cat(nll).mean(), torch.cat(rounded).mean() - torch.cat(nll).mean()
+    return {"dense": math.exp(loss), "kl": max(0.0, float(torch.cat(kl).mean())), "a_8": math.expm1(change)}
 
 
 def log_probabilities(loaded: LoadedModel, ids_T: Tensor) -> Tensor:

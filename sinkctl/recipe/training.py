@@ -24,20 +24,18 @@ class LossSettings(Settings):
 
 
 class RoundedSettings(Settings):
-    """How keys and values are rounded while training, as a cache would keep them (`cache/precision/settings.py`)."""
+    """How keys and values are rounded while training, a token by itself, as `keys: token` of a cache's precision does.
+
+    Keys that share a range with later tokens would let a query see ahead.
+    """
 
     bits: Literal[8, 4, 3, 2, "fp8"] = Field(4, description="Bits a number; fp8: e4m3.")
-    keys: Literal["channel", "token"] = Field(
-        "channel", description="Keys share a range by channel, over `group` tokens, or by token, as values do."
-    )
-    group: int = Field(
-        32, ge=8, multiple_of=8, description="Numbers that share a range: tokens of a channel, or channels of a token."
-    )
+    group: int = Field(32, ge=8, multiple_of=8, description="Channels of a token that share a range.")
 
     @property
     def label(self) -> str:
         """4-bit KV, keys by token."""
-        return Precision(bits=self.bits, keys=self.keys, group=self.group).label
+        return Precision(bits=self.bits, keys="token", group=self.group).label
 
 
 class LoraSettings(Settings):
@@ -87,8 +85,8 @@ class TrainingSettings(Settings):
     )
     rounded: RoundedSettings | None = Field(
         None,
-        description="Quantization-aware training (QAT): keys and values are rounded in the forward pass, and gradients "
-        "pass as if they were not; none: in full.",
+        description="Quantization-aware training (QAT): keys and values are rounded in the forward pass, each token by "
+        "itself, and gradients pass as if they were not; none: in full.",
     )
     loss: LossSettings = LossSettings()
     optimizer: Literal["adamw", "muon"] = Field(

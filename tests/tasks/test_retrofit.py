@@ -76,6 +76,11 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
     for more in (["--steps", "9"], ["--tokens", "900"], ["--second", "d"]):
         with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings; name another --folder, or remove it"):
             run(*more)
+    earlier = json.loads((tmp_path / "gate-0.json").read_text())
+    assert earlier["settings"]["recipe"]["training"].pop("rounded", 0) is None
+    earlier["settings"]["recipe"]["training"]["micro_batch"] = 2
+    (tmp_path / "gate-0.json").write_text(json.dumps(earlier))
+    run()  # a row of before `training.rounded` is one without it
     (tmp_path / "gate-0.json").write_text('{"row": "gate", "machine": "one"}')
     with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings"):
         run()

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sinkctl.kernels.stream_attention.reference import per_query_head, scores, weights
 
-TILES = {"cpu": 128}  # queries; elsewhere fewer tiles, as each is bound by its launches
-TILE = 512
+TILE = 128  # queries at least
+LARGEST = 512  # off the CPU, where a tile is bound by its launches,
+SCORES = 1 << 27  # while a tile has no more of them
 FOREVER = 1 << 62
 
 
@@ -56,7 +57,7 @@ def attention(
     met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of
     queries costs the products with every form that one of them sees.
     """
-    T, tiles, tile = q_BHTD.shape[2], [], TILES.get(q_BHTD.device.type, TILE)
+    T, tiles, tile = q_BHTD.shape[2], [], _tile(q_BHTD, sum(form.k_BGSD.shape[2] for form in forms))
     for start in range(0, T, tile):
         here = slice(start, min(start + tile, T))
         first, end = number + here.start, number + here.stop
@@ -77,3 +78,10 @@ def attention(
         weight_BHTS = weights(score_BHTS, sink_logit_H)[..., : value_BHSE.shape[2]]
         tiles.append((weight_BHTS @ value_BHSE.to(weight_BHTS.dtype)).to(q_BHTD.dtype))
     return torch.cat(tiles, dim=2)
+
+
+def _tile(q_BHTD: Tensor, keys: int) -> int:
+    """How many queries go at once over so many keys at most."""
+    if q_BHTD.device.type == "cpu":
+        return TILE
+    return max(TILE, min(LARGEST, SCORES // max(1, q_BHTD.shape[0] * q_BHTD.shape[1] * keys)))

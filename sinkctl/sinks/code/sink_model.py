@@ -49,8 +49,8 @@ class SinkModel:
             if attention.sink.position is not None:
                 block = next(m for m in self.modules() if any(child is attention for child in m.children()))
                 _Placed(block, attention)
-            for place in _places(attention.sink, config.sink):
-                _Wire(attention, rotary, place, self.norms_by_head)
+            places = _places(attention.sink, config.sink)
+            attention.wires = [_Wire(attention, rotary, place, self.norms_by_head) for place in places]
 
 
 def _places(sink: AttentionSink, config: dict) -> list[str]:
@@ -97,9 +97,10 @@ class _Wire:
         self.hooked: list[nn.Module] = []  # all that have one: a merged adapter gives the projection's place back
         self.shown: Tensor | None = None  # the layer's input, while it runs
         attention.register_forward_pre_hook(self.before, with_kwargs=True)
-        self._tie()
+        self.tie()
 
-    def _tie(self) -> None:
+    def tie(self) -> None:
+        """Act on whatever is now in the projection's place."""
         if self.place == "input":
             return
         found = next(getattr(self.attention, name) for name in PLACES[self.place] if hasattr(self.attention, name))
@@ -116,7 +117,7 @@ class _Wire:
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Ahead of the layer's attention. An input gate: queries, keys and values from x ⊙ σ(W x)."""
-        self._tie()
+        self.tie()
         x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         if self.place != "input":
             self.shown = x if self.place == "output" else None

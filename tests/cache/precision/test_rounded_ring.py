@@ -96,10 +96,15 @@ def test_steps_by_the_specification_of_their_kernel_equal_token_by_token(monkeyp
 
 @pytest.mark.parametrize("policy", [CASES[0], CASES[4]])
 def test_how_many_queries_a_tile_holds_changes_nothing(policy, monkeypatch):
+    """Off the CPU they are more, but for wide batches and long caches, whose scores would not fit."""
     loaded = wrap(tiny(*STREAMED["llama"]))
     whole = scored(loaded, policy, text(), TOKENS)
-    monkeypatch.setitem(forms.TILES, "cpu", 7)
+    monkeypatch.setattr(forms, "TILE", 7)
     assert np.abs(scored(loaded, policy, text(), TOKENS) - whole).max() < 1e-12
+    monkeypatch.undo()
+    few, many = (torch.empty(rows, 32, 1, 64, device="meta") for rows in (1, 8))
+    assert (forms._tile(few, 4096), forms._tile(few, 16384), forms._tile(many, 16384)) == (512, 256, 128)
+    assert forms._tile(torch.empty(1, 1, 1, 64), 64) == 128
 
 
 @pytest.mark.parametrize("family", ["jamba"])
