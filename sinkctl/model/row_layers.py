@@ -100,7 +100,7 @@ def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -
 
 def headed(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> bool:
     """Whether what comes before and after these layers is run so too."""
-    if type(model).__name__ not in MODELS or list(model.model.layers) != list(blocks):
+    if not _of_transformers(model, MODELS) or list(model.model.layers) != list(blocks):
         return False
     head, like = model.lm_head, blocks[0].self_attn.o_proj.weight
     parts = (model.model.rotary_emb, model.model.norm, head)
@@ -108,6 +108,10 @@ def headed(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> bool:
         return False
     weight = head.weight
     return (weight.dtype, weight.device) == (like.dtype, like.device) and weight.is_contiguous()
+
+
+def _of_transformers(module: nn.Module, names: Sequence[str]) -> bool:
+    return type(module).__name__ in names and type(module).__module__.startswith("transformers.models.")
 
 
 def _hooked(part: nn.Module) -> bool:
@@ -121,9 +125,8 @@ def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
     if any(getattr(module, "attention_scaling", 1.0) != 1.0 for module in model.modules()):
         return "its rotary embedding scales what it turns"
     for block in blocks:
-        kind = type(block)
-        if kind.__name__ not in CLASSES or not kind.__module__.startswith("transformers.models."):
-            return f"{kind.__name__} is not one of {', '.join(CLASSES)}"
+        if not _of_transformers(block, CLASSES):
+            return f"{type(block).__name__} is not one of {', '.join(CLASSES)}"
         parts = list(block.modules())
         if any(map(_hooked, parts)):
             return "something is hooked into its layers"
