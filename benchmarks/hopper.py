@@ -1,14 +1,15 @@
 """Attention, a generated token and a scored block on a Hopper GPU, beside an earlier version, in one run.
 
     git worktree add ../before COMMIT
-    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score] [--rounds 10]
+    python benchmarks/hopper.py --before ../before [--parts rates stream train decode score] [--rounds 10] [--rows 1 32]
 
 bf16, batch 1, rows as projections lay them out. `stream_attention`: 16,384 queries of a stream whose cache is full, 4
 sinks, windows of 1020, 2044 and 4092, 32 heads of 128 with 32 and 8 key/value heads; other widths. `sink_attention`: a
 training step over 32,768 tokens. Each way is first held against float64: one that raises, or errs more than twice as
-much as plain torch, is a row that says so. Then steps and scored blocks of the Llama-2-7B shape, random weights. Ways
-take turns; medians over rounds, by CUDA events. Useful TFLOP/s count visible pairs alone; a token's TB/s what must be
-read. Without --before the earlier kernels are left out. Rows come as they are measured; the table last.
+much as plain torch, is a row that says so. Then steps and scored blocks of the Llama-2-7B shape, random weights: with
+PYTHONPATH=../before in front, and without --before, those of the earlier version itself. Ways take turns; medians over
+rounds, by CUDA events. Useful TFLOP/s count visible pairs alone; a token's TB/s what must be read. Without --before the
+earlier kernels are left out. Rows come as they are measured; the table last.
 """
 
 import argparse
@@ -198,6 +199,8 @@ def decode(options: argparse.Namespace) -> None:
     """`before` has the earlier kernel, in layers that torch.compile made."""
     loaded, kernel = shape_7b.build(), earlier(options.before, "decode_attention", "decode_attention")
     for window, count in ((2044, 1), (1020, 1), (4092, 1), (2044, 32)):
+        if count not in options.rows:
+            continue
         label, running = f"decode {N}+{window}, {count} rows", {}
         prompts = [torch.randint(0, 32_000, (window + N + 1,)) for _ in range(count)]
         for name in (BEFORE, "sinkctl") if kernel else ("sinkctl",):
@@ -278,6 +281,7 @@ def main() -> None:
     arguments.add_argument(
         "--tokens", type=int, default=4_000_000, help="of the part `long`, which is run if asked for"
     )
+    arguments.add_argument("--rows", nargs="*", type=int, default=[1, 32], help="of the steps of decode")
     options = arguments.parse_args()
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     print(f"{machine}; {fa3_runs()[1]}; {cudnn_graphs_run()[1]}", flush=True)

@@ -1,10 +1,10 @@
 """Decoder layers for one token of one row, as four reads of their matrices: norms, gates and sums ride along.
 
 What torch.compile makes of such a layer is bound by the same reads, but comes less close to the memory's speed, and
-has to be compiled. C channels, D width of a head.
+has to be compiled. C channels, D width of a head, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,20 +20,39 @@ from sinkctl.model.parallel import sharers
 
 # Layers of transformers that add attention, then a gated SiLU of two matrices, each behind an RMSNorm of its own.
 CLASSES = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+# Models of such layers alone, whose logits are one matrix behind an RMSNorm.
+MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
 
 
 class RowLayers:
-    """Runs layers by `row_products` inside `with active()`."""
+    """Runs layers, and what comes before and after all of them, by `row_products` inside `with active()`."""
 
-    def __init__(self, blocks: Sequence[nn.Module], products: Implementation):
+    def __init__(self, model: PreTrainedModel, blocks: Sequence[nn.Module], products: Implementation):
         """`blocks` of which `misfit` says nothing."""
-        self._blocks = blocks
-        self._calls = [_Layer(block, products) for block in blocks]
+        self._calls: dict[nn.Module, Callable] = {block: _Layer(block, products) for block in blocks}
+        if headed(model, blocks):
+            norm, head = model.model.norm, model.lm_head
+            self._calls |= {
+                model.model.rotary_emb: lambda *_, **__: None,  # a `_Layer` asks for no angles
+                norm: lambda hidden_states: hidden_states,
+                head: _Head(norm, head, products),
+            }
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with called_as(self._blocks, self._calls):
+        with called_as(list(self._calls), list(self._calls.values())):
             yield
+
+
+class _Head:
+    """The final norm and the head, called as the head is, by what the norm is to be taken of."""
+
+    def __init__(self, norm: nn.Module, head: nn.Module, products: Implementation):
+        self._norm, self._weights, self._products = _norm(norm), [head.weight], products
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        """[1, 1, C] → [1, 1, V]."""
+        return self._products(hidden_states.view(-1), self._weights, norm=self._norm).view(1, 1, -1)
 
 
 class _Layer:
@@ -48,9 +67,7 @@ class _Layer:
             self._bias = torch.cat([part.bias for part in into])
         self._gated = [mlp.gate_proj.weight, mlp.up_proj.weight]
         self._out, self._down = [attention.o_proj.weight], [mlp.down_proj.weight]
-        self._norms = [
-            Norm(norm.weight, norm.variance_epsilon) for norm in (block.input_layernorm, block.post_attention_layernorm)
-        ]
+        self._norms = [_norm(norm) for norm in (block.input_layernorm, block.post_attention_layernorm)]
 
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
         """[1, 1, C] → [1, 1, C]; queries and keys stay as they are at position 0, where rotation is the identity."""
@@ -64,6 +81,10 @@ class _Layer:
         return self._products(wide, self._down, add_N=x_C).view_as(hidden_states)
 
 
+def _norm(norm: nn.Module) -> Norm:
+    return Norm(norm.weight, norm.variance_epsilon)
+
+
 def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -> tuple[RowLayers | None, str]:
     """(what runs the layers of a step, its reason), or None and why not."""
     if rows > 1:
@@ -74,7 +95,23 @@ def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -
         products, reason = select([part.weight for part in block.modules() if isinstance(part, nn.Linear)])
         if products is None:
             return None, reason
-    return RowLayers(blocks, products), f"{products.name}: {reason}"
+    return RowLayers(model, blocks, products), f"{products.name}: {reason}"
+
+
+def headed(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> bool:
+    """Whether what comes before and after these layers is run so too."""
+    if not _of_transformers(model, MODELS) or list(model.model.layers) != list(blocks):
+        return False
+    head, like = model.lm_head, blocks[0].self_attn.o_proj.weight
+    parts = (model.model.rotary_emb, model.model.norm, head)
+    if type(head) is not nn.Linear or head.bias is not None or any(map(is_hooked, parts)):
+        return False
+    weight = head.weight
+    return (weight.dtype, weight.device) == (like.dtype, like.device) and weight.is_contiguous()
+
+
+def _of_transformers(module: nn.Module, names: Sequence[str]) -> bool:
+    return type(module).__name__ in names and type(module).__module__.startswith("transformers.models.")
 
 
 def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
@@ -84,9 +121,8 @@ def misfit(model: PreTrainedModel, blocks: Sequence[nn.Module]) -> str | None:
     if any(getattr(module, "attention_scaling", 1.0) != 1.0 for module in model.modules()):
         return "its rotary embedding scales what it turns"
     for block in blocks:
-        kind = type(block)
-        if kind.__name__ not in CLASSES or not kind.__module__.startswith("transformers.models."):
-            return f"{kind.__name__} is not one of {', '.join(CLASSES)}"
+        if not _of_transformers(block, CLASSES):
+            return f"{type(block).__name__} is not one of {', '.join(CLASSES)}"
         parts = list(block.modules())
         if any(map(is_hooked, parts)):
             return "something is hooked into its layers"

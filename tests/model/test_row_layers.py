@@ -35,11 +35,12 @@ def test_steps_give_the_logits_that_the_layers_of_transformers_give(family, monk
     stock, own = decoder(copy.deepcopy(model)), decoder(model)
     blocks = blocks_of(model, own._lengths.last.layers)
     assert misfit(model, blocks) is None
-    own._layers = RowLayers(blocks, IMPLEMENTATIONS["reference"])
+    own._layers = RowLayers(model, blocks, IMPLEMENTATIONS["reference"])
     for _ in range(8):
         assert torch.equal(stock.step(), own.step())
         torch.testing.assert_close(own._logits_BV, stock._logits_BV, rtol=0, atol=1e-12)
-    assert all(block._compiled_call_impl is None for block in blocks)
+    assert len(own._layers._calls) == len(blocks) + 3  # the angles, the last norm and the head
+    assert all(part._compiled_call_impl is None for part in model.modules())
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from sinkctl.kernels import present
 from sinkctl.kernels.decode_attention.reference import Ring, Turn
 
 LOG2E = 1.4426950408889634
-# Programs that fill a GPU's multiprocessors twice over; more spans than that only add to the merge.
-PROGRAMS = 264
+# Programs that fill a GPU's multiprocessors three times over; more spans than that only add to the merge.
+PROGRAMS = 396
 
 
 @triton.jit
@@ -192,8 +192,9 @@ def decode_attention(
             SHARE=H // G, START=0 if turn is None else turn.start,
             PAIRS=0 if turn is None else turn.cos_Bn.shape[-1], INTERLEAVED=turn is not None and turn.interleaved,
             BM=BM, BN=BN, HAS_CAP=softcap is not None, HAS_SLOPE=slope_H is not None,
-            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32", num_stages=3,
-            num_warps=8 if wide else 4, **early,
+            PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32",
+            # A short span gains less from reading far ahead than what follows from the shared memory left to it.
+            num_stages=3 if spans == 1 else 2, num_warps=8 if wide else 4, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, parts,

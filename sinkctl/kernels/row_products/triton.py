@@ -1,8 +1,9 @@
 """`row_products` in one launch: a program reads a few rows of a matrix, of all their width, once.
 
-There are about as many programs as a GPU holds at a time. On Hopper they begin while the kernel before them ends
-(programmatic dependent launch): the first piece of a matrix depends on nothing, so that its reading fills what would
-be a gap between two launches. Shapes as in `reference.py`.
+While a program multiplies a piece of its rows, the next ones are on their way to shared memory, which keeps registers
+for more programs. On Hopper they begin while the kernel before them ends (programmatic dependent launch): the first
+piece of a matrix depends on nothing, so that its reading fills what would be a gap between two launches. Shapes as in
+`reference.py`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sinkctl.kernels import present
 from sinkctl.kernels.row_products.reference import Norm
 
-PROGRAMS = 8  # a multiprocessor
-TILE = 8192  # numbers a program holds at a time
+PROGRAMS = 4  # a multiprocessor holds of the largest tile
+TILE = 8192  # numbers a program multiplies at a time
+WIDTH = 1024  # of a row, at least, where the row has them: reads of 2 KiB in a row come close to the memory's speed
+STAGES = 3  # pieces of a row that are read or on their way
 WARPS = 4
 
 
@@ -27,7 +30,7 @@ WARPS = 4
 def _products(
     x, gain, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, K, eps,
     BN: tl.constexpr, BK: tl.constexpr, HAS_NORM: tl.constexpr, GATED: tl.constexpr, HAS_ADD: tl.constexpr,
-    OVERLAPS: tl.constexpr,
+    STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     if OVERLAPS:
         gdc_launch_dependents()
@@ -58,7 +61,7 @@ def _products(
     acc = piece.to(tl.float32) * x_k[None, :]
     if GATED:
         acc_up = second.to(tl.float32) * x_k[None, :]
-    for start in tl.range(BK, K, BK):
+    for start in tl.range(BK, K, BK, num_stages=STAGES):
         inside = start + k < K
         piece = tl.load(row + start, live & inside[None, :], 0.0, eviction_policy="evict_first")
         x_k = tl.load(x + start + k, inside, 0.0).to(tl.float32)
@@ -103,7 +106,7 @@ def row_products(
         _products[(triton.cdiv(N, BN) if gated else sum(triton.cdiv(size, BN) for size in sizes),)](
             x_K, None if norm is None else norm.gain_K, *matrices, add_N, out_N, *rows, *strides, K,
             0.0 if norm is None else norm.eps, BN=BN, BK=BK, HAS_NORM=norm is not None, GATED=gated,
-            HAS_ADD=add_N is not None, num_warps=WARPS, **present.overlapping(x_K),
+            HAS_ADD=add_N is not None, STAGES=STAGES, num_warps=WARPS, **present.overlapping(x_K),
         )  # fmt: skip
     return out_N
 
@@ -112,5 +115,6 @@ def row_products(
 def tile(N: int, K: int, matrices: int, device: torch.device) -> tuple[int, int]:
     """Rows and width of a program's tile, of which it holds `matrices`."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    rows = 2 ** max(0, min(4, round(log2(N / (PROGRAMS * processors)))))
+    most = TILE // WIDTH // matrices
+    rows = min(most, 2 ** max(0, round(log2(N / (PROGRAMS * processors)))))
     return rows, max(16, min(TILE // matrices // rows, triton.next_power_of_2(K)))
