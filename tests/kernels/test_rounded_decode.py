@@ -7,8 +7,9 @@ import os
 
 import pytest
 import torch
+from one_block import emulate
 
-from sinkctl.kernels.rounded_decode import IMPLEMENTATIONS, Angles, Rule, Store, rounded_decode
+from sinkctl.kernels.rounded_decode import IMPLEMENTATIONS, Angles, Rule, Store, cuda, rounded_decode
 from sinkctl.kernels.rounded_decode.quantize import quantize
 from sinkctl.kernels.rounded_decode.reference import _take
 
@@ -36,6 +37,9 @@ GREATEST = {
     "keys to 329": (32, 329, None),
     "keys to 2,000, values to 5,000": (32, 2000, 5000),
 }
+WAYS = [("triton", case) for case in CASES] + [
+    ("cuda", case) for case, (H, G, D, rule) in CASES.items() if cuda.covers(rule, (D, D), H // G)
+]
 STANDS = (0, 1, 19, 40, 155, 230, 293)  # of the first row; the second is 5 tokens on
 
 
@@ -100,9 +104,13 @@ def step(attend, case, t, store, held, dtype, device="cpu", **options):
 
 @pytest.mark.skipif(not (INTERPRETED or torch.cuda.is_available()), reason="needs a CUDA device or TRITON_INTERPRET=1")
 @pytest.mark.parametrize("option", ["plain", "sink logit, softcap"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("way", "case"), WAYS)
 @pytest.mark.parametrize("dtype", [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16])
-def test_triton_is_as_close_to_float64_as_plain_torch_and_stores_the_same(dtype, case, option):
+def test_kernels_are_as_close_to_float64_as_plain_torch_and_store_the_same(
+    dtype, way, case, option, monkeypatch, tmp_path_factory
+):
+    if INTERPRETED:
+        emulate(monkeypatch, tmp_path_factory.getbasetemp())
     options = {} if option == "plain" else dict(sink_logit_H=torch.arange(CASES[case][0]) / 3, softcap=5.0)
     sharp = GREATEST.get(case, (None, None))[1] is not None  # scores in hundreds: one key decides, and chance at one t
     errors = []
@@ -111,7 +119,7 @@ def test_triton_is_as_close_to_float64_as_plain_torch_and_stores_the_same(dtype,
         truth, _ = step(rounded_decode, case, t, exact, dtype, torch.float64, **options)
         by_torch, expected = step(rounded_decode, case, t, store, dtype, dtype, **options)
         on = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in options.items()}
-        found, held = step(IMPLEMENTATIONS["triton"], case, t, store, dtype, dtype, DEVICE, **on)
+        found, held = step(IMPLEMENTATIONS[way], case, t, store, dtype, dtype, DEVICE, **on)
         errors.append([float((x - truth).norm() / truth.norm()) for x in (found, by_torch)])
         print(case, t, *errors[-1])
         assert found.isfinite().all()

@@ -55,6 +55,15 @@ def times_plus(a, b, c, PACKED: tl.constexpr):
 
 
 @triton.jit
+def less(a, b, PACKED: tl.constexpr):
+    """a − b of halves."""
+    if PACKED:
+        return tl.inline_asm_elementwise("sub.rn.f16x2 $0, $1, $2;", "=r,r,r", [a, b], tl.int32, True, 1)
+    else:
+        return _word(low(a) - low(b), high(a) - high(b))
+
+
+@triton.jit
 def settled(x, PACKED: tl.constexpr):
     """The same float16 numbers, of which Triton does not ask how they were made.
 
@@ -92,6 +101,13 @@ def lift(BITS: tl.constexpr):
     """Of each field, in both halves, what makes c·2^−9 of its codes: [F]."""
     PLACES: tl.constexpr = 10 // BITS
     return (30 - tl.arange(0, 16 // BITS) % PLACES * BITS << 10) * 0x10001
+
+
+@triton.jit
+def middle(BITS: tl.constexpr):
+    """The code 2^(b−1) as `fields` leaves it, in both halves of each field: [F]."""
+    PLACES: tl.constexpr = 10 // BITS
+    return (2 ** (BITS - 1) * 0x10001) << tl.arange(0, 16 // BITS) % PLACES * BITS
 
 
 @triton.jit

@@ -24,11 +24,23 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
-from sinkctl.kernels.decode_attention.triton import LOG2E, _attend, _merge, _scores
-from sinkctl.kernels.rounded_decode.codes import by_field, fields, high, lift, low, pair, settled, times, times_plus
+from sinkctl.kernels.decode_attention.triton import LOG2E, _attend, _scores
+from sinkctl.kernels.rounded_decode.codes import (
+    by_field,
+    fields,
+    high,
+    less,
+    lift,
+    low,
+    middle,
+    pair,
+    settled,
+    times,
+    times_plus,
+)
 from sinkctl.kernels.rounded_decode.full import fresh, further, in_full, placed, turned
 from sinkctl.kernels.rounded_decode.reference import Angles, Rule, Store
-from sinkctl.kernels.rounded_decode.rounding import take_in
+from sinkctl.kernels.rounded_decode.rounding import finish
 from sinkctl.kernels.rounded_decode.tables import tables_of
 
 PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a small part of all
@@ -40,7 +52,9 @@ FEW_REGISTERS = 128
 
 
 @triton.jit
-def _against(some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, BITS: tl.constexpr):
+def _against(
+    some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, BITS: tl.constexpr, CENTRED: tl.constexpr
+):
     """Adds the products of one half of the channels: words [groups, t, W], tables [t, W, F], queries [rows, x]."""
     GROUPS: tl.constexpr = words.shape[0]
     TOGETHER: tl.constexpr = words.shape[1]
@@ -48,6 +62,8 @@ def _against(some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, B
     FIELDS: tl.constexpr = 16 // BITS
     shape: tl.constexpr = [GROUPS, TOGETHER, WORDS, FIELDS]
     codes = tl.reshape(fields(words, BITS), shape)
+    if CENTRED:
+        codes = less(codes, tl.broadcast_to(middle(BITS)[None, None, None, :], shape), PACKED)
     for sine in tl.static_range(2):
         table = tl.broadcast_to((sin if sine else cos)[None], shape)
         if some:
@@ -97,6 +113,7 @@ def _span(
     T: tl.constexpr = GROUPS * TOGETHER
     WORDS: tl.constexpr = HALF * BITS // 32
     FIELDS: tl.constexpr = 16 // BITS
+    CENTRED: tl.constexpr = k_scale.dtype.element_ty == tl.float16  # else products err more than float16 itself
     x = tl.arange(0, HALF)[None, :]
     group_m = tl.arange(0, BM) // SHARE
     n = tl.arange(0, T)
@@ -125,6 +142,8 @@ def _span(
         s_b = tl.load(k_scale + HALF + ranges, live, 0.0).to(tl.float32) * 512
         z_a = tl.load(k_zero + ranges, live, 0.0).to(tl.float32)
         z_b = tl.load(k_zero + HALF + ranges, live, 0.0).to(tl.float32)
+        if CENTRED:
+            z_a, z_b = z_a + s_a * (2 ** (BITS - 1) / 512), z_b + s_b * (2 ** (BITS - 1) / 512)
         most = tl.maximum(tl.maximum(s_a, s_b), 2 * tl.maximum(tl.abs(z_a), tl.abs(z_b)))
         grow, shrink = _fit(tl.max(tl.maximum(tl.abs(a), tl.abs(b)) * most, 1))
         a, b = a * shrink[:, None], b * shrink[:, None]
@@ -135,8 +154,10 @@ def _span(
         group = placed(k_place, i, k_fresh, k_fixed, k_turning, ONCE)
         words = k_codes + ((group * TOGETHER + r[None]) * (2 * WORDS) + word[None, None, :])
         there = i < left
-        score = _against(left > 0, score, a * s_a, b * s_a, tl.load(words, there, 0), cos, sin, PACKED, BITS)
-        score = _against(left > 0, score, b * s_b, -a * s_b, tl.load(words + WORDS, there, 0), cos, sin, PACKED, BITS)
+        some = left > 0
+        score = _against(some, score, a * s_a, b * s_a, tl.load(words, there, 0), cos, sin, PACKED, BITS, CENTRED)
+        words = tl.load(words + WORDS, there, 0)
+        score = _against(some, score, b * s_b, -a * s_b, words, cos, sin, PACKED, BITS, CENTRED)
         score = _scores(score, grow[:, None], softcap, 0.0, HAS_CAP)
         seen = ((n >= hidden) & (group_n < left))[None, :] & (group_m[:, None] == group_n[None, :])
         # Values.
@@ -280,9 +301,17 @@ def rounded_decode(
         )  # fmt: skip
         if spanning is not None:
             spanning(q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
-        _merge[(B * H,)](
-            m, norm, acc, sink_logit_H, out, H, spans + pieces,
-            E=D, PE=D, PP=triton.next_power_of_2(spans + pieces), HAS_SINK=sink_logit_H is not None, num_warps=4, **early,
-        )  # fmt: skip
-        take_in(k_BGD, v_BGE, store, t_B, rule, rounds=take, **early)
+        finish(
+            k_BGD,
+            v_BGE,
+            store,
+            t_B,
+            rule,
+            (m, norm, acc),
+            sink_logit_H,
+            out,
+            parts=spans + pieces,
+            rounds=take,
+            **early,
+        )
     return out
