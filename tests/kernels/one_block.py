@@ -21,8 +21,9 @@ def emulate(monkeypatch, folder: Path) -> None:
         options = cuda.options(*variant, False)
         library = folder / f"span{''.join(options)}.so"
         if not library.exists():
-            source = f'-DSOURCE="{Path(cuda.__file__).parent / "span.cu"}"'
-            command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", *options, source, "-x", "c++"]
+            source = library.with_suffix(".cu")
+            source.write_text(cuda.source(1), encoding="utf-8")
+            command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", *options, f'-DSOURCE="{source}"', "-x", "c++"]
             subprocess.run([*command, HERE / "one_block.hpp", "-o", library], check=True)
         values = [ctypes.c_void_p(x.data_ptr()) if isinstance(x, torch.Tensor) else x for x in arguments]
         fields = [(f"argument_{i}", type(x)) for i, x in enumerate(values)]

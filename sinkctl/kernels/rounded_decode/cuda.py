@@ -1,4 +1,4 @@
-"""`rounded_decode` with whole groups in CUDA (`span.cu`) and the rest in Triton, for the most used form on NVIDIA's GPUs."""
+"""`rounded_decode` with whole groups in CUDA (`span.cu`) and the rest in Triton, for the most used form."""
 
 from ctypes import c_float, c_int, c_longlong
 from functools import cache
@@ -13,9 +13,9 @@ from sinkctl.kernels.rounded_decode.reference import Rule, Store
 WIDTH, BITS, TOGETHER = 128, 4, 32
 SHARE = 4  # query heads a key/value head, at most
 GROUPS = 4  # a tile
-THREADS, SHARED = 128, 55_376  # of a block; bytes
+FILES = ("primitives.cuh", "tiles.cuh", "products.cuh", "softmax.cuh", "span.cu")
+THREADS, SHARED = 128, 55_440  # of a block; bytes
 BLOCKS = 4  # a multiprocessor
-PROGRAMS = 2112  # several times what runs at once, so that the last ones to end are a small part of all
 
 
 def covers(rule: Rule, widths: tuple[int, int], share: int) -> bool:
@@ -35,10 +35,13 @@ def rounded_decode(q_BHD: Tensor, k_BGD: Tensor, v_BGE: Tensor, store: Store, t_
 
 
 def spans(
-    q_BHD: Tensor, store: Store, t_B: Tensor, tables: tuple[Tensor, ...], out: tuple[Tensor, Tensor, Tensor], count: int,
-    before: int, rule: Rule, scale: float, softcap: float | None,
+    q_BHD: Tensor, store: Store, t_B: Tensor, tables: tuple[Tensor, ...], out: tuple[Tensor, Tensor, Tensor],
+    count: int, before: int, rule: Rule, scale: float, softcap: float | None,
 ) -> None:  # fmt: skip
-    """Launches the kernel: `out` are maxima, sums and weighted values by query head and part, `before` and then `count`."""
+    """Launches the kernel: `out` are maxima, sums and weighted values by query head and part.
+
+    Parts are `before` others, then `count` spans; m is in units of ln 2, and `scale` divides by it.
+    """
     (B, H, _), G = q_BHD.shape, store.k_codes.shape[1]
     coarse, fine, packed, _ = tables
     numbers = [G, H // G, count, before, rule.recent, rule.kept, rule.sinks]
@@ -60,12 +63,12 @@ def launched(variant: tuple[torch.dtype, bool], grid: tuple[int, int], arguments
 
 def options(dtype: torch.dtype, capped: bool, overlaps: bool) -> tuple[str, ...]:
     """What the compiler is told."""
-    names = dict(BF16=dtype == torch.bfloat16, HAS_CAP=capped, OVERLAPS=overlaps, BLOCKS=BLOCKS)
+    names = dict(BF16=dtype == torch.bfloat16, HAS_CAP=capped, OVERLAPS=overlaps, BLOCKS=BLOCKS, SHARED=SHARED)
     return tuple(f"-D{name}={int(value)}" for name, value in names.items())
 
 
 @cache
-def source() -> str:
-    """Of the kernel, in one file."""
+def source(first: int = 0) -> str:
+    """Of the kernel, in one file, from one of its files on: the first is what it asks of a GPU."""
     folder = Path(__file__).parent
-    return "".join((folder / name).read_text(encoding="utf-8") for name in ("primitives.cuh", "span.cu"))
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in FILES[first:])

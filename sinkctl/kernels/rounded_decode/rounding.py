@@ -111,8 +111,10 @@ def _finish(
         gdc_wait()
     program = tl.program_id(0).to(tl.int64)
     if program < heads:
-        _take_in(program, k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v,
-                 t_row, kb, kg, vb, vg, G, recent, kept, sinks, k_count, v_count, rounds, D, BITS, TOGETHER)  # fmt: skip
+        _take_in(
+            program, k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v,
+            t_row, kb, kg, vb, vg, G, recent, kept, sinks, k_count, v_count, rounds, D, BITS, TOGETHER,
+        )  # fmt: skip
     else:
         merged(program - heads, m, norm, acc, sink, out, H, parts, D, D, PP, HAS_SINK)
 

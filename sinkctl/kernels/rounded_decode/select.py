@@ -33,7 +33,8 @@ def select(
 ) -> tuple[Implementation | None, str]:
     """(implementation, reason) for keys and values of these widths; None where steps go through as blocks do.
 
-    `share`: query heads a key/value head. `halves` says whether a rotation, if there is one, turns all of a head's channels, its first half with its second.
+    `share`: query heads a key/value head. `halves` says whether a rotation, if there is one, turns all of a head's
+    channels, its first half with its second.
     """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None, f"no kernel for {device.type} in {dtype}"
