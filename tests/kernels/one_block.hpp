@@ -47,6 +47,10 @@ template <typename F> static auto together(const unsigned *mine, int n, F f) {
     meet(warp_arrived[w], warp_round[w], 32);
     return f(&exchange[p][32 * w]);
 }
+inline void warp_meets() {
+    unsigned mine = 0;
+    together(&mine, 1, [](unsigned (*)[8]) { return 0; });
+}
 inline float as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline unsigned as_word(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float other(float x, int by) {

@@ -97,7 +97,7 @@ __device__ inline void scores(
 }
 
 // Adds values by weight: 32 channels, of which a thread has 4 side by side (fields 0 to 3 of `acc` [field/2][·]).
-__device__ inline void values(float (&acc)[2][4], const Shared &shared, const Stage &stage, int warp, int lane) {
+__device__ inline void values(float (&acc)[2][4], const Stage &stage, int warp, int lane) {
     int g = lane >> 2, c = lane & 3;
     // Of matrix l/8 the row l%8, so that two rows side by side are the two tokens of one thread of `scores`.
     int n = 16 * ((lane >> 2) & 1) + 4 * ((lane >> 1) & 1) + 8 * (lane & 1) + (lane >> 3);
@@ -107,7 +107,8 @@ __device__ inline void values(float (&acc)[2][4], const Shared &shared, const St
         int chunk = (((token & 1) << 2) | warp) ^ ((token >> 2) & 7);
         unsigned x[4];
         matrices(x, stage.v + (token >> 1) * 128 + (chunk << 4));
-        uint4 w = *(const uint4 *)&shared.weight[(warp * HEADS + (g & 3)) * STRIDE + 16 * u + 4 * c];
+        int at = weight_at((u & 2) | (c >> 1), warp, g & 3, u) + 4 * (c & 1);
+        uint4 w = *(const uint4 *)((const unsigned *)stage.k + at);
         product(acc[0], x[0] & LOW, x[0] & HIGH, x[1] & LOW, x[1] & HIGH, w.x, w.y);
         product(acc[1], (x[0] >> 8) & LOW, (x[0] >> 8) & HIGH, (x[1] >> 8) & LOW, (x[1] >> 8) & HIGH, w.x, w.y);
         product(acc[0], x[2] & LOW, x[2] & HIGH, x[3] & LOW, x[3] & HIGH, w.z, w.w);

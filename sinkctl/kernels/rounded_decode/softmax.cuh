@@ -25,8 +25,9 @@ struct Running {  // of two query heads: reference, sum and weighted zeros of th
 
 // p = 2^(score − m) of a thread's tokens, and p·s/e to shared memory; whether p is below 2^8 and s/e below 2^6.
 __device__ inline bool weights(
-    float (&p)[2][2], const Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int n, int heads
+    float (&p)[2][2], const Running &run, Stage &stage, const float (&score)[2][2], int n, int warp, int lane
 ) {
+    int g = lane >> 2, c = lane & 3;
     float s[2][RANGES], most = 0, by = inverse(run.scale);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -43,9 +44,9 @@ __device__ inline bool weights(
         fits = fits && fmaxf(d0, d1) < 8;
         p[0][h] = exponential(d0), p[1][h] = exponential(d1);
         float q0 = p[0][h] * by, q1 = p[1][h] * by;
-        unsigned *to = &shared.weight[(2 * heads + h) * STRIDE + (n >> 4) * 8 + (n & 7)];
+        unsigned *to = (unsigned *)stage.k + weight_at(warp, 0, 2 * (c & 1) + h, c >> 1) + g;
 #pragma unroll
-        for (int r = 0; r < RANGES; r++) to[r * HEADS * STRIDE] = halves(q0 * s[0][r], q1 * s[1][r]);
+        for (int r = 0; r < RANGES; r++) to[r * HEADS * 16] = halves(q0 * s[0][r], q1 * s[1][r]);
     }
     return fits;
 }
@@ -86,17 +87,17 @@ __device__ inline void refer(
 
 // The scores of a tile to weights by range in shared memory. m and e stay those of an earlier tile where they still do.
 __device__ inline void weigh(
-    Running &run, Shared &shared, const Stage &stage, const float (&score)[2][2], int warp, int lane
+    Running &run, Shared &shared, Stage &stage, const float (&score)[2][2], int warp, int lane
 ) {
-    int g = lane >> 2, c = lane & 3, heads = c & 1;
+    int g = lane >> 2, c = lane & 3;
     int n = (2 * (warp >> 1) + (c >> 1)) * TOGETHER + 16 * (warp & 1) + g;
     float p[2][2];
-    bool fits = every(weights(p, run, shared, stage, score, n, heads));
+    bool fits = every(weights(p, run, stage, score, n, warp, lane));
     if (lane == 0) shared.exceeds[warp] = !fits;
     block();
     if (*(const unsigned *)shared.exceeds) {
         refer(run, shared, stage, score, n, warp, lane);
-        weights(p, run, shared, stage, score, n, heads);
+        weights(p, run, stage, score, n, warp, lane);
         block();
     }
     run.norm[0] += p[0][0] + p[1][0], run.norm[1] += p[0][1] + p[1][1];

@@ -92,15 +92,20 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         turn = make_float4(from[0], from[4], from[HALF], from[HALF + 4]);
         away -= GROUPS;
     };
-    if (left > 0) look();
-    for (int now = 0; left > 0; now ^= 1, left -= GROUPS, hidden -= TILE) {
-        Stage &stage = shared.stage[now];
-        loaded();
-        block();
-        if (left > GROUPS) load(shared.stage[now ^ 1], from, left - GROUPS, thread);
+    auto prepare = [&](const Stage &stage) {
         turn_queries(shared, stage, turn, warp, lane);
         look();
+    };
+    if (left > 0) {
+        look();
+        loaded();
+        warp_meets();  // scales of a group are loaded by the warp that turns its queries
+        prepare(shared.stage[0]);
+    }
+    for (int now = 0; left > 0; now ^= 1, left -= GROUPS, hidden -= TILE) {
+        Stage &stage = shared.stage[now], &next = shared.stage[now ^ 1];
         block();
+        if (left > GROUPS) load(next, from, left - GROUPS, thread);
         float score[2][2];
         scores(score, shared, stage, turns, warp, lane);
 #pragma unroll
@@ -118,7 +123,10 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
                     score[i][0] = score[i][1] = -INFINITE;
         }
         weigh(run, shared, stage, score, warp, lane);
-        values(run.acc, shared, stage, warp, lane);
+        loaded();
+        warp_meets();
+        values(run.acc, stage, warp, lane);
+        if (left > GROUPS) prepare(next);
     }
     block();
     for (int h = 0; h < 2; h++) {

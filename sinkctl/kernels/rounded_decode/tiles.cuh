@@ -10,7 +10,6 @@
 #define LOW 0x000F000Fu
 #define HIGH 0x00F000F0u
 #define MIDDLE (BF16 ? 0 : 8)  // code of a key that is 0 here: products in float16 then err as little as float16 does
-#define STRIDE 72  // of weights by pair of tokens, in words
 
 struct Store {
     const unsigned char *k_codes;
@@ -34,7 +33,6 @@ struct Shared {
             uint4 scaled[GROUPS * 32 * HEADS];
             uint2 zero[GROUPS * 32 * HEADS];
         } query;
-        unsigned weight[RANGES * HEADS * STRIDE];
         float sum[4][HEADS][1 + RANGES];
     };
 #if BF16
@@ -47,6 +45,13 @@ struct Shared {
     Store all;  // of the row and head
     unsigned char exceeds[4];  // by warp
 };
+
+// Weights of a tile, half a word a token, stand where the keys stood that the warp of theirs has read: of a range and query
+// head, the 8 pairs of one of its two groups. Places change with both, against conflicts of banks.
+__device__ inline int weight_at(int warp, int range, int head, int group) {
+    int line = 4 * range + 2 * (head >> 1) + ((head ^ (head >> 1)) & 1);
+    return (64 * (warp >> 1) + 16 * (warp & 1)) * 16 + line * 16 + ((group ^ warp) & 1) * 8;
+}
 
 struct Slots {  // where tokens or groups from the first of a tile on are
     int place, own, fixed, turning;
