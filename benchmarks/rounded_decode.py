@@ -171,10 +171,9 @@ def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
     for programs, pieces, registers in (
-        (1056, 5, 128), (1056, 10, 128), (1056, 3, 128), (1056, 1, 128), (1056, 5, 168), (1056, 5, 96), (528, 5, 128),
-        (768, 5, 128), (1584, 5, 128), (2112, 5, 128),
+        (2112, 5, 128), (512, 5, 128), (1024, 5, 128), (1584, 5, 128), (2112, 10, 128), (2112, 3, 128), (2112, 5, 160),
     ):  # fmt: skip
-        with patch.multiple(kernel, FEW_REGISTERS=registers, PIECES=pieces, PROGRAMS=programs):
+        with patch.multiple(kernel, FEW_REGISTERS=registers, PIECES=pieces, PROGRAMS_BESIDE=programs):
             try:
                 graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
             except Exception as problem:

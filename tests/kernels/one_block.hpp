@@ -58,6 +58,13 @@ inline float other(float x, int by) {
     int lane = now_thread % 32;
     return together(&mine, 1, [&](unsigned (*all)[8]) { return as_float(all[lane ^ by][0]); });
 }
+inline unsigned greatest_of(unsigned x) {
+    return together(&x, 1, [](unsigned (*all)[8]) {
+        unsigned found = 0;
+        for (int i = 0; i < 32; i++) found = found > all[i][0] ? found : all[i][0];
+        return found;
+    });
+}
 inline bool every(bool x) {
     unsigned mine = x;
     return together(&mine, 1, [](unsigned (*all)[8]) {

@@ -50,7 +50,7 @@ def test_spans_are_attention_over_whole_groups(case, dtype, softcap, monkeypatch
     acc = torch.full((2 * H * (BEFORE + COUNT), D), torch.nan)
     tables = tables_of(angles_of(D, rule, torch.float32), rule.bits)
     t_B = torch.tensor([T, T + 5])
-    cuda.spans(q, store, t_B, tables, (m, norm, acc), COUNT, BEFORE, rule, 0.125 / math.log(2), softcap)
+    cuda.spans(None, q, store, t_B, tables, (m, norm, acc), COUNT, BEFORE, rule, 0.125 / math.log(2), softcap)
     m, norm, acc = (x.view(2, H, BEFORE + COUNT, -1)[:, :, BEFORE:].double() for x in (m, norm, acc))
     share = torch.exp2(m - m.amax(2, keepdim=True))
     total = (norm * share).sum(2)

@@ -1,22 +1,45 @@
 // Products of `span.cu` on tensor cores: scores, and weighted values.
 
+// Powers of two as float32 bits.
+__device__ inline float power(unsigned bits) { return as_float(bits); }
+__device__ inline float inverse(unsigned bits) { return as_float((254u << 23) - bits); }
+
+// The greatest within a number ≥ 0, of those that have an inverse.
+__device__ inline unsigned within(unsigned number) {
+    unsigned bits = number & 0x7F800000u;
+    return bits < (2u << 23) ? (2u << 23) : bits > (252u << 23) ? (252u << 23) : bits;
+}
+
 // The first of the two channels of both halves of a head that a thread turns.
 __device__ inline int channel(int lane) {
     int c = lane & 3, k = lane >> 2;
     return 8 * (2 * c + (k >> 2)) + (k & 3);
 }
 
+// The code of the number nearest to 0.
+__device__ inline int nearest(float scale, float zero) { return (int)fminf(fmaxf(rintf(-zero / scale), 0), 15); }
+
 // Of group `warp` of a tile, for the two channels x and x + 4 of both halves of a head, in every query head: the query
-// turned by (cos, sin), by scale, and by zero. Heads change places with k, against conflicts of banks. In float16 where
-// keys have the 8 bits of bfloat16.
+// turned by (cos, sin), by scale, and by zero; these two in units of the greatest power of two within those of the group.
+// Heads change places with k, against conflicts of banks. In float16 throughout where keys have the 8 bits of bfloat16;
+// else codes count from the one nearest to a key of 0, so that no two great products cancel.
 __device__ inline void turn_queries(Shared &shared, const Stage &stage, float4 turn, int warp, int lane) {
-    int c = lane & 3, k = lane >> 2, x = channel(lane);
+    int c = lane & 3, k = lane >> 2, x = channel(lane), odd = k & 1;
     const unsigned short *scale = stage.k_scale_zero[warp][0] + x, *zero = stage.k_scale_zero[warp][1] + x;
-    float lift = k & 1 ? 1.0f : 0.0625f;  // so that cosines at both places in a mantissa do
     float sal = number(scale[0]), sah = number(scale[4]), sbl = number(scale[HALF]), sbh = number(scale[HALF + 4]);
-    float zal = (number(zero[0]) + MIDDLE * sal) * lift, zah = (number(zero[4]) + MIDDLE * sah) * lift;
-    float zbl = (number(zero[HALF]) + MIDDLE * sbl) * lift, zbh = (number(zero[HALF + 4]) + MIDDLE * sbh) * lift;
-    int base = (warp * 8 + k) * 4 * HEADS + c, odd = k & 1;
+    float zal = number(zero[0]), zah = number(zero[4]), zbl = number(zero[HALF]), zbh = number(zero[HALF + 4]);
+    float most = fmaxf(fmaxf(fmaxf(sal, sah), fmaxf(sbl, sbh)),
+                       fmaxf(fmaxf(fabsf(zal), fabsf(zah)), fmaxf(fabsf(zbl), fabsf(zbh))));
+    unsigned unit = within(greatest_of(as_word(most)));
+    if (lane == 0) shared.unit[warp] = power(unit);
+    float by = inverse(unit), lift = odd ? by : by * 0.0625f;  // so that cosines at both places in a mantissa do
+#if !BF16
+    int nal = nearest(sal, zal), nah = nearest(sah, zah), nbl = nearest(sbl, zbl), nbh = nearest(sbh, zbh);
+    shared.middle[warp][lane] = make_uint2((nal | nah << 16) << 4 * odd, (nbl | nbh << 16) << 4 * odd);
+    zal += nal * sal, zah += nah * sah, zbl += nbl * sbl, zbh += nbh * sbh;
+#endif
+    sal *= by, sah *= by, sbl *= by, sbh *= by, zal *= lift, zah *= lift, zbl *= lift, zbh *= lift;
+    int base = (warp * 8 + k) * 4 * HEADS + c;
     uint4 *scaled[2] = {shared.query.scaled + base + 4 * odd, shared.query.scaled + base - 4 * odd};
     uint2 *common[2] = {shared.query.zero + base + 4 * odd, shared.query.zero + base - 4 * odd};
 #if BF16
@@ -44,7 +67,7 @@ __device__ inline void turn_queries(Shared &shared, const Stage &stage, float4 t
 #endif
 }
 
-// Scores of the two tokens of a thread and two query heads each, in units of 512. `fine`: cosines of the first and second
+// Scores of the two tokens of a thread and two query heads each, in units of 512 and of the group. `fine`: cosines of the first and second
 // token's place in a group, then sines.
 __device__ inline void scores(
     float (&found)[2][2], const Shared &shared, const Stage &stage, const unsigned (&fine)[8][4], int warp, int lane
@@ -74,10 +97,10 @@ __device__ inline void scores(
                 unsigned wa = k & 4 ? a[i][j].y : a[i][j].x, wb = k & 4 ? b[i][j].y : b[i][j].x;
                 code[0][j] = (k & 2 ? wa >> 8 : wa) & (k & 1 ? HIGH : LOW);
                 code[1][j] = (k & 2 ? wb >> 8 : wb) & (k & 1 ? HIGH : LOW);
-                if (!BF16) {
-                    code[0][j] = less(code[0][j], k & 1 ? 0x00800080u : 0x00080008u);
-                    code[1][j] = less(code[1][j], k & 1 ? 0x00800080u : 0x00080008u);
-                }
+#if !BF16
+                uint2 middle = shared.middle[2 * pair + j][4 * k + c];
+                code[0][j] = less(code[0][j], middle.x), code[1][j] = less(code[1][j], middle.y);
+#endif
             }
             unsigned cos = fine[k][i], sin = fine[k][2 + i];
             product(sum[i], times(code[0][0], cos), times(code[0][1], cos), times(code[0][0], sin),

@@ -15,9 +15,6 @@ __device__ inline float total(float x) {
     return x + other(x, 16);
 }
 
-__device__ inline float power(unsigned bits) { return as_float(bits); }
-__device__ inline float inverse(unsigned bits) { return as_float((254u << 23) - bits); }
-
 struct Running {  // of two query heads: reference, sum and weighted zeros of the thread's own tokens, weighted codes
     float m[2], norm[2], zeros[RANGES][2], acc[2][4];
     unsigned scale;  // e

@@ -1,13 +1,14 @@
 // Whole groups of the stream, for one token of `rounded_decode`: one block a span of groups, row and key/value head.
 //
-// For GPUs of compute capability 8.0 on; 4 bits, heads of 128, groups of 32, at most 4 query heads a key/value head.
+// For GPUs of compute capability 8.0 on; 4 bits, heads of 128, groups of 32; four query heads a block.
 // Codes go to the tensor cores as they are, small integers in the mantissas of float16 of exponent 0, n·2^−24 or, four
 // bits further up, n·2^−20. A tile is 4 groups, 128 tokens.
 //
 // Scores, tokens × (group, query head): a key is n·s + z by channel, and its turn by its distance is a coarse one by
 // group and a fine one within. Query, coarse turn, scale and zero make six numbers a pair of channels, group and head
 // (`turn_queries`); the fine turn is cosines and sines that stay in registers, since a thread has the same two places of
-// every group. Queries come with a maximum in [1/8, 1/4), so that what becomes float16 fits.
+// every group. Queries come with a maximum in [256, 512), scales and zeros with one in [1, 2) a group, so that what becomes
+// float16 fits, whatever its range.
 // Values, channels × query heads, one warp a range of 32 channels: Σ p·s·n on tensor cores with p·s/e in float16, where e
 // is the greatest power of two within the scales so far; Σ p·z in float32.
 //
@@ -25,7 +26,8 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     begin_dependents();
     Shared &shared = *(Shared *)shared_memory();
     int thread = thread_x(), warp = thread >> 5, lane = thread & 31, g = lane >> 2, c = lane & 3;
-    int part = block_x(), row = block_y(), b = row / G, kv = row % G;
+    int four = (share + HEADS - 1) / HEADS;  // blocks that share the heads of a key/value head, four each
+    int part = block_x(), row = block_y() / four, before_own = block_y() % four * HEADS, b = row / G, kv = row % G;
     long long t = t_row[b];
     long long whole = (t > recent ? t - recent : 0) / TOGETHER;
     bool apart = has_window && sinks > 0 && t > (long long)sinks + window;
@@ -44,12 +46,12 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     Source from = {shared.all, first + left, (sinks + TOGETHER - 1) / TOGETHER, k_count, sinks, v_count, 0};
     if (left > 0) load(shared.stage[0], from, left, thread);
 
-    // The query by head: turned by its place in its group, and by a power of two to a maximum in [1/8, 1/4).
+    // The query by head: turned by its place in its group, and by a power of two to a maximum in [256, 512).
     int x = channel(lane);
     {
         float4 own = make_float4(0, 0, 0, 0);
-        if (warp < share) {
-            const unsigned short *from = q + b * qb + (long long)(kv * share + warp) * qh;
+        if (before_own + warp < share) {
+            const unsigned short *from = q + b * qb + (long long)(kv * share + before_own + warp) * qh;
             const float *turn = fine + (t % TOGETHER) * D + x;
             float al = number(from[x]) * scale, ah = number(from[x + 4]) * scale;
             float bl = number(from[x + HALF]) * scale, bh = number(from[x + HALF + 4]) * scale;
@@ -58,16 +60,15 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         }
         float most = fmaxf(fmaxf(fabsf(own.x), fabsf(own.y)), fmaxf(fabsf(own.z), fabsf(own.w)));
         most = greatest(fmaxf(most, other(most, 1)));
-        unsigned bits = as_word(most) & 0x7F800000u;
-        bits = bits < (2u << 23) ? (2u << 23) : bits > (250u << 23) ? (250u << 23) : bits;
-        float shrink = inverse(bits) * 0.125f;
+        unsigned bits = within(as_word(most));
+        float shrink = inverse(bits) * 256;
         own = make_float4(own.x * shrink, own.y * shrink, own.z * shrink, own.w * shrink);
 #if BF16
         shared.plain[warp][lane] = make_uint2(halves(own.x, own.y), halves(own.z, own.w));
 #else
         shared.plain[warp][lane] = own;
 #endif
-        if (lane == 0) ((float *)shared.most)[warp] = power(bits) * 4096;  // 8·512
+        if (lane == 0) ((float *)shared.most)[warp] = power(bits) * 2;  // 512/256
     }
     unsigned turns[8][4];
 #pragma unroll
@@ -84,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     block();
     float grow[2] = {((float *)shared.most)[2 * (c & 1)], ((float *)shared.most)[2 * (c & 1) + 1]};
 
-    Running run = {{-1e30f, -1e30f}, {}, {}, {}, 107u << 23};
+    Running run = {{-1e30f, -1e30f}, {}, {}, {}, 20u << 23};
     int away = (int)(t / TOGETHER - first) - warp;  // of the group of this warp's queries
     float4 turn = make_float4(0, 0, 0, 0);
     auto look = [&]() {
@@ -108,11 +109,12 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         if (left > GROUPS) load(next, from, left - GROUPS, thread);
         float score[2][2];
         scores(score, shared, stage, turns, warp, lane);
+        float unit = shared.unit[2 * (warp >> 1) + (c >> 1)];
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                float s = score[i][h] * grow[h];
+                float s = score[i][h] * (grow[h] * unit);
                 if (HAS_CAP) s = softcap * 1.4426950408889634f * (1 - 2 / (exponential(s * (2 / softcap)) + 1));
                 score[i][h] = s;
             }
@@ -138,11 +140,11 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     }
     block();
     // What is in full is another kernel's, launched before: no block needs it, and the last makes sure that it has ended.
-    if (part == spans - 1 && row == (int)grid_y() - 1) wait_dependencies();
+    if (part == spans - 1 && block_y() == grid_y() - 1) wait_dependencies();
     for (int h = 0; h < 2; h++) {
         int head = 2 * (c & 1) + h;
-        if (c > 1 || head >= share) continue;
-        long long out = ((long long)row * share + head) * (spans + before) + before + part;
+        if (c > 1 || before_own + head >= share) continue;
+        long long out = ((long long)row * share + before_own + head) * (spans + before) + before + part;
         float zero = 0, norm = 0, by = power(run.scale);
         for (int w = 0; w < 4; w++) zero += shared.sum[w][head][1 + warp], norm += shared.sum[w][head][0];
         float low = by * 16777216, high = by * 1048576;  // 2^24, 2^20

@@ -6,10 +6,9 @@
 #define RANGES 4
 #define GROUPS 4
 #define TILE 128  // tokens
-#define HEADS 4  // query heads a key/value head, at most
+#define HEADS 4  // query heads a block
 #define LOW 0x000F000Fu
 #define HIGH 0x00F000F0u
-#define MIDDLE (BF16 ? 0 : 8)  // code of a key that is 0 here: products in float16 then err as little as float16 does
 
 struct Store {
     const unsigned char *k_codes;
@@ -39,7 +38,9 @@ struct Shared {
     uint2 plain[HEADS][32];  // queries: a at x and x + 4, b at x and x + 4
 #else
     float4 plain[HEADS][32];
+    uint2 middle[GROUPS][32];  // codes to count from, of the same channels
 #endif
+    float unit[GROUPS];  // of keys
     float2 most[4][2];
     unsigned scale[4];
     Store all;  // of the row and head

@@ -27,6 +27,7 @@ STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
 PIECES = 5  # of what is in full, beside a kernel of its own for whole groups, which its programs leave room for
 FEW_REGISTERS = 128
+PROGRAMS_BESIDE = 2112  # of that kernel: four times as many as run at once
 
 
 @triton.jit
@@ -123,7 +124,7 @@ def rounded_decode(
 ) -> Tensor:
     """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous.
 
-    `spanning` launches what takes whole groups, spans of it, in place of the kernel here.
+    `spanning` launches what takes whole groups, spans of it, in place of the kernel here, beside which it runs.
     """
     (B, H, D), G, device = q_BHD.shape, k_BGD.shape[1], q_BHD.device
     assert all(x.is_contiguous() for x in store)
@@ -131,8 +132,10 @@ def rounded_decode(
     groups = max(1, min(128, TILE // D) // rule.together)
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
-    pieces, registers = (1, REGISTERS) if spanning is None else (PIECES, FEW_REGISTERS)
-    spans = max(1, min(triton.cdiv(PROGRAMS, B * G), triton.cdiv(k_count, groups), 64 - pieces))
+    pieces, registers, programs = (
+        (1, REGISTERS, PROGRAMS) if spanning is None else (PIECES, FEW_REGISTERS, PROGRAMS_BESIDE)
+    )
+    spans = max(1, min(programs // (B * G), triton.cdiv(k_count, groups), 64 - pieces))
     turning = k_count - triton.cdiv(rule.sinks, rule.together), v_count - rule.sinks
     m, norm = (torch.empty(B * H * (spans + pieces), dtype=torch.float32, device=device) for _ in range(2))
     acc = torch.empty(B * H * (spans + pieces), D, dtype=torch.float32, device=device)
@@ -143,7 +146,7 @@ def rounded_decode(
     early = present.overlapping(q_BHD)
     tables = tables_of(angles, rule.bits)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
-        _part[(spans + pieces if spanning is None else pieces, B * G)](
+        made = _part[(spans + pieces if spanning is None else pieces, B * G)](
             q_BHD, k_BGD, v_BGE, *store, store.k_codes.view(torch.int32), store.v_codes.view(torch.int32), t_B,
             *tables,
             m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans, pieces,
@@ -154,7 +157,7 @@ def rounded_decode(
             ALONE=spanning is not None, num_warps=4 if D <= 128 else 8, num_stages=ahead, maxnreg=registers, **early,
         )  # fmt: skip
         if spanning is not None:
-            spanning(q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
+            spanning(made, q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
         finish(
             k_BGD,
             v_BGE,
