@@ -104,13 +104,6 @@ def lift(BITS: tl.constexpr):
 
 
 @triton.jit
-def middle(BITS: tl.constexpr):
-    """The code 2^(b−1) as `fields` leaves it, in both halves of each field: [F]."""
-    PLACES: tl.constexpr = 10 // BITS
-    return (2 ** (BITS - 1) * 0x10001) << tl.arange(0, 16 // BITS) % PLACES * BITS
-
-
-@triton.jit
 def by_field(x, BITS: tl.constexpr):
     """[rows, channels] in the order in which products meet codes: by field, then word, then half."""
     FIELDS: tl.constexpr = 16 // BITS

@@ -28,7 +28,7 @@ __device__ inline void turn_queries(Shared &shared, const Stage &stage, float4 t
     const unsigned short *scale = stage.k_scale_zero[warp][0] + x, *zero = stage.k_scale_zero[warp][1] + x;
     float sal = number(scale[0]), sah = number(scale[4]), sbl = number(scale[HALF]), sbh = number(scale[HALF + 4]);
     float zal = number(zero[0]), zah = number(zero[4]), zbl = number(zero[HALF]), zbh = number(zero[HALF + 4]);
-    float most = fmaxf(fmaxf(fmaxf(sal, sah), fmaxf(sbl, sbh)),
+    float most = fmaxf(fmaxf(fmaxf(fabsf(sal), fabsf(sah)), fmaxf(fabsf(sbl), fabsf(sbh))),
                        fmaxf(fmaxf(fabsf(zal), fabsf(zah)), fmaxf(fabsf(zbl), fabsf(zbh))));
     unsigned unit = within(greatest_of(as_word(most)));
     if (lane == 0) shared.unit[warp] = power(unit);

@@ -18,11 +18,13 @@ from sinkctl.kernels.rounded_decode.reference import Rule, Store
 @triton.jit
 def _rounded(x, low, high, dtype: tl.constexpr, BITS: tl.constexpr):
     """(codes, scale, zero) of numbers by the ends of their ranges; scale and zero as they are kept."""
-    scale = tl.div_rn(high - low, tl.zeros_like(high) + (2**BITS - 1)).to(dtype)
+    down = tl.abs(high) < tl.abs(low)
+    zero = tl.where(down, high, low)
+    scale = tl.div_rn(tl.where(down, low - high, high - low), tl.zeros_like(high) + (2**BITS - 1)).to(dtype)
     by = scale.to(tl.float32)
-    code = tl.where(by == 0, 0.0, tl.div_rn(x - low, tl.where(by == 0, 1.0, by) + tl.zeros_like(x)))
+    code = tl.where(by == 0, 0.0, tl.div_rn(x - zero, tl.where(by == 0, 1.0, by) + tl.zeros_like(x)))
     code = (code + 12582912.0) - 12582912.0  # 1.5·2^23: to the nearest even
-    return tl.minimum(tl.maximum(code, 0.0), 2**BITS - 1).to(tl.int32), scale, low.to(dtype)
+    return tl.minimum(tl.maximum(code, 0.0), 2**BITS - 1).to(tl.int32), scale, zero.to(dtype)
 
 
 @triton.jit

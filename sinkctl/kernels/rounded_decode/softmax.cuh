@@ -15,17 +15,20 @@ __device__ inline float total(float x) {
     return x + other(x, 16);
 }
 
+#define FINER 2048
+
 struct Running {  // of two query heads: reference, sum and weighted zeros of the thread's own tokens, weighted codes
     float m[2], norm[2], zeros[RANGES][2], acc[2][4];
     unsigned scale;  // e
 };
 
-// p = 2^(score − m) of a thread's tokens, and p·s/e to shared memory; whether p is below 2^8 and s/e below 2^6.
+// p = 2^(score − m) of a thread's tokens, and p·s/e to shared memory, in units so small that float16 just takes it where p
+// is below 4 and s/e below 2, as small scales stand beside great ones; whether they are.
 __device__ inline bool weights(
     float (&p)[2][2], const Running &run, Stage &stage, const float (&score)[2][2], int n, int warp, int lane
 ) {
     int g = lane >> 2, c = lane & 3;
-    float s[2][RANGES], most = 0, by = inverse(run.scale);
+    float s[2][RANGES], most = 0, by = inverse(run.scale) * FINER;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint2 scale = stage.v_scale[n + 8 * i];
@@ -33,12 +36,12 @@ __device__ inline bool weights(
         s[i][2] = number(scale.y & 0xFFFF), s[i][3] = number(scale.y >> 16);
     }
 #pragma unroll
-    for (int r = 0; r < RANGES; r++) most = fmaxf(most, fmaxf(s[0][r], s[1][r]));
-    bool fits = most * by < 64;
+    for (int r = 0; r < RANGES; r++) most = fmaxf(most, fmaxf(fabsf(s[0][r]), fabsf(s[1][r])));
+    bool fits = most * by < 2 * FINER;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float d0 = score[0][h] - run.m[h], d1 = score[1][h] - run.m[h];
-        fits = fits && fmaxf(d0, d1) < 8;
+        fits = fits && fmaxf(d0, d1) < 2;
         p[0][h] = exponential(d0), p[1][h] = exponential(d1);
         float q0 = p[0][h] * by, q1 = p[1][h] * by;
         unsigned *to = (unsigned *)stage.k + weight_at(warp, 0, 2 * (c & 1) + h, c >> 1) + g;
@@ -55,8 +58,8 @@ __device__ inline void refer(
     float most = 0;
     for (int i = 0; i < 2; i++) {
         uint2 scale = stage.v_scale[n + 8 * i];
-        most = fmaxf(most, fmaxf(number(scale.x & 0xFFFF), number(scale.x >> 16)));
-        most = fmaxf(most, fmaxf(number(scale.y & 0xFFFF), number(scale.y >> 16)));
+        most = fmaxf(most, fmaxf(fabsf(number(scale.x & 0xFFFF)), fabsf(number(scale.x >> 16))));
+        most = fmaxf(most, fmaxf(fabsf(number(scale.y & 0xFFFF)), fabsf(number(scale.y >> 16))));
     }
     most = greatest(most);
     float m0 = greatest(fmaxf(score[0][0], score[1][0])), m1 = greatest(fmaxf(score[0][1], score[1][1]));

@@ -145,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         int head = 2 * (c & 1) + h;
         if (c > 1 || before_own + head >= share) continue;
         long long out = ((long long)row * share + before_own + head) * (spans + before) + before + part;
-        float zero = 0, norm = 0, by = power(run.scale);
+        float zero = 0, norm = 0, by = power(run.scale) / FINER;
         for (int w = 0; w < 4; w++) zero += shared.sum[w][head][1 + warp], norm += shared.sum[w][head][0];
         float low = by * 16777216, high = by * 1048576;  // 2^24, 2^20
         float4 found = make_float4(run.acc[0][h] * low + zero, run.acc[0][2 + h] * high + zero,

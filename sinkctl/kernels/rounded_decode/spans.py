@@ -23,7 +23,6 @@ from sinkctl.kernels.rounded_decode.codes import (
     less,
     lift,
     low,
-    middle,
     pair,
     settled,
     times,
@@ -34,9 +33,12 @@ from sinkctl.kernels.rounded_decode.full import fresh, further, placed, turned
 
 @triton.jit
 def _against(
-    some, score, q_cos, q_sin, words, cos, sin, PACKED: tl.constexpr, BITS: tl.constexpr, CENTRED: tl.constexpr
+    some, score, q_cos, q_sin, words, middle, cos, sin, PACKED: tl.constexpr, BITS: tl.constexpr, CENTRED: tl.constexpr
 ):
-    """Adds the products of one half of the channels: words [groups, t, W], tables [t, W, F], queries [rows, x]."""
+    """Adds the products of one half of the channels: words [groups, t, W], tables [t, W, F], queries [rows, x].
+
+    CENTRED: codes count from `middle` [groups, 1, W, F], words as well.
+    """
     GROUPS: tl.constexpr = words.shape[0]
     TOGETHER: tl.constexpr = words.shape[1]
     WORDS: tl.constexpr = words.shape[2]
@@ -44,7 +46,7 @@ def _against(
     shape: tl.constexpr = [GROUPS, TOGETHER, WORDS, FIELDS]
     codes = tl.reshape(fields(words, BITS), shape)
     if CENTRED:
-        codes = less(codes, tl.broadcast_to(middle(BITS)[None, None, None, :], shape), PACKED)
+        codes = less(codes, tl.broadcast_to(middle, shape), PACKED)
     for sine in tl.static_range(2):
         table = tl.broadcast_to((sin if sine else cos)[None], shape)
         if some:
@@ -55,6 +57,27 @@ def _against(
             key = tl.zeros([GROUPS * TOGETHER, 2 * WORDS * FIELDS], tl.float16)
         score = tl.dot(settled(by_field((q_sin if sine else q_cos).to(tl.float16), BITS), PACKED), tl.trans(key), score)
     return score
+
+
+@triton.jit
+def _nearest(scale, zero, BITS: tl.constexpr):
+    """The code of the number nearest to 0, in float32."""
+    code = tl.where(scale == 0, 0.0, -zero / tl.where(scale == 0, 1.0, scale))
+    return (tl.minimum(tl.maximum(code, 0.0), 2**BITS - 1) + 12582912.0) - 12582912.0  # 1.5·2^23: to the nearest even
+
+
+@triton.jit
+def _middle(scale, zero, ranges, there, BITS: tl.constexpr, WORDS: tl.constexpr):
+    """Those codes as `fields` leaves codes, [groups, 1, W, F]; `ranges` [groups, 1, 1] counts scales."""
+    FIELDS: tl.constexpr = 16 // BITS
+    field = tl.arange(0, FIELDS)[None, None, None, :]
+    at = ranges[:, :, :, None] + tl.arange(0, WORDS)[None, None, :, None] * (2 * FIELDS) + field
+    found = tl.zeros([ranges.shape[0], 1, WORDS, FIELDS], tl.int32)
+    for half in tl.static_range(2):
+        s = tl.load(scale + at + half * FIELDS, there[:, :, :, None], 0.0).to(tl.float32)
+        z = tl.load(zero + at + half * FIELDS, there[:, :, :, None], 0.0).to(tl.float32)
+        found += _nearest(s, z, BITS).to(tl.int32) << (field % (10 // BITS) * BITS + 16 * half)
+    return found
 
 
 @triton.jit
@@ -124,8 +147,9 @@ def in_groups(
         z_a = tl.load(k_zero + ranges, live, 0.0).to(tl.float32)
         z_b = tl.load(k_zero + HALF + ranges, live, 0.0).to(tl.float32)
         if CENTRED:
-            z_a, z_b = z_a + s_a * (2 ** (BITS - 1) / 512), z_b + s_b * (2 ** (BITS - 1) / 512)
-        most = tl.maximum(tl.maximum(s_a, s_b), 2 * tl.maximum(tl.abs(z_a), tl.abs(z_b)))
+            z_a += _nearest(s_a / 512, z_a, BITS) * (s_a / 512)
+            z_b += _nearest(s_b / 512, z_b, BITS) * (s_b / 512)
+        most = tl.maximum(tl.maximum(tl.abs(s_a), tl.abs(s_b)), 2 * tl.maximum(tl.abs(z_a), tl.abs(z_b)))
         grow, shrink = _fit(tl.max(tl.maximum(tl.abs(a), tl.abs(b)) * most, 1))
         a, b = a * shrink[:, None], b * shrink[:, None]
         common = tl.dot(settled((a * z_a + b * z_b).to(tl.float16), PACKED), plain_cos)
@@ -135,10 +159,16 @@ def in_groups(
         group = placed(k_place, i, k_fresh, k_fixed, k_turning, ONCE)
         words = k_codes + ((group * TOGETHER + r[None]) * (2 * WORDS) + word[None, None, :])
         there = i < left
+        zero_a, zero_b = 0, 0
+        if CENTRED:
+            zero_a = _middle(k_scale, k_zero, group * D, there, BITS, WORDS)
+            zero_b = _middle(k_scale, k_zero, group * D + HALF, there, BITS, WORDS)
         some = left > 0
-        score = _against(some, score, a * s_a, b * s_a, tl.load(words, there, 0), cos, sin, PACKED, BITS, CENTRED)
+        score = _against(
+            some, score, a * s_a, b * s_a, tl.load(words, there, 0), zero_a, cos, sin, PACKED, BITS, CENTRED
+        )
         words = tl.load(words + WORDS, there, 0)
-        score = _against(some, score, b * s_b, -a * s_b, words, cos, sin, PACKED, BITS, CENTRED)
+        score = _against(some, score, b * s_b, -a * s_b, words, zero_b, cos, sin, PACKED, BITS, CENTRED)
         score = _scores(score, grow[:, None], softcap, 0.0, HAS_CAP)
         seen = ((n >= hidden) & (group_n < left))[None, :] & (group_m[:, None] == group_n[None, :])
         # Values.
@@ -147,7 +177,7 @@ def in_groups(
         v = tl.load(v_codes + token * (2 * WORDS) + tl.arange(0, 2 * WORDS)[None, :], here, 0)
         v_s = tl.load(v_scale + token * (D // TOGETHER) + range_, here, 0.0).to(tl.float32) * 512
         v_z = tl.load(v_zero + token * (D // TOGETHER) + range_, here, 0.0).to(tl.float32)
-        grow, shrink = _fit(tl.max(v_s + tl.abs(v_z)))
+        grow, shrink = _fit(tl.max(tl.abs(v_s) + tl.abs(v_z)))
         value = settled(_values(v, v_s * shrink, v_z * shrink, PACKED, BITS), PACKED)
         m, norm, acc = _attend(m, norm, acc, tl.where(seen, score, -float("inf")), value, "tf32", grow)
         k_place, k_fresh = further(k_place, k_fresh, GROUPS, k_turning, ONCE)
