@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from one_block import emulate, needs_compiler
-from test_rounded_decode import CASES, angles_of, drawn, stands
+from test_rounded_decode import CASES, SHARP, WAYS, angles_of, drawn, stands
 
 from sinkctl.kernels.rounded_decode import Store, cuda
 from sinkctl.kernels.rounded_decode.reference import held
@@ -39,7 +39,7 @@ def expected(case, t, store, b, dtype, softcap):
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", [case for case, (H, G, D, rule) in CASES.items() if cuda.covers(rule, (D, D), H // G)])
+@pytest.mark.parametrize("case", [case for way, case in WAYS if way == "cuda" and case not in SHARP])
 @pytest.mark.parametrize(("dtype", "softcap"), [(torch.float16, None), (torch.bfloat16, 5.0)])
 def test_spans_are_attention_over_whole_groups(case, dtype, softcap, monkeypatch, tmp_path_factory):
     emulate(monkeypatch, tmp_path_factory.getbasetemp())
@@ -59,4 +59,4 @@ def test_spans_are_attention_over_whole_groups(case, dtype, softcap, monkeypatch
     for b in range(2):
         true_lse, truth = expected(case, T + 5 * b, store, b, dtype, softcap)
         assert (out[b] - truth).norm() <= 1.5e-3 * truth.norm()
-        assert (lse[b] - true_lse).abs().max() <= 2e-3
+        assert ((lse[b] - true_lse).abs() <= 2e-3 + 2**-11 * true_lse.abs()).all()  # scores are of float16 products

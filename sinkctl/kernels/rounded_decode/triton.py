@@ -155,7 +155,8 @@ def rounded_decode(
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            ALONE=spanning is not None, num_warps=4 if D <= 128 and not centred else 8, num_stages=ahead, maxnreg=registers, **early,
+            ALONE=spanning is not None, num_warps=4 if D <= 128 and not centred else 8, num_stages=ahead,
+            maxnreg=registers, **early,
         )  # fmt: skip
         if spanning is not None:
             spanning(made, q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
