@@ -1,14 +1,14 @@
 """A generated token over a long cache in bf16 and in few bits, on a GPU, in one run.
 
     python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
-                                        [--compile]
+                                        [--bits 8 4 2] [--compile]
 
 A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
 `errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044; exit code 1
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
 captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
-captured, in turns; --compile compiles its layers. `tune`: the kernel at 4 bits with other numbers of stages, registers
-and programs. Rows come as they are measured.
+captured, in turns; --compile compiles its layers. `tune`: the kernels at 4 bits with other numbers of programs,
+and of pieces of what is in full, and their registers. Rows come as they are measured.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from sinkctl.cache.precision.steps import Turns, rule_of
 from sinkctl.cache.precision.store import empty
 from sinkctl.kernels import decode_attention, rounded_decode
 from sinkctl.kernels.decode_attention import Ring, Turn
+from sinkctl.kernels.rounded_decode import cuda
 from sinkctl.kernels.rounded_decode import triton as kernel
 from sinkctl.model.positions import Rotation
 from sinkctl.model.probe import LayerFacts
@@ -114,13 +115,20 @@ def full_call(rows: int, groups: int, window: int) -> tuple[Callable, int]:
     return lambda: way(*qkv, ring, t_B, turn=turn, scale=128**-0.5, full=True), sum(x.nbytes for x in ring)
 
 
+def ways(bits: int) -> list[str]:
+    """Kernels that take so many bits."""
+    found = ["triton"]
+    if cuda.covers(rule_of(Precision(bits=bits), policy_of(2044, bits).keep(None)), (128, 128), 4):
+        found.append("cuda")
+    return found
+
+
 def errors(options: argparse.Namespace) -> bool:
-    """Whether the kernel errs at most twice as much as plain torch at every width."""
+    """Whether kernels err at most twice as much as plain torch at every width."""
     right = True
-    for name, bits in FORMATS.items():
+    for (name, bits), way in ((form, way) for form in options.formats.items() for way in ways(form[1])):
         torch.manual_seed(0)
         call, _ = rounded_call(2, 8, 2044, bits)
-        ways = [rounded_decode.IMPLEMENTATIONS[way] for way in ("triton", "reference")]
 
         def exact(*qkv_store, **more):
             q, k, v, store, t_B = qkv_store
@@ -128,10 +136,11 @@ def errors(options: argparse.Namespace) -> bool:
             return rounded_decode.rounded_decode(q.double(), k.double(), v.double(), wide, t_B, **more)
 
         truth = call(exact, take=False)
-        ours, plain = (float((call(way, take=False) - truth).norm() / truth.norm()) for way in ways)
+        both = (rounded_decode.IMPLEMENTATIONS[one] for one in (way, "reference"))
+        ours, plain = (float((call(one, take=False) - truth).norm() / truth.norm()) for one in both)
         close = ours <= 2 * plain
         right &= close
-        say(f"errors {name}: kernel {ours:.2e}, plain torch {plain:.2e}: {ours / plain:.2f} of it "
+        say(f"errors {name}, {way}: kernel {ours:.2e}, plain torch {plain:.2e}: {ours / plain:.2f} of it "
             f"{'' if close else 'WRONG'}")  # fmt: skip
     return right
 
@@ -148,9 +157,10 @@ def compared(label: str, calls: dict[str, tuple[Callable, int]], per_call: int, 
 def alone(options: argparse.Namespace) -> None:
     for groups in (8, 32):
         calls = {FULL: full_call(options.rows, groups, options.cache)}
-        for name, bits in FORMATS.items():
+        for name, bits in options.formats.items():
             call, held = rounded_call(options.rows, groups, options.cache, bits)
-            calls[name] = partial(call, rounded_decode.IMPLEMENTATIONS["triton"]), held
+            for way in ways(bits):
+                calls[f"{name}, {way}"] = partial(call, rounded_decode.IMPLEMENTATIONS[way]), held
         graphs = {name: (captured(run), held) for name, (run, held) in calls.items()}
         compared(f"kernel 32/{groups}", graphs, 4, options)
         del calls, graphs
@@ -160,17 +170,16 @@ def alone(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
-    for stages, registers, programs in (
-        (3, None, 1056), (2, None, 1056), (2, 168, 1056), (3, 168, 1056), (3, None, 528), (3, None, 2112),
-        (4, None, 1056), (2, 168, 1584), (2, 128, 2112),
+    for programs, pieces, registers in (
+        (2112, 5, 128), (512, 5, 128), (1024, 5, 128), (1584, 5, 128), (2112, 10, 128), (2112, 3, 128), (2112, 5, 160),
     ):  # fmt: skip
-        with patch.multiple(kernel, STAGES=stages, REGISTERS=registers, PROGRAMS=programs):
+        with patch.multiple(kernel, FEW_REGISTERS=registers, PIECES=pieces, PROGRAMS_BESIDE=programs):
             try:
-                graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["triton"]))
+                graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
             except Exception as problem:
-                say(f"tune {stages} {registers} {programs}: {type(problem).__name__}: {str(problem)[:100]}")
+                say(f"tune {programs} {pieces} {registers}: {type(problem).__name__}: {str(problem)[:100]}")
                 continue
-        running[f"{stages} stages, registers {registers}, {programs} programs"] = graph
+        running[f"{programs} programs, {pieces} pieces of {registers} registers"] = graph
     for name, ms in medians(running, options.rounds, 4).items():
         say(f"tune {name}: {ms / 4:.4f} ms")
 
@@ -191,7 +200,7 @@ def step(options: argparse.Namespace) -> None:
     loaded = built("llama-3-8b", ModelSettings(device="cuda", dtype="bfloat16"))
     say(f"step: {loaded.name}, {weight_bytes(loaded.model) / 2**30:.1f} GiB of weights")
     calls = {}
-    for name, bits in {FULL: None, **FORMATS}.items():
+    for name, bits in {FULL: None, **options.formats}.items():
         made = decoder_of(loaded, options, bits)
         calls[name] = made.step, made.bytes_held()
         say(f"step {name}: ready; {made.choices['decode_attention']}; finite: {bool(made._logits_BV.isfinite().all())}")
@@ -208,8 +217,10 @@ def main() -> int:
     arguments.add_argument("--cache", type=int, default=32_768)
     arguments.add_argument("--rows", type=int, default=8)
     arguments.add_argument("--rounds", type=int, default=10)
+    arguments.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
     arguments.add_argument("--compile", action="store_true")
     options = arguments.parse_args()
+    options.formats = {name: bits for name, bits in FORMATS.items() if bits in options.bits}
     rate = {rate.name: rate.value / 1e12 for rate in rates(CUDA, BF16, Clock(CUDA, 0.05))}
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, reads {rate['read']:.2f} TB/s, bf16")
     failed = False

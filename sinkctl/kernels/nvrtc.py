@@ -13,13 +13,16 @@ def compiled(source: str, name: str, options: tuple[str, ...], capability: tuple
 
     every = (f"--gpu-architecture=sm_{capability[0]}{capability[1]}", "--std=c++17", "--use_fast_math", *options)
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), f"{name}.cu".encode(), 0, [], []))
-    (problem,) = nvrtc.nvrtcCompileProgram(program, len(every), [option.encode() for option in every])
-    if int(problem):
-        log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"NVRTC does not compile {name}.cu: {log.decode().strip(chr(0))}")
-    code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
-    _checked(nvrtc.nvrtcGetCUBIN(program, code))
+    try:
+        (problem,) = nvrtc.nvrtcCompileProgram(program, len(every), [option.encode() for option in every])
+        if int(problem):
+            log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
+            _checked(nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(f"NVRTC does not compile {name}.cu: {problem.name}: {log.decode().strip(chr(0))}")
+        code = b" " * _checked(nvrtc.nvrtcGetCUBINSize(program))
+        _checked(nvrtc.nvrtcGetCUBIN(program, code))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
     return code
 
 
@@ -55,6 +58,18 @@ def launch(function: Any, grid: tuple[int, int], threads: int, shared: int, argu
     held = [ctypes.c_void_p(x.data_ptr()) if isinstance(x, torch.Tensor) else x for x in arguments]
     values, types = tuple(x.value for x in held), tuple(type(x) for x in held)
     _checked(driver.cuLaunchKernelEx(config, function, (values, types), 0))
+
+
+@cache
+def leave_shared_memory(function: int) -> None:
+    """A kernel of Triton's then takes a multiprocessor with all shared memory it can have.
+
+    Else no block of a kernel that asks for more can stand beside one of its blocks.
+    """
+    from cuda.bindings import driver
+
+    carveout = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    _checked(driver.cuFuncSetAttribute(driver.CUfunction(function), carveout, 100))
 
 
 def _checked(found: tuple) -> Any:

@@ -76,7 +76,7 @@ def _nvrtc_can() -> tuple[bool, str]:
 
         _, *version = nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError) as problem:
-        return False, f"NVRTC does not load ({str(problem).splitlines()[0]}); pip install cuda-bindings"
+        return False, f"NVRTC does not load ({str(problem).splitlines()[0]}); pip install 'sinkctl[hopper]'"
     return True, f"NVRTC {'.'.join(map(str, version))}"
 
 

@@ -47,12 +47,23 @@ template <typename F> static auto together(const unsigned *mine, int n, F f) {
     meet(warp_arrived[w], warp_round[w], 32);
     return f(&exchange[p][32 * w]);
 }
+inline void warp_meets() {
+    unsigned mine = 0;
+    together(&mine, 1, [](unsigned (*)[8]) { return 0; });
+}
 inline float as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 inline unsigned as_word(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 inline float other(float x, int by) {
     unsigned mine = as_word(x);
     int lane = now_thread % 32;
     return together(&mine, 1, [&](unsigned (*all)[8]) { return as_float(all[lane ^ by][0]); });
+}
+inline unsigned greatest_of(unsigned x) {
+    return together(&x, 1, [](unsigned (*all)[8]) {
+        unsigned found = 0;
+        for (int i = 0; i < 32; i++) found = found > all[i][0] ? found : all[i][0];
+        return found;
+    });
 }
 inline bool every(bool x) {
     unsigned mine = x;

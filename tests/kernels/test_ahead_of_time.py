@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled, with no GPU, for Ampere, Ada and Hopper, as its caller launches it.
+"""Every kernel in Triton and CUDA compiled, with no GPU, for Ampere, Ada and Hopper, as its caller launches it.
 
 `pytest -s` shows registers a thread and bytes of shared memory a program.
 """
@@ -8,9 +8,11 @@ import re
 import subprocess
 
 import pytest
+import torch
 from kernel_calls import CASES
 
-from sinkctl.kernels import present
+from sinkctl.kernels import nvrtc, present
+from sinkctl.kernels.rounded_decode import cuda
 
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
@@ -91,3 +93,19 @@ def test_kernels_compile_without_spills_within_the_memory_of_each_gpu(case, capa
         assert used["STACK"] <= SPILLED.get((case, kernel.metadata.name), 0), told
         assert used["LOCAL"] == 0, told
         assert kernel.metadata.shared <= MOST_SHARED[capability], told
+
+
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_spans_in_cuda_compile_without_spills(dtype, capped, tmp_path):
+    nvrtc_bindings = pytest.importorskip("cuda.bindings.nvrtc")
+    try:
+        nvrtc_bindings.nvrtcVersion()
+    except RuntimeError as problem:
+        pytest.skip(str(problem).splitlines()[0])
+    code = nvrtc.compiled(cuda.source(), "span", cuda.options(dtype, capped, overlaps=True), (9, 0))
+    used = resources(code, tmp_path)
+    told = f"span, sm_90, {dtype}: {used}, shared {cuda.SHARED}"
+    print(told)
+    assert (used["STACK"], used["LOCAL"]) == (0, 0), told
+    assert cuda.BLOCKS * (cuda.SHARED + 1024) <= 228 << 10  # a multiprocessor

@@ -137,7 +137,15 @@ def _merge(
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
-    row = tl.program_id(0).to(tl.int64)
+    merged(tl.program_id(0).to(tl.int64), m_in, norm_in, acc_in, sink, out, H, parts, E, PE, PP, HAS_SINK)
+
+
+@triton.jit
+def merged(
+    row, m_in, norm_in, acc_in, sink, out, H, parts,
+    E: tl.constexpr, PE: tl.constexpr, PP: tl.constexpr, HAS_SINK: tl.constexpr,
+):  # fmt: skip
+    """Writes what one query head of one row attends to, of its parts."""
     p, e = tl.arange(0, PP), tl.arange(0, PE)
     here = row * parts + p
     m = tl.load(m_in + here, p < parts, -1e30)

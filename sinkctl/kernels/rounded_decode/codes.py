@@ -55,6 +55,15 @@ def times_plus(a, b, c, PACKED: tl.constexpr):
 
 
 @triton.jit
+def less(a, b, PACKED: tl.constexpr):
+    """a − b of halves."""
+    if PACKED:
+        return tl.inline_asm_elementwise("sub.rn.f16x2 $0, $1, $2;", "=r,r,r", [a, b], tl.int32, True, 1)
+    else:
+        return _word(low(a) - low(b), high(a) - high(b))
+
+
+@triton.jit
 def settled(x, PACKED: tl.constexpr):
     """The same float16 numbers, of which Triton does not ask how they were made.
 

@@ -1,8 +1,9 @@
-"""`rounded_decode` with whole groups in CUDA (`span.cu`) and the rest in Triton, for the most used form on NVIDIA's GPUs."""
+"""`rounded_decode` with whole groups in CUDA (`span.cu`) and the rest in Triton, for the most used form."""
 
 from ctypes import c_float, c_int, c_longlong
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +12,33 @@ from sinkctl.kernels import nvrtc, present
 from sinkctl.kernels.rounded_decode.reference import Rule, Store
 
 WIDTH, BITS, TOGETHER = 128, 4, 32
-SHARE = 4  # query heads a key/value head, at most
+HEADS = 4  # query heads a block
 GROUPS = 4  # a tile
-THREADS, SHARED = 128, 55_376  # of a block; bytes
+FILES = ("primitives.cuh", "tiles.cuh", "products.cuh", "softmax.cuh", "span.cu")
+THREADS, SHARED = 128, 56_480  # of a block; bytes
 BLOCKS = 4  # a multiprocessor
-PROGRAMS = 2112  # several times what runs at once, so that the last ones to end are a small part of all
 
 
 def covers(rule: Rule, widths: tuple[int, int], share: int) -> bool:
     """Whether the kernel takes such keys and values: `share` query heads a key/value head."""
     form = rule.bits, rule.together, rule.channels, *widths
     wide = rule.window is None or rule.window - rule.recent >= GROUPS * TOGETHER
-    return form == (BITS, TOGETHER, TOGETHER, WIDTH, WIDTH) and share <= SHARE and wide
+    return form == (BITS, TOGETHER, TOGETHER, WIDTH, WIDTH) and share <= 2 * HEADS and wide
+
+
+def loads(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """(whether the kernel is for this GPU and compiles here, why or why not)."""
+    runs, reason = present.nvrtc_runs()
+    if not runs:
+        return False, reason
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        return False, "the kernel in CUDA was measured on compute capability 9.0 alone"
+    try:
+        with torch.cuda.device(device):
+            _function((dtype, False), torch.cuda.current_device())
+    except RuntimeError as problem:
+        return False, str(problem).splitlines()[0]
+    return True, reason
 
 
 def rounded_decode(q_BHD: Tensor, k_BGD: Tensor, v_BGE: Tensor, store: Store, t_B: Tensor, **options) -> Tensor:
@@ -35,16 +51,22 @@ def rounded_decode(q_BHD: Tensor, k_BGD: Tensor, v_BGE: Tensor, store: Store, t_
 
 
 def spans(
-    q_BHD: Tensor, store: Store, t_B: Tensor, tables: tuple[Tensor, ...], out: tuple[Tensor, Tensor, Tensor], count: int,
-    before: int, rule: Rule, scale: float, softcap: float | None,
+    beside: Any, q_BHD: Tensor, store: Store, t_B: Tensor, tables: tuple[Tensor, ...],
+    out: tuple[Tensor, Tensor, Tensor], count: int, before: int, rule: Rule, scale: float, softcap: float | None,
 ) -> None:  # fmt: skip
-    """Launches the kernel: `out` are maxima, sums and weighted values by query head and part, `before` and then `count`."""
+    """Launches the kernel: `out` are maxima, sums and weighted values by query head and part.
+
+    `beside` is the Triton kernel launched before, which has not ended.
+    Parts are `before` others, then `count` spans; m is in units of ln 2, and `scale` divides by it.
+    """
     (B, H, _), G = q_BHD.shape, store.k_codes.shape[1]
+    if beside is not None:
+        nvrtc.leave_shared_memory(beside.function)
     coarse, fine, packed, _ = tables
     numbers = [G, H // G, count, before, rule.recent, rule.kept, rule.sinks]
     slots = [rule.window or 0, int(rule.window is not None), store.k_codes.shape[2], store.v_codes.shape[2]]
     launched(
-        (q_BHD.dtype, softcap is not None), (count, B * G),
+        (q_BHD.dtype, softcap is not None), (count, B * G * -(-H // G // HEADS)),
         [q_BHD, *store[2:8], t_B, coarse, fine, packed, *out, *map(c_longlong, q_BHD.stride()[:2]),
          *map(c_int, numbers + slots), c_float(scale), c_float(softcap or 0.0)],
     )  # fmt: skip
@@ -52,20 +74,26 @@ def spans(
 
 def launched(variant: tuple[torch.dtype, bool], grid: tuple[int, int], arguments: list) -> None:
     """The kernel for this dtype, with or without a softcap."""
-    device = arguments[0].device
-    early = present.overlapping(arguments[0])["OVERLAPS"]
-    function = nvrtc.kernel(source(), "span", options(*variant, early), SHARED, device.index or 0)
-    nvrtc.launch(function, grid, THREADS, SHARED, arguments, early)
+    device = arguments[0].device.index
+    nvrtc.launch(_function(variant, device), grid, THREADS, SHARED, arguments, _overlaps(device))
+
+
+def _function(variant: tuple[torch.dtype, bool], device: int) -> Any:
+    return nvrtc.kernel(source(), "span", options(*variant, _overlaps(device)), SHARED, device)
+
+
+def _overlaps(device: int) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def options(dtype: torch.dtype, capped: bool, overlaps: bool) -> tuple[str, ...]:
     """What the compiler is told."""
-    names = dict(BF16=dtype == torch.bfloat16, HAS_CAP=capped, OVERLAPS=overlaps, BLOCKS=BLOCKS)
+    names = dict(BF16=dtype == torch.bfloat16, HAS_CAP=capped, OVERLAPS=overlaps, BLOCKS=BLOCKS, SHARED=SHARED)
     return tuple(f"-D{name}={int(value)}" for name, value in names.items())
 
 
 @cache
-def source() -> str:
-    """Of the kernel, in one file."""
+def source(first: int = 0) -> str:
+    """Of the kernel, in one file, from one of its files on: the first is what it asks of a GPU."""
     folder = Path(__file__).parent
-    return "".join((folder / name).read_text(encoding="utf-8") for name in ("primitives.cuh", "span.cu"))
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in FILES[first:])

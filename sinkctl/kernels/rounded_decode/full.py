@@ -78,7 +78,7 @@ def in_full(
     coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap, piece, pieces,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, BN: tl.constexpr, HAS_CAP: tl.constexpr,
 ):  # fmt: skip
-    """(maximum, sum, weighted values) by query head of one of several pieces; pointers are those of one row and head."""
+    """(maximum, sum, weighted values) by query head, of one of several pieces; pointers are of one row and head."""
     HALF: tl.constexpr = D // 2
     RANGES: tl.constexpr = D // TOGETHER
     BM: tl.constexpr = q_a.shape[0]

@@ -11,7 +11,9 @@ __device__ inline void *shared_memory() {
     return memory;
 }
 __device__ inline void block() { __syncthreads(); }
+__device__ inline void warp_meets() { __syncwarp(); }
 __device__ inline float other(float x, int by) { return __shfl_xor_sync(~0u, x, by); }
+__device__ inline unsigned greatest_of(unsigned x) { return __reduce_max_sync(~0u, x); }  // of a warp
 __device__ inline bool every(bool x) { return __all_sync(~0u, x); }
 __device__ inline float as_float(unsigned x) { return __uint_as_float(x); }
 __device__ inline unsigned as_word(float x) { return __float_as_uint(x); }

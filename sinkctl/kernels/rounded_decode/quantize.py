@@ -28,6 +28,8 @@ def quantize(x_TD: Tensor, bits: int | str, channels: int | None, ignored_T: Ten
 
         zero = min x,  scale = (max x − min x) / (2^b − 1),  code = ⌊(x − zero) / scale⌉ in 0 … 2^b − 1
 
+    where max x is nearer to 0 than min x, zero is that and scale negative: the same numbers, but where one lies far out
+    the others are not what is left of two great ones.
     `channels` says how many neighbours of a token share a range; None: each channel has one over the T tokens, where
     `ignored_T` (bool, broadcasts to [..., T]) counts some tokens out. "fp8": scale = max |x| / 448, and the code is
     x / scale in e4m3. In float32 or wider, by scale and zero as they are kept.
@@ -69,7 +71,9 @@ def _codes(
         code = _divided(x, scale.to(precise)).clamp(-largest, largest)
         zero = scale[..., :0]
     else:
-        scale, zero = ((high - low) / (2**bits - 1)).to(x_TD.dtype), low.to(x_TD.dtype)
+        down = high.abs() < low.abs()
+        zero = torch.where(down, high, low).to(x_TD.dtype)
+        scale = (torch.where(down, low - high, high - low) / (2**bits - 1)).to(x_TD.dtype)
         code = _divided(x - zero.to(precise), scale.to(precise)).round_().clamp_(0, 2**bits - 1)
     return code, scale, zero
 

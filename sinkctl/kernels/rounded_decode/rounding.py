@@ -1,6 +1,7 @@
-"""A token put in the store, and what is recent no more rounded, in Triton: `reference._take` in one launch.
+"""How a step of `rounded_decode` ends, in one launch in Triton: parts merged, and the token put in the store.
 
-One program a key/value head and row. Rounding is that of `quantize.py`, to the nearest even. Shapes as there.
+One program a query head and row merges; one a key/value head and row does what `reference._take` does, and rounds what
+is recent no more. Rounding is that of `quantize.py`, to the nearest even. Shapes as there.
 """
 
 import torch
@@ -9,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sinkctl.kernels.decode_attention.triton import merged
 from sinkctl.kernels.rounded_decode.full import slots
 from sinkctl.kernels.rounded_decode.reference import Rule, Store
 
@@ -16,11 +18,13 @@ from sinkctl.kernels.rounded_decode.reference import Rule, Store
 @triton.jit
 def _rounded(x, low, high, dtype: tl.constexpr, BITS: tl.constexpr):
     """(codes, scale, zero) of numbers by the ends of their ranges; scale and zero as they are kept."""
-    scale = tl.div_rn(high - low, tl.zeros_like(high) + (2**BITS - 1)).to(dtype)
+    down = tl.abs(high) < tl.abs(low)
+    zero = tl.where(down, high, low)
+    scale = tl.div_rn(tl.where(down, low - high, high - low), tl.zeros_like(high) + (2**BITS - 1)).to(dtype)
     by = scale.to(tl.float32)
-    code = tl.where(by == 0, 0.0, tl.div_rn(x - low, tl.where(by == 0, 1.0, by) + tl.zeros_like(x)))
+    code = tl.where(by == 0, 0.0, tl.div_rn(x - zero, tl.where(by == 0, 1.0, by) + tl.zeros_like(x)))
     code = (code + 12582912.0) - 12582912.0  # 1.5·2^23: to the nearest even
-    return tl.minimum(tl.maximum(code, 0.0), 2**BITS - 1).to(tl.int32), scale, low.to(dtype)
+    return tl.minimum(tl.maximum(code, 0.0), 2**BITS - 1).to(tl.int32), scale, zero.to(dtype)
 
 
 @triton.jit
@@ -72,16 +76,12 @@ def _round_keys(
     tl.store(words + (slot * TOGETHER + r) * WORDS + tl.arange(0, WORDS)[None, :], _words(code, BITS))
 
 
-@triton.jit(do_not_specialize=["rounds"])  # so that one kernel does both
+@triton.jit
 def _take_in(
-    k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v, t_row,
+    head, k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v, t_row,
     kb, kg, vb, vg, G, recent, kept, sinks, k_count, v_count, rounds,
-    D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, OVERLAPS: tl.constexpr,
+    D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAPS:
-        gdc_launch_dependents()
-        gdc_wait()
-    head = tl.program_id(0).to(tl.int64)
     b, g = head // G, head % G
     t, d = tl.load(t_row + b), tl.arange(0, D)
     recent_k += head * (recent + TOGETHER) * D
@@ -101,14 +101,39 @@ def _take_in(
         tl.store(kept_v + (head * kept + t) * D + d, new_v)
 
 
-def take_in(
-    k_BGD: Tensor, v_BGE: Tensor, store: Store, t_B: Tensor, rule: Rule, *, rounds: bool, OVERLAPS: bool, **early
-) -> None:
-    """Put each row's token in the store; where `rounds` is False nothing is rounded, so that it may come again."""
-    (B, G, D), held = k_BGD.shape, list(store)
+@triton.jit(do_not_specialize=["rounds"])  # so that one kernel does both
+def _finish(
+    k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v, t_row,
+    m, norm, acc, sink, out, kb, kg, vb, vg, G, recent, kept, sinks, k_count, v_count, rounds, heads, H, parts,
+    D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, PP: tl.constexpr, HAS_SINK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):  # fmt: skip
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
+    program = tl.program_id(0).to(tl.int64)
+    if program < heads:
+        _take_in(
+            program, k, v, recent_k, recent_v, k_words, k_scale, k_zero, v_words, v_scale, v_zero, kept_k, kept_v,
+            t_row, kb, kg, vb, vg, G, recent, kept, sinks, k_count, v_count, rounds, D, BITS, TOGETHER,
+        )  # fmt: skip
+    else:
+        merged(program - heads, m, norm, acc, sink, out, H, parts, D, D, PP, HAS_SINK)
+
+
+def finish(
+    k_BGD: Tensor, v_BGE: Tensor, store: Store, t_B: Tensor, rule: Rule, found: tuple[Tensor, Tensor, Tensor],
+    sink_logit_H: Tensor | None, out_BHD: Tensor, *, parts: int, rounds: bool, OVERLAPS: bool, **early,
+) -> None:  # fmt: skip
+    """Merge what parts have `found` (maxima, sums, weighted values), and put each row's token in the store.
+
+    Where `rounds` is False nothing is rounded, so that the token may come again.
+    """
+    (B, G, D), H, held = k_BGD.shape, out_BHD.shape[1], list(store)
     held[2], held[5] = (x.view(torch.int32) for x in (store.k_codes, store.v_codes))
-    _take_in[(B * G,)](
-        k_BGD, v_BGE, *held, t_B, *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, rule.recent, rule.kept, rule.sinks,
-        store.k_codes.shape[2], store.v_codes.shape[2], int(rounds), D=D, BITS=rule.bits, TOGETHER=rule.together,
-        OVERLAPS=OVERLAPS, num_warps=4, **early,
+    _finish[(B * (G + H),)](
+        k_BGD, v_BGE, *held, t_B, *found, sink_logit_H, out_BHD, *k_BGD.stride()[:2], *v_BGE.stride()[:2], G,
+        rule.recent, rule.kept, rule.sinks, store.k_codes.shape[2], store.v_codes.shape[2], int(rounds), B * G, H,
+        parts, D=D, BITS=rule.bits, TOGETHER=rule.together, PP=triton.next_power_of_2(parts),
+        HAS_SINK=sink_logit_H is not None, OVERLAPS=OVERLAPS, num_warps=4, **early,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import nvrtc_runs, triton_runs
+from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.rounded_decode import cuda, reference
 from sinkctl.kernels.rounded_decode.reference import Rule
 
@@ -33,7 +33,8 @@ def select(
 ) -> tuple[Implementation | None, str]:
     """(implementation, reason) for keys and values of these widths; None where steps go through as blocks do.
 
-    `share`: query heads a key/value head. `halves` says whether a rotation, if there is one, turns all of a head's channels, its first half with its second.
+    `share`: query heads a key/value head. `halves` says whether a rotation, if there is one, turns all of a head's
+    channels, its first half with its second.
     """
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return None, f"no kernel for {device.type} in {dtype}"
@@ -49,8 +50,8 @@ def select(
     if not runs:
         return None, reason
     if cuda.covers(rule, widths, share):
-        compiles, compiler = nvrtc_runs()
-        if compiles:
+        can, compiler = cuda.loads(device, dtype)
+        if can:
             return IMPLEMENTATIONS["cuda"], f"codes go to the tensor cores, split over keys ({reason}, {compiler})"
         reason = f"{reason}; {compiler}"
     return IMPLEMENTATIONS["triton"], f"dequantized in registers, split over keys ({reason})"
