@@ -1,5 +1,8 @@
 """Perplexity by sinks and cache size, and answers by policy and distance, as tables; the first as a picture too."""
 
+import math
+from collections.abc import Callable
+
 from sinkctl.report.curves import HIGHEST
 from sinkctl.report.parts import LinePicture, Table, line_picture, table_of
 from sinkctl.report.questions import GONE, PARTLY
@@ -7,6 +10,7 @@ from sinkctl.report.summary import BEYOND
 from sinkctl.result.bench import BenchDetail, Row
 from sinkctl.result.numbers import NOTHING, count, figures, known, percent, perplexity
 
+BESIDE = ("kl", "flips", "bits_per_byte")
 DENSE, RECOMPUTE, CHOSEN = "dense", "recompute", ("heavy_hitter", "random")
 
 
@@ -104,16 +108,20 @@ def beside_table(detail: BenchDetail) -> Table:
     """How far each setting's predictions are from those with everything kept; empty where that was not asked for."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in detail.rows:
-        if row.metric in ("kl", "flips"):
+        if row.metric in BESIDE:
             found.setdefault((row.case, row.detail["setting"]), {})[row.metric] = row
+
+    def of_metric(metric: str, said: Callable[[float], str]) -> Callable[[tuple], str]:
+        return lambda item: said(item[1][metric].value) if metric in item[1] else NOTHING
+
     columns = _named("setting", [case for case, _ in found])
     columns |= {
-        "KL, nats": lambda item: figures(item[1]["kl"].value),
-        "another token likeliest": lambda item: percent(item[1]["flips"].value),
-    }
-    tokens = list(dict.fromkeys(row.detail["tokens"] for own in found.values() for row in own.values()))
-    items = sorted(found.items(), key=lambda item: (item[0][0], item[1]["kl"].value))
-    over = len(tokens) == 1 and f"of {count(tokens[0])} tokens, as far as the model's context reaches"
+        "KL, nats": of_metric("kl", figures), "another token likeliest": of_metric("flips", percent),
+        "bits a byte": of_metric("bits_per_byte", figures),
+    }  # fmt: skip
+    tokens = list(dict.fromkeys(row.detail["tokens"] for own in found.values() for n, row in own.items() if n == "kl"))
+    items = sorted(found.items(), key=lambda item: (item[0][0], item[1]["kl"].value if "kl" in item[1] else math.inf))
+    over = len(tokens) == 1 and f"KL: of {count(tokens[0])} tokens, as far as the model's context reaches"
     return table_of(items, columns, over, words=["setting"])
 
 

@@ -90,8 +90,8 @@ def test_predictions_beside_everything_kept_are_those_of_the_stock_model_with_an
     bits = np.log2(read["2+38", "perplexity"].value) * 1500 / size
     assert read["2+38", "bits_per_byte"].value == pytest.approx(bits, rel=1e-6)
     shown = beside_table(detail(found))
-    assert shown.columns == ["setting", "KL, nats", "another token likeliest"]
-    assert [row[0] for row in shown.rows] == ["2+38", "2+38, 2-bit KV, last 0 in full"]
+    assert shown.columns == ["setting", "KL, nats", "another token likeliest", "bits a byte"]
+    assert [row[0] for row in shown.rows] == ["2+38", "2+38, 2-bit KV, last 0 in full", "dense"]
 
 
 def test_bytes_are_those_of_the_text_alone_whatever_holds_it(demo, book, tmp_path):

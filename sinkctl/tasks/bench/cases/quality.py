@@ -69,9 +69,10 @@ def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perp
     """Bits per byte, which compare models of other vocabularies; and what is seen beside everything kept."""
     _, rate = _opening(case, subject)
     beside = _beside(case, subject).get(policy.label)
-    readings = [Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate)]
+    said = {"setting": policy.label}
+    readings = [Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate, said)]
     if beside is not None:
-        said = {"setting": policy.label, "tokens": beside.tokens}
+        said = said | {"tokens": beside.tokens}
         readings.append(Reading(way, "kl", "nats", "lower", beside.divergence, said))
         readings.append(Reading(way, "flips", "%", "lower", beside.flips, said))
     return readings
