@@ -202,7 +202,7 @@ def decode_attention(
             BM=BM, BN=BN, HAS_CAP=softcap is not None, HAS_SLOPE=slope_H is not None,
             PRECISION="ieee" if q_BHD.dtype == torch.float32 else "tf32",
             # A short span gains less from reading far ahead than what follows from the shared memory left to it.
-            num_stages=3 if spans == 1 else 2, num_warps=8 if wide else 4, **early,
+            num_stages=3 if spans == 1 or wide else 2, num_warps=8 if wide else 4, **early,
         )  # fmt: skip
         _merge[(B * H,)](
             m, norm, acc, sink_logit_H, out, H, parts,
