@@ -278,9 +278,7 @@ def main() -> None:
     arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     arguments.add_argument("--before", type=Path, help="a checkout of an earlier version")
     arguments.add_argument("--rounds", type=int, default=10)
-    arguments.add_argument(
-        "--tokens", type=int, default=4_000_000, help="of the part `long`, which is run if asked for"
-    )
+    arguments.add_argument("--only", default="", help="part of the names of the cases of `stream`")
     arguments.add_argument("--rows", nargs="*", type=int, default=[1, 32], help="of the steps of decode")
     options = arguments.parse_args()
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
