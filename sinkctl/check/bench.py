@@ -10,7 +10,7 @@ from sinkctl.errors import SinkctlError, TextError, UsageError
 from sinkctl.model.shapes import check_shape
 from sinkctl.recipe.bench import AnyCase, KernelCase, QualityCase, StartupCase, TasksCase
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.recipe.sizes import MEASURED, UNTIMED, sizes
+from sinkctl.recipe.sizes import MEASURED, UNTIMED, measured, sizes
 from sinkctl.result.baseline import ENOUGH, read
 from sinkctl.result.compare import Gate, Tolerance, check_names, parse_gate
 from sinkctl.result.store import RunFolder
@@ -75,9 +75,10 @@ def gated_names(recipe: BenchRecipe) -> list[str]:
     for gate in map(parse_gate, recipe.fail_on):
         case = _case(recipe, gate)
         if isinstance(gate, Tolerance) and case.kind in MEASURED:
-            metric = MEASURED[case.kind][0]  # beside it only memory, which is no row
-            rows = [f"{case.label}.{label}.{metric}" for label in sizes(case)]
-            found += [row for row in rows if gate.metric in (row, f"{case.label}.{metric}")]
+            # Beside the first only memory, which is no row.
+            for metric in measured(case) if case.kind == "quality" else MEASURED[case.kind][:1]:
+                rows = [f"{case.label}.{label}.{metric}" for label in sizes(case)]
+                found += [row for row in rows if gate.metric in (row, f"{case.label}.{metric}")]
     return found
 
 
@@ -105,7 +106,7 @@ def _check_gate(recipe: BenchRecipe, gate: Gate) -> None:
 
 def _names(case: AnyCase) -> Iterator[str]:
     """What a threshold may name of a case: ours at every size, and every row in full."""
-    for metric in MEASURED.get(case.kind, ()):
+    for metric in measured(case):
         yield f"{case.label}.{metric}"
         for label in sizes(case):
             yield f"{case.label}.{label}.{metric}"

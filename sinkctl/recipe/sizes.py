@@ -39,10 +39,11 @@ MEASURED = {
     "measure": ("tokens_per_s", "added_memory"),
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
-    "quality": ("perplexity", "bits_per_byte", "kl", "flips"),
+    "quality": ("perplexity",),
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }
+BESIDE_FULL = ("bits_per_byte", "kl", "flips")  # of a quality case that asks for them
 UNTIMED = ("memory", "processes", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
 FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
 
@@ -50,6 +51,12 @@ FRESH = ("memory",)  # each size in a process of its own: a peak does not go dow
 def sizes(case: AnyCase) -> dict[str, Size]:
     """Label → size, in order; UsageError where the case has none."""
     return SIZES[case.kind](case)
+
+
+def measured(case: AnyCase) -> tuple[str, ...]:
+    """What a case measures; empty where lm-evaluation-harness says so for itself."""
+    further = BESIDE_FULL if isinstance(case, QualityCase) and case.beside_full else ()
+    return MEASURED.get(case.kind, ()) + further
 
 
 PINNED = (0, 4)  # sinks of the policies that choose what to evict

@@ -160,8 +160,13 @@ def test_rows_of_a_decoder_write_what_each_alone_would_and_choose_what_scoring_d
     assert both.cache.seen == [both.cache.seen[1]] * 2
 
 
+@pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "bloom"])
-def test_steps_of_a_decoder_go_by_the_rule_written_out(family):
+def test_steps_of_a_decoder_go_by_the_rule_written_out(family, captured, monkeypatch):
+    if (
+        captured
+    ):  # as in a CUDA graph: all slots are looked at, and evicted in every step, where that changes nothing too
+        monkeypatch.setattr(EvictingRing, "_reach", lambda self, index, piece, device: (self._most(index), True))
     loaded, ids = wrap(tiny(*STREAMED[family])), text()[:60]
     policy = HeavyHitter(sinks=1, window=12, every=5)
     expected = head_by_head(loaded, HeadByHead(loaded.layers(127), policy), ids)
@@ -225,3 +230,15 @@ def test_a_block_that_was_stopped_midway_leaves_nothing_of_its_plan(demo):
         decoder.feed([ids[20:41], ids[22:41]], 64)
     for name, tensor in whole.cache.state().items():
         torch.testing.assert_close(stopped.cache.state()[name], tensor, msg=name)
+
+
+def test_a_rehearsed_step_leaves_what_is_held_as_it_was(demo):
+    settings = GenerateRecipe(sampling=GREEDY, graph=False, compile=False)
+    decoder = decoder_for(demo, HeavyHitter(sinks=1, window=12, every=5), settings, 2)
+    decoder.feed([torch.arange(100, 160), torch.arange(100, 130)], 64)
+    before = {name: tensor.clone() for name, tensor in decoder.cache.state().items()}
+    decoder.cache.rehearse(True)
+    decoder._forward()
+    decoder.cache.rehearse(False)
+    for name, tensor in decoder.cache.state().items():
+        assert torch.equal(tensor, before[name]), name

@@ -11,7 +11,7 @@ import sinkctl
 from sinkctl.errors import BaselineError, Interrupted, SinkctlError, UnforeseenError
 from sinkctl.recipe.load import load, validate
 from sinkctl.recipe.named import built_in
-from sinkctl.recipe.sizes import MEASURED, sizes
+from sinkctl.recipe.sizes import MEASURED, measured, sizes
 from sinkctl.result.bench import Rate, Work
 from sinkctl.tasks.bench import driver
 from sinkctl.tasks.bench.cases import processes, stream
@@ -342,8 +342,7 @@ def test_the_built_in_suites_run_at_their_smallest_size(name):
             assert opened["choices"] == {"1 processes": f"left out: {processes.RANDOM}"}
             continue
         metrics = {opened["metric"]} if opened["ways"] else {reading["metric"] for reading in opened["readings"]}
-        several = case.kind == "quality" and case.beside_full
-        assert metrics == set(MEASURED[case.kind] if several else MEASURED[case.kind][:1])
+        assert metrics == set(measured(case) if case.kind == "quality" else MEASURED[case.kind][:1])
         assert not opened["failed"]
         if opened["ways"]:
             assert all(seconds > 0 for seconds in session.round().values())
