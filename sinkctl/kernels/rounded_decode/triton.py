@@ -26,8 +26,8 @@ TILE = 128 * 128  # numbers
 STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
 # Beside a kernel of its own for whole groups: pieces of what is in full, which leave room for its programs.
-PIECES, WARPS_BESIDE, REGISTERS_BESIDE = 5, 4, 128
-PROGRAMS_BESIDE = 2112  # of that kernel: four times as many as run at once
+PIECES, WARPS_BESIDE, REGISTERS_BESIDE = 3, 4, 128
+PROGRAMS_BESIDE = 1024  # of that kernel: not quite twice as many as run at once on an H200
 
 
 @triton.jit
