@@ -8,7 +8,7 @@ A policy of 4 sinks and a window that fills the cache, groups of 32, the last 12
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
 captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
 captured, in turns; --compile compiles its layers. `tune`: the kernels at 4 bits with other numbers of programs,
-and of pieces of what is in full, and their registers. Rows come as they are measured.
+and of pieces of what is in full, and their warps. Rows come as they are measured.
 """
 
 import argparse
@@ -170,16 +170,18 @@ def alone(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
-    for programs, pieces, registers in (
-        (2112, 5, 128), (512, 5, 128), (1024, 5, 128), (1584, 5, 128), (2112, 10, 128), (2112, 3, 128), (2112, 5, 160),
+    for programs, pieces, warps in (
+        (2112, 5, 4), (512, 5, 4), (1024, 5, 4), (1584, 5, 4), (2112, 10, 4), (2112, 3, 4), (2112, 5, 2), (2112, 3, 2),
     ):  # fmt: skip
-        with patch.multiple(kernel, FEW_REGISTERS=registers, PIECES=pieces, PROGRAMS_BESIDE=programs):
+        registers = 128 if warps == 4 else None
+        beside = dict(PIECES=pieces, WARPS_BESIDE=warps, REGISTERS_BESIDE=registers, PROGRAMS_BESIDE=programs)
+        with patch.multiple(kernel, **beside):
             try:
                 graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
             except Exception as problem:
-                say(f"tune {programs} {pieces} {registers}: {type(problem).__name__}: {str(problem)[:100]}")
+                say(f"tune {programs} {pieces} {warps}: {type(problem).__name__}: {str(problem)[:100]}")
                 continue
-        running[f"{programs} programs, {pieces} pieces of {registers} registers"] = graph
+        running[f"{programs} programs, {pieces} pieces of {warps} warps"] = graph
     for name, ms in medians(running, options.rounds, 4).items():
         say(f"tune {name}: {ms / 4:.4f} ms")
 

@@ -15,7 +15,7 @@ __device__ inline float total(float x) {
     return x + other(x, 16);
 }
 
-#define FINER 2048
+#define FINER 64
 
 struct Running {  // of two query heads: reference, sum and weighted zeros of the thread's own tokens, weighted codes
     float m[2], norm[2], zeros[RANGES][2], acc[2][4];
@@ -23,7 +23,7 @@ struct Running {  // of two query heads: reference, sum and weighted zeros of th
 };
 
 // p = 2^(score − m) of a thread's tokens, and p·s/e to shared memory, in units so small that float16 just takes it where p
-// is below 4 and s/e below 2, as small scales stand beside great ones; whether they are.
+// is below 2^8 and s/e below 2, as small scales stand beside great ones; whether they are.
 __device__ inline bool weights(
     float (&p)[2][2], const Running &run, Stage &stage, const float (&score)[2][2], int n, int warp, int lane
 ) {
@@ -41,7 +41,7 @@ __device__ inline bool weights(
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float d0 = score[0][h] - run.m[h], d1 = score[1][h] - run.m[h];
-        fits = fits && fmaxf(d0, d1) < 2;
+        fits = fits && fmaxf(d0, d1) < 8;
         p[0][h] = exponential(d0), p[1][h] = exponential(d1);
         float q0 = p[0][h] * by, q1 = p[1][h] * by;
         unsigned *to = (unsigned *)stage.k + weight_at(warp, 0, 2 * (c & 1) + h, c >> 1) + g;
@@ -92,6 +92,7 @@ __device__ inline void weigh(
     int g = lane >> 2, c = lane & 3;
     int n = (2 * (warp >> 1) + (c >> 1)) * TOGETHER + 16 * (warp & 1) + g;
     float p[2][2];
+    warp_meets();  // weights go where other threads of the warp read keys in `scores`
     bool fits = every(weights(p, run, stage, score, n, warp, lane));
     if (lane == 0) shared.exceeds[warp] = !fits;
     block();

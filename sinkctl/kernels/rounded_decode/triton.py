@@ -25,9 +25,9 @@ PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a 
 TILE = 128 * 128  # numbers
 STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
-PIECES = 5  # of what is in full, beside a kernel of its own for whole groups, which its programs leave room for
-FEW_REGISTERS = 128
-PROGRAMS_BESIDE = 2112  # of that kernel: four times as many as run at once
+# Beside a kernel of its own for whole groups: pieces of what is in full, which leave room for its programs.
+PIECES, WARPS_BESIDE, REGISTERS_BESIDE = 3, 4, 128
+PROGRAMS_BESIDE = 1024  # of that kernel: not quite twice as many as run at once on an H200
 
 
 @triton.jit
@@ -132,9 +132,12 @@ def rounded_decode(
     groups = max(1, min(128, TILE // D) // rule.together)
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
-    pieces, registers, programs = (
-        (1, REGISTERS, PROGRAMS) if spanning is None else (PIECES, FEW_REGISTERS, PROGRAMS_BESIDE)
-    )
+    centred = store.k_scale.dtype == torch.float16  # more numbers a thread
+    pieces, programs = 1, PROGRAMS
+    launched = dict(num_warps=4 if D <= 128 and not centred else 8, maxnreg=REGISTERS)
+    if spanning is not None:
+        pieces, programs = PIECES, PROGRAMS_BESIDE
+        launched = dict(num_warps=WARPS_BESIDE, maxnreg=REGISTERS_BESIDE)
     spans = max(1, min(programs // (B * G), triton.cdiv(k_count, groups), 64 - pieces))
     turning = k_count - triton.cdiv(rule.sinks, rule.together), v_count - rule.sinks
     m, norm = (torch.empty(B * H * (spans + pieces), dtype=torch.float32, device=device) for _ in range(2))
@@ -143,7 +146,6 @@ def rounded_decode(
     ahead = 1 if D > 128 else 2
     if present.hopper(q_BHD) and rule.bits < 8:
         ahead = STAGES
-    centred = store.k_scale.dtype == torch.float16 and spanning is None  # more numbers a thread
     early = present.overlapping(q_BHD)
     tables = tables_of(angles, rule.bits)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
@@ -155,22 +157,10 @@ def rounded_decode(
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            ALONE=spanning is not None, num_warps=4 if D <= 128 and not centred else 8, num_stages=ahead,
-            maxnreg=registers, **early,
+            ALONE=spanning is not None, num_stages=ahead, **launched, **early,
         )  # fmt: skip
         if spanning is not None:
             spanning(made, q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
-        finish(
-            k_BGD,
-            v_BGE,
-            store,
-            t_B,
-            rule,
-            (m, norm, acc),
-            sink_logit_H,
-            out,
-            parts=spans + pieces,
-            rounds=take,
-            **early,
-        )
+        found = m, norm, acc
+        finish(k_BGD, v_BGE, store, t_B, rule, found, sink_logit_H, out, parts=spans + pieces, rounds=take, **early)
     return out
