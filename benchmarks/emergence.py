@@ -38,7 +38,7 @@ from emergence_rows import BASELINE, SAME
 from emergence_table import print_markdown, print_table, printed_row
 from pydantic import ValidationError
 from rich.console import Console
-from row_queue import Job, add_flags, child, machine, run_queue, visible
+from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -66,7 +66,6 @@ def main() -> None:
         print("\n".join(names))
         return
     if not options.table:
-        options.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
         if options.gpus * options.workers > 1 or options.seconds is not None:
@@ -122,6 +121,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--folder: name one, where finished rows are kept")
     if not (options.list or options.table) and not (options.train_text and options.held_out):
         parser.error("--train-text and --held-out: give both")
+    if not options.list:
+        check_paths(parser, options, [*options.train_text, options.held_out])
     return options
 
 

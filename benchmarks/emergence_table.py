@@ -96,7 +96,9 @@ def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
         return "not measured"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    return compared(theirs.effect(), row, baseline, chance(found, theirs.of)) + of + beside
+    by_chance = chance(found, theirs.of)
+    by_chance = chance(found, "sink_1") if by_chance is None else by_chance
+    return compared(theirs.effect(), row, baseline, by_chance) + of + beside
 
 
 def chance(found: dict[str, list[dict[str, Any]]], column: str) -> float | None:

@@ -28,7 +28,7 @@ from typing import Any
 from pydantic import ValidationError
 from retrofit_judged import ERROR, judged, means, reloaded
 from rich.console import Console
-from row_queue import Job, add_flags, child, machine, run_queue, visible
+from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -64,7 +64,6 @@ def main() -> None:
     if unknown := [name for name in names if name not in rows]:
         raise SystemExit(f"--only {unknown[0]}: no such row; there are {', '.join(rows)}")
     if not options.table:
-        options.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
         wanted = [(name, seed) for name, seed in wanted if not is_kept(name, seed, options)]
@@ -255,6 +254,7 @@ def arguments() -> argparse.Namespace:
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
     if missing and not options.table:
         parser.error(f"--{missing[0]}: name one")
+    check_paths(parser, options, [*options.train_text, options.text, options.second])
     options.calibration = options.calibration or options.text
     return options
 

@@ -42,6 +42,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action="store_true")
 
 
+def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, texts: Sequence[str]) -> None:
+    """Ends with a usage error where rows of a table or a text are not there, or the folder of rows cannot be made."""
+    if options.table:
+        if not options.folder.is_dir():
+            parser.error(f"--folder {options.folder}: no such folder; name the one where finished rows are kept")
+        return
+    for text in texts:
+        if not Path(text).is_file():
+            parser.error(f"{text}: no such file; name a text")
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        parser.error(f"--folder {options.folder}: cannot be made ({problem.strerror}); name another")
+
+
 def child(script: str, options: argparse.Namespace) -> list[str]:
     """The script with these options, for one row."""
     said = [script]
@@ -88,7 +103,7 @@ def run_queue(
     for _ in range(workers):
         for gpu in gpus or [None]:
             places.put(gpu)
-    done, began, whole = 0.0, time.monotonic(), sum(job.work for job in jobs)
+    began, to_do = time.monotonic(), sum(job.work for job in jobs)
     paces: list[float] = []  # seconds a unit of work, of jobs that ended
 
     def one(job: Job) -> tuple[Job, str | None]:
@@ -110,11 +125,10 @@ def run_queue(
     with ThreadPoolExecutor(workers * max(1, len(gpus))) as pool:
         for number, (job, error) in enumerate(_as_done(pool, one, jobs), 1):
             finished(job, error)
-            done += job.work
-            seconds = time.monotonic() - began
-            left = seconds * (whole - done) / done
-            words = f"{number} of {len(jobs)} rows in {seconds:,.0f} s, about {left:,.0f} s left"
-            print(words, file=sys.stderr, flush=True)
+            to_do -= job.work
+            left = median(paces[-RECENT:]) * to_do / (workers * max(1, len(gpus))) if paces else None
+            words = f"{number} of {len(jobs)} rows in {time.monotonic() - began:,.0f} s"
+            print(words + ("" if left is None else f", about {left:,.0f} s left"), file=sys.stderr, flush=True)
 
 
 def _as_done(pool: ThreadPoolExecutor, one: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, str | None]]:

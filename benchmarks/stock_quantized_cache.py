@@ -24,6 +24,7 @@ import sinkctl
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.cache.select import ring
 from sinkctl.cli.loading import quiet_transformers
+from sinkctl.errors import SinkctlError
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.undocumented import cached
 
@@ -145,4 +146,7 @@ def bytes_of_ours(loaded: LoadedModel, how: dict) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SinkctlError as error:
+        raise SystemExit(str(error)) from None

@@ -145,9 +145,11 @@ def _training(plan: Plan) -> str:
         settings.trained, f"low-rank updates of attention (rank {settings.lora.rank}), and the mechanism"
     )
     text = ", ".join(settings.text.files) or "what follows the held-out text"
+    rounded = f"keys and values in {settings.rounded.bits} bits; " if settings.rounded else ""
     return (
-        f"training: {plan.steps:,} steps of {settings.batch} sequences of {plan.length} tokens "
+        f"training: {plan.steps:,} {'step' if plan.steps == 1 else 'steps'} of {settings.batch} sequences of "
+        f"{plan.length} tokens "
         f"({plan.steps * plan.tokens:,} in all) of {text}; {trained}; "
         f"{'full attention' if plan.window is None else f'window {plan.window}'}; "
-        f"{'with' if plan.controlled else 'no'} control"
+        f"{rounded}{'with' if plan.controlled else 'no'} control"
     )

@@ -40,19 +40,19 @@ def policy(text: str | dict[str, Any]) -> dict[str, Any]:
     if not colon and "+" in text:
         kind, size = "", text
     match = re.fullmatch(r"(\d+)\+(\d+|auto)(?:@([1-9]\d*))?", size) if size else None
-    rarely = match is not None and match[3] is not None
-    if (
-        (size and not match)
-        or (kind and kind not in KINDS)
-        or (size and kind == "dense")
-        or (rarely and kind not in RARELY)
-    ):
+    sized, at, _ = size.partition("@")
+    if at and re.fullmatch(r"\d+\+(\d+|auto)", sized) and (kind == "" or kind in KINDS):
+        if kind not in RARELY:
+            raise UsageError(f"--policy {text}: only {', '.join(RARELY)} take @N; leave it out")
+        if match is None:
+            raise UsageError(f"--policy {text}: @N is a whole number of tokens, at least 1; write {kind}:{sized}@16")
+    if (size and not match) or (kind and kind not in KINDS) or (size and kind == "dense"):
         raise UsageError(
             f"--policy {text}: write S+W, such as 4+252, or a kind{'' if kind in KINDS else suggest(kind, KINDS)}"
         )
     if not match:
         return {"kind": kind}
-    found = _sizes(match) | ({"every": int(match[3])} if rarely else {})
+    found = _sizes(match) | ({"every": int(match[3])} if match[3] else {})
     return {"kind": kind or ("sink_window" if found["sinks"] else "window"), **found}
 
 

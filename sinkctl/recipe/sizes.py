@@ -129,7 +129,11 @@ def _quality(case: QualityCase) -> dict[str, Size]:
             continue
         for keep in case.kv_keep:
             rounded = size | {"kv": kv, "keep": keep}
-            kept_in(case, rounded).check()
+            try:
+                kept_in(case, rounded).check()
+            except UsageError as error:  # names the flags of one stream
+                words = str(error).replace("--kv-recent", "kv_recent").replace("--kv-keep", "kv_keep")
+                raise UsageError(f"{case.label}: {words}") from None
             found[label_of(f"{sinks}+{cache - sinks}", kv, f"keep={keep}")] = rounded
     if not found:
         raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")

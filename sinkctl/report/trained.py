@@ -24,7 +24,8 @@ def training_line(training: Training) -> str:
     seconds = f" in {duration(took[0])}" if took else ""
     speed = quantity(training.tokens_per_second, "tok/s")
     control = "" if training.trained == "new" else f"; {'with' if has_control(training) else 'without'} a control"
-    words = f"{speed}, {training.precision}; attention: {training.attention}{control}"
+    rounded = f"; {training.rounded}" if training.rounded else ""
+    words = f"{speed}, {training.precision}; attention: {training.attention}{rounded}{control}"
     return f"trained: {steps_words(training)}{seconds}, {words}"
 
 

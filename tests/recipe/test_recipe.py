@@ -153,8 +153,13 @@ def test_policies_are_written_as_in_the_papers():
     ):
         with pytest.raises(UsageError, match="--policy"):
             policy(wrong)
-    with pytest.raises(UsageError, match=r"random:4\+60@0: write S\+W, such as 4\+252, or a kind$"):
+    with pytest.raises(
+        UsageError, match=r"random:4\+60@0: @N is a whole number of tokens, at least 1; write random:4\+60@16$"
+    ):
         policy("random:4+60@0")
+    for wrong in ("4+60@8", "snap:4+60@8"):
+        with pytest.raises(UsageError, match=r"4\+60@8: only .*heavy_hitter.* take @N; leave it out$"):
+            policy(wrong)
 
 
 def test_whole_heads_are_those_that_look_farthest(tmp_path):

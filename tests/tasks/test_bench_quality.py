@@ -64,12 +64,11 @@ def test_perplexities_are_those_of_the_stream_over_tokens_that_all_policies_scor
 
 @torch.no_grad()
 def test_predictions_beside_everything_kept_are_those_of_the_stock_model_with_and_without_a_mask(demo, book):
-    settings = dict(sinks=(2,), caches=(40,), limit=1500, peers=("dense",), beside_full=True)
+    settings = dict(sinks=(2,), caches=(40,), limit=240, peers=("dense",), beside_full=True)
     case = QualityCase(kv=("full", "2bit"), kv_recent=0, **settings)
     found = rows(case, quality, subject(case))
     read = {(row.label, row.metric): row for row in found}
-    context = demo.context
-    ids_T = torch.tensor([demo.bos_id, *demo.tokenizer(book[:4000], add_special_tokens=False).input_ids])[:context]
+    ids_T = torch.tensor([demo.bos_id, *demo.tokenizer(book[:4000], add_special_tokens=False).input_ids])[:241]
     whole = demo.model(ids_T[None]).logits[0, :-1].double().log_softmax(-1)
     scorer, own = scorer_for(demo, SinkWindow(sinks=2, window=38), bos=True), []
     with attached(demo.model, scorer._cache):
@@ -80,14 +79,14 @@ def test_predictions_beside_everything_kept_are_those_of_the_stock_model_with_an
     own = torch.cat(own)[:, 0].double().log_softmax(-1)
     kl = read["2+38", "kl"]
     assert kl.value == pytest.approx(float((whole.exp() * (whole - own)).sum(-1).mean()), rel=1e-3)
-    assert kl.detail["tokens"] == context - 1
+    assert kl.detail["tokens"] == 240
     flips = float((whole.argmax(-1) != own.argmax(-1)).double().mean())
     assert read["2+38", "flips"].value == pytest.approx(100 * flips, abs=0.5)
     assert read["2+38,2bit,keep=none", "kl"].value > kl.value
     assert ("dense", "kl") not in read
     text = demo.tokenizer(book[:8000], add_special_tokens=False, return_offsets_mapping=True)
-    size = len(book[: text.offset_mapping[1499][1]].encode())
-    bits = np.log2(read["2+38", "perplexity"].value) * 1500 / size
+    size = len(book[: text.offset_mapping[239][1]].encode())
+    bits = np.log2(read["2+38", "perplexity"].value) * 240 / size
     assert read["2+38", "bits_per_byte"].value == pytest.approx(bits, rel=1e-6)
     shown = beside_table(detail(found))
     assert shown.columns == ["setting", "KL, nats", "another token likeliest", "bits a byte"]
@@ -177,7 +176,10 @@ def test_precisions_are_sizes_of_their_own_and_bad_ones_are_refused_before_anyth
     assert kept_in(case, found["1+63,2bit,keep=first-1"]).label == "1+63, 2-bit KV, last 8 in full, first 1 kept"
     for settings, words in (
         ({"kv": ("5bit",)}, "quality: kv 5bit: no such precision; one of full, 8bit"),
-        ({"kv": ("4bit",), "kv_recent": 40}, "a window of 63 holds no group of 32 tokens past those; give at most 31"),
+        (
+            {"kv": ("4bit",), "kv_recent": 40},
+            "^quality: kv_recent 40: a window of 63 holds no group of 32 tokens past those; give at most 31",
+        ),
     ):
         with pytest.raises(UsageError, match=words):
             sizes(case.model_copy(update=settings))

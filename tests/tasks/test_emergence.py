@@ -64,9 +64,10 @@ def test_a_sign_is_compared_unless_seeds_differ_by_as_much():
     assert compared(5.0, Seeds((26.0,)), Seeds((21.0,)), chance=4.0) == "agree (1 seed)"
 
 
-def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["", "--train-text", "a", "--held-out", "b", "--folder", "c", "--steps", "40",
-                                      "--batch", "8", "--length", "32"])  # fmt: skip
+def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch, tmp_path):
+    texts = ["--train-text", __file__, "--held-out", __file__]
+    sizes = ["--steps", "40", "--batch", "8", "--length", "32"]
+    monkeypatch.setattr(sys, "argv", ["", *texts, "--folder", str(tmp_path), *sizes])
     options = emergence.arguments()
     half, wide, few = (emergence.recipe_of(name, 3, options) for name in ("lr_half_long", "batch_256", "unique_5m"))
     assert (half.steps, half.training.lr, half.training.seed) == (80, 2e-3, 3)
@@ -120,7 +121,7 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, capsys, workers):
-    said = ["", "--train-text", "a", "--held-out", "b", "--folder", str(tmp_path), "--device", "cpu"]
+    said = ["", "--train-text", __file__, "--held-out", __file__, "--folder", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*said, "--workers", workers, "--only", "softmax", "lr_half"])
     monkeypatch.setattr(emergence, "run", lambda *_: {"error": "no such text"})
 
@@ -175,3 +176,17 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
     assert found["sink_1"] == pytest.approx(100 * sum(first) / len(first), abs=0.1)
     assert found["sink_star"] == pytest.approx(100 * sum(any_of) / len(any_of), abs=0.1)
     assert found["sink_star"] >= found["sink_1"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--train-text", "nosuch.txt", "--held-out", __file__], "nosuch.txt: no such file; name a text"),
+        (["--table"], "no such folder; name the one where finished rows are kept"),
+    ],
+)
+def test_texts_and_folders_that_are_not_there_are_said_before_any_row(monkeypatch, tmp_path, capsys, more, words):
+    monkeypatch.setattr(sys, "argv", ["", "--folder", str(tmp_path / "rows"), *more])
+    with pytest.raises(SystemExit, match="2"):
+        emergence.main()
+    assert words in capsys.readouterr().err

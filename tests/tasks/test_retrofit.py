@@ -20,11 +20,12 @@ from sinkctl.errors import SinkctlError, TextError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 
-SAID = ["", "--model", "m.gguf", "--train-text", "a", "--text", "b", "--second", "c"]
+SAID = ["", "--model", "m.gguf", "--train-text", __file__, "--text", __file__, "--second", __file__]
 
 
-def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch):
-    monkeypatch.setattr(sys, "argv", [*SAID, "--folder", "d", "--steps", "50", "--window", "60", "--batch", "4"])
+def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
+    sizes = ["--steps", "50", "--window", "60", "--batch", "4"]
+    monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), *sizes])
     options = retrofit.arguments()
     staged, control = (retrofit.recipe_of(name, 2, options) for name in ("sink_logit_staged", "control"))
     assert (staged.steps, staged.training.alone, staged.training.batch, staged.training.seed) == (50, 10, 4, 2)
@@ -73,7 +74,7 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
     run()
     monkeypatch.setattr(retrofit.sinkctl, "convert", fails)
     run("--device", "cpu")
-    for more in (["--steps", "9"], ["--tokens", "900"], ["--second", "d"]):
+    for more in (["--steps", "9"], ["--tokens", "900"], ["--second", retrofit.__file__]):
         with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings; name another --folder, or remove it"):
             run(*more)
     earlier = json.loads((tmp_path / "gate-0.json").read_text())

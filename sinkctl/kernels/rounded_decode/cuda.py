@@ -33,12 +33,19 @@ def loads(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
         return False, reason
     if torch.cuda.get_device_capability(device) != (9, 0):
         return False, "the kernel in CUDA was measured on compute capability 9.0 alone"
+    with torch.cuda.device(device):
+        problem = _problem(dtype, torch.cuda.current_device())
+    return problem is None, problem or reason
+
+
+@cache
+def _problem(dtype: torch.dtype, device: int) -> str | None:
+    """Why the kernel does not compile here: asked once, since every layer wants to know."""
     try:
-        with torch.cuda.device(device):
-            _function((dtype, False), torch.cuda.current_device())
+        _function((dtype, False), device)
     except RuntimeError as problem:
-        return False, str(problem).splitlines()[0]
-    return True, reason
+        return str(problem).splitlines()[0]
+    return None
 
 
 def rounded_decode(q_BHD: Tensor, k_BGD: Tensor, v_BGE: Tensor, store: Store, t_B: Tensor, **options) -> Tensor:

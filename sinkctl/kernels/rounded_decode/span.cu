@@ -9,7 +9,8 @@
 // (`turn_queries`); the fine turn is cosines and sines that stay in registers, since a thread has the same two places of
 // every group. Queries come with a maximum in [256, 512), scales and zeros with one in [1, 2) a group, so that what becomes
 // float16 fits, whatever its range. What all keys of a group have in common in a channel is rounded once for the group, by
-// 2^−12 of it, and where plain torch rounds each key that averages out: from some 500 times their spread on it shows.
+// 2^−12 of it, and where plain torch rounds each key that averages out: from some 500 times their spread on it shows. So do, in float16, a single value 20,000 times the others and
+// a query with one channel a thousand times the others: 3 and 5 times plain torch's error.
 // Values, channels × query heads, one warp a range of 32 channels: Σ p·s·n on tensor cores with p·s/e in float16, where e
 // is the greatest power of two within the scales so far; Σ p·z in float32.
 //
