@@ -331,7 +331,11 @@ RUNNABLE = [name for name in built_in() if name.startswith("bench/") and not nam
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_built_in_suites_run_at_their_smallest_size(name):
     recipe = load(built_in()[name], ["timing.rounds=1", "timing.warmup=0", "timing.seconds=1e-4", "timing.threads=1"])
-    small = {"quality": {"limit": 200, "every": 100}, "retrieval": {"lines": 20}, "train": {"batch": 1}}
+    small = {
+        "quality": {"limit": 120, "every": 100, "caches": (100,)},
+        "retrieval": {"lines": 20},
+        "train": {"batch": 1},
+    }
     cases = tuple(case.model_copy(update=small.get(case.kind, {})) for case in recipe.cases)
     shape = None if name in ("bench/ci", "bench/quality") else "tiny"  # these two with the built-in model
     session = Session(recipe.model_copy(update={"cases": cases, "shape": shape}).model_dump(mode="json"))
