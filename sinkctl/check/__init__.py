@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sinkctl.check.parallel import check_parallel
-from sinkctl.check.precision import check_heads
+from sinkctl.check.precision import check_heads, check_trained_groups, config_of
 from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
 from sinkctl.launched import first, processes
@@ -66,6 +66,9 @@ def _check_models(recipe: Recipe) -> None:
             policies = [recipe.policy] if recipe.task == "generate" else recipe.policies
             check_heads(policies, recipe.model)
             check_named(policies, recipe.model)
+        elif recipe.task == "convert" and recipe.training.rounded is not None:
+            if isinstance(width := config_of(recipe.model).get("head_dim"), int):
+                check_trained_groups(recipe.training.rounded.group, width)
 
 
 def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:

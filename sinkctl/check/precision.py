@@ -24,6 +24,14 @@ def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
             raise UsageError(problem)
 
 
+def check_trained_groups(group: int, width: int) -> None:
+    """UsageError where training cannot round keys and values of so many channels in such groups."""
+    if width % group:
+        fit = next((n for n in range(width, 7, -1) if width % n == 0 and n % 8 == 0), None)
+        instead = "leave training.rounded out" if fit is None else f"give {fit}"
+        raise UsageError(f"training.rounded.group: {group} does not divide values of {width} channels; {instead}")
+
+
 def config_of(settings: ModelSettings) -> dict[str, Any]:
     """The config of the text model of a folder; nothing of what is no folder."""
     named = resolve(resolved(settings).name)

@@ -5,6 +5,7 @@ import torch
 from designed import ATTENDING, GATES, designed
 from training_runs import curve, recipe_of, small, train, weights
 
+from sinkctl.check import check
 from sinkctl.errors import UsageError
 from sinkctl.recipe.training import RoundedSettings, TrainingSettings
 from sinkctl.report.trained import training_facts
@@ -112,6 +113,8 @@ def test_heads_that_cannot_be_cut_into_groups_are_refused_before_training(demo, 
     model = small(demo.tokenizer)
     with pytest.raises(UsageError, match=r"training.rounded.group: 48 does not divide values of 16 channels; give 16"):
         train(tmp_path / "out", model, "sink_logit", text, {"rounded": {"group": 48}})
+    with pytest.raises(UsageError, match=r"group: 48 does not divide values of 64 channels; give 64"):  # before torch
+        check(recipe_of("sink_logit", text, {"rounded": {"group": 48}}))
     with pytest.raises(UsageError, match=r"training.rounded: nothing is trained"):
         train(tmp_path / "out", model, "sink_logit", text, {"rounded": {}}, steps=0)
     assert recipe_of("none", text, {"rounded": {}}).training.rounded.bits == 4

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sinkctl.check.convert import training_rules
+from sinkctl.check.precision import check_trained_groups
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
@@ -66,14 +67,11 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
 
 def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:
     """UsageError for a model whose keys and values training cannot round, or not in groups of that size."""
-    config, group = loaded.model.config, settings.rounded.group
+    config = loaded.model.config
     if config.model_type in PLAIN:
         raise UsageError(f"training.rounded: keys and values of {config.model_type} are not rounded; leave it out")
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if width % group:
-        fit = next((n for n in range(width, 7, -1) if width % n == 0 and n % 8 == 0), None)
-        instead = "leave training.rounded out" if fit is None else f"give {fit}"
-        raise UsageError(f"training.rounded.group: {group} does not divide values of {width} channels; {instead}")
+    check_trained_groups(settings.rounded.group, width)
 
 
 def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str, ...]:
