@@ -66,9 +66,8 @@ def _check_models(recipe: Recipe) -> None:
             policies = [recipe.policy] if recipe.task == "generate" else recipe.policies
             check_heads(policies, recipe.model)
             check_named(policies, recipe.model)
-        elif recipe.task == "convert" and recipe.training.rounded is not None:
-            if isinstance(width := config_of(recipe.model).get("head_dim"), int):
-                check_trained_groups(recipe.training.rounded.group, width)
+        elif recipe.task == "convert" and (rounded := recipe.training.rounded) is not None:
+            check_trained_groups(rounded.group, config_of(recipe.model))
 
 
 def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:

@@ -24,9 +24,12 @@ def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
             raise UsageError(problem)
 
 
-def check_trained_groups(group: int, width: int) -> None:
-    """UsageError where training cannot round keys and values of so many channels in such groups."""
-    if width % group:
+def check_trained_groups(group: int, config: dict[str, Any]) -> None:
+    """UsageError where training cannot round keys and values in groups of so many channels, as far as a config says."""
+    width = config.get("head_dim")
+    if width is None and {"hidden_size", "num_attention_heads"} <= config.keys():
+        width = config["hidden_size"] // config["num_attention_heads"]
+    if width is not None and width % group:
         fit = next((n for n in range(width, 7, -1) if width % n == 0 and n % 8 == 0), None)
         instead = "leave training.rounded out" if fit is None else f"give {fit}"
         raise UsageError(f"training.rounded.group: {group} does not divide values of {width} channels; {instead}")

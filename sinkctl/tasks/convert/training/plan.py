@@ -71,7 +71,7 @@ def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:
     if config.model_type in PLAIN:
         raise UsageError(f"training.rounded: keys and values of {config.model_type} are not rounded; leave it out")
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    check_trained_groups(settings.rounded.group, width)
+    check_trained_groups(settings.rounded.group, {"head_dim": width})
 
 
 def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str, ...]:
