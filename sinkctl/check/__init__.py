@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sinkctl.check.parallel import check_parallel
-from sinkctl.check.precision import check_heads, check_trained_groups, config_of
+from sinkctl.check.precision import check_heads, head_width
 from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
 from sinkctl.launched import first, processes
@@ -67,7 +67,9 @@ def _check_models(recipe: Recipe) -> None:
             check_heads(policies, recipe.model)
             check_named(policies, recipe.model)
         elif recipe.task == "convert" and (rounded := recipe.training.rounded) is not None:
-            check_trained_groups(rounded.group, config_of(recipe.model))
+            width = head_width(recipe.model)
+            if width is not None and (problem := rounded.misfit(width)) is not None:
+                raise UsageError(problem)
 
 
 def _check_resumable(recipe: Recipe, output: str | Path | None, resume: bool) -> None:

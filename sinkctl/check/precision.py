@@ -14,25 +14,20 @@ from sinkctl.model.settings import ModelSettings
 def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
     """Raises UsageError; what the config of a folder does not say the model itself shows, once it is loaded."""
     rounded = [policy.precision for policy in policies if policy.precision is not None]
-    if not rounded or not (config := config_of(settings)):
-        return
-    width = config.get("head_dim")
-    if not isinstance(width, int) or "kv_lora_rank" in config:  # there keys and values have other widths
+    if not rounded or (width := head_width(settings)) is None:
         return
     for precision in rounded:
         if (problem := precision.misfit("values", width)) is not None:
             raise UsageError(problem)
 
 
-def check_trained_groups(group: int, config: dict[str, Any]) -> None:
-    """UsageError where training cannot round keys and values in groups of so many channels, as far as a config says."""
+def head_width(settings: ModelSettings) -> int | None:
+    """Channels of keys and of values in a head, as far as the config of a folder says."""
+    config = config_of(settings)
     width = config.get("head_dim")
-    if width is None and {"hidden_size", "num_attention_heads"} <= config.keys():
-        width = config["hidden_size"] // config["num_attention_heads"]
-    if width is not None and width % group:
-        fit = next((n for n in range(width, 7, -1) if width % n == 0 and n % 8 == 0), None)
-        instead = "leave training.rounded out" if fit is None else f"give {fit}"
-        raise UsageError(f"training.rounded.group: {group} does not divide values of {width} channels; {instead}")
+    if not isinstance(width, int) or "kv_lora_rank" in config:  # there keys and values have other widths
+        return None
+    return width
 
 
 def config_of(settings: ModelSettings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sinkctl.cache.precision.settings import Precision
+from sinkctl.cache.precision.settings import Precision, widest_group
 from sinkctl.recipe.base import Settings, TextFiles
 
 
@@ -36,6 +36,14 @@ class RoundedSettings(Settings):
     def label(self) -> str:
         """4-bit KV, keys by token."""
         return Precision(bits=self.bits, keys="token", group=self.group).label
+
+    def misfit(self, width: int) -> str | None:
+        """Why heads of so many channels cannot be rounded so; None: they can."""
+        if width % self.group == 0:
+            return None
+        fit = widest_group(width)
+        instead = "leave training.rounded out" if fit is None else f"give {fit}"
+        return f"training.rounded.group: {self.group} does not divide values of {width} channels; {instead}"
 
 
 class LoraSettings(Settings):

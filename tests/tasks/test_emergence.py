@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from row_queues import rows_fail
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
@@ -124,43 +125,36 @@ def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, caps
     said = ["", "--train-text", __file__, "--held-out", __file__, "--folder", str(tmp_path), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*said, "--workers", workers, "--only", "softmax", "lr_half"])
     monkeypatch.setattr(emergence, "run", lambda *_: {"error": "no such text"})
-
-    def queue(jobs, gpus, workers, folder, said, finished, limit):
-        for job in jobs:
-            finished(job, "no such text")
-
-    monkeypatch.setattr(emergence, "run_queue", queue)
-    with pytest.raises(SystemExit, match="2 of 2 rows failed"):
-        emergence.main()
-    assert capsys.readouterr().out.count("no such text") == 2
+    rows_fail(emergence, monkeypatch, capsys)
 
 
-def test_sink_1_behind_a_sink_token_is_of_the_token_after_it(demo, book, tmp_path, monkeypatch):
-    """Head by head; the built-in model's BOS stands for the sink token, and little is left for the token after it."""
-    monkeypatch.setattr(emergence_judged, "EPSILON", 0.03)
-    held = tmp_path / "held.txt"
-    held.write_text(book[:8000])
+@pytest.fixture
+def stored(demo, book, tmp_path):
+    """(folder of the built-in model, options that name a text to judge it by)."""
+    (tmp_path / "held.txt").write_text(book[:8000])
     demo.model.save_pretrained(tmp_path / "model")
     demo.tokenizer.save_pretrained(tmp_path / "model")
-    options = SimpleNamespace(device="cpu", held_out=str(held))
-    loaded, ids_NT = loaded_and_samples(tmp_path / "model", 100, 65, options)
+    return tmp_path / "model", SimpleNamespace(device="cpu", held_out=str(tmp_path / "held.txt"))
+
+
+def test_sink_1_behind_a_sink_token_is_of_the_token_after_it(stored, monkeypatch):
+    """Head by head; the built-in model's BOS stands for the sink token, and little is left for the token after it."""
+    monkeypatch.setattr(emergence_judged, "EPSILON", 0.03)
+    model, options = stored
+    loaded, ids_NT = loaded_and_samples(model, 100, 65, options)
     with torch.no_grad():
         maps = [loaded.model(ids_T[None], output_attentions=True).attentions for ids_T in ids_NT]
     second = [head_TS[1:, 1].sum() / 64 > 0.03 for each in maps for map_NHTS in each for head_TS in map_NHTS[0]]
     share = torch.stack(second).double().mean().item()
-    assert sink_1_behind_token(tmp_path / "model", options) == pytest.approx(100 * share, abs=0.1)
+    assert sink_1_behind_token(model, options) == pytest.approx(100 * share, abs=0.1)
     assert 0.01 < share < 0.99  # or the test would show nothing
 
 
-def test_a_prefix_row_is_judged_with_its_prefix_in_sight(demo, book, tmp_path):
+def test_a_prefix_row_is_judged_with_its_prefix_in_sight(stored):
     """Token by token, of one sample: what maps and losses are under that mask."""
-    held = tmp_path / "held.txt"
-    held.write_text(book[:8000])
-    demo.model.save_pretrained(tmp_path / "model")
-    demo.tokenizer.save_pretrained(tmp_path / "model")
-    options = SimpleNamespace(device="cpu", held_out=str(held))
-    found = with_prefix(tmp_path / "model", 8, options)
-    loaded, ids_NT = loaded_and_samples(tmp_path / "model", 100, 64, options)
+    model, options = stored
+    found = with_prefix(model, 8, options)
+    loaded, ids_NT = loaded_and_samples(model, 100, 64, options)
     shown = torch.ones(64, 64, dtype=torch.bool).tril()
     shown[:, :8] = True
     assert ids_NT[:, 0].eq(loaded.bos_id).all()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from row_queues import rows_fail
 from torch.nn.functional import cross_entropy, kl_div
 from training_runs import small
 
@@ -99,15 +100,7 @@ def test_rows_that_are_none_or_fail_are_told_of_in_the_exit_code(tmp_path, monke
         retrofit.main()
     monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), "--device", "cpu", "--workers", "2", "--only",
                                       "original", "gate"])  # fmt: skip
-
-    def queue(jobs, gpus, workers, folder, said, finished, limit):
-        for job in jobs:
-            finished(job, "no such text")
-
-    monkeypatch.setattr(retrofit, "run_queue", queue)
-    with pytest.raises(SystemExit, match="2 of 2 rows failed"):
-        retrofit.main()
-    assert capsys.readouterr().out.count("no such text") == 2
+    rows_fail(retrofit, monkeypatch, capsys)
 
 
 def test_a_text_shorter_than_a_sample_is_refused_by_name(demo, tmp_path):

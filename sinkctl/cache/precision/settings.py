@@ -71,10 +71,15 @@ class Precision(BaseModel):
             return f"--kv: keys of {width} channels do not fill bytes; leave it out" if width % 8 else None
         if width % self.group == 0:
             return None
-        fit = max((group for group in range(8, width + 1, 8) if width % group == 0), default=None)
+        fit = widest_group(width)
         instead = "leave it out" if fit is None else f"set precision.group to {fit}"
         return f"--kv: groups of {self.group} channels do not divide {what} of {width}; {instead}"
 
     def rounded(self, seen: int, together: int = 1) -> int:
         """How many of the first tokens are rounded for the query that has seen so many before itself."""
         return max(0, seen - self.recent) // together * together
+
+
+def widest_group(width: int) -> int | None:
+    """Of channels, that divides so many and fills bytes; None: there is none."""
+    return max((group for group in range(8, width + 1, 8) if width % group == 0), default=None)

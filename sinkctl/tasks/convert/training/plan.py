@@ -6,7 +6,6 @@ import torch
 from transformers import PreTrainedModel
 
 from sinkctl.check.convert import training_rules
-from sinkctl.check.precision import check_trained_groups
 from sinkctl.errors import UsageError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
@@ -71,7 +70,8 @@ def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:
     if config.model_type in PLAIN:
         raise UsageError(f"training.rounded: keys and values of {config.model_type} are not rounded; leave it out")
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    check_trained_groups(settings.rounded.group, {"head_dim": width})
+    if (problem := settings.rounded.misfit(width)) is not None:
+        raise UsageError(problem)
 
 
 def _notes(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> tuple[str, ...]:
