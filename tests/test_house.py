@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "registers": set(),
     "recipe": {"errors", "cache", "model", "registers", "sinks"},
     "result": {"clock", "errors"},
-    "check": {"errors", "launched", "cache", "model", "registers", "sinks", "text", "recipe", "result"},
+    "check": {"errors", "formats", "launched", "cache", "model", "registers", "sinks", "text", "recipe", "result"},
     "tasks": {
         "clock",
         "errors",

@@ -1,10 +1,12 @@
 """Before checkpoints are measured."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import TextError, UsageError
+from sinkctl.formats import NEAR, format_of
 from sinkctl.model.adapter_files import resolved
 from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
@@ -61,6 +63,17 @@ def rules(recipe: MeasureRecipe) -> None:
     if recipe.suspect.file is None and any(t.metric.partition("@")[0] == "alarms" for t in thresholds):
         raise UsageError("--fail-on alarms: nothing is suspected; name candidates, --suspect FILE")
     check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
+
+
+def check_kinds(images: Sequence[str], audio: Sequence[str]) -> None:
+    """UsageError for a file given as an image or as sound that looks like neither, a text say."""
+    for flag, names, known in (("--images", images, PICTURES), ("--audio", audio, SOUNDS)):
+        for name in names:
+            if not os.path.isfile(name) or Path(name).suffix.lower() in known:
+                continue
+            with open(name, "rb") as file:
+                if format_of(file.read(NEAR)) is None:
+                    raise UsageError(f"{flag} {name}: is none ({', '.join(sorted(known))}); texts go behind --text")
 
 
 def is_picture(name: str) -> bool:

@@ -143,12 +143,15 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
 
     from rich.console import Console
 
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.report.console import print_table
     from sinkctl.report.runs_compared import compared
     from sinkctl.result.baseline import read
 
     if len(files) < 2:
         raise UsageError("sinkctl bench compare A B…: name two saved results or more, files or run folders")
+    for name in files:
+        check_meant(name, "a run")
     results = [read(name) for name in files]
     if as_json:
         names = dict.fromkeys(m.name for result in results for m in result.measurements)
@@ -160,9 +163,11 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
 
 def _named(name: str) -> str:
     """A suite by its own name, ci, is the built-in recipe bench/ci; whatever else stays."""
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.load import suggest
     from sinkctl.recipe.named import built_in
 
+    check_meant(name, "a suite")
     if Path(name).is_file() or name in built_in():
         return name
     suites = [known.removeprefix("bench/") for known in built_in() if known.startswith("bench/")]

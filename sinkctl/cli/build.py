@@ -1,6 +1,7 @@
 """Flags → recipe: the file or the kept one first, then flags, then --set; what none says, as the settings have it."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ MODEL = {
     "trust-remote-code": "model.trust_remote_code", "allow-pickle": "model.allow_pickle",
     "tokenizer": "model.tokenizer", "special-tokens": "model.special_tokens", "fail-on": "fail_on",
 }  # fmt: skip
+# Flags that name a file or folder → what that is meant to be. Of texts behind a flag only a folder is surely none.
+MEANT = {"FILE": "a text", "CHECKPOINT": "a checkpoint", "model": "a checkpoint"}
+FOLDER_MEANT = dict.fromkeys(("text", "train-text", "prompt-file"), "a text")
 
 
 def build(
@@ -28,20 +32,19 @@ def build(
     what is wrong with a flag of another task; `complete` puts in what no single field takes, and `named`
     has the flags of that by the keys of the fields.
     """
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.load import override, put, read, validate
-    from sinkctl.recipe.named import find
-    from sinkctl.result.store import RECIPE
 
+    for name, wanted in _meant(flags):
+        check_meant(name, wanted)
     if resume is not None and (recipe is not None or output is not None):
         raise UsageError(
             "--resume takes the recipe and the folder of the run it continues; leave --recipe and --output out"
         )
     data, lines, source = {"task": task}, {}, "command line"
     words: dict[tuple[str | int, ...], str] = dict(named or {})
-    if resume is not None and not (resume / RECIPE).exists():
-        raise UsageError(f"--resume {resume}: no run folder ({RECIPE} is missing)")
     if resume is not None or recipe is not None:
-        source = str(resume / RECIPE if resume is not None else find(recipe))
+        source = str(begun_from(recipe, resume, fields, task))
         data, lines = read(source)
     if resume is not None:
         from sinkctl.cli.settings import recall
@@ -65,13 +68,31 @@ def build(
         from sinkctl.cli.settings import fill
 
         words |= fill(data, fields[task], task)
-    built = validate(data, source, lines, words)
-    if built.task not in fields:
-        raise UsageError(f"{source}: a recipe for `sinkctl {COMMANDS.get(built.task, built.task)}`")
-    return built
+    return validate(data, source, lines, words)
 
 
-COMMANDS = {"generate": "stream", "questions": "stream"}  # of the tasks that are not called as their command
+def begun_from(recipe: str | None, resume: Path | None, tasks: Collection[str], command: str) -> Path:
+    """The file of a recipe, given or of a run that goes on; UsageError for none, or one that is of another command."""
+    from sinkctl.check.mistaken import check_meant, check_task
+    from sinkctl.recipe.named import find
+    from sinkctl.result.store import RECIPE
+
+    if resume is None:
+        check_meant(recipe, "a recipe")
+    elif not (resume / RECIPE).exists():
+        raise UsageError(f"--resume {resume}: no run folder ({RECIPE} is missing)")
+    path = find(recipe) if resume is None else resume / RECIPE
+    check_task(path, tasks, command, recipe=recipe, resume=resume)
+    return path
+
+
+def _meant(flags: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The names behind flags, each with what it is meant to be."""
+    for flag, wanted in (MEANT | FOLDER_MEANT).items():
+        value = flags.get(flag)
+        for name in [value] if isinstance(value, str) else value or ():
+            if flag in MEANT or os.path.isdir(name):
+                yield name, wanted
 
 
 def number(text: str | None) -> int | str | None:

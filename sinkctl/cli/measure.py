@@ -125,6 +125,10 @@ def measure(
         raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")
     if audio and (text or images):
         raise UsageError(f"--audio and {'--text' if text else '--images'}: a model takes one or the other")
+    if images or audio:
+        from sinkctl.check.measure import check_kinds
+
+        check_kinds(images or (), audio or ())
     if images and text:  # for a model that takes both
         images, text = [*images, *text], None
     if plots is not None and plots not in ("png", "svg"):

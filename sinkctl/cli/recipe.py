@@ -29,8 +29,10 @@ def ls() -> None:
 @guarded
 def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.", autocompletion=recipes)]) -> None:
     """Print a recipe."""
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.named import find
 
+    check_meant(name, "a recipe")
     print(find(name).read_text(encoding="utf-8"), end="")
 
 
@@ -40,12 +42,14 @@ def validate(
     files: Annotated[list[str], typer.Argument(help="Recipe files or names.", autocompletion=recipes)],
 ) -> None:
     """Check recipes against the schema; every problem is named with its line."""
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.load import load
     from sinkctl.recipe.named import find
 
     wrong = 0
     for name in files:
         try:
+            check_meant(name, "a recipe")
             load(find(name))
             print(f"{name}: valid")
         except UsageError as error:

@@ -1,12 +1,14 @@
 """`sinkctl generate`, `chat` and `ask`: three ways of `sinkctl stream`, each with the flags that it takes."""
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from sinkctl.cli.stream import stream
+from sinkctl.errors import UsageError
 
 _MODEL = ("model", "adapter", "revision", "device", "dtype", "trust_remote_code", "allow_pickle", "tokenizer")
 _CACHE = ("special_tokens", "sinks", "window", "policy", "kv", "kv_keep", "kv_recent", "chunk")
@@ -42,12 +44,20 @@ def generate(
     **flags: Any,
 ) -> None:
     """Text past any context length, in constant memory: what stream --generate does."""
+    for prompt in prompts or ():
+        if os.path.isfile(prompt):
+            raise UsageError(
+                f"{prompt}: is a file, and a prompt is words; --prompt-file goes on from the text in it, "
+                "and --recipe takes a recipe"
+            )
+    _check_task(flags, "generate", "generate")
     stream(prompt=prompts, generate=tokens or _unless_given("200", flags), **flags)
 
 
 @_taking("system", "template_arg", *_CACHE, *_DRAW, *_MODEL, *_RUN)
 def chat(**flags: Any) -> None:
     """Take turns without end, in the model's chat template: what stream --chat does."""
+    _check_task(flags, "generate", "chat")
     stream(chat=True, **flags)
 
 
@@ -60,7 +70,16 @@ def ask(
     **flags: Any,
 ) -> None:
     """Stream texts with questions in between, and score exact answers: what stream --questions does."""
+    _check_task(flags, "questions", "ask")
     stream(questions=questions or _unless_given("lines", flags), **flags)
+
+
+def _check_task(flags: dict[str, Any], task: str, command: str) -> None:
+    """UsageError for a recipe, or a run to go on with, of another task: `stream` has more of them."""
+    if flags["recipe"] or flags["resume"]:
+        from sinkctl.cli.build import begun_from
+
+        begun_from(flags["recipe"], flags["resume"], [task], command)
 
 
 def _unless_given(default: str, flags: dict[str, Any]) -> str | None:

@@ -29,12 +29,14 @@ def show(
     """The report of a run that was kept, again."""
     from rich.console import Console
 
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.result.saved import environment, read
 
     if plots not in (None, "png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
     if wrong := set(save_as or ()) - {"csv", "jsonl"}:
         raise UsageError(f"--save-as {min(wrong)}: csv or jsonl")
+    check_meant(str(run), "a run")
     result = read(run)
     folder = run if run.is_dir() else run.parent
     if as_json:
@@ -84,18 +86,19 @@ def compare(
 
     from rich.console import Console
 
+    from sinkctl.check.mistaken import check_meant
     from sinkctl.report.console import print_table
     from sinkctl.report.runs_compared import compared
     from sinkctl.result.saved import read
 
     if len(runs) < 2:
         raise UsageError("sinkctl compare RUN RUN…: name two runs or more, folders or their result.json")
+    for run in runs:
+        check_meant(str(run), "a run")
     results = [read(run) for run in runs]
     tasks = list(dict.fromkeys(result.task for result in results))
     if len(tasks) > 1:
-        raise UsageError(
-            f"sinkctl compare: {', '.join(map(str, runs))} are of {' and '.join(tasks)}; compare runs of one"
-        )
+        raise UsageError(f"{', '.join(map(str, runs))}: are of {' and '.join(tasks)}; compare runs of one")
     table = compared(results, list(map(str, runs)))
     if as_json:
         shown = {"columns": table.columns, "rows": table.rows, "notes": table.legend}

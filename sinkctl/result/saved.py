@@ -26,8 +26,12 @@ def read(
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if text.strip() else None
     except OSError as error:
-        raise wrong(f"{path}: cannot be read ({error.strerror}); {missing}") from error
+        absent = isinstance(error, FileNotFoundError)
+        what = "no such file or folder" if absent else f"cannot be read ({error.strerror})"
+        raise wrong(f"{path}: {what}; {missing}") from error
     except ValueError as error:
+        if path.suffix != ".json" and not path.read_bytes().startswith(b"{"):
+            raise wrong(f"{path}: is no result of a run; {missing}") from error
         raise wrong(f"{path}: is no JSON ({error}), as if cut short; get it again") from error
     if data is None:
         raise wrong(f"{path}: is empty, as after a download that failed; get it again")

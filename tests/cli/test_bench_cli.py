@@ -73,7 +73,7 @@ def test_a_run_passes_its_own_baseline_and_fails_a_better_one(sinkctl, suite, tm
         (("--baseline", "none.json"), 3, "none.json"),
         (("--save-baseline", "no/such/b.json"), 2, "in a folder that exists"),
         (("compare", "one.json"), 2, "two saved results"),
-        (("--recipe", "stream/quick"), 2, "a recipe for `sinkctl stream`"),
+        (("--recipe", "stream/quick"), 2, "a recipe of `sinkctl stream`"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_line(sinkctl, in_this_process, tmp_path, monkeypatch, asked, code, said):

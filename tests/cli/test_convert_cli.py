@@ -180,7 +180,7 @@ def test_the_python_call_takes_the_settings_of_every_part(tmp_path, demo):
         (("--eval-kv", "4bit", "-W", "32", "-o", "x"), 2, "take --window 33 or more"),
         (("--eval-kv", "4bit", "--fail-on", "kv_2bit.cost<=9", "-o", "x"), 2, "give --eval-kv 2bit"),
         (("--set", "evaluation.kv_bits=[5]", "-o", "x"), 2, "evaluation.kv_bits"),
-        (("--recipe", "measure/bos", "-o", "x"), 2, "a recipe for `sinkctl measure`"),
+        (("--recipe", "measure/bos", "-o", "x"), 2, "a recipe of `sinkctl measure`"),
         (("demo", "-m", "demo", "-o", "x"), 2, "leave one out"),
         (("--text", "nowhere.txt", "-o", "x"), 3, "no such file"),
         (("--text", str(DATA / "README.md"), "-o", "x"), 3, "give a longer text"),

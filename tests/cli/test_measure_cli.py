@@ -74,7 +74,7 @@ def test_a_dry_run_loads_nothing(sinkctl):
         (("nowhere/",), 3, "no such folder"),
         (("--samples", "0"), 2, "greater than or equal to 1"),
         (("--input", "noise"), 2, "natural"),
-        (("--recipe", "stream/book"), 2, "a recipe for `sinkctl stream`"),
+        (("--recipe", "stream/book"), 2, "a recipe of `sinkctl stream`"),
         (("demo", "demo"), 2, "named twice"),
         (("demo", "--revision", "a", "--revision", "b"), 2, "Hub id"),
         (("-m", "demo", "demo"), 2, "leave one out"),

@@ -89,7 +89,7 @@ def test_what_is_no_run_or_of_another_task_is_one_line(sinkctl, runs, tmp_path):
     for words, said in (
         (("show", tmp_path / "no"), "name a run folder"),
         (("show", runs), "holds no run of sinkctl; name a run folder"),
-        (("show", runs / "with/recipe.yaml"), "is no JSON"),
+        (("show", runs / "with/recipe.yaml"), "is a recipe of `sinkctl stream`, not a run"),
         (("compare", runs / "with"), "name two runs or more"),
         (("compare", runs / "with", tmp_path), "of stream and generate"),
         (("show", runs / "with", "--plots", "gif"), "png or svg"),

@@ -29,7 +29,7 @@ def test_what_is_no_baseline_is_refused_in_one_line(tmp_path):
         "is not the result of `sinkctl bench`": json.dumps({**good, "task": "stream"}),
         "schema version 7": json.dumps({**good, "schema_version": 7}),
         "bench.rows.0.samples": json.dumps(torn),
-        "cannot be read": None,
+        "no such file or folder": None,
     }
     for words, text in wrong.items():
         path = tmp_path / "baseline.json"
