@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from time import strftime
@@ -32,6 +33,7 @@ LAYOUT = ("device-map", "max-memory", "offload-folder")
 def applied() -> Iterator[None]:
     """While a command runs: what is wrong with a setting names the file; a folder that was claimed for nothing goes."""
     USED.clear()
+    settings.cache_clear()
     claimed: list[Path] = []
     _claimed.append(claimed)
     try:
@@ -69,8 +71,12 @@ def place() -> Path | None:
     return Path(named).expanduser() if named else Path(typer.get_app_dir("sinkctl")) / "settings.yaml"
 
 
+@cache
 def settings() -> dict[str, tuple[Any, str]]:
-    """What the file sets: the value, and where it stands; RecipeError or UsageError in one line."""
+    """What the file sets: the value, and where it stands; RecipeError or UsageError in one line.
+
+    Read once a command.
+    """
     path = place()
     if path is None or not (path.exists() or os.environ.get(VARIABLE)):
         return {}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from gguf_files import write_gguf
@@ -48,6 +49,16 @@ def test_runs_are_kept_in_the_folder_that_is_set_and_a_resumed_one_where_it_was(
     assert sinkctl("stream", "a.txt", "-q", "-o", "here")[0] == 0
     assert sinkctl("stream", "a.txt", "-q", "--dry-run")[0] == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_file_is_read_once_in_a_run_that_keeps_a_folder(settings, sinkctl, tmp_path, monkeypatch):
+    path, read = settings(f"device: cpu\noutput: {tmp_path / 'runs'}\n"), []
+    text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: (read.append(self), text(self, *a, **k))[1])
+    assert sinkctl("stream", "a.txt", "-q")[0] == 0
+    assert read.count(path) == 1
+    path.write_text("device: gpu\n")  # each command reads it anew
+    assert sinkctl("stream", "a.txt", "-q")[0] == 2
 
 
 def test_a_suite_names_its_own_model(settings, sinkctl):
