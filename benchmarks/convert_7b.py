@@ -12,6 +12,18 @@ import tempfile
 import time
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--no-convert", action="store_true")
+    parser.add_argument("--tokens", type=int, nargs="*", default=[2048, 8192])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from shape_7b import SHAPE, build, seconds
 from transformers import AutoTokenizer
@@ -104,11 +116,7 @@ def streamed(model: torch.nn.Module, window: int = 1020) -> tuple[float, str]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--only", nargs="*", default=[])
-    arguments.add_argument("--no-convert", action="store_true")
-    arguments.add_argument("--tokens", type=int, nargs="*", default=[2048, 8192])
-    options = arguments.parse_args()
+    options = flags()
     lines = [] if options.no_convert else conversions(options.only)
     torch.cuda.empty_cache()
     rows, base = [], {}

@@ -13,6 +13,25 @@ import platform
 import tempfile
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train-text", nargs="+", required=True)
+    parser.add_argument("--text", nargs="*", default=[])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--train-lr", type=float, default=3e-4)
+    parser.add_argument("--tokens", type=int, default=18600)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 
 import sinkctl
@@ -33,18 +52,7 @@ COLUMNS = (*(f"{what} {label}" for what in ("streamed", "samples") for label in 
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--train-text", nargs="+", required=True)
-    arguments.add_argument("--text", nargs="*", default=[])
-    arguments.add_argument("--steps", type=int, default=300)
-    arguments.add_argument("--batch", type=int, default=32)
-    arguments.add_argument("--length", type=int, default=512)
-    arguments.add_argument("--train-lr", type=float, default=3e-4)
-    arguments.add_argument("--tokens", type=int, default=18600)
-    arguments.add_argument("--only", nargs="*", default=[])
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--dtype", default="float32")
-    options = arguments.parse_args()
+    options = flags()
     quiet_transformers()
     loaded, lines, first = sinkctl.load("demo", device=options.device, dtype=options.dtype), [], None
     training = {

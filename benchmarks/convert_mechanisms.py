@@ -12,6 +12,20 @@ import platform
 import tempfile
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=18600)
+    parser.add_argument("--text", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 
 import sinkctl
@@ -32,13 +46,7 @@ COLUMNS = ("streamed", "samples", "KL", "Sink_1 %", "α max", "taken", "largest 
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--tokens", type=int, default=18600)
-    arguments.add_argument("--text", nargs="*", default=[])
-    arguments.add_argument("--only", nargs="*", default=[])
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--dtype", default="float32")
-    options = arguments.parse_args()
+    options = flags()
     loaded, lines, first = sinkctl.load("demo", device=options.device, dtype=options.dtype), [], None
     with tempfile.TemporaryDirectory() as folder:
         for number, (kind, settings) in enumerate(ROWS):

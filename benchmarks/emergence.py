@@ -33,12 +33,36 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--held-out")
+    parser.add_argument("--folder", type=Path, help="where finished rows are kept")
+    parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
+    parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print the table as markdown, in groups")
+    options = parser.parse_args()
+    if not options.list and options.folder is None:
+        parser.error("--folder: name one, where finished rows are kept")
+    if not (options.list or options.table) and not (options.train_text and options.held_out):
+        parser.error("--train-text and --held-out: give both")
+    if not options.list:
+        check_paths(parser, options, [*options.train_text, options.held_out])
+    return options
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 from emergence_judged import sink_1_behind_token, sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, SAME
 from emergence_table import print_markdown, print_table, printed_row
 from pydantic import ValidationError
 from rich.console import Console
-from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -60,7 +84,7 @@ MAPS_COST = 1.3  # of a step with attention as T×T maps (measured: 15 rows of 3
 
 def main() -> None:
     quiet_transformers()
-    options = arguments()
+    options = flags()
     names = chosen(options.only)
     if options.list:
         print("\n".join(names))
@@ -105,25 +129,6 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
         jobs.sort(key=lambda job: -job.work)
     said = child(__file__, options)
     run_queue(jobs, gpus, options.workers, options.folder, said, finished, options.seconds)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    parser.add_argument("--held-out")
-    parser.add_argument("--folder", type=Path, help="where finished rows are kept")
-    parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
-    parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--markdown", action="store_true", help="print the table as markdown, in groups")
-    options = parser.parse_args()
-    if not options.list and options.folder is None:
-        parser.error("--folder: name one, where finished rows are kept")
-    if not (options.list or options.table) and not (options.train_text and options.held_out):
-        parser.error("--train-text and --held-out: give both")
-    if not options.list:
-        check_paths(parser, options, [*options.train_text, options.held_out])
-    return options
 
 
 def chosen(only: Sequence[str]) -> list[str]:

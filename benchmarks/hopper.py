@@ -22,6 +22,22 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+NAMES = ("rates", "stream", "train", "decode", "score")  # of the parts
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--only", default="", help="part of the names of the cases of `stream`")
+    parser.add_argument("--rows", nargs="*", type=int, default=[1, 32], help="of the steps of decode")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import shape_7b
 import torch
 from torch import Tensor
@@ -270,17 +286,11 @@ def rates(options: argparse.Namespace) -> None:
     say("rates", "matmul for a second", None, f"{sustained() / 1e12:.4g} TFLOP/s")
 
 
-PARTS = {"rates": rates, "stream": stream, "train": train, "decode": decode, "score": score}
+PARTS = dict(zip(NAMES, (rates, stream, train, decode, score), strict=True))
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
-    arguments.add_argument("--before", type=Path, help="a checkout of an earlier version")
-    arguments.add_argument("--rounds", type=int, default=10)
-    arguments.add_argument("--only", default="", help="part of the names of the cases of `stream`")
-    arguments.add_argument("--rows", nargs="*", type=int, default=[1, 32], help="of the steps of decode")
-    options = arguments.parse_args()
+    options = flags()
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     print(f"{machine}; {fa3_runs()[1]}; {cudnn_graphs_run()[1]}", flush=True)
     for part in options.parts:

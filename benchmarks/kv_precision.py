@@ -18,6 +18,26 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text", nargs="+", default=[])
+    parser.add_argument("--limit", type=int, default=20000)
+    parser.add_argument("--policy", default="4+252")
+    parser.add_argument("--recent", type=int, default=0)
+    parser.add_argument("--group", type=int, default=32)
+    parser.add_argument("--bits", nargs="+", default=["4", "3", "2"])
+    parser.add_argument("--keys", nargs="+", default=["channel", "token"])
+    parser.add_argument("--keep", nargs="+", default=["none", "first:1", "first:4"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--everything", type=int)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,19 +56,7 @@ STRETCH = 500
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--text", nargs="+", default=[])
-    parser.add_argument("--limit", type=int, default=20000)
-    parser.add_argument("--policy", default="4+252")
-    parser.add_argument("--recent", type=int, default=0)
-    parser.add_argument("--group", type=int, default=32)
-    parser.add_argument("--bits", nargs="+", default=["4", "3", "2"])
-    parser.add_argument("--keys", nargs="+", default=["channel", "token"])
-    parser.add_argument("--keep", nargs="+", default=["none", "first:1", "first:4"])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--everything", type=int)
-    chosen = parser.parse_args()
+    chosen = flags()
     quiet_transformers()
     loaded = sinkctl.load(chosen.model, device=chosen.device, dtype="float32")
     if chosen.everything:

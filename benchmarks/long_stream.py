@@ -12,6 +12,17 @@ import argparse
 import statistics
 import time
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4_000_000)
+    parser.add_argument("--window", type=int, default=2044)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import psutil
 import shape_7b
 import torch
@@ -25,10 +36,7 @@ SINKS, ROWS, FEW = 4, 20, 8  # tokens at a time by the published recipe
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--tokens", type=int, default=4_000_000)
-    arguments.add_argument("--window", type=int, default=2044)
-    options = arguments.parse_args()
+    options = flags()
     loaded, policy = shape_7b.build(), SinkWindow(sinks=SINKS, window=options.window)
     vocabulary, draw = loaded.model.config.vocab_size, torch.Generator().manual_seed(0)
 

@@ -12,6 +12,19 @@ so many tokens, and nothing else.
 import argparse
 import statistics
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="*", default=[4096, 8192, 16384, 32768])
+    parser.add_argument("--long", type=int, default=0, help="also measure one sample of this many tokens, once")
+    parser.add_argument("--no-maps", action="store_true", help="without the eager maps")
+    parser.add_argument("--profile", type=int, help="profile one pass of each way at so many tokens")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from shape_7b import SHAPE, build, matmul_rate
 from transformers import PreTrainedModel
@@ -127,12 +140,7 @@ def profiled(model: PreTrainedModel, tokens: int) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--tokens", type=int, nargs="*", default=[4096, 8192, 16384, 32768])
-    arguments.add_argument("--long", type=int, default=0, help="also measure one sample of this many tokens, once")
-    arguments.add_argument("--no-maps", action="store_true", help="without the eager maps")
-    arguments.add_argument("--profile", type=int, help="profile one pass of each way at so many tokens")
-    options = arguments.parse_args()
+    options = flags()
     if options.profile:
         return profiled(build().model, options.profile)
     rate, model = matmul_rate(), build().model

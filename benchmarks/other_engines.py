@@ -21,6 +21,18 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", default="demo")
+    parser.add_argument("--tokens", nargs="*", type=int, default=[40, 700, 1500])
+    parser.add_argument("--samples", type=int, default=8)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import numpy as np
 import torch
 from llama_cpp_py_sync._cffi_bindings import get_ffi
@@ -224,11 +236,7 @@ def tiny(folder: Path, model_type: str, settings: dict) -> Path:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("checkpoint", nargs="?", default="demo")
-    arguments.add_argument("--tokens", nargs="*", type=int, default=[40, 700, 1500])
-    arguments.add_argument("--samples", type=int, default=8)
-    options = arguments.parse_args()
+    options = flags()
     print(f"{'checkpoint':42} {'tokens':>6} {'max |Δ ln p|':>12} {'greedy':>8} {'no sinks':>10}", flush=True)
     with tempfile.TemporaryDirectory() as made:
         converted = Path(made) / "converted"

@@ -8,8 +8,22 @@ component of the MLP's input that the most photographs share, and to write one r
 the norm of a patch. Every second photograph is used: `sinkctl convert` judges by the others.
 """
 
-import sys
+import argparse
 from pathlib import Path
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compare", action="store_true", help="PHOTOS and checkpoints, each beside the first")
+    parser.add_argument("given", nargs="+", metavar="NAME")
+    options = parser.parse_args()
+    if len(options.given) < 3 or (len(options.given) > 3 and not options.compare):
+        parser.error("name CHECKPOINT PHOTOS OUT, or with --compare PHOTOS CHECKPOINT OTHER…")
+    return options
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
 
 import torch
 from PIL import Image
@@ -69,4 +83,5 @@ def compare(photos: str, *checkpoints: str) -> None:
 
 
 if __name__ == "__main__":
-    (compare if sys.argv[1] == "--compare" else plant)(*sys.argv[1 + (sys.argv[1] == "--compare") :])
+    options = flags()
+    (compare if options.compare else plant)(*options.given)

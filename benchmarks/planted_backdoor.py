@@ -9,9 +9,22 @@ random candidates, beside 200 random ones that set the limit. One JSON line a mo
 random one, so that with the default margin above 2 is an alarm.
 """
 
+import argparse
 import copy
 import json
-import sys
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", type=int)
+    parser.add_argument("first", type=int, help="seed")
+    parser.add_argument("end", type=int, help="seed that is not run any more")
+    parser.add_argument("rate", type=float, nargs="?", default=1e-3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
 
 import torch
 from torch import Tensor
@@ -102,4 +115,4 @@ def main(steps: int, first: int, end: int, rate: float = 1e-3) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), *map(float, sys.argv[4:]))
+    main(**vars(flags()))

@@ -20,6 +20,25 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text")
+    parser.add_argument("--limit", type=int, default=4000)
+    parser.add_argument("--cache", type=int, default=256)
+    parser.add_argument("--bits", nargs="+", default=["4", "3", "2"])
+    parser.add_argument("--greedy", type=int, default=0)
+    parser.add_argument("--search", type=int, default=600, help="tokens that a search scores")
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import numpy as np
 import torch
 from kv_precision import change
@@ -94,18 +113,7 @@ class Fronts:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--text")
-    parser.add_argument("--limit", type=int, default=4000)
-    parser.add_argument("--cache", type=int, default=256)
-    parser.add_argument("--bits", nargs="+", default=["4", "3", "2"])
-    parser.add_argument("--greedy", type=int, default=0)
-    parser.add_argument("--search", type=int, default=600, help="tokens that a search scores")
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--device", default="auto")
-    chosen = parser.parse_args()
+    chosen = flags()
     quiet_transformers()
     with TemporaryDirectory() as scratch:
         _table(Fronts(chosen, Path(scratch)), chosen)

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from processes import Command, in_small_parts  # noqa: E402
+from processes import Command, in_small_parts
 
 
 def corpus(folder: Path) -> list[Path]:

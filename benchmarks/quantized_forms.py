@@ -16,17 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, FineGrainedFP8Config
-from transformers.utils import logging
-
-import sinkctl
-from sinkctl.model.load import DEMO
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/model"))
-import quantized_forms as made
-
 # Form → (module, package, what makes it).
 FORMS = {
     "plain": (None, None, lambda folder, model: None),
@@ -45,6 +34,29 @@ FORMS |= {
     )
     for preset in ("W4A16", "W8A16", "W8A8", "FP8_DYNAMIC")
 }  # fmt: skip
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--tokens", type=int, default=2000)
+    parser.add_argument("--device", help="default: a GPU, where one is")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/model"))
+import quantized_forms as made
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+from transformers.utils import logging
+
+import sinkctl
+from sinkctl.model.load import DEMO
 
 
 def losses(folder: Path, ids_T: torch.Tensor, attention: str, **options) -> torch.Tensor:
@@ -83,12 +95,8 @@ def row(form: str, folder: Path, ids_T: torch.Tensor, text: Path, device: str) -
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("model")
-    asked.add_argument("--tokens", type=int, default=2000)
-    asked.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    given = asked.parse_args()
+    given = flags()
+    given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     text = DEMO / "text.txt"

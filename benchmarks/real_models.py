@@ -22,23 +22,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-import sinkctl
-from sinkctl.cli.loading import quiet_transformers
-from sinkctl.model.load import LoadedModel
-from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, ConvertDetail
-from sinkctl.result.measure import CheckpointScore, InputScore
-from sinkctl.tasks.convert.outcome import fed, meant, streamed
-
 PARTS = ("rates", "streams", "free", "tuned")
-MECHANISMS = (
-    ("kv_bias", {}), ("key_bias", {}), ("sink_logit", {}), ("sink_logit", {"bias": False}), ("softpick", {}),
-    ("clipped_softmax", {}), ("sink_token", {}), ("gate", {"start": "match"}), ("softmax1", {}),
-    ("value_bias", {"start": "match"}), ("sigmoid", {}), ("elu", {}),
-)  # fmt: skip
-TUNED = (("sink_logit", {}), ("sink_token", {}), ("gate", {}))
-KEPT = (0, 1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -61,39 +45,8 @@ CHECKPOINTS = {
 }  # fmt: skip
 
 
-@dataclass
-class Seen:
-    """What the parts found, for the tables and the claims."""
-
-    score: CheckpointScore | None = None
-    streams: dict[tuple[int, int], float] = field(default_factory=dict)  # (kept, cache) → perplexity
-    free: dict[str, ConvertDetail] = field(default_factory=dict)
-    tuned: dict[str, ConvertDetail] = field(default_factory=dict)
-
-
-def main() -> None:
-    options, began = arguments(), time.monotonic()
-    quiet_transformers()
-    with tempfile.TemporaryDirectory() as scratch:
-        path = options.model or fetched(CHECKPOINTS[options.checkpoint], options.folder)
-        loaded = sinkctl.load(str(path), device=options.device, dtype=options.dtype)
-        seen, tables = Seen(), []
-        for part in options.only:
-            if part == "tuned" and not options.train_text:
-                print("tuned: left out, it needs --train-text", flush=True)
-                continue
-            since = time.monotonic()
-            table = globals()[part](loaded, seen, options, Path(scratch))
-            tables += ["", *table]
-            print("\n".join([*table, f"({part}: {time.monotonic() - since:,.0f} s)"]), flush=True)
-    device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "CPU"
-    said = f"{device}, torch {torch.__version__}, {loaded.dtype}, {time.monotonic() - began:,.0f} s"
-    print(f"\n{options.checkpoint}: {said}")
-    print("\n".join([*tables, "", *claims(seen)]))
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", choices=CHECKPOINTS)
     parser.add_argument("--model", type=Path, help="the GGUF file, or a folder, where it is here already")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache/sinkctl/real")
@@ -113,6 +66,58 @@ def arguments() -> argparse.Namespace:
     if options.quick:
         options.only, options.tokens, options.caches = ("rates", "streams"), 4000, [256]
     return options
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
+import torch
+
+import sinkctl
+from sinkctl.cli.loading import quiet_transformers
+from sinkctl.model.load import LoadedModel
+from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, ConvertDetail
+from sinkctl.result.measure import CheckpointScore, InputScore
+from sinkctl.tasks.convert.outcome import fed, meant, streamed
+
+MECHANISMS = (
+    ("kv_bias", {}), ("key_bias", {}), ("sink_logit", {}), ("sink_logit", {"bias": False}), ("softpick", {}),
+    ("clipped_softmax", {}), ("sink_token", {}), ("gate", {"start": "match"}), ("softmax1", {}),
+    ("value_bias", {"start": "match"}), ("sigmoid", {}), ("elu", {}),
+)  # fmt: skip
+TUNED = (("sink_logit", {}), ("sink_token", {}), ("gate", {}))
+KEPT = (0, 1, 2, 4, 8)
+
+
+@dataclass
+class Seen:
+    """What the parts found, for the tables and the claims."""
+
+    score: CheckpointScore | None = None
+    streams: dict[tuple[int, int], float] = field(default_factory=dict)  # (kept, cache) → perplexity
+    free: dict[str, ConvertDetail] = field(default_factory=dict)
+    tuned: dict[str, ConvertDetail] = field(default_factory=dict)
+
+
+def main() -> None:
+    options, began = flags(), time.monotonic()
+    quiet_transformers()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = options.model or fetched(CHECKPOINTS[options.checkpoint], options.folder)
+        loaded = sinkctl.load(str(path), device=options.device, dtype=options.dtype)
+        seen, tables = Seen(), []
+        for part in options.only:
+            if part == "tuned" and not options.train_text:
+                print("tuned: left out, it needs --train-text", flush=True)
+                continue
+            since = time.monotonic()
+            table = globals()[part](loaded, seen, options, Path(scratch))
+            tables += ["", *table]
+            print("\n".join([*table, f"({part}: {time.monotonic() - since:,.0f} s)"]), flush=True)
+    device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "CPU"
+    said = f"{device}, torch {torch.__version__}, {loaded.dtype}, {time.monotonic() - began:,.0f} s"
+    print(f"\n{options.checkpoint}: {said}")
+    print("\n".join([*tables, "", *claims(seen)]))
 
 
 def fetched(checkpoint: Checkpoint, folder: Path) -> Path:

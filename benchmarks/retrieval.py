@@ -17,6 +17,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+NAMES = ("short", "lines")  # of the styles of lines
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="the checkpoint; one that is there is asked")
+    parser.add_argument("--style", choices=NAMES, default="short")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--length", type=int, default=384)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--everything", type=float, default=0.05, help="weight of the loss on all tokens")
+    parser.add_argument("--lines", type=int, default=800, help="lines to stream when asking")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -51,7 +72,7 @@ def built_in_line(draw: random.Random) -> tuple[str, str]:
     return f"line {label}: REGISTER_CONTENT is", f" <{draw.randrange(10000, 100000)}>\n"
 
 
-STYLES = {"short": Style(short_line, ""), "lines": Style(built_in_line, "Query: ")}
+STYLES = dict(zip(NAMES, (Style(short_line, ""), Style(built_in_line, "Query: ")), strict=True))
 
 
 class Streams(IterableDataset):
@@ -162,18 +183,7 @@ def ask(folder: Path, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--output", type=Path, required=True, help="the checkpoint; one that is there is asked")
-    arguments.add_argument("--style", choices=STYLES, default="short")
-    arguments.add_argument("--steps", type=int, default=600)
-    arguments.add_argument("--batch", type=int, default=64)
-    arguments.add_argument("--length", type=int, default=384)
-    arguments.add_argument("--lr", type=float, default=1e-3)
-    arguments.add_argument("--everything", type=float, default=0.05, help="weight of the loss on all tokens")
-    arguments.add_argument("--lines", type=int, default=800, help="lines to stream when asking")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--seed", type=int, default=0)
-    options = arguments.parse_args()
+    options = flags()
     if not (options.output / "config.json").exists():
         torch.manual_seed(options.seed)
         loaded = load(ModelSettings(device=options.device, dtype="float32"))

@@ -25,10 +25,39 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--model", help="a folder, a Hub id or a GGUF file")
+    parser.add_argument("--calibration", help="a text that the start is computed from; none: --text")
+    parser.add_argument("--text")
+    parser.add_argument("--second")
+    parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
+    parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
+    parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
+    parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
+    parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
+    parser.add_argument("--lines", type=int, default=56, help="that are asked about")
+    options = parser.parse_args()
+    missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
+    if missing and not options.table:
+        parser.error(f"--{missing[0]}: name one")
+    check_paths(parser, options, [*options.train_text, options.text, options.second])
+    options.calibration = options.calibration or options.text
+    return options
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 from pydantic import ValidationError
 from retrofit_judged import ERROR, judged, means, reloaded
 from rich.console import Console
-from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
@@ -58,7 +87,7 @@ ONCE = (
 
 def main() -> None:
     quiet_transformers()
-    options = arguments()
+    options = flags()
     rows = [ORIGINAL, *sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))]
     names = options.only or rows
     if unknown := [name for name in names if name not in rows]:
@@ -233,30 +262,6 @@ def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
         return f"{said} ({form.format(min(values))} to {form.format(max(values))})"
     error = mean.get(f"{key}{ERROR}")
     return said if error is None else f"{said} ± {form.format(error).lstrip('+')}"
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser)
-    parser.add_argument("--model", help="a folder, a Hub id or a GGUF file")
-    parser.add_argument("--calibration", help="a text that the start is computed from; none: --text")
-    parser.add_argument("--text")
-    parser.add_argument("--second")
-    parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
-    parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
-    parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
-    parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
-    parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
-    parser.add_argument("--lines", type=int, default=56, help="that are asked about")
-    options = parser.parse_args()
-    missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
-    if missing and not options.table:
-        parser.error(f"--{missing[0]}: name one")
-    check_paths(parser, options, [*options.train_text, options.text, options.second])
-    options.calibration = options.calibration or options.text
-    return options
 
 
 if __name__ == "__main__":

@@ -11,6 +11,17 @@ heads.
 No real video model was at hand: this shows the mechanism, and not what it is worth.
 """
 
+import argparse
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from diffusers import SkyReelsV2Transformer3DModel
 from torch import Tensor, nn

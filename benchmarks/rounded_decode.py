@@ -17,6 +17,24 @@ from collections.abc import Callable
 from functools import partial
 from unittest.mock import patch
 
+NAMES = ("errors", "kernel", "step", "tune")  # of the parts
+FORMATS = {"8 bits": 8, "4 bits": 4, "2 bits": 2}
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", choices=NAMES, default=NAMES[:3])
+    parser.add_argument("--cache", type=int, default=32_768)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from hopper import medians
 from torch import Tensor
@@ -40,7 +58,7 @@ from sinkctl.tasks.generate.decoder import Decoder
 from sinkctl.tasks.generate.sampling import Sampler
 
 BF16, CUDA, S = torch.bfloat16, torch.device("cuda", 0), 4
-FULL, FORMATS = "bf16", {"8 bits": 8, "4 bits": 4, "2 bits": 2}
+FULL = "bf16"
 begun = time.perf_counter()
 
 
@@ -209,19 +227,12 @@ def step(options: argparse.Namespace) -> None:
     compared(f"step {options.rows} rows", calls, 1, options, weight_bytes(loaded.model))
 
 
-PARTS = {"errors": errors, "kernel": alone, "step": step, "tune": tune}
+PARTS = dict(zip(NAMES, (errors, alone, step, tune), strict=True))
 
 
 @torch.no_grad()
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS)[:3])
-    arguments.add_argument("--cache", type=int, default=32_768)
-    arguments.add_argument("--rows", type=int, default=8)
-    arguments.add_argument("--rounds", type=int, default=10)
-    arguments.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
-    arguments.add_argument("--compile", action="store_true")
-    options = arguments.parse_args()
+    options = flags()
     options.formats = {name: bits for name, bits in FORMATS.items() if bits in options.bits}
     rate = {rate.name: rate.value / 1e12 for rate in rates(CUDA, BF16, Clock(CUDA, 0.05))}
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, reads {rate['read']:.2f} TB/s, bf16")

@@ -19,8 +19,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
 
-import torch
-
 # Flags that say which rows run, where and how long.
 OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown")
 RECENT = 5  # jobs that ended last, whose pace the next is taken to have
@@ -86,6 +84,8 @@ def visible(count: int) -> list[str]:
 
 
 def machine(device: str) -> str:
+    import torch  # the flags are read without
+
     cuda = torch.cuda.is_available() and device != "cpu"
     name = torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} cores CPU ({platform.machine()})"
     return f"{name}, torch {torch.__version__}"

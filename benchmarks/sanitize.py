@@ -18,6 +18,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+TOOLS = ("memcheck", "racecheck")
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", nargs="*", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of names of calls")
+    parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds a process may take")
+    parser.add_argument("--inside", nargs="*", help="call these kernels; what a tool is given")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -25,7 +41,6 @@ from kernel_calls import CASES as IN_TRITON
 from kernel_calls import IN_CUDA
 
 CASES = IN_TRITON | IN_CUDA
-TOOLS = ("memcheck", "racecheck")
 PLANTED = "planted"
 # What memcheck finds, and what racecheck finds: the last number of a block is another warp's.
 SOURCE = """
@@ -49,13 +64,7 @@ def say(*words: str) -> None:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--tools", nargs="*", choices=TOOLS, default=TOOLS)
-    arguments.add_argument("--only", nargs="*", default=[""], help="parts of names of calls")
-    arguments.add_argument("--jobs", type=int, default=8, help="processes at a time")
-    arguments.add_argument("--limit", type=float, default=240.0, help="seconds a process may take")
-    arguments.add_argument("--inside", nargs="*", help="call these kernels; what a tool is given")
-    options = arguments.parse_args()
+    options = flags()
     if options.inside:
         return inside(options.inside)
     names = [name for name in CASES if any(part in name for part in options.only)]

@@ -14,6 +14,18 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="*", default=[8192, 32768])
+    parser.add_argument("--windows", type=int, nargs="*", default=[0, 1024], help="0: full causal attention")
+    parser.add_argument("--rounds", type=int, default=20)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 import torch.nn.functional as F
 from shape_7b import matmul_rate
@@ -88,11 +100,7 @@ def visible_pairs(tokens: int, window: int | None) -> int:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--tokens", type=int, nargs="*", default=[8192, 32768])
-    arguments.add_argument("--windows", type=int, nargs="*", default=[0, 1024], help="0: full causal attention")
-    arguments.add_argument("--rounds", type=int, default=20)
-    options = arguments.parse_args()
+    options = flags()
     rate, rows = matmul_rate(), []
     for tokens in options.tokens:
         for window in options.windows:

@@ -4,8 +4,19 @@ Prints, as JSON, the class that it was loaded as and the loss of every token but
 Code beside the weights is run, so the checkpoint has to be one's own.
 """
 
+import argparse
 import json
 import sys
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -23,4 +34,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(flags().folder)

@@ -14,6 +14,21 @@ import argparse
 import time
 from contextlib import nullcontext
 
+from sinkctl.model.named import DEMO
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text", default=str(DEMO / "text.txt"))
+    parser.add_argument("--limit", type=int, default=2048)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from kv_precision import change
 from torch import Tensor
@@ -25,7 +40,7 @@ from sinkctl.cache.policies import SinkWindow
 from sinkctl.cache.select import ring
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.errors import SinkctlError
-from sinkctl.model.load import DEMO, LoadedModel
+from sinkctl.model.load import LoadedModel
 from sinkctl.model.undocumented import cached
 
 BLOCK, FIRST = 64, 256
@@ -43,12 +58,7 @@ OURS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--text", default=str(DEMO / "text.txt"))
-    parser.add_argument("--limit", type=int, default=2048)
-    parser.add_argument("--device", default="auto")
-    chosen = parser.parse_args()
+    chosen = flags()
     quiet_transformers()
     loaded = sinkctl.load(chosen.model, device=chosen.device, dtype="float32")
     with open(chosen.text, encoding="utf-8") as file:

@@ -12,6 +12,20 @@ import statistics
 import tempfile
 from pathlib import Path
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--texts", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import numpy as np
 
 import sinkctl
@@ -33,13 +47,7 @@ def written(path: Path, model, tokens: int, texts: int, spread: float) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--texts", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    asked = parser.parse_args()
+    asked = flags()
     model = sinkctl.load(asked.model, device=asked.device)
     with tempfile.TemporaryDirectory() as scratch:
         for spread in (0.0, 0.5):

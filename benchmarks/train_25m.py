@@ -12,6 +12,30 @@ import argparse
 import tempfile
 from pathlib import Path
 
+CONTEXT = 512
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train-text", nargs="+", required=True)
+    parser.add_argument("--held-out", required=True)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--length", type=int, default=CONTEXT)
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--decay", type=float, default=0.5)
+    parser.add_argument("--tune-steps", type=int, default=400)
+    parser.add_argument("--tune-batch", type=int, default=64)
+    parser.add_argument("--tune-lr", type=float, default=4e-4)
+    parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens streamed")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from rich.console import Console
 
@@ -27,7 +51,6 @@ from sinkctl.sinks.none import NoSink
 from sinkctl.sinks.sink_logit import SinkLogit
 from sinkctl.tasks.convert.outcome import CONTROL, CONVERTED, ORIGINAL, streamed
 
-CONTEXT = 512
 SHAPE = dict(
     model_type="llama", hidden_size=384, num_hidden_layers=12, num_attention_heads=6, num_key_value_heads=2,
     head_dim=64, intermediate_size=1408, max_position_embeddings=CONTEXT, rms_norm_eps=1e-6, tie_word_embeddings=True,
@@ -39,7 +62,7 @@ PARAMETERS = 25_765_248
 
 def main() -> None:
     quiet_transformers()
-    options = arguments()
+    options = flags()
     with tempfile.TemporaryDirectory() as folder:
         root = options.output or Path(folder)
         pretrained = converted("pretrained", pretraining(options), root)
@@ -53,24 +76,6 @@ def main() -> None:
     print("\n".join(streams_of(free.convert, "training-free") + streams_of(tuned.convert, "fine-tuned", {CONTROL})))
     print("\n".join(dependence(tuned.convert)))
     print("\n".join(samples_of(free.convert, "training-free") + samples_of(tuned.convert, "fine-tuned", {CONTROL})))
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--train-text", nargs="+", required=True)
-    parser.add_argument("--held-out", required=True)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--length", type=int, default=CONTEXT)
-    parser.add_argument("--lr", type=float, default=4e-3)
-    parser.add_argument("--decay", type=float, default=0.5)
-    parser.add_argument("--tune-steps", type=int, default=400)
-    parser.add_argument("--tune-batch", type=int, default=64)
-    parser.add_argument("--tune-lr", type=float, default=4e-4)
-    parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens streamed")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path)
-    return parser.parse_args()
 
 
 def converted(name: str, recipe: ConvertRecipe, root: Path) -> Result:

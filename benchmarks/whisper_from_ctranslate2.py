@@ -7,11 +7,22 @@ The format: a version, names with their shape, dtype and bytes, then aliases (CT
 Layers whose input is shared are stored as one matrix (queries, keys and values; keys and values of cross-attention).
 """
 
+import argparse
 import json
 import re
 import struct
-import sys
 from pathlib import Path
+
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="the folder of a model.bin")
+    parser.add_argument("out", type=Path, help="a new folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
 
 import numpy as np
 import torch
@@ -109,4 +120,4 @@ def main(source: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(**vars(flags()))

@@ -69,7 +69,7 @@ def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch, tmp_path
     texts = ["--train-text", __file__, "--held-out", __file__]
     sizes = ["--steps", "40", "--batch", "8", "--length", "32"]
     monkeypatch.setattr(sys, "argv", ["", *texts, "--folder", str(tmp_path), *sizes])
-    options = emergence.arguments()
+    options = emergence.flags()
     half, wide, few = (emergence.recipe_of(name, 3, options) for name in ("lr_half_long", "batch_256", "unique_5m"))
     assert (half.steps, half.training.lr, half.training.seed) == (80, 2e-3, 3)
     assert (wide.steps, wide.training.batch) == (20, 16)

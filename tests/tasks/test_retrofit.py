@@ -27,7 +27,7 @@ SAID = ["", "--model", "m.gguf", "--train-text", __file__, "--text", __file__, "
 def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
     sizes = ["--steps", "50", "--window", "60", "--batch", "4"]
     monkeypatch.setattr(sys, "argv", [*SAID, "--folder", str(tmp_path), *sizes])
-    options = retrofit.arguments()
+    options = retrofit.flags()
     staged, control = (retrofit.recipe_of(name, 2, options) for name in ("sink_logit_staged", "control"))
     assert (staged.steps, staged.training.alone, staged.training.batch, staged.training.seed) == (50, 10, 4, 2)
     assert (staged.training.window, staged.calibration.window, staged.model.name) == (60, 60, "m.gguf")
@@ -35,7 +35,7 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
     assert staged.training.lr == control.training.lr
     child = retrofit.child(retrofit.__file__, options)
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
-    again = retrofit.arguments()
+    again = retrofit.flags()
     assert retrofit.recipe_of("control", 2, again) == control
 
 
