@@ -11,7 +11,8 @@ from sinkctl.text.decode import Errors, TextDecoder
 from sinkctl.text.foreign import foreign
 from sinkctl.text.source import STDIN, check, is_pipe
 
-HEAD, ALL_HEADS, LEAST_HEAD = 1 << 20, 1 << 26, 1 << 12  # bytes looked at: of a text, of all of them, at least
+# Bytes looked at: of a text, of all of them, at least; at once.
+HEAD, ALL_HEADS, LEAST_HEAD, PIECE = 1 << 23, 1 << 24, 1 << 12, 1 << 20
 
 
 def check_texts(files: Sequence[str], field: str | None = None, errors: Errors = "strict", usual: str = "text") -> None:
@@ -48,18 +49,23 @@ def check_field(field: str | None, files: Sequence[str], what: str = "texts") ->
 def _holds_text(name: str, field: str, errors: Errors, size: int) -> bool:
     if is_pipe(name):
         return not _is_nothing(name)
-    source = Source(name)
+    decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
+    source, seen, holds = Source(name), 0, False
     try:
-        head = source.read(size)
+        while seen < size:
+            wanted = min(PIECE, size - seen)
+            piece = source.read(wanted)
+            if not seen and (what := foreign(name, piece)) is not None:
+                raise TextError(f"{name}: {what}")
+            if errors == "strict" and b"\0" in piece:  # UTF-8 for a character that nobody writes
+                raise TextError(
+                    f"{name}: byte {seen + piece.index(0)} is zero, as in no text; take such bytes out "
+                    "(tr -d '\\000'), or pass --errors replace, which leaves them in"
+                )
+            whole, seen = len(piece) < wanted, seen + len(piece)
+            holds |= bool(decoder.feed(piece, final=whole).text)
+            if whole:
+                return holds
     finally:
         source.close()
-    if (what := foreign(name, head)) is not None:
-        raise TextError(f"{name}: {what}")
-    if errors == "strict" and b"\0" in head:  # UTF-8 for a character that nobody writes
-        raise TextError(
-            f"{name}: byte {head.index(0)} is zero, as in no text; take such bytes out (tr -d '\\000'), "
-            "or pass --errors replace, which leaves them in"
-        )
-    decoder = RecordDecoder(name, field, errors) if is_records(name) else TextDecoder(name, errors)
-    whole = len(head) < size
-    return bool(decoder.feed(head, final=whole).text) or not whole
+    return True

@@ -8,9 +8,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from sinkctl.errors import ModelError, UsageError
-from sinkctl.model.adapter_files import check_adapters, resolved
+from sinkctl.formats import ZIP
+from sinkctl.model.adapter_files import check_adapters, resolved, tokenizer_folder
 from sinkctl.model.adapter_shapes import check_shapes
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
 from sinkctl.model.gguf.check import check_gguf
@@ -19,9 +21,12 @@ from sinkctl.model.hub import check_hub_id, kind_asked, meant
 from sinkctl.model.named import CONFIG, WITHIN, gguf_files, resolve
 from sinkctl.model.quantized_files import check_quantized
 from sinkctl.model.settings import ModelSettings
-from sinkctl.model.weight_file import INDEX, check_weight_file, weight_files
+from sinkctl.model.weight_file import INDEX, check_no_pointer, check_weight_file, weight_files
 
 PICKLED = ("*.bin", "*.pt", "*.pth")
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json")
+SHORT = 1 << 20  # bytes of JSON that are read in no time
+VOCABULARIES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken", "tekken.json", "*tokenization*")
 
 
 def check_model(settings: ModelSettings) -> None:
@@ -48,6 +53,7 @@ def check_checkpoint(settings: ModelSettings) -> None:
         check_gguf(named.path)
     elif named.form == "folder":
         _check_folder(settings)
+        check_tokenizer(settings)
     if settings.adapters:
         check_shapes(settings, named)
 
@@ -113,19 +119,54 @@ def _check_folder(settings: ModelSettings) -> None:
     config = _read_config(folder / CONFIG)
     if (what := foreign_config(folder / CONFIG)) is not None:
         raise ModelError(f"{folder} {what}")
+    check_beside(folder)
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and _without_cuda() is not None)
     check_quantized(folder, config, on_cpu)
     if any(folder.glob("*.safetensors")):
         check_files(folder)
         return
+    pickled = sorted(p for pattern in PICKLED for p in folder.glob(pattern))
     if settings.allow_pickle:
+        for path in pickled:
+            check_pickle(path)
         return
-    pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
     if pickled:
-        raise ModelError(f"{folder}: weights are pickled ({pickled[0]}), which can run code; --allow-pickle loads them")
+        raise ModelError(
+            f"{folder}: weights are pickled ({pickled[0].name}), which can run code; --allow-pickle loads them"
+        )
     if (what := foreign_weights(folder)) is not None:
         raise ModelError(f"{folder} {what}")
     raise ModelError(f"{folder}: no weights (*.safetensors) beside {CONFIG}; download them too")
+
+
+def check_beside(folder: Path) -> None:
+    """ModelError for JSON beside config.json that is damaged; of long files, whether they are whole."""
+    for path in (folder / name for name in BESIDE):
+        if not path.is_file():
+            continue
+        if path.stat().st_size <= SHORT:
+            _read_config(path)
+        elif not path.read_bytes().rstrip().endswith(b"}"):
+            raise ModelError(f"{path}: is cut short; get the checkpoint again")
+
+
+def check_tokenizer(settings: ModelSettings) -> None:
+    """ModelError for a decoder of text in a folder where no tokenizer is, and no adapter brings its own."""
+    folder = Path(settings.name)
+    if tokenizer_folder(settings) is not None or decoder_type(settings.name) is None:
+        return
+    if not any(any(folder.glob(pattern)) for pattern in VOCABULARIES):
+        raise ModelError(
+            f"{folder}: no tokenizer (tokenizer.json) beside {CONFIG}; take that of the model it was trained from"
+        )
+
+
+def check_pickle(path: Path) -> None:
+    """ModelError for pickled weights, an archive since PyTorch 1.6, that are cut short, and for a Git LFS pointer."""
+    check_no_pointer(path)
+    with path.open("rb") as file:
+        if file.read(len(ZIP)) == ZIP and not is_zipfile(path):
+            raise ModelError(f"{path} is damaged or cut short; download it again")
 
 
 def _inside(folder: Path) -> str:

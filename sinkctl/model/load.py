@@ -1,9 +1,11 @@
 """A checkpoint → `LoadedModel`, with the reason for every automatic choice."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -284,6 +286,11 @@ def explained(name: str) -> Iterator[None]:
             raise ModelError(f"{name}: no such folder here, and the Hugging Face Hub cannot be reached") from error
         if "trust_remote_code" in text:
             raise ModelError(f"{name} brings code of its own; --trust-remote-code runs it") from error
+        if unknown := re.search(r"model type `(.*?)` but Transformers does not recognize", text):
+            raise ModelError(
+                f"{name}: model type {unknown[1]} is unknown to the transformers that is installed "
+                f"({version('transformers')}); a newer one may have it (pip install -U transformers)"
+            ) from error
         if "safetensors" in text and "no file named" in text.lower():
             raise ModelError(f"{name}: no safetensors weights; --allow-pickle loads pickled ones") from error
         raise ModelError(f"{name} cannot be loaded ({type(error).__name__}): {text[:300]}") from error

@@ -70,10 +70,14 @@ def decode_utf8(data: bytes, errors: Errors, final: bool) -> tuple[str, np.ndarr
 
 def bom_length(name: str, head: bytes, errors: Errors) -> int:
     """Bytes of a UTF-8 byte order mark to drop; one of UTF-16 or UTF-32 is an error unless bad bytes are replaced."""
-    for bom, encoding in UTF16_32_BOMS.items():
-        if errors == "strict" and head.startswith(bom):
-            raise TextError(f"{name}: is {encoding}, not UTF-8; convert it first: iconv -f {encoding} -t UTF-8")
+    if errors == "strict" and (encoding := marked(head)) is not None:
+        raise TextError(f"{name}: is {encoding}, not UTF-8; convert it first: iconv -f {encoding} -t UTF-8 {name}")
     return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def marked(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, where a byte order mark says so."""
+    return next((encoding for bom, encoding in UTF16_32_BOMS.items() if head.startswith(bom)), None)
 
 
 class TextDecoder:

@@ -1,6 +1,7 @@
 """What is no text, by its first bytes, and what makes a text of it."""
 
 from sinkctl.formats import WORDS, format_of
+from sinkctl.text.decode import marked
 
 IMAGE = "give a text; of images only `sinkctl measure` of a vision model has use"
 SOUND = "give a text: what a speech recognizer writes of it, say"
@@ -39,16 +40,20 @@ def foreign(name: str, head: bytes) -> str | None:
     if found in SURELY or (found is not None and not _is_text(head)):
         return f"is {WORDS[found]}, not text; {TEXT_OF[found].replace('FILE', name)}"
     if (wide := _wide(head)) is not None:
-        return f"is {wide} without a byte order mark, not UTF-8; convert it first: iconv -f {wide} -t UTF-8 {name}"
+        wide = marked(head) or wide
+        return f"is {wide}, not UTF-8; convert it first: iconv -f {wide} -t UTF-8 {name}"
     return None
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 of a script whose other byte is mostly 0."""
-    even, odd = (part.count(0) / max(len(part), 1) for part in (head[::2], head[1::2]))
-    if len(head) < FEW or min(even, odd) > 0.05 or max(even, odd) < 0.4:
+    """UTF-16 or UTF-32 of a script whose other bytes are mostly 0."""
+    if len(head) < FEW:
         return None
-    return "UTF-16LE" if odd > even else "UTF-16BE"
+    zeros = [part.count(0) / len(part) for part in (head[lane::4] for lane in range(4))]
+    for low, upper, highest, order in ((0, 2, 3, "LE"), (3, 1, 0, "BE")):  # of the four bytes of a UTF-32 character
+        if zeros[low] < 0.05 and zeros[highest] > 0.4:
+            return f"UTF-{32 if min(zeros[upper], zeros[highest]) > 0.95 else 16}{order}"
+    return None
 
 
 def _is_text(head: bytes) -> bool:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import sinkctl as package
 from sinkctl.check import check
 from sinkctl.check.bench import check_held
+from sinkctl.check.texts import check_texts
 from sinkctl.errors import BaselineError, ModelError, TextError, UsageError
 from sinkctl.model import files
 from sinkctl.model.files import check_device, check_model
@@ -34,6 +35,16 @@ for arguments in json.loads(sys.argv[1]):
 assert not {"torch", "transformers"} & set(sys.modules), "what the disk tells needs neither"
 print(json.dumps(ended))
 """
+
+
+def test_a_text_is_read_for_its_first_megabytes(tmp_path):
+    late, words = tmp_path / "late.txt", b"Once upon a time. " * 200_000
+    late.write_bytes(words + b"\xff" + words)
+    with pytest.raises(TextError, match=f"byte {len(words)} is not UTF-8"):
+        check_texts([str(late)])
+    late.write_bytes(words[:-1] + b"\0")
+    with pytest.raises(TextError, match=f"byte {len(words) - 1} is zero"):
+        check_texts([str(late)])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import zipfile
 
@@ -9,6 +10,8 @@ import pytest
 
 from sinkctl.errors import ModelError
 from sinkctl.model.files import check_checkpoint
+from sinkctl.model.load import load
+from sinkctl.model.named import DEMO
 from sinkctl.model.settings import ModelSettings
 
 
@@ -85,3 +88,42 @@ def test_a_folder(tmp_path, files, config, said):
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=said):
         check_checkpoint(ModelSettings(name=str(tmp_path)))
+
+
+def test_what_is_damaged_or_missing_beside_the_weights_is_named(tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(DEMO, folder)
+    whole = (folder / "tokenizer.json").read_bytes()
+    for name, damage, said in (
+        ("tokenizer.json", whole[:5000], r"tokenizer\.json: cannot be read"),
+        ("tokenizer.json", whole.replace(b"{", b"{" + b" " * (1 << 20), 1)[:-9], r"tokenizer\.json: is cut short"),
+        ("generation_config.json", b"{", r"generation_config\.json: cannot be read"),
+    ):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(damage)
+        with pytest.raises(ModelError, match=said):
+            check_checkpoint(ModelSettings(name=str(folder)))
+        (folder / name).write_bytes(kept)
+    check_checkpoint(ModelSettings(name=str(folder)))
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError, match="no tokenizer .*take that of the model it was trained from"):
+        check_checkpoint(ModelSettings(name=str(folder)))
+
+
+def test_a_pickle_that_is_cut_short_is_named_where_one_may_be_loaded(tmp_path):
+    shutil.copy(DEMO / "config.json", tmp_path)
+    shutil.copy(DEMO / "tokenizer.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(zipped("archive/data.pkl")[:-10])
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is damaged or cut short"):
+        check_checkpoint(ModelSettings(name=str(tmp_path), allow_pickle=True))
+    (tmp_path / "pytorch_model.bin").write_bytes(zipped("archive/data.pkl"))
+    check_checkpoint(ModelSettings(name=str(tmp_path), allow_pickle=True))
+
+
+def test_a_model_type_that_transformers_does_not_know_is_named(tmp_path):
+    shutil.copytree(DEMO, tmp_path, dirs_exist_ok=True)
+    config = json.loads((DEMO / "config.json").read_text()) | {"model_type": "frobnicate"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="model type frobnicate is unknown .* pip install -U transformers"):
+        load(ModelSettings(name=str(tmp_path), device="cpu"))

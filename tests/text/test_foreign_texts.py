@@ -48,8 +48,11 @@ KINDS = [
     ("a.mp3", b"ID3\x03\0\0", "is an MP3 recording, not text"),
     ("a.wav", b"RIFF\0\0\0\0WAVEfmt ", "is a WAV recording, not text"),
     ("a.mp4", b"\0\0\0\x20ftypisom\0", r"is a film \(MP4\), not text"),
-    ("a.txt", "Ishmael.\n".encode("utf-16-le") * 20, "is UTF-16LE without a byte order mark.*iconv -f UTF-16LE"),
-    ("a.txt", "Ishmael.\n".encode("utf-16-be") * 20, "is UTF-16BE without a byte order mark"),
+    ("a.txt", "Ishmael.\n".encode("utf-16-le") * 20, "is UTF-16LE, not UTF-8.*iconv -f UTF-16LE"),
+    ("a.txt", "Ishmael.\n".encode("utf-16-be") * 20, "is UTF-16BE, not UTF-8"),
+    ("a.txt", ("Ishmael.\n" * 20).encode("utf-16"), "is UTF-16, not UTF-8.*iconv -f UTF-16 "),
+    ("a.txt", ("Ishmael.\n" * 20).encode("utf-32"), "is UTF-32, not UTF-8"),
+    ("a.txt", ("Ишмаэль.\n" * 20).encode("utf-32-be"), "is UTF-32BE, not UTF-8"),
     ("pointer", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not text; `git lfs pull`"),
     ("m.gguf", b"GGUF\x03\0\0\0", "is a GGUF model, not text; --model takes it"),
 ]
