@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sinkctl.check.parallel import check_parallel
+from sinkctl.check.policies import check_policies
 from sinkctl.check.precision import check_heads, head_width
 from sinkctl.check.redistribution import check_named
 from sinkctl.errors import UsageError
@@ -66,6 +67,7 @@ def _check_models(recipe: Recipe) -> None:
             policies = [recipe.policy] if recipe.task == "generate" else recipe.policies
             check_heads(policies, recipe.model)
             check_named(policies, recipe.model)
+            check_policies(policies, recipe.model)
         elif recipe.task == "convert" and (rounded := recipe.training.rounded) is not None:
             width = head_width(recipe.model)
             if width is not None and (problem := rounded.misfit(width)) is not None:

@@ -7,8 +7,14 @@ from typing import Any
 from sinkctl.cache.policies import Policy
 from sinkctl.errors import UsageError
 from sinkctl.model.adapter_files import resolved
+from sinkctl.model.gguf.header import read_header
 from sinkctl.model.named import CONFIG, resolve
 from sinkctl.model.settings import ModelSettings
+
+OF_GGUF = {
+    "num_hidden_layers": "block_count", "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv", "max_position_embeddings": "context_length",
+}  # fmt: skip
 
 
 def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
@@ -31,9 +37,12 @@ def head_width(settings: ModelSettings) -> int | None:
 
 
 def config_of(settings: ModelSettings) -> dict[str, Any]:
-    """The config of the text model of a folder; nothing of what is no folder."""
+    """The config of the text model of a folder, or what a GGUF file says of its sizes; nothing of a Hub id."""
     named = resolve(resolved(settings).name)
-    if not named.local or named.form == "gguf":
+    if not named.local:
         return {}
+    if named.form == "gguf":
+        header = read_header(named.path)
+        return {name: header.fields.get(f"{header.architecture}.{field}") for name, field in OF_GGUF.items()}
     config = json.loads((named.path / CONFIG).read_text(encoding="utf-8"))
     return {**config, **(config.get("text_config") or {})}

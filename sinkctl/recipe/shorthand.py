@@ -1,5 +1,6 @@
 """Policies as the command line and Python calls write them: `4+252`, `heavy_hitter:4+252`; and precisions."""
 
+import os
 import re
 from types import NoneType
 from typing import Any, get_args
@@ -52,7 +53,7 @@ def policy(text: str | dict[str, Any]) -> dict[str, Any]:
         )
     if not match:
         return {"kind": kind}
-    found = _sizes(match) | ({"every": int(match[3])} if match[3] else {})
+    found = _sizes(text, match) | ({"every": int(match[3])} if match[3] else {})
     return {"kind": kind or ("sink_window" if found["sinks"] else "window"), **found}
 
 
@@ -60,7 +61,7 @@ def _per_layer(text: str, size: str) -> dict[str, Any]:
     match = re.fullmatch(r"(\d+)\+(\d+|auto):(\d+(?:,\d+)*)", size)
     if not match:
         raise UsageError(f"--policy {text}: say which layers stay whole, such as layers:4+252:0,15")
-    return {"kind": "layers", "whole": [int(number) for number in match[3].split(",")], **_sizes(match)}
+    return {"kind": "layers", "whole": [int(number) for number in match[3].split(",")], **_sizes(text, match)}
 
 
 def _per_head(text: str, size: str) -> dict[str, Any]:
@@ -70,8 +71,13 @@ def _per_head(text: str, size: str) -> dict[str, Any]:
             f"--policy {text}: name a run of `sinkctl measure -o RUN` that says which heads look far, such as "
             f"heads:4+252:RUN@0.25, which keeps a quarter of them whole"
         )
-    return {"kind": "heads", "whole": far_heads(match[3], float(match[4] or SHARE)), **_sizes(match)}
+    run, at, share = match[3].rpartition("@")
+    if at and match[4] is None and not os.path.exists(match[3]):
+        raise UsageError(f"--policy {text}: @{share} is no share of the heads; write {run}@0.25 for a quarter of them")
+    return {"kind": "heads", "whole": far_heads(match[3], float(match[4] or SHARE)), **_sizes(text, match)}
 
 
-def _sizes(match: re.Match) -> dict[str, Any]:
+def _sizes(text: str, match: re.Match) -> dict[str, Any]:
+    if match[2].isdecimal() and int(match[2]) == 0:
+        raise UsageError(f"--policy {text}: a window of 0 tokens; the window W of S+W is 1 or more")
     return {"sinks": int(match[1]), "window": match[2] if match[2] == "auto" else int(match[2])}

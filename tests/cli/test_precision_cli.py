@@ -59,10 +59,10 @@ def test_python_takes_what_a_recipe_says(demo, tmp_path, book):
         ("--kv 4bit --set policies.0.precision.group=24", "--kv: groups of 24 channels do not divide values of 64"),
         (
             "--kv 4bit -p 4+60",
-            "--kv-recent 128: a window of 60 holds no group of 32 tokens past those; give at most 28",
+            "--kv-recent 128 (the default): a window of 60 holds no group of 32 tokens past those; give at most 28",
         ),
         ("--kv 4bit -p 4+16", "give a window of 32 and more"),
-        ("-g 5 --kv 4bit -W 60", "--kv-recent 128: a window of 60"),
+        ("-g 5 --kv 4bit -W 60", "--kv-recent 128 (the default): a window of 60"),
         ("--kv 4bit --kv-keep last:4", "--kv-keep last:4: Tokens that stay in full: none, or first:N"),
         ("--kv 4bit --kv-keep first:300 -p 4+252", "--kv-keep first:300: 4+252 holds 256 tokens"),
         ("--kv 4bit --kv-recent -1", "--kv-recent -1: input should be greater than or equal to 0"),

@@ -107,7 +107,7 @@ def test_what_is_damaged_or_missing_beside_the_weights_is_named(tmp_path):
     check_checkpoint(ModelSettings(name=str(folder)))
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ModelError, match="no tokenizer .*take that of the model it was trained from"):
+    with pytest.raises(ModelError, match=r"no tokenizer .*take that of the model it was trained from"):
         check_checkpoint(ModelSettings(name=str(folder)))
 
 
@@ -125,5 +125,5 @@ def test_a_model_type_that_transformers_does_not_know_is_named(tmp_path):
     shutil.copytree(DEMO, tmp_path, dirs_exist_ok=True)
     config = json.loads((DEMO / "config.json").read_text()) | {"model_type": "frobnicate"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="model type frobnicate is unknown .* pip install -U transformers"):
+    with pytest.raises(ModelError, match=r"model type frobnicate is unknown .*pip install -U transformers"):
         load(ModelSettings(name=str(tmp_path), device="cpu"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from sinkctl.cli.build import COMMANDS
+from sinkctl.check.mistaken import COMMANDS
 from sinkctl.errors import RecipeError, UsageError
 from sinkctl.recipe.json_schema import json_schema
 from sinkctl.recipe.load import load

@@ -135,8 +135,9 @@ class Bounded(Policy):
             what = f"group of {together} tokens" if together > 1 else "token"
             least = self.window - together
             instead = f"at most {least}" if least >= 0 else f"a window of {together} and more"
+            usual = "" if "recent" in self.precision.model_fields_set else " (the default)"
             raise UsageError(
-                f"--kv-recent {recent}: a window of {self.window} holds no {what} past those; give {instead}"
+                f"--kv-recent {recent}{usual}: a window of {self.window} holds no {what} past those; give {instead}"
             )
         if kept > self.reach:
             raise UsageError(f"--kv-keep first:{kept}: {self.size} holds {self.reach} tokens; give at most so many")

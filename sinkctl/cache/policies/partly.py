@@ -21,6 +21,11 @@ class PartlyWhole(Policy):
         """The rule of the places that are not whole."""
         return SinkWindow(sinks=self.sinks, window=self.window, precision=self.precision)
 
+    def check(self) -> None:
+        """UsageError for what does not go together, there as well."""
+        super().check()
+        self.others.check()
+
     def resolve(self, context: int | None) -> tuple["PartlyWhole", str]:
         """`auto` as a window with sinks has it."""
         settled, reason = self.others.resolve(context)
