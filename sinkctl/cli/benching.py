@@ -33,6 +33,7 @@ def run_suites(
     """Every suite in turn, in folders of their own where there are several; ThresholdError where one regressed."""
     from sinkctl.check import check
     from sinkctl.check.bench import check_held, held
+    from sinkctl.result.store import check_writable
 
     if on_mismatch not in ("fail", "warn", "skip"):
         raise UsageError(f"--on-mismatch {on_mismatch}: one of fail, warn, skip")
@@ -50,12 +51,10 @@ def run_suites(
         if suite in recipes:
             raise UsageError(f"{suite}: named twice")
         recipes[suite] = _only(recipe, only, own_gates=flags["fail-on"] is None)
-    if (
-        not dry_run
-        and save_baseline is not None
-        and (save_baseline.is_dir() or not save_baseline.absolute().parent.is_dir())
-    ):
-        raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
+    if save_baseline is not None and not dry_run:
+        if save_baseline.is_dir() or not save_baseline.absolute().parent.is_dir():
+            raise UsageError(f"--save-baseline {save_baseline}: name a file in a folder that exists")
+        check_writable(save_baseline.absolute().parent, f"--save-baseline {save_baseline}")
     if len(recipes) > 1 and as_json:
         raise UsageError("--json prints one result; name one suite, or keep them with --output")
     asked = flags["fail-on"] is not None or any(text.startswith("fail_on") for text in assignments)

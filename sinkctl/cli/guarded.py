@@ -1,5 +1,6 @@
 """Whatever goes wrong in a command, in one line and with its exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -28,9 +29,22 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except Exception as error:
-            raise typer.Exit(ended(error)) from error
+            raise typer.Exit(ended(_of_a_full_disk(error, flags) or error)) from error
 
     return run
+
+
+def _of_a_full_disk(error: Exception, flags: dict[str, Any]) -> SinkctlError | None:
+    """What to do where the disk of a run folder became full, or its quota was reached."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    from sinkctl.result.store import CHECKPOINT, STATE
+
+    folder = flags.get("resume") or flags.get("output")
+    where = error.filename if folder is None else folder
+    kept = folder is not None and (folder / STATE / CHECKPOINT).exists()
+    what = f"go on with --resume {folder}" if kept else "start again"
+    return SinkctlError(f"{'' if where is None else f'{where}: '}the disk is full; make room, and {what}")
 
 
 @contextmanager

@@ -188,7 +188,8 @@ def _describe(
             said = "missing; add it" + (f" ({written.rstrip('.')})" if written else "")
         case _:  # a number, or 'auto'
             messages = dict.fromkeys(problem["msg"] for problem in problems)
-            message = ", or ".join(text[0].lower() + text[1:] for text in messages).replace("valid tuple", "list")
+            message = ", or ".join(text[0].lower() + text[1:] for text in messages)
+            message = message.replace("valid tuple", "list").replace("tuple", "list")
             given = f"given: {problem['input']!r}"
             for_kind = f"for {kind}" if kind else ""
             beside = for_kind if flag else " ".join(filter(None, (given, for_kind)))

@@ -1,8 +1,10 @@
 """The run folder: whole files or none, arrays that grow on disk, and the checkpoint a run resumes from."""
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -219,4 +221,5 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error}); make room, and go on with --resume") from error
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error), str(path)) from error

@@ -1,5 +1,6 @@
 """The command line: what it prints where, and its exit codes."""
 
+import errno
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from sinkctl.cli import EXAMPLES
 from sinkctl.errors import ThresholdError, UnmeasuredError
 from sinkctl.model.load import DEMO
+from sinkctl.result.store import RunFolder
 
 
 def test_help_imports_no_torch():
@@ -362,3 +364,18 @@ def test_short_commands_make_the_recipes_of_stream(sinkctl):
     ):
         assert sinkctl(*short, "--dry-run", "--json")[:2] == sinkctl("stream", *long, "--dry-run", "--json")[:2]
     assert "no chat template" in sinkctl("chat")[2]
+
+
+@pytest.mark.parametrize(("step", "do"), [("write_result", "go on with --resume {}"), ("write_recipe", "start again")])
+def test_a_disk_that_becomes_full_is_told_with_what_to_do(sinkctl, tmp_path, monkeypatch, step, do):
+    (tmp_path / "a.txt").write_text("It was a dark and stormy night. " * 20)
+    run = tmp_path / "run"
+
+    def refused(folder, *_):
+        if step == "write_result":
+            folder.save_state({"step": 1}, {})
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunFolder, step, refused)
+    code, _, said = sinkctl("stream", tmp_path / "a.txt", "--limit", "60", "-p", "1+12", "-q", "-o", run)
+    assert (code, said) == (3, f"sinkctl: {run}: the disk is full; make room, and {do.format(run)}\n")
