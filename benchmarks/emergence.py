@@ -5,7 +5,8 @@
         [--gpus 1] [--workers 1] [--seconds S] [--list] [--table] [--markdown]
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it; rows that differ in how documents are
-packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
+packed need several of them (a .jsonl file, or several files). --only takes names and patterns, behind which @1 means
+seed 1 alone; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
 training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
@@ -66,8 +67,7 @@ def main() -> None:
         print("\n".join(names))
         return
     if not options.table:
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
+        wanted = wanted_of(options)
         if options.gpus * options.workers > 1 or options.seconds is not None:
             side_by_side(wanted, options)
         else:
@@ -126,8 +126,23 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def wanted_of(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Rows and seeds in the order they run: seed by seed, and what is asked for with a seed of its own once."""
+    wanted = []
+    for turn in range(options.seeds):
+        for pattern in sorted(options.only or ["*"], key=lambda pattern: pattern.partition("@")[0] != BASELINE):
+            _, at, own = pattern.partition("@")
+            if at and not own.isdecimal():
+                raise SystemExit(f"--only {pattern}: no seed behind the @; give a number, as in {BASELINE}@1")
+            if not (at and turn):
+                seed = int(own) if at else options.first_seed + turn
+                wanted += [(SAME.get(name, name), seed) for name in chosen([pattern])]
+    return list(dict.fromkeys(wanted))
+
+
 def chosen(only: Sequence[str]) -> list[str]:
-    """Rows that match, the baseline first, then in the order asked for."""
+    """Rows that match, whatever seed is behind them, the baseline first, then in the order asked for."""
+    only = [pattern.partition("@")[0] for pattern in only]
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
     if unknown := [pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)]:
         raise SystemExit(f"--only {unknown[0]}: no such row; --list prints them")

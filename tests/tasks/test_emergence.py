@@ -41,6 +41,18 @@ def test_rows_run_in_the_order_asked_for_the_baseline_first():
     assert emergence.chosen(["relu", "prefix_*", "softmax"]) == ["softmax", "relu", "prefix_32", "prefix_8"]
 
 
+def test_a_row_may_name_its_own_seed():
+    def wanted(*only, seeds=1):
+        return emergence.wanted_of(SimpleNamespace(only=list(only), first_seed=0, seeds=seeds))
+
+    rows = [("alibi", 2), ("relu", 0), ("gelu", 0), ("relu", 1), ("gelu", 1)]
+    assert wanted("alibi@2", "relu", "gelu", seeds=2) == rows
+    assert wanted("alibi@1", "decay_0p5@1", "softmax@1") == [("softmax", 1), ("alibi", 1)]  # decay_0p5 is softmax
+    assert wanted("softmax", "softmax@0") == [("softmax", 0)]
+    with pytest.raises(SystemExit, match="--only alibi@one: no seed behind the @; give a number, as in softmax@1"):
+        wanted("alibi@one")
+
+
 def test_an_effect_is_the_difference_from_its_own_baseline():
     assert published("lr_double").effect() == pytest.approx(32.2 - 18.18)
     assert published("decay_0p5").effect() == pytest.approx(41.1 - 18.2)
