@@ -16,11 +16,13 @@ what DIR holds, without running anything; --markdown prints it in groups, as doc
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
-effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
-differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the
-signs of softpick and of gates are of Zuhri et al. 2025 and Qiu et al. 2025.
+effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (what seeds alone may
+differ by: Student's t at 95 %, of the variance within all rows that the folder has several seeds of), not run; – where
+none is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the signs of softpick and of gates are of
+Zuhri et al. 2025 and Qiu et al. 2025.
 With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
-(its curve over steps is read without).
+(its curve over steps is read without). With windows, Sink_1 is over the queries that see the first token, and Sink_*
+of the oldest token in sight, over those that do not.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from emergence_judged import sink_1_behind_token, sink_1_of_shares, with_prefix
+from emergence_judged import in_windows, sink_1_behind_token, sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, SAME
 from emergence_table import print_markdown, print_table, printed_row
 from pydantic import ValidationError
@@ -200,6 +202,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             found["sink_1"] = sink_1_behind_token(folder, options)
         if recipe.training.prefix is not None:
             found |= with_prefix(folder, recipe.training.prefix, options)
+        if (window := recipe.scratch.get("sliding_window")) is not None:
+            found |= in_windows(folder, window, options)
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}
