@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from emergence_rows import BASELINE, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
 
 COLUMNS = (
@@ -50,10 +51,26 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         chance = chances[column]
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
+    whole = [name for name in names if name not in SAME and seeds_of(found[name], "sink_1") is not None]
+    if len(whole) > 2:
+        sinks, ratios, kurtoses = (
+            [seeds_of(found[name], column).mean for name in whole] for column in ("sink_1", "massive_ratio", "kurtosis")
+        )
+        said = (
+            f"largest / median {rank_correlation(sinks, ratios):.2f}, kurtosis {rank_correlation(sinks, kurtoses):.2f}"
+        )
+        print(f"\nSpearman's rank correlation with Sink_1 over {len(whole)} rows: {said}.")
     missing = [f"`{name}`" for name in names if not found[name]]
     print("\nNot run: " + (", ".join(missing) or "none") + ".")
     runs = {(row["row"], row["seed"]): row["seconds"] for name in names for row in found[name]}
     print(f"\n{len(runs)} runs, {sum(runs.values()) / 3600:.1f} hours of their own time, side by side.")
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's; equal values share the mean of their ranks. nan where one of the two does not vary."""
+    ranks = [[sum(x < y) + sum(x <= y) for y in x] for x in (np.asarray(one), np.asarray(other))]
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(*ranks)[0, 1])
 
 
 def cells(name: str, found: Found, chances: dict[str, Chance | None]) -> list[str]:

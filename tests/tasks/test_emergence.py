@@ -16,6 +16,7 @@ import emergence
 import emergence_judged
 from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
 from emergence_rows import GROUPS, PUBLISHED, SAME, STUDENT, Chance, Published, Seeds, chance_of, compared, published
+from emergence_table import rank_correlation
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -92,6 +93,12 @@ def test_chance_is_students_of_the_variance_within_rows():
         scale = math.gamma((free + 1) / 2) / math.gamma(free / 2) / math.sqrt(free * math.pi)
         inside = torch.trapezoid(scale * (1 + x**2 / free) ** (-(free + 1) / 2), x)
         assert inside.item() == pytest.approx(0.95, abs=1e-4)
+
+
+def test_ranks_are_correlated_by_spearmans_formula():
+    """1 − 6 Σd² / (n³ − n) without ties; with them, as Pearson's of the mean ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4."""
+    assert rank_correlation([3.0, 1.0, 2.0, 9.0], [0.1, 0.2, 0.3, 5.0]) == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
+    assert rank_correlation([1.0, 5.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch, tmp_path):
