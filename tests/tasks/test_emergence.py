@@ -168,8 +168,9 @@ def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, caps
 
 
 @pytest.fixture
-def stored(demo, book, tmp_path):
-    """(folder of the built-in model, options that name a text to judge it by)."""
+def stored(demo, book, tmp_path, monkeypatch):
+    """(folder of the built-in model, options that name a text to judge it by, by a few samples)."""
+    monkeypatch.setattr(emergence_judged, "SINK_SAMPLES", 12)
     (tmp_path / "held.txt").write_text(book[:8000])
     demo.model.save_pretrained(tmp_path / "model")
     demo.tokenizer.save_pretrained(tmp_path / "model")
@@ -180,7 +181,7 @@ def test_sink_1_behind_a_sink_token_is_of_the_token_after_it(stored, monkeypatch
     """Head by head; the built-in model's BOS stands for the sink token, and little is left for the token after it."""
     monkeypatch.setattr(emergence_judged, "EPSILON", 0.03)
     model, options = stored
-    loaded, ids_NT = loaded_and_samples(model, 100, 65, options)
+    loaded, ids_NT = loaded_and_samples(model, 12, 65, options)
     with torch.no_grad():
         maps = [loaded.model(ids_T[None], output_attentions=True).attentions for ids_T in ids_NT]
     second = [head_TS[1:, 1].sum() / 64 > 0.03 for each in maps for map_NHTS in each for head_TS in map_NHTS[0]]
@@ -193,7 +194,7 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(stored):
     """Token by token, of one sample: what maps and losses are under that mask."""
     model, options = stored
     found = with_prefix(model, 8, options)
-    loaded, ids_NT = loaded_and_samples(model, 100, 64, options)
+    loaded, ids_NT = loaded_and_samples(model, 12, 64, options)
     shown = torch.ones(64, 64, dtype=torch.bool).tril()
     shown[:, :8] = True
     assert ids_NT[:, 0].eq(loaded.bos_id).all()
@@ -218,7 +219,7 @@ def test_in_windows_the_first_token_is_judged_by_the_queries_that_see_it(stored,
     config = folder / "config.json"
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"model_type": "mistral", "architectures": None, "sliding_window": 12}))
-    loaded, ids_NT = loaded_and_samples(folder, 100, 24, options)
+    loaded, ids_NT = loaded_and_samples(folder, 12, 24, options)
     first, oldest = [], []
     with torch.no_grad():
         for ids_T in ids_NT:
