@@ -5,7 +5,8 @@
         [--gpus 1] [--workers 1] [--seconds S] [--list] [--table] [--markdown]
 
 --train-text is text or an .npy of token ids, --held-out a text that is not in it; rows that differ in how documents are
-packed need several of them (a .jsonl file, or several files). --only takes names and patterns; without it all rows run.
+packed need several of them (a .jsonl file, or several files). --only takes names and patterns, behind which @1 means
+seed 1 alone; without it all rows run.
 A row that is finished is kept in DIR and not run again; one that was stopped goes on. --steps, --batch and --length are
 those of the softmax row; others keep their ratio to it (half the rate, twice the steps). --seeds 3: every row with
 training.seed 0, 1, 2. --gpus and --workers: so many GPUs, and so many rows at a time on each, in the order of --only,
@@ -15,11 +16,13 @@ what DIR holds, without running anything; --markdown prints it in groups, as doc
 
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
-effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (no larger than what seeds
-differ by), not run; – where no number is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the
-signs of softpick and of gates are of Zuhri et al. 2025 and Qiu et al. 2025.
+effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (what seeds alone may
+differ by: Student's t at 95 %, of the variance within all rows that the folder has several seeds of), not run; – where
+none is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the signs of softpick and of gates are of
+Zuhri et al. 2025 and Qiu et al. 2025.
 With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
-(its curve over steps is read without).
+(its curve over steps is read without). With windows, Sink_1 is over the queries that see the first token, and Sink_*
+of the oldest token in sight, over those that do not.
 """
 
 import argparse
@@ -58,7 +61,7 @@ def flags() -> argparse.Namespace:
 if __name__ == "__main__":
     flags()  # first: importing torch takes seconds
 
-from emergence_judged import sink_1_behind_token, sink_1_of_shares, with_prefix
+from emergence_judged import in_windows, sink_1_behind_token, sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, SAME
 from emergence_table import print_markdown, print_table, printed_row
 from pydantic import ValidationError
@@ -90,8 +93,7 @@ def main() -> None:
         print("\n".join(names))
         return
     if not options.table:
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        wanted = [(name, seed) for seed in seeds for name in dict.fromkeys(SAME.get(name, name) for name in names)]
+        wanted = wanted_of(options)
         if options.gpus * options.workers > 1 or options.seconds is not None:
             side_by_side(wanted, options)
         else:
@@ -131,8 +133,23 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
     run_queue(jobs, gpus, options.workers, options.folder, said, finished, options.seconds)
 
 
+def wanted_of(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Rows and seeds in the order they run: seed by seed, and what is asked for with a seed of its own once."""
+    wanted = []
+    for turn in range(options.seeds):
+        for pattern in sorted(options.only or ["*"], key=lambda pattern: pattern.partition("@")[0] != BASELINE):
+            _, at, own = pattern.partition("@")
+            if at and not own.isdecimal():
+                raise SystemExit(f"--only {pattern}: no seed behind the @; give a number, as in {BASELINE}@1")
+            if not (at and turn):
+                seed = int(own) if at else options.first_seed + turn
+                wanted += [(SAME.get(name, name), seed) for name in chosen([pattern])]
+    return list(dict.fromkeys(wanted))
+
+
 def chosen(only: Sequence[str]) -> list[str]:
-    """Rows that match, the baseline first, then in the order asked for."""
+    """Rows that match, whatever seed is behind them, the baseline first, then in the order asked for."""
+    only = [pattern.partition("@")[0] for pattern in only]
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
     if unknown := [pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)]:
         raise SystemExit(f"--only {unknown[0]}: no such row; --list prints them")
@@ -190,6 +207,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             found["sink_1"] = sink_1_behind_token(folder, options)
         if recipe.training.prefix is not None:
             found |= with_prefix(folder, recipe.training.prefix, options)
+        if (window := recipe.scratch.get("sliding_window")) is not None:
+            found |= in_windows(folder, window, options)
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}

@@ -13,6 +13,8 @@ from sinkctl.metrics.sink_rate import EPSILON
 from sinkctl.tasks.convert.evaluate import SINK_LENGTH, SINK_SAMPLES
 from sinkctl.text import TokenStream
 
+AT_ONCE = 10  # samples whose maps are held together
+
 
 @torch.no_grad()
 def sink_1_of_shares(checkpoint: Path, options: argparse.Namespace) -> float:
@@ -51,6 +53,27 @@ def with_prefix(checkpoint: Path, prefix: int, options: argparse.Namespace) -> d
         "sink_1": 100 * float((alpha_LNHk[..., 0] > EPSILON).float().mean()),
         "sink_star": 100 * float((alpha_LNHk.amax(-1) > EPSILON).float().mean()),
         "valid_loss": float(torch.nn.functional.cross_entropy(logits_nV, ids_NT[:, prefix:].flatten())),
+    }
+
+
+@torch.no_grad()
+def in_windows(checkpoint: Path, window: int, options: argparse.Namespace) -> dict[str, float]:
+    """Whether heads sink on the first token, or on the oldest one in sight, where queries see `window` tokens.
+
+    `sink_1`: over the queries that see the first token, 64 at most; over 64 queries of a window of 16, a mean of 0.3
+    could not be reached. `sink_star`: over as many queries that no longer see it, of the oldest key that each sees.
+    """
+    queries = min(window, SINK_LENGTH)
+    loaded, ids_NT = loaded_and_samples(checkpoint, SINK_SAMPLES, window + queries, options)
+    first, oldest = [], []
+    for ids_nT in ids_NT.split(AT_ONCE):
+        for map_nHTS in loaded.model(ids_nT, output_attentions=True, use_cache=False).attentions:
+            late_nHTS = map_nHTS[..., window:, 1 : 1 + queries].float()
+            first.append(map_nHTS[..., :queries, 0].float().mean(-1) > EPSILON)
+            oldest.append(late_nHTS.diagonal(dim1=-2, dim2=-1).mean(-1) > EPSILON)
+    return {
+        "sink_1": 100 * float(torch.cat(first).float().mean()),
+        "sink_star": 100 * float(torch.cat(oldest).float().mean()),
     }
 
 

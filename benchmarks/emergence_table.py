@@ -6,7 +6,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from emergence_rows import BASELINE, GROUPS, SAME, Seeds, compared, published
+import numpy as np
+from emergence_rows import BASELINE, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -14,20 +15,21 @@ COLUMNS = (
     ("tokens/s", "tokens_per_second", "{:,.0f}"),
 )  # fmt: skip
 MARKDOWN = (
-    "", "seeds", "loss", "Sink_*", "Sink_1", "by fifths of its steps", "largest / median", "kurtosis",
-    "theirs: loss, Sink_*, Sink_1", "the same sign?",
+    "", "seeds", "minutes", "loss", "Sink_*", "Sink_1", "by fifths of its steps", "largest / median", "kurtosis",
+    "theirs: loss, Sink_*, Sink_1", "effect ± chance; theirs", "the same sign?",
 )  # fmt: skip
+Found = dict[str, list[dict[str, Any]]]  # what was kept of rows, by seed
 
 
 def print_table(names: Sequence[str], folder: Path) -> None:
     """Every row that was asked for, with what the folder holds of it."""
-    found = kept(names, folder)
+    found, chances = kept(names, folder), chances_of(folder)
     for said in sorted({row["machine"] for runs in found.values() for row in runs}):
         print(f"\n{said}")
     heads = [f"{head:>11}" for head, _, _ in COLUMNS]
     print(" | ".join([f"{'':22}", "seeds", *heads, "Gu et al.: Sink_*, Sink_1, loss | the same sign?"]))
     for name in names:
-        print(printed_row(name, found[name]) + f" | {judged(name, found)}")
+        print(printed_row(name, found[name]) + f" | {judged(name, found, chances)}")
     print("\nSink_1 %, after so many steps (the first seed):")
     for name in [name for name in names if found[name]]:
         curve = [(p["step"], p["sink_percent"]) for p in found[name][0]["probes"] if p["sink_percent"] is not None]
@@ -35,20 +37,43 @@ def print_table(names: Sequence[str], folder: Path) -> None:
 
 
 def print_markdown(names: Sequence[str], folder: Path) -> None:
-    """The finished rows in groups, with every seed's Sink_1 and how it grew; then which rows there are none of."""
-    found = kept(names, folder)
+    """The finished rows in groups, with the range of Sink_1 and how it grew; then what chance is, which rows there are
+    none of, and how long the others took."""
+    found, chances = kept(names, folder), chances_of(folder)
     print("| " + " | ".join(MARKDOWN) + " |\n" + "|---" * len(MARKDOWN) + "|")
     for group, patterns in GROUPS.items():
         rows = [name for p in patterns for name in names if fnmatch(name, p) and found[name]]
         if rows:
             print(f"| **{group}** " + "| " * (len(MARKDOWN) - 1) + "|")
         for name in rows:
-            print("| " + " | ".join(cells(name, found)) + " |")
+            print("| " + " | ".join(cells(name, found, chances)) + " |")
+    for column, said in (("sink_1", "Sink_1"), ("sink_star", "Sink_*")):
+        chance = chances[column]
+        if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
+            print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
+    whole = [name for name in names if name not in SAME and seeds_of(found[name], "sink_1") is not None]
+    if len(whole) > 2:
+        sinks, ratios, kurtoses = (
+            [seeds_of(found[name], column).mean for name in whole] for column in ("sink_1", "massive_ratio", "kurtosis")
+        )
+        said = (
+            f"largest / median {rank_correlation(sinks, ratios):.2f}, kurtosis {rank_correlation(sinks, kurtoses):.2f}"
+        )
+        print(f"\nSpearman's rank correlation with Sink_1 over {len(whole)} rows: {said}.")
     missing = [f"`{name}`" for name in names if not found[name]]
     print("\nNot run: " + (", ".join(missing) or "none") + ".")
+    runs = {(row["row"], row["seed"]): row["seconds"] for name in names for row in found[name]}
+    print(f"\n{len(runs)} runs, {sum(runs.values()) / 3600:.1f} hours of their own time, side by side.")
 
 
-def cells(name: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's; equal values share the mean of their ranks. nan where one of the two does not vary."""
+    ranks = [[sum(x < y) + sum(x <= y) for y in x] for x in (np.asarray(one), np.asarray(other))]
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(*ranks)[0, 1])
+
+
+def cells(name: str, found: Found, chances: dict[str, Chance | None]) -> list[str]:
     """One row of the markdown table."""
     rows, theirs = found[name], published(name)
 
@@ -57,14 +82,17 @@ def cells(name: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
         return "" if values is None else form.format(values.mean)
 
     sinks, words = seeds_of(rows, "sink_1"), mean("sink_1", "{:.1f} %")
-    if sinks is not None and sinks.spread is not None:
+    if sinks is not None and len(sinks.values) > 1:
         words += f" ({min(sinks.values):.1f} to {max(sinks.values):.1f})"
     published_numbers = ((theirs.loss, "{:.2f}"), (theirs.sink_star, "{:g} %"), (theirs.sink_1, "{:g} %"))
     said = ["–" if number is None else form.format(number) for number, form in published_numbers]
+    minutes = sum(row["seconds"] for row in rows) / len(rows) / 60
     return [
-        f"`{name}`", str(len(rows)), mean("valid_loss", "{:.3f}"), mean("sink_star", "{:.1f} %"), words,
+        f"`{name}`", str(len(rows)), f"{minutes:.1f}", mean("valid_loss", "{:.3f}"),
+        mean("sink_star", "{:.1f} %"), words,
         ", ".join(f"{percent:.0f}" for percent in curve(rows)), mean("massive_ratio", "{:.0f}"),
-        mean("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), judged(name, found),
+        mean("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), effects(name, found, chances),
+        judged(name, found, chances),
     ]  # fmt: skip
 
 
@@ -76,7 +104,7 @@ def curve(rows: Sequence[dict[str, Any]]) -> list[float]:
     return [sum(each) / len(each) for each in zip(*seeds, strict=True)]
 
 
-def kept(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
+def kept(names: Sequence[str], folder: Path) -> Found:
     """What the folder has of these rows and of their baselines."""
     return {name: kept_rows(folder, name) for name in {*names, *(published(n).against for n in names)}}
 
@@ -87,7 +115,28 @@ def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
 
 
-def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
+def chances_of(folder: Path) -> dict[str, Chance | None]:
+    """By column: what seeds differ by, of all rows in the folder; where no seeds of Sink_* are, as those of Sink_1."""
+    names = {path.stem.rpartition("-")[0] for path in folder.glob("*-*.json")}
+    columns: dict[str, Chance | None] = {}
+    for column in ("sink_1", "sink_star"):
+        seeds = [seeds_of(kept_rows(folder, name), column) for name in names]
+        columns[column] = chance_of(each for each in seeds if each is not None)
+    return columns | {"sink_star": columns["sink_star"] or columns["sink_1"]}
+
+
+def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
+    """What the row adds to its baseline, in points, with what chance does; then what it adds there."""
+    theirs = published(name)
+    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
+    if name == theirs.against or row is None or baseline is None:
+        return ""
+    chance, there = chances[theirs.of], theirs.effect()
+    bound = "" if chance is None else f" ± {chance.of(row, baseline):.1f}"
+    return f"{row.mean - baseline.mean:+.1f}{bound}" + ("" if there is None else f"; {there:+.1f}")
+
+
+def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     theirs = published(name)
     if name == theirs.against:
         return "baseline"
@@ -96,15 +145,7 @@ def judged(name: str, found: dict[str, list[dict[str, Any]]]) -> str:
         return "not measured"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    by_chance = chance(found, theirs.of)
-    by_chance = chance(found, "sink_1") if by_chance is None else by_chance
-    return compared(theirs.effect(), row, baseline, by_chance) + of + beside
-
-
-def chance(found: dict[str, list[dict[str, Any]]], column: str) -> float | None:
-    """By how much two seeds of a row differ: the most of any row."""
-    seeds = [seeds_of(rows, column) for rows in found.values()]
-    return max((each.spread for each in seeds if each is not None and each.spread is not None), default=None)
+    return compared(theirs, row, baseline, chances[theirs.of]) + of + beside
 
 
 def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:

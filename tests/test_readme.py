@@ -29,7 +29,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def desk(tmp_path, book, monkeypatch):
     """The files that these pages speak of, small."""
-    (tmp_path / "book.txt").write_text(book[:12_000], encoding="utf-8")
+    (tmp_path / "book.txt").write_text(book[:6000], encoding="utf-8")
     (tmp_path / "chapters").mkdir()
     (tmp_path / "chapters/one.txt.gz").write_bytes(gzip.compress(book[:2000].encode()))
     (tmp_path / "logs.jsonl").write_text(

@@ -51,7 +51,7 @@ CASES = {
 }
 IDS = torch.tensor([[1, 33, 7, 58, 12, 9, 41, 25, 60, 3, 17, 44, 8, 29]])
 PROMPTS = ([1, 33, 7, 58, 12, 9, 41, 25, 60, 3, 17], [1, 20, 50, 6, 31])
-NEW = 6
+NEW = 3
 FRESH = """
 import json, sys
 sys.modules["sinkctl"] = None

@@ -1,6 +1,7 @@
 """The script of the emergence rows: what it runs, keeps, and says of the sign of an effect."""
 
 import json
+import math
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import emergence
 import emergence_judged
 from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
-from emergence_rows import GROUPS, PUBLISHED, SAME, Seeds, compared, published
+from emergence_rows import GROUPS, PUBLISHED, SAME, STUDENT, Chance, Published, Seeds, chance_of, compared, published
+from emergence_table import rank_correlation
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -41,28 +43,62 @@ def test_rows_run_in_the_order_asked_for_the_baseline_first():
     assert emergence.chosen(["relu", "prefix_*", "softmax"]) == ["softmax", "relu", "prefix_32", "prefix_8"]
 
 
+def test_a_row_may_name_its_own_seed():
+    def wanted(*only, seeds=1):
+        return emergence.wanted_of(SimpleNamespace(only=list(only), first_seed=0, seeds=seeds))
+
+    rows = [("alibi", 2), ("relu", 0), ("gelu", 0), ("relu", 1), ("gelu", 1)]
+    assert wanted("alibi@2", "relu", "gelu", seeds=2) == rows
+    assert wanted("alibi@1", "decay_0p5@1", "softmax@1") == [("softmax", 1), ("alibi", 1)]  # decay_0p5 is softmax
+    assert wanted("softmax", "softmax@0") == [("softmax", 0)]
+    with pytest.raises(SystemExit, match="--only alibi@one: no seed behind the @; give a number, as in softmax@1"):
+        wanted("alibi@one")
+
+
 def test_an_effect_is_the_difference_from_its_own_baseline():
-    assert published("lr_double").effect() == pytest.approx(32.2 - 18.18)
-    assert published("decay_0p5").effect() == pytest.approx(41.1 - 18.2)
-    assert published("window_16").effect() == -1  # told in words
-    assert published("gelu").effect() is None
+    assert published("lr_double").direction() == pytest.approx(32.23 - 18.18)
+    assert published("decay_0p5").direction() == pytest.approx(41.08 - 18.18)
+    assert published("window_16").direction() == -1  # told in words
+    assert published("gelu").effect() == pytest.approx(17.86 - 18.18)
+    assert published("gelu").direction() == 0  # they say that there is none
+    assert published("power_2").direction() is None
 
 
-def test_a_sign_is_compared_unless_seeds_differ_by_as_much():
-    baseline = Seeds((20.0, 24.0))
-    for row, effect, said in (
-        (Seeds((30.0, 31.0)), 5.0, "agree"),
-        (Seeds((30.0, 31.0)), -5.0, "not"),
-        (Seeds((30.0,)), 5.0, "agree (1 seed)"),
-        (Seeds((24.0, 26.0)), 5.0, "within chance"),  # 3 more, and the baseline's seeds differ by 4
-        (Seeds((22.0, 38.0)), 5.0, "within chance"),  # 8 more, and its own differ by 16
-        (Seeds((30.0, 31.0)), None, "–"),
-        (None, 5.0, "not run"),
+def test_a_sign_is_compared_unless_chance_may_be_the_whole_effect():
+    baseline, chance = Seeds((20.0, 24.0)), Chance(2.0, 5)  # 2.571 · 2 · √(1/seeds + 1/2): 6.3 beside one seed, 5.1
+    up, down, none = Published(sign=1), Published(sign=-1), Published(sign=0)
+    for row, theirs, said in (
+        (Seeds((29.0,)), up, "agree"),
+        (Seeds((29.0,)), down, "not"),
+        (Seeds((28.0,)), up, "within chance"),
+        (Seeds((28.0, 28.0)), up, "agree"),  # the same, told from chance by a second seed
+        (Seeds((28.0,)), none, "agree (none)"),
+        (Seeds((29.0,)), none, "not"),
+        (Seeds((29.0,)), Published(), "–"),
+        (None, up, "not run"),
     ):
-        assert compared(effect, row, baseline) == said
-    assert compared(5.0, Seeds((30.0,)), None) == "not run"
-    assert compared(5.0, Seeds((25.0,)), Seeds((21.0,)), chance=4.0) == "within chance"  # of one seed each
-    assert compared(5.0, Seeds((26.0,)), Seeds((21.0,)), chance=4.0) == "agree (1 seed)"
+        assert compared(theirs, row, baseline, chance) == said
+    assert compared(up, Seeds((29.0,)), None, chance) == "not run"
+    assert compared(up, Seeds((29.0,)), baseline, None) == "no seeds"
+
+
+def test_chance_is_students_of_the_variance_within_rows():
+    """Beside the density of Student's t itself, and rows worked out by hand: 2, 8 and 2 squares, 1, 2 and 1 free."""
+    found = chance_of([Seeds((1.0, 3.0)), Seeds((40.0, 42.0, 44.0)), Seeds((5.0,)), Seeds((7.0, 9.0))])
+    assert (found.deviation, found.freedom) == (pytest.approx(math.sqrt(12 / 4)), 4)
+    assert found.of(Seeds((1.0,)), Seeds((1.0, 2.0, 3.0))) == pytest.approx(2.776 * math.sqrt(3) * math.sqrt(4 / 3))
+    assert chance_of([Seeds((1.0,)), Seeds((2.0,))]) is None
+    for free, bound in enumerate(STUDENT, 1):
+        x = torch.linspace(-bound, bound, 200001, dtype=torch.float64)
+        scale = math.gamma((free + 1) / 2) / math.gamma(free / 2) / math.sqrt(free * math.pi)
+        inside = torch.trapezoid(scale * (1 + x**2 / free) ** (-(free + 1) / 2), x)
+        assert inside.item() == pytest.approx(0.95, abs=1e-4)
+
+
+def test_ranks_are_correlated_by_spearmans_formula():
+    """1 − 6 Σd² / (n³ − n) without ties; with them, as Pearson's of the mean ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4."""
+    assert rank_correlation([3.0, 1.0, 2.0, 9.0], [0.1, 0.2, 0.3, 5.0]) == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
+    assert rank_correlation([1.0, 5.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch, tmp_path):
@@ -100,7 +136,7 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     assert row["valid_loss"] == pytest.approx(row["probes"][-1]["loss"], abs=0.05)  # judged in half precision at most
     shown = capsys.readouterr().out
     assert "baseline" in shown
-    assert "within chance" in shown  # 0 % in both, after two steps
+    assert "no seeds" in shown
 
     def fails(*args, **kwargs):
         raise AssertionError("runs again")
@@ -111,7 +147,10 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, "argv", [*said, "decay_0p1", "--table", "--markdown"])
     emergence.main()
     shown = capsys.readouterr().out
-    assert f"| `lr_half` | 1 | {row['valid_loss']:.3f} |  | {row['sink_1']:.1f} % | 0, 0 |" in shown  # of two steps
+    assert (
+        f"| `lr_half` | 1 | {row['seconds'] / 60:.1f} | {row['valid_loss']:.3f} |  | {row['sink_1']:.1f} % | 0, 0 |"
+        in shown
+    )  # of two steps
     assert "Not run: `decay_0p1`." in shown
     monkeypatch.setattr(sys, "argv", [*said, "--steps", "4"])
     row["recipe"]["training"]["gone"] = 1  # a field of before
@@ -129,8 +168,9 @@ def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, caps
 
 
 @pytest.fixture
-def stored(demo, book, tmp_path):
-    """(folder of the built-in model, options that name a text to judge it by)."""
+def stored(demo, book, tmp_path, monkeypatch):
+    """(folder of the built-in model, options that name a text to judge it by, by a few samples)."""
+    monkeypatch.setattr(emergence_judged, "SINK_SAMPLES", 12)
     (tmp_path / "held.txt").write_text(book[:8000])
     demo.model.save_pretrained(tmp_path / "model")
     demo.tokenizer.save_pretrained(tmp_path / "model")
@@ -141,7 +181,7 @@ def test_sink_1_behind_a_sink_token_is_of_the_token_after_it(stored, monkeypatch
     """Head by head; the built-in model's BOS stands for the sink token, and little is left for the token after it."""
     monkeypatch.setattr(emergence_judged, "EPSILON", 0.03)
     model, options = stored
-    loaded, ids_NT = loaded_and_samples(model, 100, 65, options)
+    loaded, ids_NT = loaded_and_samples(model, 12, 65, options)
     with torch.no_grad():
         maps = [loaded.model(ids_T[None], output_attentions=True).attentions for ids_T in ids_NT]
     second = [head_TS[1:, 1].sum() / 64 > 0.03 for each in maps for map_NHTS in each for head_TS in map_NHTS[0]]
@@ -154,7 +194,7 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(stored):
     """Token by token, of one sample: what maps and losses are under that mask."""
     model, options = stored
     found = with_prefix(model, 8, options)
-    loaded, ids_NT = loaded_and_samples(model, 100, 64, options)
+    loaded, ids_NT = loaded_and_samples(model, 12, 64, options)
     shown = torch.ones(64, 64, dtype=torch.bool).tril()
     shown[:, :8] = True
     assert ids_NT[:, 0].eq(loaded.bos_id).all()
@@ -170,6 +210,28 @@ def test_a_prefix_row_is_judged_with_its_prefix_in_sight(stored):
     assert found["sink_1"] == pytest.approx(100 * sum(first) / len(first), abs=0.1)
     assert found["sink_star"] == pytest.approx(100 * sum(any_of) / len(any_of), abs=0.1)
     assert found["sink_star"] >= found["sink_1"] > 0
+
+
+def test_in_windows_the_first_token_is_judged_by_the_queries_that_see_it(stored, monkeypatch):
+    """Query by query, of the built-in model with windows of 12: query t sees keys t − 11 to t."""
+    monkeypatch.setattr(emergence_judged, "EPSILON", 0.15)
+    folder, options = stored
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"model_type": "mistral", "architectures": None, "sliding_window": 12}))
+    loaded, ids_NT = loaded_and_samples(folder, 12, 24, options)
+    first, oldest = [], []
+    with torch.no_grad():
+        for ids_T in ids_NT:
+            for map_NHTS in loaded.model(ids_T[None], output_attentions=True).attentions:
+                for head_TS in map_NHTS[0]:
+                    assert head_TS[12:, 0].eq(0).all()
+                    first.append(sum(head_TS[t, 0].item() for t in range(12)) / 12 > 0.15)
+                    oldest.append(sum(head_TS[t, t - 11].item() for t in range(12, 24)) / 12 > 0.15)
+    found = emergence_judged.in_windows(folder, 12, options)
+    assert found["sink_1"] == pytest.approx(100 * sum(first) / len(first), abs=0.1)
+    assert found["sink_star"] == pytest.approx(100 * sum(oldest) / len(oldest), abs=0.1)
+    assert found["sink_1"] > found["sink_star"] > 0
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,12 @@ def stopping_after(batches: int, loaded: LoadedModel):
     return lambda: next(asked)
 
 
-def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_result(stories, tmp_path):
     chosen = recipe(kinds=("natural", "random"), samples=6, batch=2)
-    whole = run(chosen, demo)
+    whole = run(chosen, stories)
     with pytest.raises(Interrupted, match="--resume"):
-        run(chosen, demo, output=tmp_path / "kept", stop=stopping_after(7, demo))
-    resumed = run(chosen, demo, output=tmp_path / "kept", resume=True)
+        run(chosen, stories, output=tmp_path / "kept", stop=stopping_after(7, stories))
+    resumed = run(chosen, stories, output=tmp_path / "kept", resume=True)
     one, two = (outcome.result.measure.checkpoints[0] for outcome in (whole, resumed))
     untimed = [[i.model_copy(update={"seconds": 0}) for i in score.inputs] for score in (one, two)]
     assert untimed[0] == untimed[1]
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(demo, tmp_path):
     assert all(torch.equal(x.nan_to_num(-1), resumed.arrays[name].nan_to_num(-1)) for name, x in whole.arrays.items())
     assert {p.name for p in (tmp_path / "kept").iterdir()} >= {"result.json", "arrays.safetensors", "recipe.yaml"}
     with pytest.raises(ResumeError):
-        run(chosen, demo, output=tmp_path / "kept", resume=True)
+        run(chosen, stories, output=tmp_path / "kept", resume=True)
 
 
 def test_every_head_is_kept_as_a_row_whose_means_are_those_of_its_layer(demo, tmp_path):
