@@ -34,8 +34,8 @@ HEARING = ("num_mel_bins", "input_feat_per_channel", "moonshine")  # in the conf
 def check_inputs(recipe: MeasureRecipe) -> None:
     """Raises UsageError or TextError."""
     rules(recipe)
-    if recipe.suspect.file is not None and not Path(recipe.suspect.file).is_file():
-        raise TextError(f"--suspect {recipe.suspect.file}: no such file; write candidates in it, one a line")
+    if recipe.suspect.file is not None:
+        candidates(recipe.suspect.file)
     missing = next((name for name in recipe.input.files if name != STDIN and not Path(name).exists()), None)
     if missing is not None:
         raise TextError(f"{missing}: no such file; check the path")
@@ -63,6 +63,21 @@ def rules(recipe: MeasureRecipe) -> None:
     if recipe.suspect.file is None and any(t.metric.partition("@")[0] == "alarms" for t in thresholds):
         raise UsageError("--fail-on alarms: nothing is suspected; name candidates, --suspect FILE")
     check_names(thresholds, ["measure.seconds", *known, *(f"{name}@{label}" for label in labels for name in known)])
+
+
+def candidates(path: str) -> list[str]:
+    """Of --suspect: one a line, empty lines and repetitions left out. TextError for a file without any."""
+    if not Path(path).is_file():
+        raise TextError(f"--suspect {path}: no such file; write candidates in it, one a line")
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"--suspect {path}: cannot be read as text ({error})") from error
+    found = list(dict.fromkeys(line for line in lines if line.strip()))
+    if not found:
+        raise TextError(f"--suspect {path}: no candidates in it; write one a line")
+    return found
 
 
 def check_kinds(images: Sequence[str], audio: Sequence[str]) -> None:

@@ -91,6 +91,10 @@ def _misread(error: Any, words: list[str]) -> str:
         pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
         given = next((f"{flag} {value}" for flag, value in pairs if flag in flags), "/".join(flags))
         return f"{given}: {error.message[:1].lower()}{error.message[1:]}"
+    if said.startswith("No such command") and (word := next((w for w in words if os.path.exists(w)), None)):
+        return (
+            f"{word} is no command; to score a text: sinkctl stream {word}; to measure a model: sinkctl measure {word}"
+        )
     said = said[:1].lower() + said[1:].replace(". Did you mean", "; did you mean").rstrip(".")
     context = getattr(error, "ctx", None)
     return said if context is None or said.endswith("?") else f"{said}; see `{context.command_path} --help`"

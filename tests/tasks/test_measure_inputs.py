@@ -116,7 +116,7 @@ def test_a_short_text_gives_fewer_samples_and_a_note_or_nothing(demo, tmp_path):
     found = shown(demo, files=(str(path),))[1]
     assert len(found.samples) == tokens // 64
     assert found.note == f"the text holds only {tokens // 64} samples of 64 tokens"
-    with pytest.raises(TextError, match=f"holds {tokens} tokens, and a sample takes 4096"):
+    with pytest.raises(TextError, match=f"holds {tokens} tokens, and a sample takes 4,096"):
         shown(demo, files=(str(path),), length=4096)
 
 

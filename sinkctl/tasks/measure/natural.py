@@ -47,8 +47,10 @@ def natural(settings: InputSettings, tokenizer: Any, length: int) -> tuple[list[
     samples = [torch.from_numpy(_cut(tokenizer, text, start, length)) for text, start in chosen]
     samples = [ids for ids in samples if len(ids) >= SHORTEST]
     if not samples:
-        holds = "only empty records" if any(records) else f"{longest} tokens, and a sample takes {length}"
-        raise TextError(f"{', '.join(files)}: holds {holds}; give a longer text, or shorter samples")
+        tokens = f"{longest:,} token{'' if longest == 1 else 's'}"
+        holds = "only empty records" if any(records) else f"{tokens}, and a sample takes {length:,}"
+        what = ", ".join(settings.files) or "the built-in text"
+        raise TextError(f"{what}: holds {holds}; give a longer text, or a smaller --length")
     if len(samples) < settings.samples:
         what = "records of two tokens or more" if all(records) else f"samples of {length} tokens"
         what = what if len(samples) > 1 else what.replace("samples", "sample").replace("records", "record")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sinkctl.check.measure import candidates
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.metrics.observe import observe
 from sinkctl.metrics.samples import laid_out
@@ -41,20 +42,13 @@ class Scored:
 
 
 def read_candidates(path: str, loaded: LoadedModel) -> dict[str, Tensor]:
-    """Candidate → its ids; one a line, empty lines and repetitions left out. TextError for a file without any."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.rstrip("\r\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"--suspect {path}: cannot be read as text ({error})") from error
+    """Candidate → its ids. TextError for a file without any, and for one of too many tokens."""
     found = {}
-    for line in dict.fromkeys(line for line in lines if line.strip()):
+    for line in candidates(path):
         ids = loaded.tokenizer(line, add_special_tokens=False).input_ids
         if not 0 < len(ids) <= LARGEST:
             raise TextError(f"--suspect {path}: {line[:40]!r} has {len(ids)} tokens; candidates have 1 to {LARGEST}")
         found[line] = torch.tensor(ids)
-    if not found:
-        raise TextError(f"--suspect {path}: no candidates in it; write one a line")
     return found
 
 
