@@ -44,7 +44,9 @@ def _of_a_full_disk(error: Exception, flags: dict[str, Any]) -> SinkctlError | N
     where = error.filename if folder is None else folder
     kept = folder is not None and (folder / STATE / CHECKPOINT).exists()
     what = f"go on with --resume {folder}" if kept else "start again"
-    return SinkctlError(f"{'' if where is None else f'{where}: '}the disk is full; make room, and {what}")
+    full = SinkctlError(f"{'' if where is None else f'{where}: '}the disk is full; make room, and {what}")
+    full.__cause__ = error  # for the traceback
+    return full
 
 
 @contextmanager
