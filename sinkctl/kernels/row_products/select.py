@@ -9,13 +9,15 @@ from sinkctl.kernels.implementation import Implementation
 from sinkctl.kernels.present import triton_runs
 from sinkctl.kernels.row_products import reference
 
-MOST = 3  # matrices a call
+MOST_ROWS = 1  # until more are measured
 
 
-def _triton(*args, **kwargs) -> Tensor:
-    from sinkctl.kernels.row_products.triton import row_products
-
-    return row_products(*args, **kwargs)
+def _triton(x_RK: Tensor, *args, **kwargs) -> Tensor:
+    if len(x_RK) == 1:
+        from sinkctl.kernels.row_products.triton import row_products
+    else:
+        from sinkctl.kernels.row_products.rows import row_products
+    return row_products(x_RK, *args, **kwargs)
 
 
 IMPLEMENTATIONS = {
@@ -24,11 +26,15 @@ IMPLEMENTATIONS = {
 }
 
 
-def select(weights_NK: Sequence[Tensor]) -> tuple[Implementation | None, str]:
+def select(weights_NK: Sequence[Tensor], rows: int) -> tuple[Implementation | None, str]:
     """(implementation, reason); None where nothing is faster than torch's own products."""
+    if rows > MOST_ROWS:
+        return None, f"a step has {rows} rows, and the kernel is for {MOST_ROWS} at most"
     for weight in weights_NK:
         if not weight.is_cuda or weight.dtype not in (torch.float16, torch.bfloat16):
             return None, f"no kernel for {weight.device.type} in {weight.dtype}"
+        if rows > 1 and weight.dtype != torch.bfloat16:  # its gain comes before the root, beyond float16's range
+            return None, "several rows are multiplied in torch.bfloat16 only"
         if weight.stride(1) != 1 or weight.stride(0) % 8:
             return None, "matrices are not laid out row by row"
     runs, reason = triton_runs()

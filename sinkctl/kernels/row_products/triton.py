@@ -87,28 +87,29 @@ def _products(
 
 
 def row_products(
-    x_K: Tensor,
+    x_RK: Tensor,
     weights_NK: Sequence[Tensor],
     *,
     norm: Norm | None = None,
     gated: bool = False,
-    add_N: Tensor | None = None,
+    add: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.row_products`, for half precision on CUDA, at most three matrices with contiguous rows."""
-    assert x_K.is_contiguous()
-    K, sizes = len(x_K), [len(weight) for weight in weights_NK]
+    """As `reference.row_products`, for one row in half precision on CUDA; at most three matrices of contiguous rows."""
+    assert x_RK.is_contiguous()
+    assert len(x_RK) == 1
+    K, sizes = x_RK.shape[1], [len(weight) for weight in weights_NK]
     N = sizes[0] if gated else sum(sizes)
     given = [(weight, len(weight), weight.stride(0)) for weight in weights_NK]
-    matrices, rows, strides = zip(*given, *[(x_K, 0, 0)] * (3 - len(given)), strict=True)
-    BN, BK = tile(N, K, 2 if gated else 1, x_K.device)
-    out_N = x_K.new_empty(N)
-    with torch.cuda.device_of(x_K):  # Triton launches on the current device
+    matrices, rows, strides = zip(*given, *[(x_RK, 0, 0)] * (3 - len(given)), strict=True)
+    BN, BK = tile(N, K, 2 if gated else 1, x_RK.device)
+    out_RN = x_RK.new_empty(1, N)
+    with torch.cuda.device_of(x_RK):  # Triton launches on the current device
         _products[(triton.cdiv(N, BN) if gated else sum(triton.cdiv(size, BN) for size in sizes),)](
-            x_K, None if norm is None else norm.gain_K, *matrices, add_N, out_N, *rows, *strides, K,
+            x_RK, None if norm is None else norm.gain_K, *matrices, add, out_RN, *rows, *strides, K,
             0.0 if norm is None else norm.eps, BN=BN, BK=BK, HAS_NORM=norm is not None, GATED=gated,
-            HAS_ADD=add_N is not None, STAGES=STAGES, num_warps=WARPS, **present.overlapping(x_K),
+            HAS_ADD=add is not None, STAGES=STAGES, num_warps=WARPS, **present.overlapping(x_RK),
         )  # fmt: skip
-    return out_N
+    return out_RN
 
 
 @cache
