@@ -1,19 +1,21 @@
 """A generated token over a long cache in bf16 and in few bits, on a GPU, in one run.
 
     python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
-                                        [--bits 8 4 2] [--compile]
+                                        [--bits 8 4 2] [--layers own]
 
 A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
 `errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044; exit code 1
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
 captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
-captured, in turns; --compile compiles its layers. `tune`: the kernels at 4 bits with other numbers of programs,
+captured, in turns; layers as `sinkctl` runs them (`own`), as transformers has them (`stock`), by torch.compile
+(`compiled`). `tune`: the kernels at 4 bits with other numbers of programs,
 and of pieces of what is in full, and their warps. Rows come as they are measured.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from unittest.mock import patch
 
@@ -28,7 +30,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--layers", choices=("own", "stock", "compiled"), default="own")
     return parser.parse_args()
 
 
@@ -54,7 +56,7 @@ from sinkctl.model.shapes import built
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.costs import weight_bytes
 from sinkctl.tasks.bench.rates import rates
-from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.sampling import Sampler
 
 BF16, CUDA, S = torch.bfloat16, torch.device("cuda", 0), 4
@@ -204,11 +206,15 @@ def tune(options: argparse.Namespace) -> None:
         say(f"tune {name}: {ms / 4:.4f} ms")
 
 
-def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> Decoder:
+def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> decoder.Decoder:
     """Its cache full of random numbers."""
     greedy = Sampler(options.rows, CUDA, greedy=True)
     policy = policy_of(options.cache, bits)
-    made = Decoder(loaded, policy, greedy, rows=options.rows, graph=True, compiled=options.compile)
+    ways = nullcontext() if options.layers == "own" else patch.object(decoder, "row_layers", lambda *_: (None, ""))
+    with ways:
+        made = decoder.Decoder(
+            loaded, policy, greedy, rows=options.rows, graph=True, compiled=options.layers == "compiled"
+        )
     state = made.cache.state()
     filled(state)
     made.cache.restore(state, [options.cache + S + 100] * options.rows)
@@ -224,7 +230,7 @@ def step(options: argparse.Namespace) -> None:
         made = decoder_of(loaded, options, bits)
         calls[name] = made.step, made.bytes_held()
         say(f"step {name}: ready; {made.choices['decode_attention']}; finite: {bool(made._logits_BV.isfinite().all())}")
-    compared(f"step {options.rows} rows", calls, 1, options, weight_bytes(loaded.model))
+    compared(f"step {options.rows} rows, {options.layers} layers", calls, 1, options, weight_bytes(loaded.model))
 
 
 PARTS = dict(zip(NAMES, (errors, alone, step, tune), strict=True))
