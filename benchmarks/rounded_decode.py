@@ -8,8 +8,8 @@ A policy of 4 sinks and a window that fills the cache, groups of 32, the last 12
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
 captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
 captured, in turns; layers as `sinkctl` runs them (`own`), as transformers has them (`stock`), by torch.compile
-(`compiled`). `tune`: the kernels at 4 bits with other numbers of programs,
-and of pieces of what is in full, and their warps. Rows come as they are measured.
+(`compiled`). `tune`: the kernel at 4 bits with other numbers of
+programs. Rows come as they are measured.
 """
 
 import argparse
@@ -48,7 +48,6 @@ from sinkctl.cache.precision.store import empty
 from sinkctl.kernels import decode_attention, rounded_decode
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.kernels.rounded_decode import cuda
-from sinkctl.kernels.rounded_decode import triton as kernel
 from sinkctl.model.positions import Rotation
 from sinkctl.model.probe import LayerFacts
 from sinkctl.model.settings import ModelSettings
@@ -190,18 +189,10 @@ def alone(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
-    for programs, pieces, warps in (
-        (2112, 5, 4), (512, 5, 4), (1024, 5, 4), (1584, 5, 4), (2112, 10, 4), (2112, 3, 4), (2112, 5, 2), (2112, 3, 2),
-    ):  # fmt: skip
-        registers = 128 if warps == 4 else None
-        beside = dict(PIECES=pieces, WARPS_BESIDE=warps, REGISTERS_BESIDE=registers, PROGRAMS_BESIDE=programs)
-        with patch.multiple(kernel, **beside):
-            try:
-                graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
-            except Exception as problem:
-                say(f"tune {programs} {pieces} {warps}: {type(problem).__name__}: {str(problem)[:100]}")
-                continue
-        running[f"{programs} programs, {pieces} pieces of {warps} warps"] = graph
+    for programs, pieces in ((512, 1), (576, 1), (1024, 1), (1088, 1), (2112, 1), (576, 2), (1024, 2), (1088, 2)):
+        with patch.multiple(cuda, PROGRAMS=programs, PIECES=pieces):
+            graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
+        running[f"{programs} programs, {pieces} of a row and head for the rest"] = graph
     for name, ms in medians(running, options.rounds, 4).items():
         say(f"tune {name}: {ms / 4:.4f} ms")
 

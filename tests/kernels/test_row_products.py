@@ -9,7 +9,7 @@ from torch.nn.functional import linear, rms_norm, silu
 from sinkctl.kernels.row_products import IMPLEMENTATIONS, Norm, row_products, select
 
 # K, rows of the matrices, gated; the second in pieces of uneven width
-SHAPES = [(32, (16, 8, 8), False), (2100, (35, 5), False), (48, (24, 24), True), (200, (40,), False)]
+SHAPES = [(32, (16, 8, 8), False), (2100, (35, 5), False), (48, (120, 120), True), (200, (40,), False)]
 LONG = [(4096, (4096, 1024, 1024), False), (4096, (11008, 11008), True), (11008, (4096,), False)]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -33,8 +33,6 @@ def select(weights_NK: Sequence[Tensor], rows: int) -> tuple[Implementation | No
     for weight in weights_NK:
         if not weight.is_cuda or weight.dtype not in (torch.float16, torch.bfloat16):
             return None, f"no kernel for {weight.device.type} in {weight.dtype}"
-        if rows > 1 and weight.dtype != torch.bfloat16:  # its gain comes before the root, beyond float16's range
-            return None, "several rows are multiplied in torch.bfloat16 only"
         if weight.stride(1) != 1 or weight.stride(0) % 8:
             return None, "matrices are not laid out row by row"
     runs, reason = triton_runs()
