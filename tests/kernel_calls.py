@@ -119,6 +119,7 @@ CASES = {
 } | {
     "gated": partial(gated, 128),
     "lost": partial(lost, 128),
+    "multiplied_8_rows": partial(multiplied, 128, rows=8),
     "dequantized_8_bits": partial(dequantized, 128, bits=8),
     "dequantized_2_bits": partial(dequantized, 128, bits=2),
     "dequantized_groups_of_64": partial(dequantized, 128, together=64),
