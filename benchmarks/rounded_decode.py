@@ -189,10 +189,10 @@ def alone(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
-    for programs, pieces in ((512, 1), (576, 1), (1024, 1), (1088, 1), (2112, 1), (576, 2), (1024, 2), (1088, 2)):
+    for programs, pieces in ((512, 1), (512, 2), (640, 2), (1024, 1), (1024, 2), (1088, 2), (1152, 2), (2112, 2)):
         with patch.multiple(cuda, PROGRAMS=programs, PIECES=pieces):
             graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
-        running[f"{programs} programs, {pieces} of a row and head for the rest"] = graph
+        running[f"{programs} programs, {pieces} of each row and head for the rest"] = graph
     for name, ms in medians(running, options.rounds, 4).items():
         say(f"tune {name}: {ms / 4:.4f} ms")
 

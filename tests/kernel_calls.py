@@ -119,13 +119,14 @@ CASES = {
 } | {
     "gated": partial(gated, 128),
     "lost": partial(lost, 128),
-    "multiplied_8_rows": partial(multiplied, 128, rows=8),
     "dequantized_8_bits": partial(dequantized, 128, bits=8),
     "dequantized_2_bits": partial(dequantized, 128, bits=2),
     "dequantized_groups_of_64": partial(dequantized, 128, together=64),
     "streamed_capped": partial(streamed, 128, softcap=50.0),
     "streamed_alibi": lambda: streamed(128, slope_H=normal(H, dtype=torch.float)),
 }
+# What only a Hopper GPU is given.
+HOPPER_ALONE = {f"multiplied_{rows}_rows": partial(multiplied, 128, rows=rows) for rows in (8, 32)}
 # What is not Triton's.
 IN_CUDA = {
     "dequantized_cuda": partial(dequantized, 128, by="cuda"),

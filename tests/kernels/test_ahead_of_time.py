@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import torch
-from kernel_calls import CASES
+from kernel_calls import CASES, HOPPER_ALONE
 
 from sinkctl.kernels import nvrtc, present
 from sinkctl.kernels.rounded_decode import cuda
@@ -81,10 +81,12 @@ def compiled(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("capability", MOST_SHARED)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "capability"),
+    [(case, capability) for case in CASES for capability in MOST_SHARED] + [(case, 90) for case in HOPPER_ALONE],
+)
 def test_kernels_compile_without_spills_within_the_memory_of_each_gpu(case, capability, compiled, tmp_path):
-    kernels = compiled(capability, CASES[case])
+    kernels = compiled(capability, (CASES | HOPPER_ALONE)[case])
     assert kernels
     for kernel in kernels:
         used = resources(kernel.asm["cubin"], tmp_path)

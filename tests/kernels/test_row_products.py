@@ -42,7 +42,7 @@ def test_reference_equals_the_layers_of_torch(shape):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("with_norm", "with_sum"), [(True, False), (False, True)])
 @pytest.mark.parametrize("shape", [*SHAPES, *LONG])
-@pytest.mark.parametrize("R", [1, 3, 8])
+@pytest.mark.parametrize("R", [1, 3, 8, 20])
 def test_triton_is_as_close_to_float64_as_plain_torch(R, shape, with_norm, with_sum, dtype):
     if INTERPRETED and (dtype == torch.bfloat16 or shape in LONG):
         pytest.skip("the interpreter is wrong in bfloat16, and slow")

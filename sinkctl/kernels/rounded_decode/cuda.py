@@ -19,7 +19,7 @@ FILES = ("primitives.cuh", "tiles.cuh", "full.cuh", "products.cuh", "softmax.cuh
 THREADS, SHARED = 128, 56_480  # of a block; bytes
 BLOCKS = 4  # a multiprocessor
 PROGRAMS = 1024  # not quite twice as many as run at once on an H200
-PIECES = 1  # of them take what stands beside whole groups
+PIECES = 2  # of each row and key/value head take what stands beside whole groups
 MOST_PARTS = 64
 LOG2E = 1.4426950408889634
 
@@ -83,7 +83,7 @@ def attend(
 ) -> None:  # fmt: skip
     """Launches the kernel: `out` are maxima, in units of ln 2, sums and weighted values by query head and part.
 
-    `parts` are (spans of whole groups, pieces of the rest), of which the latter come first.
+    `parts` are (spans of whole groups, pieces of the rest), of which the latter come last.
     """
     (q_BHD, *_), G = qkv, store.k_codes.shape[1]
     (B, H, _), (count, pieces) = q_BHD.shape, parts
@@ -92,7 +92,7 @@ def attend(
     strides = [stride for x in qkv for stride in x.stride()[:2]]
     coarse, fine, packed, _ = tables_of(angles, BITS)
     launched(
-        (q_BHD.dtype, softcap is not None), (count + pieces, B * G * -(-H // G // HEADS)),
+        (q_BHD.dtype, softcap is not None), (B * G * -(-H // G // HEADS), count + pieces),
         [*qkv, *store, t_B, coarse, fine, packed, *out, *map(c_longlong, strides), *map(c_int, numbers + slots),
          c_float(scale * LOG2E), c_float(softcap or 0.0)],
     )  # fmt: skip

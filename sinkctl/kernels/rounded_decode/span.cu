@@ -24,15 +24,15 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     const unsigned char *v_codes, const unsigned short *v_scale, const unsigned short *v_zero,
     const unsigned short *kept_k, const unsigned short *kept_v, const long long *t_row, const float *coarse,
     const float *fine, const unsigned *packed, float *m_out, float *norm_out, float *acc_out, long long qb, long long qh,
-    long long kb, long long kg, long long vb, long long vg, int G, int share, int spans, int before, int recent, int kept,
+    long long kb, long long kg, long long vb, long long vg, int G, int share, int spans, int pieces, int recent, int kept,
     int sinks, int window, int has_window, int k_count, int v_count, float scale, float softcap
 ) {
-    static_assert(sizeof(Shared) <= SHARED, "what the launch asks for");
+    static_assert(sizeof(Shared) <= SHARED && sizeof(SharedInFull) <= SHARED, "what the launch asks for");
     begin_dependents();
     wait_dependencies();
     int thread = thread_x(), warp = thread >> 5, lane = thread & 31, g = lane >> 2, c = lane & 3;
     int four = (share + HEADS - 1) / HEADS;  // blocks that share the heads of a key/value head, four each
-    int part = block_x() - before, row = block_y() / four, before_own = block_y() % four * HEADS, b = row / G, kv = row % G;
+    int part = block_y(), row = block_x() / four, before_own = block_x() % four * HEADS, b = row / G, kv = row % G;
     long long t = t_row[b];
     long long kr = (long long)row * k_count, vr = (long long)row * v_count;
     Store all = {k_codes + kr * (TOGETHER * 64), {k_scale + kr * D, k_zero + kr * D}, v_codes + vr * 64,
@@ -41,21 +41,19 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     bool apart = has_window && sinks > 0 && t > (long long)sinks + window;
     long long seen = has_window && t > window ? t - window : 0;
     long long oldest = apart ? (seen > sinks ? seen : sinks) : (sinks > 0 ? 0 : seen);
-    long long out = ((long long)row * share + before_own) * (spans + before) + block_x();
-    if (part < 0) {
+    long long out = ((long long)row * share + before_own) * (spans + pieces) + part;
+    if (part >= spans) {  // last, as they end soon
         SharedInFull &shared = *(SharedInFull *)shared_memory();
-        if (thread == 0) shared.all = all;
-        block();
         InFull in = {q + b * qb + (kv * share + before_own) * qh, k + b * kb + kv * kg, v + b * vb + kv * vg,
                      recent_k + (long long)row * (recent + TOGETHER) * D, recent_v + (long long)row * (recent + 1) * D,
                      kept_k + (long long)row * kept * D, kept_v + (long long)row * kept * D, qh, t, oldest,
                      share - before_own, recent, kept, sinks, window, v_count, apart, scale, softcap};
         float m, norm, acc[HEADS];
-        in_full(m, norm, acc, in, shared, coarse, fine, block_x(), before, thread);
+        in_full(m, norm, acc, in, all, shared, coarse, fine, part - spans, pieces, thread);
         for (int h = 0; h < HEADS && before_own + h < share; h++)
-            acc_out[(out + h * (spans + before)) * D + thread] = acc[h];
+            acc_out[(out + h * (spans + pieces)) * D + thread] = acc[h];
         if (lane == 0 && before_own + warp < share)
-            m_out[out + warp * (spans + before)] = m, norm_out[out + warp * (spans + before)] = norm;
+            m_out[out + warp * (spans + pieces)] = m, norm_out[out + warp * (spans + pieces)] = norm;
         return;
     }
     Shared &shared = *(Shared *)shared_memory();
@@ -165,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
     for (int h = 0; h < 2; h++) {
         int head = 2 * (c & 1) + h;
         if (c > 1 || before_own + head >= share) continue;
-        long long to = out + head * (spans + before);
+        long long to = out + head * (spans + pieces);
         float zero = 0, norm = 0, by = power(run.scale) / FINER;
         for (int w = 0; w < 4; w++) zero += shared.sum[w][head][1 + warp], norm += shared.sum[w][head][0];
         float low = by * 16777216, high = by * 1048576;  // 2^24, 2^20

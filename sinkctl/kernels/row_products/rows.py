@@ -15,10 +15,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sinkctl.kernels import present
 from sinkctl.kernels.row_products.reference import Norm
 
-# Rows of a matrix, or of each of two that gate, and numbers of each that a program multiplies at a time; pieces of them
-# that are multiplied or on their way; warps.
-TILE, TILE_GATED = (32, 256, 6, 4), (16, 256, 4, 4)
-EARLY = True  # the first piece is asked for before the kernel in front has ended
+# Rows of a matrix at most, or of each of two that gate, and numbers of each that a program multiplies at a time; pieces
+# of them that are multiplied or on their way; warps.
+TILE, TILE_GATED = (64, 128, 8, 4), (16, 128, 4, 2)
+PROGRAMS = 64  # at least, where matrices have the rows; more of them, of fewer rows, are no faster
 
 
 @triton.jit
@@ -37,10 +37,11 @@ def _normed(x, gain, out, K, eps, BK: tl.constexpr, OVERLAPS: tl.constexpr):
 def _several(
     x, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, add_stride, R, N, K,
     BR: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GATED: tl.constexpr, HAS_ADD: tl.constexpr,
-    EARLY: tl.constexpr, STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
+    STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
     if OVERLAPS:
         gdc_launch_dependents()
+        gdc_wait()
     tile = tl.program_id(0)
     w, rows, stride, before = w0, n0, s0, 0
     if not GATED:
@@ -58,19 +59,7 @@ def _several(
     other = tl.multiple_of(w1, 16) + tl.multiple_of(n.to(tl.int64) * s1, 8)[:, None] + k[None, :]
     x_rows = x + r[:, None] * K + k[None, :]
     acc, up = tl.zeros([BN, BR], tl.float32), tl.zeros([BN, BR], tl.float32)
-    if EARLY:
-        inside = (k < K)[None, :]
-        piece = tl.load(row, here & inside, 0.0, eviction_policy="evict_first")
-        if GATED:
-            second = tl.load(other, here & inside, 0.0, eviction_policy="evict_first")
-    if OVERLAPS:
-        gdc_wait()
-    if EARLY:
-        x_k = tl.trans(tl.load(x_rows, live[:, None] & inside, 0.0))
-        acc = tl.dot(piece, x_k, acc)
-        if GATED:
-            up = tl.dot(second, x_k, up)
-    for start in tl.range(BK if EARLY else 0, K, BK, num_stages=STAGES):
+    for start in tl.range(0, K, BK, num_stages=STAGES):
         inside = (start + k < K)[None, :]
         piece = tl.load(row + start, here & inside, 0.0, eviction_policy="evict_first")
         x_k = tl.trans(tl.load(x_rows + start, live[:, None] & inside, 0.0))
@@ -100,6 +89,7 @@ def row_products(
     (R, K), sizes = x_RK.shape, [len(weight) for weight in weights_NK]
     N = sizes[0] if gated else sum(sizes)
     BN, BK, stages, warps = TILE_GATED if gated else TILE
+    BN = min(BN, max(16, triton.next_power_of_2(triton.cdiv(N, PROGRAMS))))
     early, full = present.overlapping(x_RK), triton.next_power_of_2(K)
     with torch.cuda.device_of(x_RK):  # Triton launches on the current device
         if norm is not None:
@@ -113,6 +103,6 @@ def row_products(
             x_RK, *matrices, add, out_RN, *rows, *strides,
             add.stride(0) if add is not None and add.dim() == 2 else 0, R, N, K,
             BR=max(8, triton.next_power_of_2(R)), BN=BN, BK=min(BK, max(16, full)), GATED=gated,
-            HAS_ADD=add is not None, EARLY=EARLY, STAGES=stages, num_warps=warps, **early,
+            HAS_ADD=add is not None, STAGES=stages, num_warps=warps, **early,
         )  # fmt: skip
     return out_RN

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from sinkctl.kernels.implementation import Implementation
-from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.present import hopper, triton_runs
 from sinkctl.kernels.row_products import reference
 
-MOST_ROWS = 1  # until more are measured
+MOST_ROWS = 32  # of x
 
 
 def _triton(x_RK: Tensor, *args, **kwargs) -> Tensor:
@@ -35,6 +35,8 @@ def select(weights_NK: Sequence[Tensor], rows: int) -> tuple[Implementation | No
             return None, f"no kernel for {weight.device.type} in {weight.dtype}"
         if weight.stride(1) != 1 or weight.stride(0) % 8:
             return None, "matrices are not laid out row by row"
+        if rows > 1 and not hopper(weight):
+            return None, "several rows were measured on compute capability 9.0 alone"
     runs, reason = triton_runs()
     if not runs:
         return None, reason
