@@ -1,15 +1,14 @@
 """A generated token over a long cache in bf16 and in few bits, on a GPU, in one run.
 
     python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
-                                        [--bits 8 4 2] [--layers own]
+                                        [--bits 8 4 2] [--layers own] [--shape llama-3-8b]
 
 A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
 `errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044; exit code 1
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
-captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
+captured, in turns; medians; what it reads is the cache. `step`: a whole step of a model with random weights,
 captured, in turns; layers as `sinkctl` runs them (`own`), as transformers has them (`stock`), by torch.compile
-(`compiled`). `tune`: the kernel at 4 bits with other numbers of
-programs. Rows come as they are measured.
+(`compiled`). `tune`: the kernel at 4 bits with other numbers of programs. Rows come as they are measured.
 """
 
 import argparse
@@ -27,6 +26,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", choices=NAMES, default=NAMES[:3])
     parser.add_argument("--cache", type=int, default=32_768)
+    parser.add_argument("--shape", default="llama-3-8b", help="of the model of `step`")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
@@ -214,7 +214,7 @@ def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> decoder
 
 
 def step(options: argparse.Namespace) -> None:
-    loaded = built("llama-3-8b", ModelSettings(device="cuda", dtype="bfloat16"))
+    loaded = built(options.shape, ModelSettings(device="cuda", dtype="bfloat16"))
     say(f"step: {loaded.name}, {weight_bytes(loaded.model) / 2**30:.1f} GiB of weights")
     calls = {}
     for name, bits in {FULL: None, **options.formats}.items():
