@@ -12,6 +12,17 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+
+def flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    flags()  # first: importing torch takes seconds
+
 import torch
 from hopper import medians
 from rounded_decode import BF16, CUDA, captured, say
@@ -92,10 +103,7 @@ def timed(layers: list[Layer], given: tuple[Tensor, Tensor, Norm], rows: int, ro
 
 @torch.no_grad()
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rows", nargs="*", type=int, default=[1, 8, 32])
-    arguments.add_argument("--rounds", type=int, default=10)
-    options = arguments.parse_args()
+    options = flags()
     reads = {rate.name: rate.value / 1e12 for rate in rates(CUDA, BF16, Clock(CUDA, 0.05))}["read"]
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, reads {reads:.2f} TB/s, bf16")
     torch.manual_seed(0)
