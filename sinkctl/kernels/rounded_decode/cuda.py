@@ -65,9 +65,11 @@ def rounded_decode(
     if turning < GROUPS * TOGETHER or store.v_codes[0, 0].nbytes >= 2**32:
         own = dict(rule=rule, angles=angles, scale=scale, sink_logit_H=sink_logit_H, softcap=softcap, take=take)
         return triton.rounded_decode(q_BHD, k_BGD, v_BGE, store, t_B, **own)
+    assert all(x.is_contiguous() for x in store)
+    assert all(x.stride(-1) == 1 for x in (q_BHD, k_BGD, v_BGE))
     (B, H, D), G = q_BHD.shape, k_BGD.shape[1]
-    tiles = -(-store.k_codes.shape[2] // GROUPS)
-    count = max(1, min(PROGRAMS // (B * G) - PIECES, tiles, MOST_PARTS - PIECES))
+    tiles, blocks = -(-store.k_codes.shape[2] // GROUPS), B * G * -(-H // G // HEADS)
+    count = max(1, min(PROGRAMS // blocks - PIECES, tiles, MOST_PARTS - PIECES))
     found = tuple(q_BHD.new_empty(B * H * (count + PIECES), *width, dtype=torch.float32) for width in ((), (), (D,)))
     out = q_BHD.new_empty(B, H, D)
     with torch.cuda.device_of(q_BHD):
