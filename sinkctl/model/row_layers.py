@@ -1,4 +1,4 @@
-"""Decoder layers for one token of a few rows, as four reads of their matrices: norms, gates and sums ride along.
+"""Decoder layers for one token of each of a few rows, as four reads of their matrices: gates and sums ride along.
 
 What torch.compile makes of such a layer is bound by the same reads, but comes less close to the memory's speed, and
 has to be compiled. R rows, C channels, V vocabulary.

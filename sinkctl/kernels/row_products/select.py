@@ -40,4 +40,5 @@ def select(weights_NK: Sequence[Tensor], rows: int) -> tuple[Implementation | No
     runs, reason = triton_runs()
     if not runs:
         return None, reason
-    return IMPLEMENTATIONS["triton"], f"four launches a layer, every matrix read once ({reason})"
+    launches = "four" if rows == 1 else "six"  # norms apart
+    return IMPLEMENTATIONS["triton"], f"{launches} launches a layer, every matrix read once ({reason})"

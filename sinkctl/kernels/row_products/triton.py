@@ -1,4 +1,4 @@
-"""`row_products` in one launch: a program reads a few rows of a matrix, of all their width, once.
+"""`row_products` of one row in one launch: a program reads a few rows of a matrix, of all their width, once.
 
 While a program multiplies a piece of its rows, the next ones are on their way to shared memory, which keeps registers
 for more programs. On Hopper they begin while the kernel before them ends (programmatic dependent launch): the first
