@@ -18,6 +18,8 @@ from contextlib import nullcontext
 from functools import partial
 from unittest.mock import patch
 
+from sinkctl.model.shapes import SHAPES
+
 NAMES = ("errors", "kernel", "step", "tune")  # of the parts
 FORMATS = {"8 bits": 8, "4 bits": 4, "2 bits": 2}
 
@@ -26,12 +28,15 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", choices=NAMES, default=NAMES[:3])
     parser.add_argument("--cache", type=int, default=32_768)
-    parser.add_argument("--shape", default="llama-3-8b", help="of the model of `step`")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3-8b", help="of the model of `step`")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
     parser.add_argument("--layers", choices=("own", "stock", "compiled"), default="own")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rows < 1:
+        parser.error(f"--rows {options.rows}: a step has one row or more")
+    return options
 
 
 if __name__ == "__main__":

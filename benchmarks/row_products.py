@@ -12,12 +12,17 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+MOST_ROWS = 32  # of a step
+
 
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=10)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not all(1 <= rows <= MOST_ROWS for rows in options.rows):
+        parser.error(f"--rows {' '.join(map(str, options.rows))}: the kernel takes 1 to {MOST_ROWS}")
+    return options
 
 
 if __name__ == "__main__":
