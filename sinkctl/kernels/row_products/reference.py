@@ -24,6 +24,8 @@ def row_products(
 ) -> Tensor:
     """W x of each row x and matrix W, one after the other, [R, N], in x's dtype; nothing between is rounded to it.
 
+    Of several rows an implementation may round what the norm gives to that dtype, as a layer's own norm does.
+
     `norm` takes x through RMSNorm first. `gated`, of two matrices: silu(W₀ x) · (W₁ x). `add`, [R, N] or [N], is added
     at the end.
     """

@@ -14,6 +14,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sinkctl.kernels import present
 from sinkctl.kernels.row_products.reference import Norm
+from sinkctl.kernels.row_products.triton import matrix_of, three
 
 # Rows of a matrix at most, or of each of two that gate, and numbers of each that a program multiplies at a time; pieces
 # of them that are multiplied or on their way; warps.
@@ -42,16 +43,7 @@ def _several(
     if OVERLAPS:
         gdc_launch_dependents()
         gdc_wait()
-    tile = tl.program_id(0)
-    w, rows, stride, before = w0, n0, s0, 0
-    if not GATED:
-        tiles0, tiles1 = tl.cdiv(n0, BN), tl.cdiv(n1, BN)
-        if tile >= tiles0:
-            w, rows, stride, before = w1, n1, s1, n0
-            tile -= tiles0
-            if tile >= tiles1:
-                w, rows, stride, before = w2, n2, s2, n0 + n1
-                tile -= tiles1
+    w, rows, stride, before, tile = matrix_of(tl.program_id(0), w0, w1, w2, n0, n1, n2, s0, s1, s2, BN, GATED)
     r, n, k = tl.arange(0, BR), tile * BN + tl.arange(0, BN), tl.arange(0, BK)
     live, here = r < R, (n < rows)[:, None]
     # As `select` asks: reads of 16 bytes.
@@ -96,8 +88,7 @@ def row_products(
             normed_RK = torch.empty_like(x_RK)
             _normed[(R,)](x_RK, norm.gain_K, normed_RK, K, norm.eps, BK=full, num_warps=8, **early)
             x_RK = normed_RK
-        given = [(weight, len(weight), weight.stride(0)) for weight in weights_NK]
-        matrices, rows, strides = zip(*given, *[(x_RK, 0, 0)] * (3 - len(given)), strict=True)
+        matrices, rows, strides = three(weights_NK, x_RK)
         out_RN = x_RK.new_empty(R, N)
         _several[(triton.cdiv(N, BN) if gated else sum(triton.cdiv(size, BN) for size in sizes),)](
             x_RK, *matrices, add, out_RN, *rows, *strides,

@@ -10,6 +10,7 @@ from sinkctl.kernels.present import hopper, triton_runs
 from sinkctl.kernels.row_products import reference
 
 MOST_ROWS = 32  # of x
+NARROWEST = 4096  # numbers in a row of a matrix, where x has several: narrower ones were not measured
 
 
 def _triton(x_RK: Tensor, *args, **kwargs) -> Tensor:
@@ -37,6 +38,8 @@ def select(weights_NK: Sequence[Tensor], rows: int) -> tuple[Implementation | No
             return None, "matrices are not laid out row by row"
         if rows > 1 and not hopper(weight):
             return None, "several rows were measured on compute capability 9.0 alone"
+        if rows > 1 and weight.shape[1] < NARROWEST:
+            return None, f"several rows were measured with matrices of {NARROWEST:,} columns or more"
     runs, reason = triton_runs()
     if not runs:
         return None, reason
