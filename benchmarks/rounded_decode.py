@@ -1,21 +1,24 @@
 """A generated token over a long cache in bf16 and in few bits, on a GPU, in one run.
 
     python benchmarks/rounded_decode.py [--parts errors kernel step tune] [--cache 32768] [--rows 8] [--rounds 10]
-                                        [--bits 8 4 2] [--compile]
+                                        [--bits 8 4 2] [--layers own] [--shape llama-3-8b]
 
 A policy of 4 sinks and a window that fills the cache, groups of 32, the last 128 in full, random keys and values.
 `errors`: of the kernel and of plain torch in bf16 against float64, 32/8 heads of 128, a window of 2,044; exit code 1
 where the kernel errs more than twice as much. `kernel`: attention of a layer alone (32/8 and 32/32 heads of 128),
-captured, in turns; medians; what it reads is the cache. `step`: a whole step of the Llama-3-8B shape, random weights,
-captured, in turns; --compile compiles its layers. `tune`: the kernels at 4 bits with other numbers of programs,
-and of pieces of what is in full, and their warps. Rows come as they are measured.
+captured, in turns; medians; what it reads is the cache. `step`: a whole step of a model with random weights,
+captured, in turns; layers as `sinkctl` runs them (`own`), as transformers has them (`stock`), by torch.compile
+(`compiled`). `tune`: the kernel at 4 bits with other numbers of programs. Rows come as they are measured.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from unittest.mock import patch
+
+from sinkctl.model.shapes import SHAPES
 
 NAMES = ("errors", "kernel", "step", "tune")  # of the parts
 FORMATS = {"8 bits": 8, "4 bits": 4, "2 bits": 2}
@@ -25,11 +28,15 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", choices=NAMES, default=NAMES[:3])
     parser.add_argument("--cache", type=int, default=32_768)
+    parser.add_argument("--shape", choices=SHAPES, default="llama-3-8b", help="of the model of `step`")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--bits", nargs="*", type=int, choices=FORMATS.values(), default=list(FORMATS.values()))
-    parser.add_argument("--compile", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--layers", choices=("own", "stock", "compiled"), default="own")
+    options = parser.parse_args()
+    if options.rows < 1:
+        parser.error(f"--rows {options.rows}: a step has one row or more")
+    return options
 
 
 if __name__ == "__main__":
@@ -46,7 +53,6 @@ from sinkctl.cache.precision.store import empty
 from sinkctl.kernels import decode_attention, rounded_decode
 from sinkctl.kernels.decode_attention import Ring, Turn
 from sinkctl.kernels.rounded_decode import cuda
-from sinkctl.kernels.rounded_decode import triton as kernel
 from sinkctl.model.positions import Rotation
 from sinkctl.model.probe import LayerFacts
 from sinkctl.model.settings import ModelSettings
@@ -54,7 +60,7 @@ from sinkctl.model.shapes import built
 from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.costs import weight_bytes
 from sinkctl.tasks.bench.rates import rates
-from sinkctl.tasks.generate.decoder import Decoder
+from sinkctl.tasks.generate import decoder
 from sinkctl.tasks.generate.sampling import Sampler
 
 BF16, CUDA, S = torch.bfloat16, torch.device("cuda", 0), 4
@@ -188,27 +194,23 @@ def alone(options: argparse.Namespace) -> None:
 def tune(options: argparse.Namespace) -> None:
     call, _ = rounded_call(options.rows, 8, options.cache, 4)
     running = {}
-    for programs, pieces, warps in (
-        (2112, 5, 4), (512, 5, 4), (1024, 5, 4), (1584, 5, 4), (2112, 10, 4), (2112, 3, 4), (2112, 5, 2), (2112, 3, 2),
-    ):  # fmt: skip
-        registers = 128 if warps == 4 else None
-        beside = dict(PIECES=pieces, WARPS_BESIDE=warps, REGISTERS_BESIDE=registers, PROGRAMS_BESIDE=programs)
-        with patch.multiple(kernel, **beside):
-            try:
-                graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
-            except Exception as problem:
-                say(f"tune {programs} {pieces} {warps}: {type(problem).__name__}: {str(problem)[:100]}")
-                continue
-        running[f"{programs} programs, {pieces} pieces of {warps} warps"] = graph
+    for programs, pieces in ((512, 1), (512, 2), (640, 2), (1024, 1), (1024, 2), (1088, 2), (1152, 2), (2112, 2)):
+        with patch.multiple(cuda, PROGRAMS=programs, PIECES=pieces):
+            graph = captured(partial(call, rounded_decode.IMPLEMENTATIONS["cuda"]))
+        running[f"{programs} programs, {pieces} of each row and head for the rest"] = graph
     for name, ms in medians(running, options.rounds, 4).items():
         say(f"tune {name}: {ms / 4:.4f} ms")
 
 
-def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> Decoder:
+def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> decoder.Decoder:
     """Its cache full of random numbers."""
     greedy = Sampler(options.rows, CUDA, greedy=True)
     policy = policy_of(options.cache, bits)
-    made = Decoder(loaded, policy, greedy, rows=options.rows, graph=True, compiled=options.compile)
+    ways = nullcontext() if options.layers == "own" else patch.object(decoder, "row_layers", lambda *_: (None, ""))
+    with ways:
+        made = decoder.Decoder(
+            loaded, policy, greedy, rows=options.rows, graph=True, compiled=options.layers == "compiled"
+        )
     state = made.cache.state()
     filled(state)
     made.cache.restore(state, [options.cache + S + 100] * options.rows)
@@ -217,14 +219,14 @@ def decoder_of(loaded, options: argparse.Namespace, bits: int | None) -> Decoder
 
 
 def step(options: argparse.Namespace) -> None:
-    loaded = built("llama-3-8b", ModelSettings(device="cuda", dtype="bfloat16"))
+    loaded = built(options.shape, ModelSettings(device="cuda", dtype="bfloat16"))
     say(f"step: {loaded.name}, {weight_bytes(loaded.model) / 2**30:.1f} GiB of weights")
     calls = {}
     for name, bits in {FULL: None, **options.formats}.items():
         made = decoder_of(loaded, options, bits)
         calls[name] = made.step, made.bytes_held()
         say(f"step {name}: ready; {made.choices['decode_attention']}; finite: {bool(made._logits_BV.isfinite().all())}")
-    compared(f"step {options.rows} rows", calls, 1, options, weight_bytes(loaded.model))
+    compared(f"step {options.rows} rows, {options.layers} layers", calls, 1, options, weight_bytes(loaded.model))
 
 
 PARTS = dict(zip(NAMES, (errors, alone, step, tune), strict=True))

@@ -38,9 +38,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from kernel_calls import CASES as IN_TRITON
-from kernel_calls import IN_CUDA
+from kernel_calls import HOPPER_ALONE, IN_CUDA
 
-CASES = IN_TRITON | IN_CUDA
+CASES = IN_TRITON | HOPPER_ALONE | IN_CUDA
 PLANTED = "planted"
 # What memcheck finds, and what racecheck finds: the last number of a block is another warp's.
 SOURCE = """

@@ -90,14 +90,14 @@ def rotated(width: int) -> None:
     rotate(normal(1, H, T, width), *tables, start=0, interleaved=False)
 
 
-def multiplied(width: int) -> None:
-    from sinkctl.kernels.row_products import Norm
-    from sinkctl.kernels.row_products.triton import row_products
+def multiplied(width: int, rows: int = 1) -> None:
+    from sinkctl.kernels.row_products import IMPLEMENTATIONS, Norm
 
-    x, matrices = normal(16 * width), [normal(rows * width, 16 * width) for rows in (16, 16)]
-    row_products(x, [*matrices, matrices[0]], norm=Norm(x, 1e-5))
-    row_products(x, matrices, norm=Norm(x, 1e-5), gated=True)
-    row_products(x, matrices[:1], add_N=x)
+    row_products = IMPLEMENTATIONS["triton"]
+    x, matrices = normal(rows, 16 * width), [normal(many * width, 16 * width) for many in (16, 16)]
+    row_products(x, [*matrices, matrices[0]], norm=Norm(x[0], 1e-5))
+    row_products(x, matrices, norm=Norm(x[0], 1e-5), gated=True)
+    row_products(x, matrices[:1], add=x)
 
 
 def gated(width: int) -> None:
@@ -125,6 +125,8 @@ CASES = {
     "streamed_capped": partial(streamed, 128, softcap=50.0),
     "streamed_alibi": lambda: streamed(128, slope_H=normal(H, dtype=torch.float)),
 }
+# What only a Hopper GPU is given.
+HOPPER_ALONE = {f"multiplied_{rows}_rows": partial(multiplied, 128, rows=rows) for rows in (8, 32)}
 # What is not Triton's.
 IN_CUDA = {
     "dequantized_cuda": partial(dequantized, 128, by="cuda"),

@@ -56,20 +56,9 @@ def launch(function: Any, grid: tuple[int, int], threads: int, shared: int, argu
         attribute.value.programmaticStreamSerializationAllowed = 1
         config.attrs, config.numAttrs = [attribute], 1
     held = [ctypes.c_void_p(x.data_ptr()) if isinstance(x, torch.Tensor) else x for x in arguments]
-    values, types = tuple(x.value for x in held), tuple(type(x) for x in held)
+    # The address of an empty tensor is None.
+    values, types = tuple(0 if x.value is None else x.value for x in held), tuple(type(x) for x in held)
     _checked(driver.cuLaunchKernelEx(config, function, (values, types), 0))
-
-
-@cache
-def leave_shared_memory(function: int) -> None:
-    """A kernel of Triton's then takes a multiprocessor with all shared memory it can have.
-
-    Else no block of a kernel that asks for more can stand beside one of its blocks.
-    """
-    from cuda.bindings import driver
-
-    carveout = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
-    _checked(driver.cuFuncSetAttribute(driver.CUfunction(function), carveout, 100))
 
 
 def _checked(found: tuple) -> Any:

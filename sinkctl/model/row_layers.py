@@ -1,7 +1,7 @@
-"""Decoder layers for one token of one row, as four reads of their matrices: norms, gates and sums ride along.
+"""Decoder layers for one token of each of a few rows, as four reads of their matrices: gates and sums ride along.
 
 What torch.compile makes of such a layer is bound by the same reads, but comes less close to the memory's speed, and
-has to be compiled. C channels, D width of a head, V vocabulary.
+has to be compiled. R rows, C channels, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,12 +51,12 @@ class _Head:
         self._norm, self._weights, self._products = _norm(norm), [head.weight], products
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        """[1, 1, C] → [1, 1, V]."""
-        return self._products(hidden_states.view(-1), self._weights, norm=self._norm).view(1, 1, -1)
+        """[R, 1, C] → [R, 1, V]."""
+        return self._products(hidden_states[:, 0], self._weights, norm=self._norm)[:, None]
 
 
 class _Layer:
-    """One layer, called as it is, by one token."""
+    """One layer, called as it is, by one token a row."""
 
     def __init__(self, block: nn.Module, products: Implementation):
         attention, mlp = block.self_attn, block.mlp
@@ -70,15 +70,15 @@ class _Layer:
         self._norms = [_norm(norm) for norm in (block.input_layernorm, block.post_attention_layernorm)]
 
     def __call__(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
-        """[1, 1, C] → [1, 1, C]; queries and keys stay as they are at position 0, where rotation is the identity."""
-        attention, x_C = self._attention, hidden_states.view(-1)
-        qkv = self._products(x_C, self._into, norm=self._norms[0], add_N=self._bias)
+        """[R, 1, C] → [R, 1, C]; queries and keys stay as they are at position 0, where rotation is the identity."""
+        attention, x_RC = self._attention, hidden_states[:, 0]
+        qkv = self._products(x_RC, self._into, norm=self._norms[0], add=self._bias)
         sizes = [len(weight) for weight in self._into]
-        q, k, v = (part.view(1, -1, 1, attention.head_dim) for part in qkv.split(sizes))
+        q, k, v = (part.unflatten(1, (-1, 1, attention.head_dim)) for part in qkv.split(sizes, 1))
         seen, _ = through_handler(attention, q, k, v, attention_mask, scaling=attention.scaling)
-        x_C = self._products(seen.view(-1), self._out, add_N=x_C)
-        wide = self._products(x_C, self._gated, norm=self._norms[1], gated=True)
-        return self._products(wide, self._down, add_N=x_C).view_as(hidden_states)
+        x_RC = self._products(seen.flatten(1), self._out, add=x_RC)
+        wide = self._products(x_RC, self._gated, norm=self._norms[1], gated=True)
+        return self._products(wide, self._down, add=x_RC)[:, None]
 
 
 def _norm(norm: nn.Module) -> Norm:
@@ -87,12 +87,10 @@ def _norm(norm: nn.Module) -> Norm:
 
 def row_layers(model: PreTrainedModel, blocks: Sequence[nn.Module], rows: int) -> tuple[RowLayers | None, str]:
     """(what runs the layers of a step, its reason), or None and why not."""
-    if rows > 1:
-        return None, "a step has several rows"
     if (problem := misfit(model, blocks)) is not None:
         return None, problem
     for block in blocks:
-        products, reason = select([part.weight for part in block.modules() if isinstance(part, nn.Linear)])
+        products, reason = select([part.weight for part in block.modules() if isinstance(part, nn.Linear)], rows)
         if products is None:
             return None, reason
     return RowLayers(model, blocks, products), f"{products.name}: {reason}"

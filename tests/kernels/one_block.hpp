@@ -29,7 +29,6 @@ static unsigned exchange[2][THREADS][8];
 inline int thread_x() { return now_thread; }
 inline int block_x() { return now_x; }
 inline int block_y() { return now_y; }
-inline int grid_y() { return 1; }
 inline void *shared_memory() { return memory_; }
 static void yield_() { swapcontext(&context[now_thread], &home); }
 static void meet(int &arrived, int &round, int count) {
@@ -154,16 +153,16 @@ static void run_block(int x, int y) {
 #include SOURCE
 
 static struct {
-    const unsigned short *q;
+    const unsigned short *q, *k, *v, *recent_k, *recent_v;
     const unsigned char *k_codes;
     const unsigned short *k_scale, *k_zero;
     const unsigned char *v_codes;
-    const unsigned short *v_scale, *v_zero;
+    const unsigned short *v_scale, *v_zero, *kept_k, *kept_v;
     const long long *t_row;
     const float *coarse, *fine;
     const unsigned *packed;
     float *m, *norm, *acc;
-    long long qb, qh;
+    long long strides[6];
     int numbers[11];
     float scale, softcap;
 } given;
@@ -171,8 +170,9 @@ static struct {
 static void call() {
     auto &a = given;
     auto n = a.numbers;
-    span(a.q, a.k_codes, a.k_scale, a.k_zero, a.v_codes, a.v_scale, a.v_zero, a.t_row, a.coarse, a.fine, a.packed, a.m,
-         a.norm, a.acc, a.qb, a.qh, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], a.scale, a.softcap);
+    auto s = a.strides;
+    span(a.q, a.k, a.v, a.recent_k, a.recent_v, a.k_codes, a.k_scale, a.k_zero, a.v_codes, a.v_scale, a.v_zero, a.kept_k,
+         a.kept_v, a.t_row, a.coarse, a.fine, a.packed, a.m, a.norm, a.acc, s[0], s[1], s[2], s[3], s[4], s[5], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], a.scale, a.softcap);
 }
 
 extern "C" void run(const void *arguments, int width, int height) {

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import torch
-from kernel_calls import CASES
+from kernel_calls import CASES, HOPPER_ALONE
 
 from sinkctl.kernels import nvrtc, present
 from sinkctl.kernels.rounded_decode import cuda
@@ -27,7 +27,10 @@ from triton.backends.nvidia.driver import CudaDriver  # noqa: E402
 from triton.runtime.driver import driver  # noqa: E402
 
 # Bytes of stack a thread may take: in decoding the program that takes sinks and the new token, before its loop.
-SPILLED = {("decoded_256", "_part"): 64, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8}
+SPILLED = {
+    ("decoded_256", "_part"): 64, ("streamed_256", "_kernel"): 32, ("streamed_alibi", "_kernel"): 8,
+    ("multiplied_8_rows", "_several"): 8,
+}  # fmt: skip
 MOST_SHARED = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10}  # bytes a program may have
 BIN = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 
@@ -81,10 +84,12 @@ def compiled(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("capability", MOST_SHARED)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "capability"),
+    [(case, capability) for case in CASES for capability in MOST_SHARED] + [(case, 90) for case in HOPPER_ALONE],
+)
 def test_kernels_compile_without_spills_within_the_memory_of_each_gpu(case, capability, compiled, tmp_path):
-    kernels = compiled(capability, CASES[case])
+    kernels = compiled(capability, (CASES | HOPPER_ALONE)[case])
     assert kernels
     for kernel in kernels:
         used = resources(kernel.asm["cubin"], tmp_path)

@@ -25,6 +25,7 @@ CASES = {
     "4 bits of 128": (14, 2, 128, Rule(4, 32, 32, 20, 2, 3, 290)),
     "4 bits of 128, all": (4, 1, 128, Rule(4, 32, 32, 16, 5, 0, None)),
     "4 bits of 128, sinks over groups": (2, 2, 128, Rule(4, 32, 32, 3, 0, 35, 190)),
+    "4 bits of 128, many in full": (6, 2, 128, Rule(4, 32, 32, 128, 64, 4, None)),  # more than come on chip at once
     "4 bits of 128, keys to 2,000, values to 5,000": (4, 2, 128, Rule(4, 32, 32, 4, 0, 4, 180)),
     "4 bits of 128, keys and values to 1/1,000": (4, 2, 128, Rule(4, 32, 32, 4, 0, 4, 180)),
     "4 bits of 128, one key far out": (4, 2, 128, Rule(4, 32, 32, 4, 0, 4, None)),

@@ -21,18 +21,20 @@ def made(family: str):
     return tiny(*STREAMED[family]).eval()
 
 
-def decoder(model, graph: bool = False) -> Decoder:
+def decoder(model, graph: bool = False, rows: int = 1) -> Decoder:
     loaded = LoadedModel(model, None, "tiny", "in memory")
-    made = Decoder(loaded, SinkWindow(sinks=2, window=6), Sampler(1, loaded.device, greedy=True), graph=graph)
-    made.feed([torch.arange(3, 13)], 4)
+    sampler = Sampler(rows, loaded.device, greedy=True)
+    made = Decoder(loaded, SinkWindow(sinks=2, window=6), sampler, rows=rows, graph=graph)
+    made.feed([torch.arange(3 + row, 13 + row) for row in range(rows)], 4)
     return made
 
 
+@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("family", FITTING)
-def test_steps_give_the_logits_that_the_layers_of_transformers_give(family, monkeypatch):
+def test_steps_give_the_logits_that_the_layers_of_transformers_give(family, rows, monkeypatch):
     in_float64(monkeypatch)
     model = made(family)
-    stock, own = decoder(copy.deepcopy(model)), decoder(model)
+    stock, own = decoder(copy.deepcopy(model), rows=rows), decoder(model, rows=rows)
     blocks = blocks_of(model, own._lengths.last.layers)
     assert misfit(model, blocks) is None
     own._layers = RowLayers(model, blocks, IMPLEMENTATIONS["reference"])
@@ -55,7 +57,7 @@ def test_other_layers_say_what_keeps_them_out(family, why):
 def test_what_is_done_to_a_layer_keeps_it_out():
     model = made("llama")
     blocks = list(model.model.layers)
-    assert row_layers(model, blocks, 2) == (None, "a step has several rows")
+    assert row_layers(model, blocks, 33) == (None, "a step has 33 rows, and the kernel is for 32 at most")
     assert row_layers(model, blocks, 1) == (None, "no kernel for cpu in torch.float64")
     hook = blocks[1].mlp.register_forward_hook(lambda *_: None)
     assert misfit(model, blocks) == "something is hooked into its layers"
@@ -65,12 +67,17 @@ def test_what_is_done_to_a_layer_keeps_it_out():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize("family", FITTING)
-def test_captured_steps_on_a_gpu_are_as_close_to_float64_as_the_layers_of_transformers(family):
+def test_captured_steps_on_a_gpu_are_as_close_to_float64_as_the_layers_of_transformers(family, rows):
     model = made(family)
     half = [copy.deepcopy(model).to("cuda", torch.bfloat16) for _ in range(2)]
-    truth, stock, own = decoder(model), decoder(half[0]), decoder(half[1], graph=True)
+    truth, stock = decoder(model, rows=rows), decoder(half[0], rows=rows)
+    own = decoder(half[1], graph=True, rows=rows)
     stock._layers = None
+    if rows > 1:  # chosen for wide matrices alone
+        blocks = blocks_of(half[1], own._lengths.last.layers)
+        own._layers, own._layers_why = RowLayers(half[1], blocks, IMPLEMENTATIONS["triton"]), "triton: given"
     assert own.choices["row_products"].startswith("triton: ")
     errors = torch.zeros(2)
     for _ in range(20):

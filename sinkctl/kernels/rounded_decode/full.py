@@ -75,23 +75,21 @@ def _met(
 @triton.jit
 def in_full(
     q_a, q_b, k_row, v_row, recent_k, recent_v, k_codes, k_scale, k_zero, v_codes, v_scale, v_zero, kept_k, kept_v,
-    coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap, piece, pieces,
+    coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, BN: tl.constexpr, HAS_CAP: tl.constexpr,
 ):  # fmt: skip
-    """(maximum, sum, weighted values) by query head, of one of several pieces; pointers are of one row and head."""
+    """(maximum, sum, weighted values) by query head; pointers are of one row and head."""
     HALF: tl.constexpr = D // 2
     RANGES: tl.constexpr = D // TOGETHER
     BM: tl.constexpr = q_a.shape[0]
     x, e = tl.arange(0, HALF)[None, :], tl.arange(0, D)[None, :]
     own_a, own_b = tl.load(k_row + x).to(tl.float32), tl.load(k_row + HALF + x).to(tl.float32)
     m = _scores(tl.sum(q_a * own_a, 1) + tl.sum(q_b * own_b, 1), 1.0, softcap, 0.0, HAS_CAP)
-    own = tl.where(piece == 0, 1.0, 0.0)
-    m = tl.where(piece == 0, m, -1e30)
-    norm = tl.zeros([BM], tl.float32) + own
-    acc = tl.zeros([BM, D], tl.float32) + tl.load(v_row + e).to(tl.float32) * own
+    norm = tl.zeros([BM], tl.float32) + 1
+    acc = tl.zeros([BM, D], tl.float32) + tl.load(v_row + e).to(tl.float32)
     done_v = tl.maximum(t - recent, 0)
     done_k = done_v // TOGETHER * TOGETHER
-    for start in tl.range(piece * BN, (t - done_k).to(tl.int32), pieces * BN, num_stages=1):
+    for start in tl.range(0, (t - done_k).to(tl.int32), BN, num_stages=1):
         i = start + tl.arange(0, BN)
         distance = (t - done_k).to(tl.int32) - i
         seen = (distance > 0) & (done_k + i >= kept)
@@ -107,7 +105,7 @@ def in_full(
         v += _number(v_codes + token * (D * BITS // 8), ranges, e, live & early, v_scale, v_zero, BITS)
         m, norm, acc = _met(m, norm, acc, q_a, q_b, k_a, k_b, v.to(tl.float16), distance, seen, coarse, fine, x,
                             softcap, HALF, TOGETHER, HAS_CAP)  # fmt: skip
-    for start in tl.range(piece * BN, tl.maximum(kept, sinks), pieces * BN, num_stages=1):
+    for start in tl.range(0, tl.maximum(kept, sinks), BN, num_stages=1):
         j = start + tl.arange(0, BN)
         sink = (j < sinks) & apart
         seen = (j < t) & (sink | ((j < kept) & (j >= oldest)))

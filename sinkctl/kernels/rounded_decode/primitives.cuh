@@ -5,7 +5,6 @@ typedef unsigned long long address_t;
 __device__ inline int thread_x() { return threadIdx.x; }
 __device__ inline int block_x() { return blockIdx.x; }
 __device__ inline int block_y() { return blockIdx.y; }
-__device__ inline int grid_y() { return gridDim.y; }
 __device__ inline void *shared_memory() {
     extern __shared__ __align__(16) unsigned char memory[];
     return memory;

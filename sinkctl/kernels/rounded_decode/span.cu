@@ -1,4 +1,5 @@
-// Whole groups of the stream, for one token of `rounded_decode`: one block a span of groups, row and key/value head.
+// For one token of `rounded_decode`: one block a span of whole groups of the stream, row and key/value head, and a few for
+// what it sees beside them (`full.cuh`).
 //
 // For GPUs of compute capability 8.0 on; 4 bits, heads of 128, groups of 32; four query heads a block.
 // Codes go to the tensor cores as they are, small integers in the mantissas of float16 of exponent 0, n·2^−24 or, four
@@ -18,32 +19,50 @@
 // operand and column g of the second, at k = 2c, 2c + 1, and 8 on; of the product columns 2c and 2c + 1.
 
 extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
-    const unsigned short *q, const unsigned char *k_codes, const unsigned short *k_scale, const unsigned short *k_zero,
-    const unsigned char *v_codes, const unsigned short *v_scale, const unsigned short *v_zero, const long long *t_row,
-    const float *coarse, const float *fine, const unsigned *packed, float *m_out, float *norm_out, float *acc_out,
-    long long qb, long long qh, int G, int share, int spans, int before, int recent, int kept, int sinks, int window,
-    int has_window, int k_count, int v_count, float scale, float softcap
+    const unsigned short *q, const unsigned short *k, const unsigned short *v, const unsigned short *recent_k,
+    const unsigned short *recent_v, const unsigned char *k_codes, const unsigned short *k_scale, const unsigned short *k_zero,
+    const unsigned char *v_codes, const unsigned short *v_scale, const unsigned short *v_zero,
+    const unsigned short *kept_k, const unsigned short *kept_v, const long long *t_row, const float *coarse,
+    const float *fine, const unsigned *packed, float *m_out, float *norm_out, float *acc_out, long long qb, long long qh,
+    long long kb, long long kg, long long vb, long long vg, int G, int share, int spans, int pieces, int recent, int kept,
+    int sinks, int window, int has_window, int k_count, int v_count, float scale, float softcap
 ) {
-    static_assert(sizeof(Shared) <= SHARED, "what the launch asks for");
+    static_assert(sizeof(Shared) <= SHARED && sizeof(SharedInFull) <= SHARED, "what the launch asks for");
     begin_dependents();
-    Shared &shared = *(Shared *)shared_memory();
+    wait_dependencies();
     int thread = thread_x(), warp = thread >> 5, lane = thread & 31, g = lane >> 2, c = lane & 3;
     int four = (share + HEADS - 1) / HEADS;  // blocks that share the heads of a key/value head, four each
-    int part = block_x(), row = block_y() / four, before_own = block_y() % four * HEADS, b = row / G, kv = row % G;
+    int part = block_y(), row = block_x() / four, before_own = block_x() % four * HEADS, b = row / G, kv = row % G;
     long long t = t_row[b];
+    long long kr = (long long)row * k_count, vr = (long long)row * v_count;
+    Store all = {k_codes + kr * (TOGETHER * 64), {k_scale + kr * D, k_zero + kr * D}, v_codes + vr * 64,
+                 v_scale + vr * RANGES, v_zero + vr * RANGES};
     long long whole = (t > recent ? t - recent : 0) / TOGETHER;
     bool apart = has_window && sinks > 0 && t > (long long)sinks + window;
     long long seen = has_window && t > window ? t - window : 0;
     long long oldest = apart ? (seen > sinks ? seen : sinks) : (sinks > 0 ? 0 : seen);
+    long long out = ((long long)row * share + before_own) * (spans + pieces) + part;
+    if (part >= spans) {  // last, as they end soon
+        SharedInFull &shared = *(SharedInFull *)shared_memory();
+        InFull in = {q + b * qb + (kv * share + before_own) * qh, k + b * kb + kv * kg, v + b * vb + kv * vg,
+                     recent_k + (long long)row * (recent + TOGETHER) * D, recent_v + (long long)row * (recent + 1) * D,
+                     kept_k + (long long)row * kept * D, kept_v + (long long)row * kept * D, qh, t, oldest,
+                     share - before_own, recent, kept, sinks, window, v_count, apart, scale, softcap};
+        float m, norm, acc[HEADS];
+        in_full(m, norm, acc, in, all, shared, coarse, fine, part - spans, pieces, thread);
+        for (int h = 0; h < HEADS && before_own + h < share; h++)
+            acc_out[(out + h * (spans + pieces)) * D + thread] = acc[h];
+        if (lane == 0 && before_own + warp < share)
+            m_out[out + warp * (spans + pieces)] = m, norm_out[out + warp * (spans + pieces)] = norm;
+        return;
+    }
+    Shared &shared = *(Shared *)shared_memory();
     long long first = oldest / TOGETHER;
     long long span = ((whole - first + GROUPS - 1) / GROUPS + spans - 1) / spans * GROUPS;
     first += part * span;
     int left = (int)((first + span < whole ? first + span : whole) - first);
     int hidden = (int)clamped((oldest > kept ? oldest : kept) - first * TOGETHER);
-    long long kr = (long long)row * k_count, vr = (long long)row * v_count;
-    if (thread == 0)
-        shared.all = {k_codes + kr * (TOGETHER * 64), {k_scale + kr * D, k_zero + kr * D}, v_codes + vr * 64,
-                      v_scale + vr * RANGES, v_zero + vr * RANGES};
+    if (thread == 0) shared.all = all;
     block();
     Source from = {shared.all, first + left, (sinks + TOGETHER - 1) / TOGETHER, k_count, sinks, v_count, 0};
     if (left > 0) load(shared.stage[0], from, left, thread);
@@ -141,18 +160,16 @@ extern "C" __global__ void __launch_bounds__(128, BLOCKS) span(
         }
     }
     block();
-    // What is in full is another kernel's, launched before: no block needs it, and the last makes sure that it has ended.
-    if (part == spans - 1 && block_y() == grid_y() - 1) wait_dependencies();
     for (int h = 0; h < 2; h++) {
         int head = 2 * (c & 1) + h;
         if (c > 1 || before_own + head >= share) continue;
-        long long out = ((long long)row * share + before_own + head) * (spans + before) + before + part;
+        long long to = out + head * (spans + pieces);
         float zero = 0, norm = 0, by = power(run.scale) / FINER;
         for (int w = 0; w < 4; w++) zero += shared.sum[w][head][1 + warp], norm += shared.sum[w][head][0];
         float low = by * 16777216, high = by * 1048576;  // 2^24, 2^20
         float4 found = make_float4(run.acc[0][h] * low + zero, run.acc[0][2 + h] * high + zero,
                                    run.acc[1][h] * low + zero, run.acc[1][2 + h] * high + zero);
-        *(float4 *)(acc_out + out * D + 32 * warp + 4 * g) = found;
-        if (warp == 0 && g == 0) m_out[out] = run.m[h], norm_out[out] = norm;
+        *(float4 *)(acc_out + to * D + 32 * warp + 4 * g) = found;
+        if (warp == 0 && g == 0) m_out[to] = run.m[h], norm_out[to] = norm;
     }
 }

@@ -5,8 +5,6 @@ One program takes a span of groups of one key/value head and row (`spans.py`). O
 them, and takes the token in. Shapes as in `reference.py`; x is a channel of a half.
 """
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
@@ -25,31 +23,23 @@ PROGRAMS = 1056  # several a multiprocessor, so that the last ones to end are a 
 TILE = 128 * 128  # numbers
 STAGES = 3  # of loads ahead, where they fit on chip twice
 REGISTERS = None  # at most, a thread
-# Beside a kernel of its own for whole groups: pieces of what is in full, which leave room for its programs.
-PIECES, WARPS_BESIDE, REGISTERS_BESIDE = 3, 4, 128
-PROGRAMS_BESIDE = 1024  # of that kernel: not quite twice as many as run at once on an H200
 
 
 @triton.jit
 def _part(
     q, k, v, recent_k, recent_v, k_codes, k_scale, k_zero, v_codes, v_scale, v_zero, kept_k, kept_v,
     k_words, v_words, t_row, coarse, fine, packed, plain, m_out, norm_out, acc_out, qb, qh, kb, kg, vb, vg, G, spans,
-    pieces, recent, kept, sinks, window, k_count, v_count, scale, softcap,
+    recent, kept, sinks, window, k_count, v_count, scale, softcap,
     D: tl.constexpr, BITS: tl.constexpr, TOGETHER: tl.constexpr, GROUPS: tl.constexpr, SHARE: tl.constexpr,
     PSHARE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CAP: tl.constexpr,
-    ONCE: tl.constexpr, PACKED: tl.constexpr, ALONE: tl.constexpr, OVERLAPS: tl.constexpr,
+    ONCE: tl.constexpr, PACKED: tl.constexpr, OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    # ALONE: another kernel takes the spans. It begins once this one's inputs are there, and does not wait for its end.
     if OVERLAPS:
-        if not ALONE:
-            gdc_launch_dependents()
+        gdc_launch_dependents()
         gdc_wait()
-        if ALONE:
-            gdc_launch_dependents()
     HALF: tl.constexpr = D // 2
     WORDS: tl.constexpr = HALF * BITS // 32
-    piece = tl.program_id(0)
-    part = 0 if ALONE else piece
+    part = tl.program_id(0)
     b, g = (tl.program_id(1) // G).to(tl.int64), (tl.program_id(1) % G).to(tl.int64)
     head, t = b * G + g, tl.load(t_row + b)
     apart = HAS_WINDOW & (sinks > 0) & (t > sinks + window)
@@ -73,7 +63,7 @@ def _part(
             recent_k + head * (recent + TOGETHER) * D, recent_v + head * (recent + 1) * D,
             k_codes + head * k_count * TOGETHER * bytes_, k_scale, k_zero,
             v_codes + head * v_count * bytes_, v_scale, v_zero, kept_k + head * kept * D, kept_v + head * kept * D,
-            coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap, piece, pieces,
+            coarse, fine, t, oldest, apart, recent, kept, sinks, window, v_count, softcap,
             D, BITS, TOGETHER, BN, HAS_CAP,
         )  # fmt: skip
         own = row < PSHARE  # rows of other groups are copies of these
@@ -96,7 +86,7 @@ def _part(
     norm = tl.sum(tl.reshape(norm, [BM // PSHARE, PSHARE]) * share, 0)
     acc = tl.sum(tl.reshape(acc, [BM // PSHARE, PSHARE, D]) * share[:, :, None], 0)
     heads = tl.arange(0, PSHARE)
-    out = (head * SHARE + heads) * (spans + pieces) + piece
+    out = (head * SHARE + heads) * (spans + 1) + part
     tl.store(m_out + out, top, heads < SHARE)
     tl.store(norm_out + out, norm, heads < SHARE)
     # In `in_full` values are in the order of channels, in `_span` in that of codes.
@@ -120,12 +110,8 @@ def rounded_decode(
     sink_logit_H: Tensor | None = None,
     softcap: float | None = None,
     take: bool = True,
-    spanning: Callable[..., None] | None = None,
 ) -> Tensor:
-    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous.
-
-    `spanning` launches what takes whole groups, spans of it, in place of the kernel here, beside which it runs.
-    """
+    """As `reference.rounded_decode`, for what `select` lets pass; the store is contiguous."""
     (B, H, D), G, device = q_BHD.shape, k_BGD.shape[1], q_BHD.device
     assert all(x.is_contiguous() for x in store)
     assert all(x.stride(-1) == 1 for x in (q_BHD, k_BGD, v_BGE))
@@ -133,34 +119,26 @@ def rounded_decode(
     share = triton.next_power_of_2(H // G)
     k_count, v_count = store.k_codes.shape[2], store.v_codes.shape[2]
     centred = store.k_scale.dtype == torch.float16  # more numbers a thread
-    pieces, programs = 1, PROGRAMS
-    launched = dict(num_warps=4 if D <= 128 and not centred else 8, maxnreg=REGISTERS)
-    if spanning is not None:
-        pieces, programs = PIECES, PROGRAMS_BESIDE
-        launched = dict(num_warps=WARPS_BESIDE, maxnreg=REGISTERS_BESIDE)
-    spans = max(1, min(programs // (B * G), triton.cdiv(k_count, groups), 64 - pieces))
+    spans = max(1, min(PROGRAMS // (B * G), triton.cdiv(k_count, groups), 63))
     turning = k_count - triton.cdiv(rule.sinks, rule.together), v_count - rule.sinks
-    m, norm = (torch.empty(B * H * (spans + pieces), dtype=torch.float32, device=device) for _ in range(2))
-    acc = torch.empty(B * H * (spans + pieces), D, dtype=torch.float32, device=device)
+    m, norm = (torch.empty(B * H * (spans + 1), dtype=torch.float32, device=device) for _ in range(2))
+    acc = torch.empty(B * H * (spans + 1), D, dtype=torch.float32, device=device)
     out = torch.empty(B, H, D, dtype=q_BHD.dtype, device=device)
     ahead = 1 if D > 128 else 2
     if present.hopper(q_BHD) and rule.bits < 8:
         ahead = STAGES
     early = present.overlapping(q_BHD)
-    tables = tables_of(angles, rule.bits)
     with torch.cuda.device_of(q_BHD):  # Triton launches on the current device
-        made = _part[(spans + pieces if spanning is None else pieces, B * G)](
+        _part[(spans + 1, B * G)](
             q_BHD, k_BGD, v_BGE, *store, store.k_codes.view(torch.int32), store.v_codes.view(torch.int32), t_B,
-            *tables,
-            m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans, pieces,
+            *tables_of(angles, rule.bits),
+            m, norm, acc, *q_BHD.stride()[:2], *k_BGD.stride()[:2], *v_BGE.stride()[:2], G, spans,
             rule.recent, rule.kept, rule.sinks, rule.window or 0, k_count, v_count, scale * LOG2E, softcap or 0.0,
             D=D, BITS=rule.bits, TOGETHER=rule.together, GROUPS=groups, SHARE=H // G, PSHARE=share,
             BM=max(16, share * groups), BN=16, HAS_WINDOW=rule.window is not None, HAS_CAP=softcap is not None,
             ONCE=turning[0] >= groups and turning[1] >= groups * rule.together, PACKED=present.packs_halves(),
-            ALONE=spanning is not None, num_stages=ahead, **launched, **early,
+            num_stages=ahead, num_warps=4 if D <= 128 and not centred else 8, maxnreg=REGISTERS, **early,
         )  # fmt: skip
-        if spanning is not None:
-            spanning(made, q_BHD, store, t_B, tables, (m, norm, acc), spans, pieces, rule, scale * LOG2E, softcap)
         found = m, norm, acc
-        finish(k_BGD, v_BGE, store, t_B, rule, found, sink_logit_H, out, parts=spans + pieces, rounds=take, **early)
+        finish(k_BGD, v_BGE, store, t_B, rule, found, sink_logit_H, out, parts=spans + 1, rounds=take, **early)
     return out

@@ -1,4 +1,4 @@
-"""Products of one row with several matrices, for a token of generation: bound by reading the matrices once."""
+"""Products of a few rows with several matrices, for a token of generation: bound by reading the matrices once."""
 
 from sinkctl.kernels.row_products.reference import Norm, row_products
 from sinkctl.kernels.row_products.select import IMPLEMENTATIONS, select

@@ -1,4 +1,4 @@
-"""`row_products` in one launch: a program reads a few rows of a matrix, of all their width, once.
+"""`row_products` of one row in one launch: a program reads a few rows of a matrix, of all their width, once.
 
 While a program multiplies a piece of its rows, the next ones are on their way to shared memory, which keeps registers
 for more programs. On Hopper they begin while the kernel before them ends (programmatic dependent launch): the first
@@ -27,14 +27,8 @@ WARPS = 4
 
 
 @triton.jit
-def _products(
-    x, gain, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, K, eps,
-    BN: tl.constexpr, BK: tl.constexpr, HAS_NORM: tl.constexpr, GATED: tl.constexpr, HAS_ADD: tl.constexpr,
-    STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
-):  # fmt: skip
-    if OVERLAPS:
-        gdc_launch_dependents()
-    tile = tl.program_id(0)
+def matrix_of(tile, w0, w1, w2, n0, n1, n2, s0, s1, s2, BN: tl.constexpr, GATED: tl.constexpr):
+    """Whose rows a tile has: (a matrix, its rows, its stride, rows of those before it, which of its tiles)."""
     w, rows, stride, before = w0, n0, s0, 0
     if not GATED:
         tiles0, tiles1 = tl.cdiv(n0, BN), tl.cdiv(n1, BN)
@@ -44,6 +38,18 @@ def _products(
             if tile >= tiles1:
                 w, rows, stride, before = w2, n2, s2, n0 + n1
                 tile -= tiles1
+    return w, rows, stride, before, tile
+
+
+@triton.jit
+def _products(
+    x, gain, w0, w1, w2, add, out, n0, n1, n2, s0, s1, s2, K, eps,
+    BN: tl.constexpr, BK: tl.constexpr, HAS_NORM: tl.constexpr, GATED: tl.constexpr, HAS_ADD: tl.constexpr,
+    STAGES: tl.constexpr, OVERLAPS: tl.constexpr,
+):  # fmt: skip
+    if OVERLAPS:
+        gdc_launch_dependents()
+    w, rows, stride, before, tile = matrix_of(tl.program_id(0), w0, w1, w2, n0, n1, n2, s0, s1, s2, BN, GATED)
     n, k = tile * BN + tl.arange(0, BN), tl.arange(0, BK)
     live, inside = (n < rows)[:, None], k < K
     # As `select` asks: reads of 16 bytes.
@@ -87,28 +93,34 @@ def _products(
 
 
 def row_products(
-    x_K: Tensor,
+    x_RK: Tensor,
     weights_NK: Sequence[Tensor],
     *,
     norm: Norm | None = None,
     gated: bool = False,
-    add_N: Tensor | None = None,
+    add: Tensor | None = None,
 ) -> Tensor:
-    """As `reference.row_products`, for half precision on CUDA, at most three matrices with contiguous rows."""
-    assert x_K.is_contiguous()
-    K, sizes = len(x_K), [len(weight) for weight in weights_NK]
+    """As `reference.row_products`, for one row in half precision on CUDA; at most three matrices of contiguous rows."""
+    assert x_RK.is_contiguous()
+    assert len(x_RK) == 1
+    K, sizes = x_RK.shape[1], [len(weight) for weight in weights_NK]
     N = sizes[0] if gated else sum(sizes)
-    given = [(weight, len(weight), weight.stride(0)) for weight in weights_NK]
-    matrices, rows, strides = zip(*given, *[(x_K, 0, 0)] * (3 - len(given)), strict=True)
-    BN, BK = tile(N, K, 2 if gated else 1, x_K.device)
-    out_N = x_K.new_empty(N)
-    with torch.cuda.device_of(x_K):  # Triton launches on the current device
+    matrices, rows, strides = three(weights_NK, x_RK)
+    BN, BK = tile(N, K, 2 if gated else 1, x_RK.device)
+    out_RN = x_RK.new_empty(1, N)
+    with torch.cuda.device_of(x_RK):  # Triton launches on the current device
         _products[(triton.cdiv(N, BN) if gated else sum(triton.cdiv(size, BN) for size in sizes),)](
-            x_K, None if norm is None else norm.gain_K, *matrices, add_N, out_N, *rows, *strides, K,
+            x_RK, None if norm is None else norm.gain_K, *matrices, add, out_RN, *rows, *strides, K,
             0.0 if norm is None else norm.eps, BN=BN, BK=BK, HAS_NORM=norm is not None, GATED=gated,
-            HAS_ADD=add_N is not None, STAGES=STAGES, num_warps=WARPS, **present.overlapping(x_K),
+            HAS_ADD=add is not None, STAGES=STAGES, num_warps=WARPS, **present.overlapping(x_RK),
         )  # fmt: skip
-    return out_N
+    return out_RN
+
+
+def three(weights_NK: Sequence[Tensor], spare: Tensor) -> tuple[tuple, tuple, tuple]:
+    """Three matrices, their rows and strides; `spare`, without rows, for those that are not given."""
+    given = [(weight, len(weight), weight.stride(0)) for weight in weights_NK]
+    return tuple(zip(*given, *[(spare, 0, 0)] * (3 - len(given)), strict=True))
 
 
 @cache
