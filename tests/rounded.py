@@ -74,9 +74,7 @@ class RoundedTokenByToken(TokenByToken):
         p = self.precision
         if not p.predicts or self.numbers[layer] <= p.massive.layer or not self.told[query] or query < p.kept:
             return
-        here = [
-            j for j in self.admitted[layer] if keep.window is None or j < keep.sinks or query - j <= keep.window
-        ]
+        here = [j for j in self.admitted[layer] if keep.window is None or j < keep.sinks or query - j <= keep.window]
         if len(here) < p.most:
             self.admitted[layer].append(query)
 

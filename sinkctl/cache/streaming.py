@@ -157,7 +157,7 @@ def streaming(
         raise UsageError(
             f"streaming: redistribute.heads: {policy.redistribute.heads} is for texts; give all, or a list"
         )
-    policy = settled(policy, loaded)
+    (policy,) = settled([policy], loaded)
     cache = StreamingCache(loaded.model, Lengths(loaded, policy.reach + 1), policy)
     decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [

@@ -55,9 +55,7 @@ class AttentionCall:
         q, k, v = (x[:, :, part] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
         return self._cut(q, k, v, slice(None), part)
 
-    def _cut(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: slice | Tensor, tokens: slice | Tensor
-    ) -> "AttentionCall":
+    def _cut(self, q: Tensor, k: Tensor, v: Tensor, rows: slice | Tensor, tokens: slice | Tensor) -> "AttentionCall":
         key = None if self.sink_key is None else self.sink_key.cut(rows, tokens)
         told = self.told_BT
         if told is not None:

@@ -130,7 +130,7 @@ class QualityCase(CaseSettings):
     every: Count = Field(1, description="recompute scores one token in so many; eviction happens once in so many.")
     kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
     kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
-        ("none",), min_length=1, description="What stays in full: none, or first:N."
+        ("none",), min_length=1, description="What stays in full: none, first:N, predicted, or first:N+predicted."
     )
     kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
     beside_full: bool = Field(

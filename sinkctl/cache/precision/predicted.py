@@ -30,7 +30,7 @@ def watched(
 ) -> list[Watched]:
     """The layer whose output tells predicted tokens, and the hook that tells them, bool [B, T]; nothing where none is.
 
-    So what a block's tokens tell is known before the layers that keep them attend: nothing goes through the model twice.
+    What a block's tokens tell is known before the layers that keep them attend: nothing goes through the model twice.
     """
     if not precision.predicts:
         return []
@@ -44,18 +44,22 @@ def watched(
     return [(_block(model, layers, asked.layer), look)]
 
 
-def settled(policy: Policy, loaded: LoadedModel) -> Policy:
-    """The policy, with what tells its predicted tokens in this model.
+def settled(policies: Sequence[Policy], loaded: LoadedModel) -> list[Policy]:
+    """The policies, with what tells their predicted tokens in this model.
 
     Raises ModelError where nothing does, UsageError for a layer or channel that is none of the model's.
     """
-    precision = policy.precision
-    if precision is None or not precision.predicts:
-        return policy
-    if precision.massive is None:
-        precision = precision.model_copy(update={"massive": find(loaded, precision.keep)})
-    _check(precision.massive, loaded)
-    return policy.model_copy(update={"precision": precision})
+    found, known = [], None
+    for policy in policies:
+        precision = policy.precision
+        if precision is not None and precision.predicts:
+            massive = precision.massive or known or find(loaded, precision.keep)
+            known = massive if precision.massive is None else known
+            _check(massive, loaded)
+            precision = precision.model_copy(update={"massive": massive})
+            policy = policy.model_copy(update={"precision": precision})
+        found.append(policy)
+    return found
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class RoundedRing(RingCache):
 
         Raises UsageError where groups of channels do not divide the width of a layer.
         """
+        assert not precision.predicts or precision.massive is not None
         self._precision, self._facts, self._angles, self._rehearses = precision, layers, Turns(), False
         super().__init__(layers, keeps, rows, capacity)
         self._told_BT: Tensor | None = None  # of the block under way

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = {"8bit": 8, "fp8": "fp8", "4bit": 4, "3bit": 3, "2bit": 2}  # as the command line writes them
 KEEP = r"^(none|first:[1-9]\d*|(first:[1-9]\d*\+)?predicted)$"
-MOST = 32
+MOST = 8
 NAMES = {bits: name for name, bits in FORMATS.items()}
 
 
@@ -22,6 +22,16 @@ class Massive(BaseModel):
     layer: int = Field(ge=0, description="After which it is looked for; the layers behind it keep what it tells.")
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="In any of these.")
     above: float = Field(gt=0, description="Its size.")
+
+    @property
+    def reason(self) -> str:
+        """What tells, in words."""
+        channels = ", ".join(map(str, self.channels))
+        several = "s" if len(self.channels) > 1 else ""
+        return (
+            f"those with an activation above {self.above:,.0f} in channel{several} {channels} after layer "
+            f"{self.layer}, where massive ones appeared on the built-in text; kept in the layers behind it"
+        )
 
 
 class Precision(BaseModel):
@@ -49,8 +59,8 @@ class Precision(BaseModel):
     recent: int = Field(128, ge=0, description="Last tokens seen in full, the query itself not counted.")
     keep: str = Field(
         "none", pattern=KEEP,
-        description="Tokens that stay in full: none; first:N, the first N of the stream; predicted, those whose massive "
-        "activations tell that they will be sinks; or first:N+predicted.",
+        description="Tokens that stay in full: none; first:N, the first N of the stream; predicted, those whose "
+        "massive activations tell that they will be sinks; or first:N+predicted.",
     )  # fmt: skip
     massive: Massive | None = Field(
         None, description="What tells predicted tokens; null: found on the built-in text when it runs."

@@ -146,7 +146,9 @@ def test_heads_that_keep_everything_keep_predicted_tokens_too():
     again = scored(loaded, PerHead(sinks=3, window=20, whole=[(1, 0)], precision=precision), ids, 5)
     np.testing.assert_allclose(split, again, rtol=0, atol=1e-10)
     plain = precision.model_copy(update={"keep": "none"})
-    assert abs(scored(loaded, PerHead(sinks=3, window=20, whole=[(1, 0)], precision=plain), ids, 13) - split).max() > 1e-4
+    assert (
+        abs(scored(loaded, PerHead(sinks=3, window=20, whole=[(1, 0)], precision=plain), ids, 13) - split).max() > 1e-4
+    )
 
 
 def test_a_token_taken_back_is_kept_no_more():
@@ -167,8 +169,8 @@ def test_a_token_taken_back_is_kept_no_more():
 def test_what_tells_is_found_where_a_model_has_massive_activations():
     """One channel of one token of a tiny model made massive by its embedding; and none in the same model without."""
     model = tiny(*STREAMED["llama"], dtype=torch.float32)
-    with pytest.raises(ModelError, match="--kv-keep predicted: no activation of tiny is massive.*give none, or first:1"):
-        settled(SinkWindow(precision=Precision(keep="predicted")), wrap(model))
+    with pytest.raises(ModelError, match=r"--kv-keep predicted: no activation of tiny is massive.*or first:1"):
+        settled([SinkWindow(precision=Precision(keep="predicted"))], wrap(model))
     bos = model.config.bos_token_id
     with torch.no_grad():
         model.model.embed_tokens.weight[bos, 5] = 1e6
@@ -176,7 +178,8 @@ def test_what_tells_is_found_where_a_model_has_massive_activations():
     assert (found.layer, found.channels) == (0, (5,))
     ids = text()
     ids[0] = ids[20] = bos
-    policy = settled(SinkWindow(sinks=3, window=20, precision=Precision(group=8, recent=4, keep="predicted")), wrap(model))
+    asked = SinkWindow(sinks=3, window=20, precision=Precision(group=8, recent=4, keep="predicted"))
+    (policy,) = settled([asked], wrap(model))
     assert policy.precision.massive == found
     held = ring(wrap(model).layers(128), policy, 1)
     losses(wrap(model), held, ids[None], [TOKENS])
@@ -192,4 +195,4 @@ def test_what_tells_is_found_where_a_model_has_massive_activations():
 )
 def test_what_a_model_has_not_is_one_line(massive, said):
     with pytest.raises(UsageError, match=said):
-        settled(SinkWindow(precision=Precision(keep="predicted", massive=massive)), wrap(tiny(*STREAMED["llama"])))
+        settled([SinkWindow(precision=Precision(keep="predicted", massive=massive))], wrap(tiny(*STREAMED["llama"])))
