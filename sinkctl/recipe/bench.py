@@ -140,6 +140,24 @@ class QualityCase(CaseSettings):
     )
 
 
+class PrefixCase(CaseSettings):
+    """What tokens in front of a text, kept in full, save where keys and values are rounded: those that take massive
+    activations on themselves (PrefixQuant, arXiv 2410.05265), and a greedy search (CushionCache, arXiv 2406.12016).
+
+    Of every front: how many places past it are massive, and how much, perplexity, and what rounding all else adds.
+    """
+
+    kind: Literal["prefix"] = "prefix"
+    files: tuple[str, ...] = Field((), description="Texts; none: the built-in one.")
+    limit: Annotated[int, Field(ge=2)] = Field(4000, description="Tokens of text scored.")
+    cache: Annotated[int, Field(ge=64)] = Field(256, description="Tokens in the cache, the front among them.")
+    kv: tuple[str, ...] = Field(("4bit", "3bit", "2bit"), min_length=1, description="Precisions, as --kv.")
+    samples: Count = Field(16, description="Samples of the text, in which massive activations are looked for,")
+    length: Annotated[int, Field(ge=8)] = Field(256, description="tokens each.")
+    greedy: Annotated[int, Field(ge=0, le=8)] = Field(0, description="Tokens that a search may put in front; 0: none.")
+    search: Annotated[int, Field(ge=2)] = Field(600, description="Tokens scored for each that the search tries.")
+
+
 class RetrievalCase(CaseSettings):
     """Lines to be remembered and asked for after a while (StreamEval, arXiv 2309.17453); exact matches in percent."""
 
@@ -186,6 +204,7 @@ AnyCase = Annotated[
     | TrainCase
     | KernelCase
     | QualityCase
+    | PrefixCase
     | RetrievalCase
     | TasksCase
     | StartupCase,

@@ -15,6 +15,7 @@ from sinkctl.recipe.bench import (
     KernelCase,
     MeasureCase,
     MemoryCase,
+    PrefixCase,
     ProcessesCase,
     QualityCase,
     RetrievalCase,
@@ -27,6 +28,7 @@ from sinkctl.recipe.load import validate
 
 Size = dict[str, int | float | str]
 ALL = "all"  # the cache of a case's `dense`
+FRONTS = ("nothing", "bos", "measured", "frequent", "greedy")  # what may stand in front of a text
 ITSELF = "sinkctl"  # the way that is no peer
 # Seconds of a command: the clock's, what the run itself says, and the parts of that.
 STARTUP = ("seconds", "own", "imports", "loading", "preparing", "compiling", "first", "rest")
@@ -40,11 +42,20 @@ MEASURED = {
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
     "quality": ("perplexity",),
+    "prefix": ("perplexity", "massive_places", "largest_activation"),
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }
 BESIDE_FULL = ("bits_per_byte", "kl", "flips")  # of a quality case that asks for them
-UNTIMED = ("memory", "processes", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
+UNTIMED = (
+    "memory",
+    "processes",
+    "quality",
+    "prefix",
+    "retrieval",
+    "tasks",
+    "startup",
+)  # by the rounds of the ways, that is
 FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
 
 
@@ -158,6 +169,23 @@ def kept_in(case: QualityCase, size: Size) -> Policy:
     return SinkWindow(sinks=size["sinks"], window=size["window"], precision=precision)
 
 
+def _prefix(case: PrefixCase) -> dict[str, Size]:
+    """One entry a front; UsageError for a precision that is none, or that the cache leaves no room for."""
+    for kv in case.kv:
+        try:
+            behind(4, case, kv).check()
+        except UsageError as error:  # names the flags of one stream
+            raise UsageError(f"{case.label}: {str(error).replace('--kv-recent 0: ', '')}") from None
+    return {front: {"front": front} for front in FRONTS[: 5 if case.greedy else 4]}
+
+
+def behind(front: int, case: PrefixCase, kv: str | None) -> Policy:
+    """So many first tokens in full, and a window, rounded where `kv` says how."""
+    bits = None if kv is None else shorthand.bits(kv, f"{case.label}: kv")
+    precision = None if bits is None else Precision(bits=bits, recent=0, keep=f"first:{front}")
+    return SinkWindow(sinks=front, window=case.cache - front, precision=precision)
+
+
 def _retrieval(case: RetrievalCase) -> dict[str, Size]:
     """One entry a policy and distance; UsageError names a policy that is none."""
     pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
@@ -193,6 +221,7 @@ SIZES: dict[str, Callable[..., dict[str, Size]]] = {
     "train": _train,
     "kernel": _kernel,
     "quality": _quality,
+    "prefix": _prefix,
     "retrieval": _retrieval,
     "tasks": _tasks,
     "startup": _startup,

@@ -3,8 +3,8 @@
 B rows, N samples, T tokens, C channels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from sinkctl.cache.policies import Policy
 from sinkctl.cache.precision.settings import Massive, Precision
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.kernels.activations import is_massive, massive
-from sinkctl.metrics.predicted import rule
+from sinkctl.metrics.predicted import Rule, rule
 from sinkctl.model.attention import hidden_states
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.model.probe import LayerFacts
@@ -62,18 +62,12 @@ def settled(policies: Sequence[Policy], loaded: LoadedModel) -> list[Policy]:
     return found
 
 
-@torch.no_grad()
 def find(loaded: LoadedModel, keep: str = "predicted") -> Massive:
     """By `SAMPLES` samples of `LENGTH` tokens of the built-in text; of random tokens where there is no tokenizer.
 
     The layer and channels are those of `metrics/predicted.py`. Raises ModelError where nothing is massive.
     """
-    layers = loaded.layers(LENGTH + 1)
-    ids_NT, last = _samples(loaded), max(facts.number for facts in layers)
-    blocks = {number: _block(loaded.model, layers, number) for number in range(last)}
-    with _looking(blocks) as seen:
-        hidden_states(loaded.model, ids_NT, torch.arange(ids_NT.shape[1], device=ids_NT.device).expand_as(ids_NT))
-    found = rule({number: each.places_E3 for number, each in seen.items()}, SAMPLES, last)
+    found, seen = told_by(loaded, _samples(loaded))
     if found is None:
         raise ModelError(
             f"--kv-keep {keep}: no activation of {loaded.name} is massive, so nothing tells which tokens will be "
@@ -82,17 +76,19 @@ def find(loaded: LoadedModel, keep: str = "predicted") -> Massive:
     return Massive(layer=found.layer, channels=tuple(found.channels), above=seen[found.layer].least)
 
 
-class _Seen(NamedTuple):
-    """Of one layer's output: sample, token and channel of massive elements, and the size from which they are."""
+class Seen(NamedTuple):
+    """Of one layer's output."""
 
-    places_E3: Tensor
-    least: float
+    places_E3: Tensor  # sample, token and channel of massive elements
+    least: float  # the size from which they are massive
+    largest_NT: Tensor  # |h| over the channels
 
 
-@contextmanager
-def _looking(blocks: dict[int, nn.Module]) -> Iterator[dict[int, _Seen]]:
-    """Inside, what goes through the blocks is looked at."""
-    seen: dict[int, _Seen] = {}
+@torch.no_grad()
+def told_by(loaded: LoadedModel, ids_NT: Tensor) -> tuple[Rule | None, dict[int, Seen]]:
+    """The rule that these samples give, None where nothing is massive; and every layer but the last, by its number."""
+    layers, seen = loaded.layers(ids_NT.shape[1] + 1), {}
+    last = max(facts.number for facts in layers)
 
     def look(number: int, output: Any) -> None:
         h_NTC = _residual(output)
@@ -100,13 +96,15 @@ def _looking(blocks: dict[int, nn.Module]) -> Iterator[dict[int, _Seen]]:
         median_N = massive(h_NTC, real_NT, SIZE, RATIO)[:, 3]
         size_NTC = h_NTC.abs().to(median_N)
         places = (is_massive(size_NTC, median_N[:, None, None], SIZE, RATIO) & size_NTC.isfinite()).nonzero()
-        seen[number] = _Seen(places, max(SIZE, RATIO * float(median_N.mean())))
+        seen[number] = Seen(places, max(SIZE, RATIO * float(median_N.mean())), size_NTC.amax(-1))
 
     with ExitStack() as hooks:
-        for number, block in blocks.items():
+        for number in range(last):
+            block = _block(loaded.model, layers, number)
             handle = block.register_forward_hook(lambda _, __, output, number=number: look(number, output))
             hooks.callback(handle.remove)
-        yield seen
+        hidden_states(loaded.model, ids_NT, torch.arange(ids_NT.shape[1], device=ids_NT.device).expand_as(ids_NT))
+    return rule({number: each.places_E3 for number, each in seen.items()}, len(ids_NT), last), seen
 
 
 def _residual(output: Any) -> Tensor:
