@@ -118,7 +118,17 @@ class KernelCase(CaseSettings):
     implementations: tuple[str, ...] = Field((), description="Only these; none: every one that runs here.")
 
 
-class QualityCase(CaseSettings):
+class RoundedSettings(CaseSettings):
+    """What cases have that compare precisions of keys and values."""
+
+    kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
+    kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
+        ("none",), min_length=1, description="What stays in full: none, first:N, predicted, or first:N+predicted."
+    )
+    kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
+
+
+class QualityCase(RoundedSettings):
     """Perplexity by sinks and window: the published tables' shape. Each number is exact, none is timed."""
 
     kind: Literal["quality"] = "quality"
@@ -128,11 +138,6 @@ class QualityCase(CaseSettings):
     caches: tuple[Count, ...] = Field((256,), min_length=1, description="Tokens in the cache: sinks and window.")
     peers: tuple[Literal["dense", "recompute", "heavy_hitter", "random"], ...] = ("dense",)
     every: Count = Field(1, description="recompute scores one token in so many; eviction happens once in so many.")
-    kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
-    kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
-        ("none",), min_length=1, description="What stays in full: none, first:N, predicted, or first:N+predicted."
-    )
-    kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
     beside_full: bool = Field(
         False,
         description="Bits per byte too; and, as far as the model's context reaches, KL divergence of the predictions "
@@ -158,7 +163,7 @@ class PrefixCase(CaseSettings):
     search: Annotated[int, Field(ge=2)] = Field(600, description="Tokens scored for each that the search tries.")
 
 
-class RetrievalCase(CaseSettings):
+class RetrievalCase(RoundedSettings):
     """Lines to be remembered and asked for after a while (StreamEval, arXiv 2309.17453); exact matches in percent."""
 
     kind: Literal["retrieval"] = "retrieval"

@@ -19,6 +19,7 @@ from sinkctl.recipe.bench import (
     ProcessesCase,
     QualityCase,
     RetrievalCase,
+    RoundedSettings,
     StartupCase,
     StreamCase,
     TasksCase,
@@ -140,11 +141,7 @@ def _quality(case: QualityCase) -> dict[str, Size]:
             continue
         for keep in case.kv_keep:
             rounded = size | {"kv": kv, "keep": keep}
-            try:
-                kept_in(case, rounded).check()
-            except UsageError as error:  # names the flags of one stream
-                words = str(error).replace("--kv-recent", "kv_recent").replace("--kv-keep", "kv_keep")
-                raise UsageError(f"{case.label}: {words}") from None
+            _check(case, kept_in(case, rounded))
             found[label_of(f"{sinks}+{cache - sinks}", kv, f"keep={keep}")] = rounded
     if not found:
         raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
@@ -159,11 +156,24 @@ def _quality(case: QualityCase) -> dict[str, Size]:
     return found
 
 
+def _check(case: RoundedSettings, policy: Policy) -> None:
+    try:
+        policy.check()
+    except UsageError as error:  # names the flags of one stream
+        words = str(error).replace("--kv-recent", "kv_recent").replace("--kv-keep", "kv_keep")
+        raise UsageError(f"{case.label}: {words}") from None
+
+
+def precision_in(case: RoundedSettings, size: Size) -> Precision | None:
+    """That of a size; None: in full."""
+    if "kv" not in size:
+        return None
+    return Precision(bits=shorthand.bits(size["kv"]), keep=size["keep"], recent=case.kv_recent)
+
+
 def kept_in(case: QualityCase, size: Size) -> Policy:
     """The policy of a size with `sinks`."""
-    precision = None
-    if "kv" in size:
-        precision = Precision(bits=shorthand.bits(size["kv"]), keep=size["keep"], recent=case.kv_recent)
+    precision = precision_in(case, size)
     if not size["sinks"]:
         return SlidingWindow(window=size["window"], precision=precision)
     return SinkWindow(sinks=size["sinks"], window=size["window"], precision=precision)
@@ -187,9 +197,28 @@ def behind(front: int, case: PrefixCase, kv: str | None) -> Policy:
 
 
 def _retrieval(case: RetrievalCase) -> dict[str, Size]:
-    """One entry a policy and distance; UsageError names a policy that is none."""
-    pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
-    return {label_of(cache, f"back={back}"): {"policy": cache, "back": back} for cache, back in pairs}
+    """One entry a policy, precision and distance; UsageError names a policy that is none, or is never rounded."""
+    found: dict[str, Size] = {}
+    for cache, kv in product(case.caches, case.kv):
+        keeps: tuple[str | None, ...] = case.kv_keep
+        if shorthand.bits(kv, f"{case.label}: kv") is None:
+            keeps = (None,)
+        for keep, back in product(keeps, case.back):
+            rounded = {} if keep is None else {"kv": kv, "keep": keep}
+            _check(case, asked_of(case, size := {"policy": cache, "back": back} | rounded))
+            words = [] if keep is None else [kv, f"keep={keep}"]
+            found[label_of(cache, *words, f"back={back}")] = size
+    return found
+
+
+def asked_of(case: RetrievalCase, size: Size) -> Policy:
+    """The policy of a size."""
+    policy, precision = policy_of(size["policy"]), precision_in(case, size)
+    if precision is None:
+        return policy
+    if policy.kind in shorthand.NEVER_ROUNDED:
+        raise UsageError(f"{case.label}: kv {size['kv']}: what {policy.kind} keeps cannot be rounded; leave it out")
+    return policy.model_copy(update={"precision": precision})
 
 
 def _tasks(case: TasksCase) -> dict[str, Size]:

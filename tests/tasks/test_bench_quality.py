@@ -228,6 +228,23 @@ def test_retrieval_counts_the_answers_that_questions_counts(demo):
     assert not retrieval_table(detail([]))
 
 
+def test_retrieval_is_asked_at_every_precision(demo):
+    told = dict(lines=12, every=6, back=(1,), kv=("full", "4bit"), kv_keep=("none", "first:1"), kv_recent=16)
+    case = RetrievalCase(caches=("4+60",), **told)
+    of = subject(case)
+    of.__dict__["loaded"] = demo
+    found = rows(case, retrieval, of)
+    assert [row.label for row in found] == [
+        "4+60,back=1", "4+60,4bit,keep=none,back=1", "4+60,4bit,keep=first-1,back=1",
+    ]  # fmt: skip
+    names = [row[0] for row in retrieval_table(detail(found)).rows]
+    assert names == ["4+60", "4+60, 4bit, nothing kept", "4+60, 4bit, first:1 kept"]
+    with pytest.raises(UsageError, match="retrieval: kv 4bit: what heavy_hitter keeps cannot be rounded; leave it out"):
+        sizes(RetrievalCase(caches=("heavy_hitter:4+60",), **told))
+    with pytest.raises(UsageError, match="retrieval: kv_recent 128: a window of 60 holds no group"):
+        sizes(RetrievalCase(caches=("4+60",), **told | {"kv_recent": 128}))
+
+
 def test_names_from_outside_make_labels_without_dots_or_colons():
     case = TasksCase(tasks=("a.b:c",), caches=("recompute:4+60", "dense"))
     assert list(sizes(case)) == ["recompute-4+60,a-b-c", "dense,a-b-c"]

@@ -2,7 +2,7 @@
 
 from sinkctl.recipe.bench import RetrievalCase
 from sinkctl.recipe.schema import LineSettings, QuestionsRecipe
-from sinkctl.recipe.sizes import Size, policy_of
+from sinkctl.recipe.sizes import Size, asked_of
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Reading
@@ -18,7 +18,7 @@ def group(case: RetrievalCase, subject: Subject, size: Size) -> Group:
         digits=case.digits,
         seed=subject.recipe.timing.seed,
     )
-    recipe = QuestionsRecipe(model=subject.recipe.model, lines=lines, policies=(policy_of(size["policy"]),))
+    recipe = QuestionsRecipe(model=subject.recipe.model, lines=lines, policies=(asked_of(case, size),))
     result = run(recipe, subject.loaded, progress=lambda now: subject.told(case.label, now.share or 0.0)).result
     (score,) = result.questions.policies
     detail = score.model_dump(include={"asked", "inside_asked", "inside_exact", "outside_asked", "outside_exact"})
