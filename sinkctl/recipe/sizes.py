@@ -68,6 +68,8 @@ def sizes(case: AnyCase) -> dict[str, Size]:
 def measured(case: AnyCase) -> tuple[str, ...]:
     """What a case measures; empty where lm-evaluation-harness says so for itself."""
     further = BESIDE_FULL if isinstance(case, QualityCase) and case.beside_full else ()
+    if isinstance(case, PrefixCase):
+        further = tuple(f"added_{kv}" for kv in case.kv)
     return MEASURED.get(case.kind, ()) + further
 
 
