@@ -11,6 +11,7 @@ from sinkctl import api
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import attached
+from sinkctl.model.load import load
 from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.sizes import kept_in, sizes
@@ -243,6 +244,24 @@ def test_retrieval_is_asked_at_every_precision(demo):
         sizes(RetrievalCase(caches=("heavy_hitter:4+60",), **told))
     with pytest.raises(UsageError, match="retrieval: kv_recent 128: a window of 60 holds no group"):
         sizes(RetrievalCase(caches=("4+60",), **told | {"kv_recent": 128}))
+
+
+def test_predicted_tokens_are_kept_where_a_model_has_any():
+    """BOS of the built-in model is made massive, by its embedding."""
+    loaded = load()
+    loaded.model.lm_head.weight = torch.nn.Parameter(loaded.model.lm_head.weight.clone())  # tied: the head stays
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[loaded.bos_id, 7] = 3e3
+    told = dict(kv=("2bit",), kv_keep=("none", "first:1", "predicted"), kv_recent=0, beside_full=True)
+    case = QualityCase(sinks=(1,), caches=(64,), limit=200, peers=(), **told)
+    of = subject(case)
+    of.__dict__["loaded"] = loaded
+    kl = {row.size["keep"]: row.value for row in rows(case, quality, of) if row.metric == "kl"}
+    assert list(kl) == ["none", "first:1", "predicted"]
+    assert kl["predicted"] != kl["none"]
+    refused = subject(case)
+    with pytest.raises(ModelError, match="--kv-keep predicted: no activation of demo is massive"):
+        quality.group(case, refused, next(iter(sizes(case).values())))
 
 
 def test_names_from_outside_make_labels_without_dots_or_colons():
