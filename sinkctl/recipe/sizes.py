@@ -182,12 +182,12 @@ def kept_in(case: QualityCase, size: Size) -> Policy:
 
 
 def _prefix(case: PrefixCase) -> dict[str, Size]:
-    """One entry a front; UsageError for a precision that is none, or that the cache leaves no room for."""
+    """One entry a front; UsageError for a precision that is none, or is full."""
     for kv in case.kv:
-        try:
-            behind(4, case, kv).check()
-        except UsageError as error:  # names the flags of one stream
-            raise UsageError(f"{case.label}: {str(error).replace('--kv-recent 0: ', '')}") from None
+        if shorthand.bits(kv, f"{case.label}: kv") is None:
+            raise UsageError(
+                f"{case.label}: kv {kv}: rounds nothing, and every front is scored in full anyway; leave it out"
+            )
     return {front: {"front": front} for front in FRONTS[: 5 if case.greedy else 4]}
 
 
