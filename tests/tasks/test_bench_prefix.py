@@ -76,9 +76,9 @@ def test_what_massive_activations_tell_is_put_in_front_and_counted_past_it():
 def test_what_cannot_be_is_one_line(demo):
     with pytest.raises(TextError, match=r"prefix: the text has .* give a longer one, or a smaller limit or length"):
         Prefixes(CASE.model_copy(update={"limit": 10**7}), demo, lambda *_: None)
-    with pytest.raises(UsageError, match="^prefix: kv 5bit: no such precision"):
+    with pytest.raises(UsageError, match=r"^prefix: kv 5bit: no such precision"):
         sizes(CASE.model_copy(update={"kv": ("5bit",)}))
-    with pytest.raises(UsageError, match="^prefix: kv full: rounds nothing"):
+    with pytest.raises(UsageError, match=r"^prefix: kv full: rounds nothing"):
         sizes(CASE.model_copy(update={"kv": ("full",)}))
     untold = product.load()
     untold.tokenizer = None
