@@ -108,6 +108,20 @@ def test_python_takes_what_a_recipe_says(demo, tmp_path, book):
         ("-g 5 --kv 4bit -W 60", "--kv-recent 128 (the default): a window of 60"),
         ("--kv 4bit --kv-keep last:4", "--kv-keep last:4: Tokens that stay in full: none; first:N, the first N"),
         ("--kv 4bit --kv-keep first:300 -p 4+252", "--kv-keep first:300: 4+252 holds 256 tokens"),
+        (
+            "--kv 4bit -p 4+252 --set policies.0.precision.most=2",
+            "precision.most: no predicted token is kept; give --kv-k",
+        ),
+        (
+            "--kv 4bit -g 5 --set policy.precision.massive.layer=3 --set policy.precision.massive.channels=[5] --set "
+            "policy.precision.massive.above=1",
+            "precision.massive: no predicted token is kept; give --kv-keep predicted, or leave it out",
+        ),
+        (
+            "--kv 4bit --kv-keep predicted --set compile=true -p 4+252",
+            "compile=true: predicted tokens are told by a layer",
+        ),
+        ("--kv 4bit --kv-keep predicted --set compile=true -g 5", "compile=true: predicted tokens are told by a layer"),
         ("--kv 4bit --kv-recent -1", "--kv-recent -1: input should be greater than or equal to 0"),
         ("--kv-keep first:4", "--kv-keep first:4: nothing is rounded; give --kv 4bit"),
         ("--kv 4bit -p recompute:4+60", "--kv 4bit: what recompute keeps cannot be rounded"),

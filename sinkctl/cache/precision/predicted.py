@@ -63,7 +63,8 @@ def settled(policies: Sequence[Policy], loaded: LoadedModel) -> list[Policy]:
 
 
 def find(loaded: LoadedModel, keep: str = "predicted") -> Massive:
-    """By `SAMPLES` samples of `LENGTH` tokens of the built-in text; of random tokens where there is no tokenizer.
+    """By `SAMPLES` samples of `LENGTH` tokens of the built-in text (or as many as the model's context takes); of random
+    tokens where there is no tokenizer.
 
     The layer and channels are those of `metrics/predicted.py`. Raises ModelError where nothing is massive.
     """
@@ -87,7 +88,7 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def told_by(loaded: LoadedModel, ids_NT: Tensor) -> tuple[Rule | None, dict[int, Seen]]:
     """The rule that these samples give, None where nothing is massive; and every layer but the last, by its number."""
-    layers, seen = loaded.layers(ids_NT.shape[1] + 1), {}
+    layers, seen = loaded.layers(ids_NT.shape[1] - 1), {}
     last = max(facts.number for facts in layers)
 
     def look(number: int, output: Any) -> None:
@@ -123,7 +124,7 @@ def _block(model: PreTrainedModel, layers: Sequence[LayerFacts], number: int) ->
 
 
 def _check(asked: Massive, loaded: LoadedModel) -> None:
-    last = max(facts.number for facts in loaded.layers(LENGTH + 1))
+    last = max(facts.number for facts in loaded.layers(_length(loaded) - 1))
     if asked.layer >= last:
         raise UsageError(
             f"precision.massive.layer: {asked.layer}: no layer behind it would keep what it tells; give at most "
@@ -137,16 +138,22 @@ def _check(asked: Massive, loaded: LoadedModel) -> None:
         )
 
 
+def _length(loaded: LoadedModel) -> int:
+    """Tokens of a sample."""
+    return LENGTH if loaded.context is None else min(LENGTH, loaded.context)
+
+
 def _samples(loaded: LoadedModel) -> Tensor:
     """Ids, [N, T], a BOS in front of each where the model has one there."""
+    length = _length(loaded)
     if loaded.tokenizer is None:
         drawn = torch.Generator().manual_seed(0)
-        ids_NT = torch.randint(loaded.model.config.get_text_config().vocab_size, (SAMPLES, LENGTH), generator=drawn)
+        ids_NT = torch.randint(loaded.model.config.get_text_config().vocab_size, (SAMPLES, length), generator=drawn)
         bos = loaded.bos_id
     else:
         text = (DEMO / "text.txt").read_text(encoding="utf-8")[: 16 * SAMPLES * LENGTH]
-        ids = loaded.tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: SAMPLES * LENGTH]
-        ids_NT, bos = torch.tensor(ids).view(SAMPLES, LENGTH), loaded.bos_id if loaded.uses_bos else None
+        ids = loaded.tokenizer(text, add_special_tokens=False, verbose=False).input_ids[: SAMPLES * length]
+        ids_NT, bos = torch.tensor(ids).view(SAMPLES, length), loaded.bos_id if loaded.uses_bos else None
     if bos is not None:
         ids_NT[:, 0] = bos
     return ids_NT.to(loaded.device)

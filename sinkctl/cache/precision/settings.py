@@ -21,7 +21,7 @@ class Massive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     layer: int = Field(ge=0, description="After which it is looked for; the layers behind it keep what it tells.")
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="In any of these.")
-    above: float = Field(gt=0, description="Its size.")
+    above: float = Field(gt=0, allow_inf_nan=False, description="Its size.")
 
     @property
     def reason(self) -> str:
@@ -90,6 +90,13 @@ class Precision(BaseModel):
     def predicts(self) -> bool:
         """Whether predicted tokens stay in full."""
         return self.keep.endswith("predicted")
+
+    @property
+    def unused(self) -> str | None:
+        """A setting of predicted tokens, where none of them is kept."""
+        if self.predicts:
+            return None
+        return "massive" if self.massive is not None else "most" if self.most != MOST else None
 
     def slots(self, layer: int) -> int:
         """For predicted tokens, in one of the model's layers."""

@@ -43,8 +43,9 @@ class Prefixes:
             raise TextError(
                 f"{case.label}: the text has {len(self._ids):,} tokens; give a longer one, or a smaller limit or length"
             )
-        starts = np.linspace(0, len(self._ids) - case.length, case.samples).astype(int)
-        self._samples = [self._ids[start : start + case.length] for start in starts]
+        length = min(case.length, (loaded.context or math.inf) - LONGEST)
+        starts = np.linspace(0, len(self._ids) - length, case.samples).astype(int)
+        self._samples = [self._ids[start : start + length] for start in starts]
 
     @property
     def bos(self) -> list[int]:

@@ -50,10 +50,7 @@ class BlockScorer(Scorer):
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
         watched = bool(self._cache.watched(loaded.model))
-        if compile_size is not None and watched:
-            raise ModelError(
-                "predicted tokens are told by a layer's output, which compiled layers do not show; set compile to auto"
-            )
+        assert compile_size is None or not watched, "the recipe was checked"
         layers = blocks_of(loaded.model, self._facts)
         self._own, self._own_why = (
             (None, "") if compile_size is not None or stock or watched else block_layers(loaded.model, layers)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from families import HYBRID, STREAMED, in_float64, tiny
 from fed import losses, wrap
+from pydantic import ValidationError
 from reference import token_by_token_nll
 from rounded import RoundedTokenByToken
 from torch.nn.functional import cross_entropy
@@ -14,6 +15,7 @@ from sinkctl.cache.precision.predicted import find, settled
 from sinkctl.cache.precision.settings import Massive, Precision
 from sinkctl.cache.select import ring
 from sinkctl.cache.streaming import streaming
+from sinkctl.check.stream import different
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import hidden_states
 from sinkctl.model.recurrent import recurrent_cache
@@ -186,6 +188,24 @@ def test_what_tells_is_found_where_a_model_has_massive_activations():
     held = ring(wrap(model).layers(128), policy, 1)
     losses(wrap(model), held, ids[None], [TOKENS])
     assert held.state()["1.admitted"][0].tolist()[:3] == [0, 20, -1]
+
+
+@pytest.mark.parametrize("family", ["gptj", "mpt"])
+def test_what_tells_is_looked_for_within_a_short_context(family):
+    """A table of positions, or of slopes, that ends after 128 tokens."""
+    with pytest.raises(ModelError, match="no activation of tiny is massive"):
+        find(wrap(tiny(*STREAMED[family], dtype=torch.float32)))
+
+
+def test_policies_that_differ_in_what_tells_alone_are_not_called_the_same():
+    told = [Massive(layer=0, channels=(3,), above=above) for above in (1.0, 2.0, 1.0)]
+    first, other, same = (SinkWindow(window=252, precision=Precision(keep="predicted", massive=each)) for each in told)
+    with pytest.raises(UsageError, match=r"two differ in precision\.massive alone; give each a run of its own"):
+        different([first, other])
+    with pytest.raises(UsageError, match="two policies are the same"):
+        different([first, same])
+    with pytest.raises(ValidationError, match="finite number"):
+        Massive(layer=0, channels=(3,), above=float("inf"))
 
 
 @pytest.mark.parametrize(
