@@ -149,7 +149,8 @@ class PrefixCase(CaseSettings):
     """What tokens in front of a text, kept in full, save where keys and values are rounded: those that take massive
     activations on themselves (PrefixQuant, arXiv 2410.05265), and a greedy search (CushionCache, arXiv 2406.12016).
 
-    Of every front: how many places past it are massive, and how much, perplexity, and what rounding all else adds.
+    Of every front: how many places past it are massive, and how much, perplexity, and what rounding all else adds,
+    recent tokens too.
     """
 
     kind: Literal["prefix"] = "prefix"

@@ -43,7 +43,7 @@ MEASURED = {
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
     "quality": ("perplexity",),
-    "prefix": ("perplexity", "massive_places", "largest_activation"),
+    "prefix": ("perplexity", "front_tokens", "massive_places", "largest_activation"),
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }
@@ -192,7 +192,7 @@ def _prefix(case: PrefixCase) -> dict[str, Size]:
 
 
 def behind(front: int, case: PrefixCase, kv: str | None) -> Policy:
-    """So many first tokens in full, and a window, rounded where `kv` says how."""
+    """So many first tokens in full, and a window, rounded where `kv` says how, recent tokens too."""
     bits = None if kv is None else shorthand.bits(kv, f"{case.label}: kv")
     precision = None if bits is None else Precision(bits=bits, recent=0, keep=f"first:{front}")
     return SinkWindow(sinks=front, window=case.cache - front, precision=precision)

@@ -28,26 +28,30 @@ def prefix_table(detail: BenchDetail) -> Table:
 
     several = len({case for case, _ in found}) > 1
     columns = {"front": lambda item: f"{item[0][0]}: {item[0][1]}" if several else item[0][1], "tokens": _spelt}
+    columns |= {"perplexity": of_metric("perplexity", perplexity)}
+    metrics = dict.fromkeys(metric for own in found.values() for metric in own if metric.startswith(ADDED))
+    columns |= {f"{metric.removeprefix(ADDED)} adds": added(metric) for metric in metrics}
     columns |= {
         "massive places past it": of_metric("massive_places", figures),
         "largest": of_metric("largest_activation", lambda value: count(round(value))),
-        "perplexity": of_metric("perplexity", perplexity),
     }
-    metrics = dict.fromkeys(metric for own in found.values() for metric in own if metric.startswith(ADDED))
-    columns |= {f"{metric.removeprefix(ADDED)} adds": added(metric) for metric in metrics}
-    tokens = list(dict.fromkeys(row.detail["tokens"] for row in prefix_rows(detail)))
+    tokens = list(dict.fromkeys(row.detail["tokens"] for row in prefix_rows(detail) if "tokens" in row.detail))
     return table_of(
         found.items(),
         columns,
         len(tokens) == 1 and f"{count(tokens[0])} tokens of text; massive places: of a sample",
-        bool(found) and "the front stays in full; of nothing in front, the first four tokens",
-        bool(found) and "to use one: sinkctl stream FRONT.txt TEXT --bos never -p N+W --kv 4bit --kv-keep first:N",
+        bool(found) and "the front stays in full (of nothing in front, the first four tokens), and no recent token",
+        bool(found)
+        and "to use one: sinkctl stream FRONT.txt TEXT --bos never -p N+W --kv 4bit --kv-recent 0 --kv-keep first:N",
         words=["front", "tokens"],
     )
 
 
 def _spelt(item: tuple[tuple[str, str], dict[str, Row]]) -> str:
-    front = next(iter(item[1].values())).detail["front"]
+    detail = next(iter(item[1].values())).detail
+    front = detail["front"]
+    if "why" in detail:
+        return f"none: {detail['why']}"
     return " ".join(f"“{token}”".replace("\n", "\\n") for token in front) or NOTHING
 
 

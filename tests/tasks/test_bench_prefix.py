@@ -38,7 +38,8 @@ def rows(loaded, case=CASE) -> dict[str, dict[str, Row]]:
 
 def test_a_front_of_bos_is_the_stream_with_bos_kept_in_full(demo):
     found = rows(demo)
-    assert list(found) == ["nothing", "bos", "greedy"], "nothing of this model is massive, so nothing is as measured"
+    assert list(found) == ["nothing", "bos", "measured", "frequent", "greedy"]
+    assert list(found["measured"]) == list(found["frequent"]) == ["front_tokens"], "nothing of this model is massive"
     assert found["greedy"]["perplexity"].detail["front"] == found["bos"]["perplexity"].detail["front"] == ["<|bos|>"]
     for front, kept, bos in (("bos", 1, "always"), ("nothing", 4, "never")):
         plain = {"kind": "sink_window", "sinks": kept, "window": 64 - kept}
@@ -48,8 +49,11 @@ def test_a_front_of_bos_is_the_stream_with_bos_kept_in_full(demo):
         assert found[front]["perplexity"].value == pytest.approx(np.exp(full.mean()), rel=1e-5)
         assert found[front]["added_2bit"].value == pytest.approx(100 * np.expm1((few - full).mean()), abs=0.05)
     table = prefix_table(detail([row for own in found.values() for row in own.values()]))
-    assert [row[:2] for row in table.rows] == [["nothing", "–"], ["bos", "“<|bos|>”"], ["greedy", "“<|bos|>”"]]
-    assert table.columns[-2:] == ["4bit adds", "2bit adds"]
+    assert [row[:2] for row in table.rows] == [
+        ["nothing", "–"], ["bos", "“<|bos|>”"], ["measured", "none: nothing but BOS, if that, is massive"],
+        ["frequent", "none: nothing is as measured that it would be the control of"], ["greedy", "“<|bos|>”"],
+    ]  # fmt: skip
+    assert table.columns[2:5] == ["perplexity", "4bit adds", "2bit adds"]
 
 
 def test_what_massive_activations_tell_is_put_in_front_and_counted_past_it():

@@ -260,7 +260,7 @@ def test_predicted_tokens_are_kept_where_a_model_has_any():
     assert list(kl) == ["none", "first:1", "predicted"]
     assert kl["predicted"] != kl["none"]
     refused = subject(case)
-    with pytest.raises(ModelError, match="--kv-keep predicted: no activation of demo is massive"):
+    with pytest.raises(ModelError, match="quality: kv_keep predicted: no activation of demo is massive"):
         quality.group(case, refused, next(iter(sizes(case).values())))
 
 

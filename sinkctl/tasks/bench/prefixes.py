@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ class Prefixes:
         self._case, self._loaded, self._told = case, loaded, told
         ids_T, _ = opening(loaded, case.files, None)
         self._ids = ids_T.tolist()
-        if len(self._ids) < max(case.length, case.limit):
+        scored = case.limit + (case.search if case.greedy else 0)
+        if len(self._ids) < max(case.length, scored):
             raise TextError(
                 f"{case.label}: the text has {len(self._ids):,} tokens; give a longer one, or a smaller limit or length"
             )
@@ -82,20 +84,22 @@ class Prefixes:
     def greedy(self) -> list[int]:
         """One token after the other, in front of all: the one that lowers the loss at the fewest bits most, surely.
 
-        So CushionCache begins; its prefix tuning is not done.
+        So CushionCache begins; its prefix tuning is not done. The text it reads is behind that which is scored, and the
+        best of so many candidates has to be as sure as one alone would be at two standard errors.
         """
         case, front = self._case, []
-        candidates = [*self.bos, *(token for token, _ in self._told_often[:CANDIDATES]), *self._often]
-        best = self.losses(front, case.kv[-1], case.search)
+        candidates = [*self.bos, *(token for token, _ in self._told_often[:CANDIDATES]), *self._often[:CANDIDATES]]
+        sure = NormalDist().inv_cdf(1 - NormalDist().cdf(-2) / len(candidates))
+        best = self.losses(front, case.kv[-1], case.search, case.limit)
         while len(front) < case.greedy:
             found = {}
             for token in candidates:
                 done = (len(front) + len(found) / len(candidates)) / case.greedy
                 self._told(f"{case.label}: searching token {len(front) + 1} of at most {case.greedy}", done)
-                found[token] = self.losses([token, *front], case.kv[-1], case.search)
+                found[token] = self.losses([token, *front], case.kv[-1], case.search, case.limit)
             token = min(found, key=lambda token: found[token].mean())
             gain = best - found[token]
-            if gain.mean() < 2 * gain.std(ddof=1) / len(gain) ** 0.5:
+            if gain.mean() < sure * gain.std(ddof=1) / len(gain) ** 0.5:
                 break
             front, best = [token, *front], found[token]
         return front
@@ -103,12 +107,12 @@ class Prefixes:
     @property
     def _often(self) -> list[int]:
         told = {token for token, _ in self._told_often}
-        return [token for token, _ in Counter(self._ids).most_common() if token not in told][:CANDIDATES]
+        return [token for token, _ in Counter(self._ids).most_common() if token not in told]
 
-    def losses(self, front: Sequence[int], kv: str | None, tokens: int) -> np.ndarray:
+    def losses(self, front: Sequence[int], kv: str | None, tokens: int, first: int = 0) -> np.ndarray:
         """In nats, of all but the first of so many tokens of the text, the front kept in full and the rest as `kv`."""
         policy = behind(len(front) or WHOLE_FIRST, self._case, kv)
-        ids_T = torch.tensor([*front, *self._ids[:tokens]])
+        ids_T = torch.tensor([*front, *self._ids[first : first + tokens]])
         scorer, (chunk, _) = scorer_for(self._loaded, policy, bos=False), auto_chunk(self._loaded)
         parts = zip(ids_T[:-1].split(chunk), ids_T[1:].split(chunk), strict=True)
         return np.concatenate([scorer.step(*part) for part in parts])[len(front) :].astype(np.float64)

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from families import HYBRID, STREAMED, in_float64, tiny
-from fed import losses, wrap
+from fed import losses, rows_of_streaming, wrap
 from pydantic import ValidationError
 from reference import token_by_token_nll
 from rounded import RoundedTokenByToken
-from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, PerHead, SinkWindow, SlidingWindow
 from sinkctl.cache.precision.predicted import find, settled
@@ -113,21 +112,8 @@ def test_rows_that_keep_different_tokens_are_each_scored_as_alone():
     model = tiny(*STREAMED["llama"])
     policy = policies(telling(wrap(model)))[0]
     ids, starts = torch.stack([text(1), text(2), text(1)]), (20, 6, 20)
-    prompt = torch.zeros(3, 20, dtype=torch.int64)
-    for row, length in enumerate(starts):
-        prompt[row, 20 - length :] = ids[row, :length]
-    mask, given = (prompt > 0).long(), []
-    with streaming(model, 3, 20, policy.precision) as cache, torch.no_grad():
-        options = dict(use_cache=True, past_key_values=cache)
-        given.append(model(input_ids=prompt, attention_mask=mask, **options).logits[:, -1])
-        for step in range(30):
-            new = torch.stack([ids[row, length + step] for row, length in enumerate(starts)])[:, None]
-            mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.int64)], 1)
-            given.append(model(input_ids=new, attention_mask=mask, **options).logits[:, -1])
-    for row, length in enumerate(starts):
-        targets = ids[row, length : length + 31]
-        found = cross_entropy(torch.stack([logits[row] for logits in given]), targets, reduction="none")
-        alone = scored(wrap(model), policy, ids[row], 13)[length - 1 : length + 30]
+    for row, found in enumerate(rows_of_streaming(model, policy, ids, starts)):
+        alone = scored(wrap(model), policy, ids[row], 13)[starts[row] - 1 : starts[row] + 30]
         np.testing.assert_allclose(found, alone, rtol=0, atol=1e-10)
 
 

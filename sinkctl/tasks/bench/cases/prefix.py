@@ -26,12 +26,17 @@ def group(case: PrefixCase, subject: Subject, size: Size) -> Group:
     if name in ("measured", "frequent") and len(front) <= len(prefixes.bos):
         front = []
     if name in NONE and not front:
-        return Group(choices={f"front {name}": f"none: {NONE[name]}"})
+        absent = {"front": [], "why": NONE[name]}
+        return Group(
+            readings=[Reading(OURS, "front_tokens", "", "neither", 0, absent)],
+            choices={f"front {name}": f"none: {NONE[name]}"},
+        )
     full = prefixes.losses(front, None, case.limit)
     (places, largest), spelt = prefixes.massive(front), [subject.loaded.tokenizer.decode([token]) for token in front]
     detail = {"tokens": len(full), "front": spelt}
     readings = [
         Reading(OURS, "perplexity", "perplexity", "lower", float(np.exp(full.mean())), detail),
+        Reading(OURS, "front_tokens", "", "neither", len(front), detail),
         Reading(OURS, "massive_places", "", "lower", places, detail),
         Reading(OURS, "largest_activation", "", "lower", largest, detail),
     ]
