@@ -1,7 +1,7 @@
 """What keys and values in few bits cost a model, and what keeping its first tokens in full saves.
 
     python benchmarks/kv_precision.py MODEL [--text FILE …] [--limit 20000] [--policy 4+252] [--recent 0] [--bits 4 3 2]
-                                      [--keys channel token] [--keep none first:1 first:4] [--device cuda]
+                                      [--keys channel token] [--keep none first:1 first:4 predicted] [--device cuda]
                                       [--everything 6]
 
 MODEL is whatever `sinkctl stream --model` takes. The text (the built-in novel without --text) is scored under --policy

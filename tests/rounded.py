@@ -44,11 +44,25 @@ class RoundedTokenByToken(TokenByToken):
         }
         self.past = {id(facts.module): [] for facts in layers}  # every token that ever was, in full
         self.once = {}
+        self.numbers = {id(facts.module): facts.number for facts in layers}
+        self.told, self.admitted = [], {id(facts.module): [] for facts in layers}  # of each token; by layer, numbers
+
+    def watched(self, model):
+        if not self.precision.predicts:
+            return []
+        massive = self.precision.massive
+
+        def look(module, given, output):
+            h_C = (output[0] if isinstance(output, tuple) else output)[0, -1]
+            self.told.append(any(abs(h) > massive.above for h in h_C[list(massive.channels)].tolist()))
+
+        return [(model.model.layers[massive.layer], look)]
 
     def attend(self, call):
         layer = id(call.module)
         self.past[layer].append((call.k_BGTD[0, :, -1].clone(), call.v_BGTE[0, :, -1].clone()))
         query, (_, keep) = len(self.past[layer]) - 1, self.rules[layer]
+        self.admit(layer, query, keep)
         numbers = range(query)
         if keep.window is not None:
             numbers = [j for j in numbers if j < keep.sinks or j >= query - keep.window]
@@ -56,10 +70,21 @@ class RoundedTokenByToken(TokenByToken):
             self.kept[layer] = [self.form(layer, j, query) for j in numbers]
         return super().attend(call)
 
+    def admit(self, layer: int, query: int, keep) -> None:
+        p = self.precision
+        if not p.predicts or self.numbers[layer] <= p.massive.layer or not self.told[query] or query < p.kept:
+            return
+        here = [j for j in self.admitted[layer] if keep.window is None or j < keep.sinks or query - j <= keep.window]
+        if len(here) < p.most:
+            self.admitted[layer].append(query)
+
+    def in_full(self, layer: int, j: int) -> bool:
+        return j < self.precision.kept or j in self.admitted[layer]
+
     def form(self, layer: int, j: int, query: int):
         p, past = self.precision, self.past[layer]
         k, v = past[j]
-        if j < p.kept:
+        if self.in_full(layer, j):
             return k, v
         if query - j > p.recent:
             v = self.cached((layer, "v", j), lambda: by_token(v, p.bits, p.group))
@@ -70,7 +95,7 @@ class RoundedTokenByToken(TokenByToken):
         begun = j // p.group * p.group
         if query - (begun + p.group - 1) > p.recent:
             numbers = range(begun, begun + p.group)
-            keys, counted = torch.stack([past[i][0] for i in numbers]), [i >= p.kept for i in numbers]
+            keys, counted = torch.stack([past[i][0] for i in numbers]), [not self.in_full(layer, i) for i in numbers]
             k = self.cached((layer, "group", begun), lambda: by_channel(keys, p.bits, counted))[j - begun]
         return k, v
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "model": {"clock", "errors", "formats", "launched", "kernels"},
     "text": {"errors", "formats"},
-    "cache": {"errors", "kernels", "model"},
+    "cache": {"errors", "kernels", "model", "metrics"},
     "metrics": {"errors", "kernels", "model"},
     "sinks": {"errors", "kernels", "model", "metrics"},
     "registers": set(),

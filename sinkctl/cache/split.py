@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sinkctl.cache.blocks import BlockCache
 from sinkctl.cache.policies import Keep, PerHead
@@ -47,6 +48,10 @@ class SplitCache(Handler):
             out = found_BhTE.new_empty(*call.q_BHTD.shape[:3], found_BhTE.shape[-1]) if out is None else out
             out[:, queries] = found_BhTE
         return out
+
+    def watched(self, model: PreTrainedModel) -> list[tuple[nn.Module, Callable]]:
+        """What either part is to be shown."""
+        return [each for cache in self._caches for each in cache.watched(model)]
 
     @property
     def implementations(self) -> dict[str, str]:

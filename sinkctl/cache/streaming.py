@@ -17,6 +17,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from sinkctl.cache.growth import Growth
 from sinkctl.cache.policies import Bounded, SinkWindow
+from sinkctl.cache.precision.predicted import Watched, settled, watched
 from sinkctl.cache.precision.settings import Precision
 from sinkctl.cache.redistribution.settings import Redistribution
 from sinkctl.cache.ring import RingCache
@@ -106,6 +107,14 @@ class StreamingCache(RecurrentCache):
         self._length += tokens
         self._under_way = False
 
+    def watched(self, model: PreTrainedModel) -> list[Watched]:
+        """Where the model is looked at for what the ring keeps."""
+        precision = self.policy.precision
+        return [] if precision is None else watched(model, self._lengths.last.layers, precision, self._tell)
+
+    def _tell(self, told_BT: Tensor) -> None:
+        self._ring.tell(told_BT)
+
     @torch.no_grad()  # a ring that grows a graph would hold all of the past
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention of one layer."""
@@ -114,7 +123,7 @@ class StreamingCache(RecurrentCache):
 
 class _Attention(Handler):
     def __init__(self, cache: StreamingCache):
-        self.attend = cache.attend
+        self.attend, self.watched = cache.attend, cache.watched
         self.token: Token | None = None  # a thread that generates does not inherit who answers
 
 
@@ -148,6 +157,7 @@ def streaming(
         raise UsageError(
             f"streaming: redistribute.heads: {policy.redistribute.heads} is for texts; give all, or a list"
         )
+    (policy,) = settled([policy], loaded)
     cache = StreamingCache(loaded.model, Lengths(loaded, policy.reach + 1), policy)
     decoder, handler = decoder_of(loaded.model), _Attention(cache)
     hooks = [

@@ -8,7 +8,7 @@ from typing import Any
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import SinkctlError, TextError, UsageError
 from sinkctl.model.shapes import check_shape
-from sinkctl.recipe.bench import AnyCase, KernelCase, QualityCase, StartupCase, TasksCase
+from sinkctl.recipe.bench import AnyCase, KernelCase, PrefixCase, QualityCase, StartupCase, TasksCase
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import MEASURED, UNTIMED, measured, sizes
 from sinkctl.result.baseline import ENOUGH, read
@@ -22,7 +22,7 @@ def check_inputs(recipe: BenchRecipe) -> None:
         check_shape(recipe.shape)
     for case in recipe.cases:
         sizes(case)
-        if isinstance(case, QualityCase):
+        if isinstance(case, QualityCase | PrefixCase):
             check_texts(case.files)
         if isinstance(case, KernelCase) and case.heads % case.kv_heads:
             raise UsageError(f"{case.label}: {case.heads} heads cannot share {case.kv_heads} kv_heads equally")

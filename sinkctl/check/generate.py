@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from sinkctl.check.precision import check_compiled
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.adapter_files import tokenizer_source
@@ -44,6 +45,7 @@ def rules(recipe: GenerateRecipe) -> None:
             name = (given or ["bos"])[0]
             raise UsageError(f"--{name}: a chat takes lines from standard input, in the model's template; leave it out")
     recipe.policy.check()
+    check_compiled([recipe.policy], recipe.compile)
     redistribute = recipe.policy.redistribute
     if redistribute is not None and not redistribute.settled:
         raise UsageError(

@@ -27,6 +27,15 @@ def check_heads(policies: Sequence[Policy], settings: ModelSettings) -> None:
             raise UsageError(problem)
 
 
+def check_compiled(policies: Sequence[Policy], compiled: bool | str) -> None:
+    """UsageError where layers are to be compiled that a cache has to look into."""
+    if compiled is True and any(policy.precision is not None and policy.precision.predicts for policy in policies):
+        raise UsageError(
+            "compile=true: predicted tokens are told by a layer's output, which compiled layers do not show; "
+            "set compile to auto"
+        )
+
+
 def head_width(settings: ModelSettings) -> int | None:
     """Channels of keys and of values in a head, as far as the config of a folder says."""
     config = config_of(settings)

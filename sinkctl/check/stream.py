@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sinkctl.cache.policies import Policy
+from sinkctl.check.precision import check_compiled
 from sinkctl.check.redistribution import check_calibration
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import UsageError
@@ -28,6 +29,7 @@ def rules(recipe: StreamRecipe) -> None:
     """UsageError for what does not go together, whatever the model."""
     for policy in recipe.policies:
         policy.check_scores()
+    check_compiled(recipe.policies, recipe.compile)
     labels = different(recipe.policies)
     thresholds = [parse(text) for text in recipe.fail_on]
     if any("auto" in label for label in labels):  # what it will be called is for the model to say
@@ -67,6 +69,9 @@ def different(policies: Sequence[Policy]) -> list[str]:
     labels = [policy.label for policy in policies]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
+        alike = [policy.precision and policy.precision.massive for policy in policies if policy.label == twice]
+        if any(massive != alike[0] for massive in alike):
+            raise UsageError(f"--policy {twice}: two differ in precision.massive alone; give each a run of its own")
         raise UsageError(f"--policy {twice}: two policies are the same: {', '.join(labels)}")
     return labels
 

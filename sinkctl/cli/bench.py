@@ -18,8 +18,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[SUITE|RECIPE]...",
-            help="ci (default), stream, measure, convert, quality, ruler, kernels, peers, startup, scaling; or recipe "
-            "files. compare A B…: saved results side by side.",
+            help="ci (default), stream, measure, convert, quality, prefixes, ruler, kernels, peers, startup, scaling; "
+            "or recipe files. compare A B…: saved results side by side.",
             autocompletion=completing.suites,
         ),
     ] = None,

@@ -55,7 +55,11 @@ def stream(
     ] = None,
     kv_keep: Annotated[
         list[str] | None,
-        option(_CACHE, "Tokens that --kv leaves in full: first:N, or none (default). May repeat.", "--kv-keep"),
+        option(
+            _CACHE,
+            "Tokens that --kv leaves in full: first:N, predicted, first:N+predicted, or none (default). May repeat.",
+            "--kv-keep",
+        ),
     ] = None,
     kv_recent: Annotated[int | None, option(_CACHE, "Last tokens that --kv leaves in full (default 128).")] = None,
     redistribute: Annotated[

@@ -5,7 +5,7 @@ of its forward pass itself; on leaving, it is as it was.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -78,7 +78,7 @@ class Attachment:
             raise ModelError("the model is in training mode; call model.eval() first")
         self._handler = handler
         handler.sharers = sharers(model)
-        self._adapted = bypassing(model)
+        self._adapted, self._watched = bypassing(model), handler.watched(model)
         self._configs = configs_of(model)
         AttentionInterface.register(NAME, through_handler)
         AttentionMaskInterface.register(NAME, _mask)
@@ -90,7 +90,9 @@ class Attachment:
         try:
             for module, family in self._adapted:
                 module.forward = partial(family.forward, module)
-            with attending_by(self._configs, NAME):
+            with attending_by(self._configs, NAME), ExitStack() as hooks:
+                for module, hook in self._watched:
+                    hooks.callback(module.register_forward_hook(hook).remove)
                 yield
         finally:
             for (module, _), forward in zip(self._adapted, own, strict=True):

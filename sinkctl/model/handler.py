@@ -36,26 +36,32 @@ class AttentionCall:
     slope_H: Tensor | None = None  # ALiBi: scores fall by this much a token of distance
     sink_key: SinkKey | None = None
     weigh: Callable[[Tensor, Tensor], Tensor] | None = None  # (score_BHTS, seen) → weights, in place of softmax
+    told_BT: Tensor | None = None  # bool, on the CPU: tokens of which a cache was told something
 
     def rows(self, rows: slice | Tensor) -> "AttentionCall":
         """The same call for some of its rows."""
         q, k, v = (x[rows] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
-        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(rows, slice(None)))
+        return self._cut(q, k, v, rows, slice(None))
 
     def columns(self, columns: Tensor) -> "AttentionCall":
         """The same call for some of its tokens, by their places."""
         columns = columns.to(self.q_BHTD.device)
         q, k, v = (x.index_select(2, columns) for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
-        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(slice(None), columns))
+        return self._cut(q, k, v, slice(None), columns)
 
     def tokens(self, first: int, end: int) -> "AttentionCall":
         """The same call for some of its tokens."""
         part = slice(first, end)
         q, k, v = (x[:, :, part] for x in (self.q_BHTD, self.k_BGTD, self.v_BGTE))
-        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=self._key(slice(None), part))
+        return self._cut(q, k, v, slice(None), part)
 
-    def _key(self, rows: slice | Tensor, tokens: slice | Tensor) -> SinkKey | None:
-        return None if self.sink_key is None else self.sink_key.cut(rows, tokens)
+    def _cut(self, q: Tensor, k: Tensor, v: Tensor, rows: slice | Tensor, tokens: slice | Tensor) -> "AttentionCall":
+        key = None if self.sink_key is None else self.sink_key.cut(rows, tokens)
+        told = self.told_BT
+        if told is not None:
+            rows, tokens = (x.cpu() if isinstance(x, Tensor) else x for x in (rows, tokens))
+            told = told[rows][:, tokens]
+        return replace(self, q_BHTD=q, k_BGTD=k, v_BGTE=v, sink_key=key, told_BT=told)
 
 
 def places(real_BT: Tensor | None) -> list[list[int]] | None:
@@ -73,6 +79,10 @@ class Handler:
     def attend(self, call: AttentionCall) -> Tensor:
         """Return out_BHTE."""
         raise NotImplementedError
+
+    def watched(self, model: nn.Module) -> list[tuple[nn.Module, Callable]]:
+        """Modules of the model whose outputs it is to be shown, each with the forward hook that does so."""
+        return []
 
     def room(self, module: nn.Module, tokens: int) -> Tensor | None:
         """Where the values of one row's next block may be written, [T, G·E], to be copied no more; None: anywhere."""

@@ -118,7 +118,17 @@ class KernelCase(CaseSettings):
     implementations: tuple[str, ...] = Field((), description="Only these; none: every one that runs here.")
 
 
-class QualityCase(CaseSettings):
+class RoundedSettings(CaseSettings):
+    """What cases have that compare precisions of keys and values."""
+
+    kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
+    kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
+        ("none",), min_length=1, description="What stays in full: none, first:N, predicted, or first:N+predicted."
+    )
+    kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
+
+
+class QualityCase(RoundedSettings):
     """Perplexity by sinks and window: the published tables' shape. Each number is exact, none is timed."""
 
     kind: Literal["quality"] = "quality"
@@ -128,11 +138,6 @@ class QualityCase(CaseSettings):
     caches: tuple[Count, ...] = Field((256,), min_length=1, description="Tokens in the cache: sinks and window.")
     peers: tuple[Literal["dense", "recompute", "heavy_hitter", "random"], ...] = ("dense",)
     every: Count = Field(1, description="recompute scores one token in so many; eviction happens once in so many.")
-    kv: tuple[str, ...] = Field(("full",), min_length=1, description="Precisions of keys and values, as --kv.")
-    kv_keep: tuple[Annotated[str, Field(pattern=KEEP)], ...] = Field(
-        ("none",), min_length=1, description="What stays in full: none, or first:N."
-    )
-    kv_recent: Annotated[int, Field(ge=0)] = Field(128, description="Last tokens in full, as --kv-recent.")
     beside_full: bool = Field(
         False,
         description="Bits per byte too; and, as far as the model's context reaches, KL divergence of the predictions "
@@ -140,7 +145,26 @@ class QualityCase(CaseSettings):
     )
 
 
-class RetrievalCase(CaseSettings):
+class PrefixCase(CaseSettings):
+    """What tokens in front of a text, kept in full, save where keys and values are rounded: those that take massive
+    activations on themselves (PrefixQuant, arXiv 2410.05265), and a greedy search (CushionCache, arXiv 2406.12016).
+
+    Of every front: how many places past it are massive, and how much, perplexity, and what rounding all else adds,
+    recent tokens too.
+    """
+
+    kind: Literal["prefix"] = "prefix"
+    files: tuple[str, ...] = Field((), description="Texts; none: the built-in one.")
+    limit: Annotated[int, Field(ge=2)] = Field(4000, description="Tokens of text scored.")
+    cache: Annotated[int, Field(ge=64)] = Field(256, description="Tokens in the cache, the front among them.")
+    kv: tuple[str, ...] = Field(("4bit", "3bit", "2bit"), min_length=1, description="Precisions, as --kv.")
+    samples: Count = Field(16, description="Samples of the text, in which massive activations are looked for,")
+    length: Annotated[int, Field(ge=8)] = Field(256, description="tokens each.")
+    greedy: Annotated[int, Field(ge=0, le=8)] = Field(0, description="Tokens that a search may put in front; 0: none.")
+    search: Annotated[int, Field(ge=2)] = Field(600, description="Tokens scored for each that the search tries.")
+
+
+class RetrievalCase(RoundedSettings):
     """Lines to be remembered and asked for after a while (StreamEval, arXiv 2309.17453); exact matches in percent."""
 
     kind: Literal["retrieval"] = "retrieval"
@@ -186,6 +210,7 @@ AnyCase = Annotated[
     | TrainCase
     | KernelCase
     | QualityCase
+    | PrefixCase
     | RetrievalCase
     | TasksCase
     | StartupCase,

@@ -15,9 +15,11 @@ from sinkctl.recipe.bench import (
     KernelCase,
     MeasureCase,
     MemoryCase,
+    PrefixCase,
     ProcessesCase,
     QualityCase,
     RetrievalCase,
+    RoundedSettings,
     StartupCase,
     StreamCase,
     TasksCase,
@@ -27,6 +29,7 @@ from sinkctl.recipe.load import validate
 
 Size = dict[str, int | float | str]
 ALL = "all"  # the cache of a case's `dense`
+FRONTS = ("nothing", "bos", "measured", "frequent", "greedy")  # what may stand in front of a text
 ITSELF = "sinkctl"  # the way that is no peer
 # Seconds of a command: the clock's, what the run itself says, and the parts of that.
 STARTUP = ("seconds", "own", "imports", "loading", "preparing", "compiling", "first", "rest")
@@ -40,11 +43,20 @@ MEASURED = {
     "train": ("tokens_per_s", "added_memory"),
     "kernel": ("ms", "added_memory"),
     "quality": ("perplexity",),
+    "prefix": ("perplexity", "front_tokens", "massive_places", "largest_activation"),
     "retrieval": ("exact_match",),
     "startup": STARTUP,
 }
 BESIDE_FULL = ("bits_per_byte", "kl", "flips")  # of a quality case that asks for them
-UNTIMED = ("memory", "processes", "quality", "retrieval", "tasks", "startup")  # by the rounds of the ways, that is
+UNTIMED = (
+    "memory",
+    "processes",
+    "quality",
+    "prefix",
+    "retrieval",
+    "tasks",
+    "startup",
+)  # by the rounds of the ways, that is
 FRESH = ("memory",)  # each size in a process of its own: a peak does not go down again
 
 
@@ -56,6 +68,8 @@ def sizes(case: AnyCase) -> dict[str, Size]:
 def measured(case: AnyCase) -> tuple[str, ...]:
     """What a case measures; empty where lm-evaluation-harness says so for itself."""
     further = BESIDE_FULL if isinstance(case, QualityCase) and case.beside_full else ()
+    if isinstance(case, PrefixCase):
+        further = tuple(f"added_{kv}" for kv in case.kv)
     return MEASURED.get(case.kind, ()) + further
 
 
@@ -129,11 +143,7 @@ def _quality(case: QualityCase) -> dict[str, Size]:
             continue
         for keep in case.kv_keep:
             rounded = size | {"kv": kv, "keep": keep}
-            try:
-                kept_in(case, rounded).check()
-            except UsageError as error:  # names the flags of one stream
-                words = str(error).replace("--kv-recent", "kv_recent").replace("--kv-keep", "kv_keep")
-                raise UsageError(f"{case.label}: {words}") from None
+            _check(case, kept_in(case, rounded))
             found[label_of(f"{sinks}+{cache - sinks}", kv, f"keep={keep}")] = rounded
     if not found:
         raise UsageError(f"{case.label}: {min(case.sinks)} sinks leave no window in a cache of {max(case.caches)}")
@@ -148,20 +158,69 @@ def _quality(case: QualityCase) -> dict[str, Size]:
     return found
 
 
+def _check(case: RoundedSettings, policy: Policy) -> None:
+    try:
+        policy.check()
+    except UsageError as error:  # names the flags of one stream
+        words = str(error).replace("--kv-recent", "kv_recent").replace("--kv-keep", "kv_keep")
+        raise UsageError(f"{case.label}: {words}") from None
+
+
+def precision_in(case: RoundedSettings, size: Size) -> Precision | None:
+    """That of a size; None: in full."""
+    if "kv" not in size:
+        return None
+    return Precision(bits=shorthand.bits(size["kv"]), keep=size["keep"], recent=case.kv_recent)
+
+
 def kept_in(case: QualityCase, size: Size) -> Policy:
     """The policy of a size with `sinks`."""
-    precision = None
-    if "kv" in size:
-        precision = Precision(bits=shorthand.bits(size["kv"]), keep=size["keep"], recent=case.kv_recent)
+    precision = precision_in(case, size)
     if not size["sinks"]:
         return SlidingWindow(window=size["window"], precision=precision)
     return SinkWindow(sinks=size["sinks"], window=size["window"], precision=precision)
 
 
+def _prefix(case: PrefixCase) -> dict[str, Size]:
+    """One entry a front; UsageError for a precision that is none, or is full."""
+    for kv in case.kv:
+        if shorthand.bits(kv, f"{case.label}: kv") is None:
+            raise UsageError(
+                f"{case.label}: kv {kv}: rounds nothing, and every front is scored in full anyway; leave it out"
+            )
+    return {front: {"front": front} for front in FRONTS[: 5 if case.greedy else 4]}
+
+
+def behind(front: int, case: PrefixCase, kv: str | None) -> Policy:
+    """So many first tokens in full, and a window, rounded where `kv` says how, recent tokens too."""
+    bits = None if kv is None else shorthand.bits(kv, f"{case.label}: kv")
+    precision = None if bits is None else Precision(bits=bits, recent=0, keep=f"first:{front}")
+    return SinkWindow(sinks=front, window=case.cache - front, precision=precision)
+
+
 def _retrieval(case: RetrievalCase) -> dict[str, Size]:
-    """One entry a policy and distance; UsageError names a policy that is none."""
-    pairs = [(cache, back) for cache in case.caches for back in case.back if policy_of(cache)]
-    return {label_of(cache, f"back={back}"): {"policy": cache, "back": back} for cache, back in pairs}
+    """One entry a policy, precision and distance; UsageError names a policy that is none, or is never rounded."""
+    found: dict[str, Size] = {}
+    for cache, kv in product(case.caches, case.kv):
+        keeps: tuple[str | None, ...] = case.kv_keep
+        if shorthand.bits(kv, f"{case.label}: kv") is None:
+            keeps = (None,)
+        for keep, back in product(keeps, case.back):
+            rounded = {} if keep is None else {"kv": kv, "keep": keep}
+            _check(case, asked_of(case, size := {"policy": cache, "back": back} | rounded))
+            words = [] if keep is None else [kv, f"keep={keep}"]
+            found[label_of(cache, *words, f"back={back}")] = size
+    return found
+
+
+def asked_of(case: RetrievalCase, size: Size) -> Policy:
+    """The policy of a size."""
+    policy, precision = policy_of(size["policy"]), precision_in(case, size)
+    if precision is None:
+        return policy
+    if policy.kind in shorthand.NEVER_ROUNDED:
+        raise UsageError(f"{case.label}: kv {size['kv']}: what {policy.kind} keeps cannot be rounded; leave it out")
+    return policy.model_copy(update={"precision": precision})
 
 
 def _tasks(case: TasksCase) -> dict[str, Size]:
@@ -193,6 +252,7 @@ SIZES: dict[str, Callable[..., dict[str, Size]]] = {
     "train": _train,
     "kernel": _kernel,
     "quality": _quality,
+    "prefix": _prefix,
     "retrieval": _retrieval,
     "tasks": _tasks,
     "startup": _startup,

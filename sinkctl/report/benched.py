@@ -3,6 +3,7 @@
 from sinkctl.report import parts
 from sinkctl.report.markdown import rendered
 from sinkctl.report.parts import Section, Table, columns_of, of, table_of, without_empty
+from sinkctl.report.prefixes import prefix_rows, prefix_table
 from sinkctl.report.quality import beside_table, quality_picture, quality_table, retrieval_table
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
@@ -28,6 +29,7 @@ def tables(detail: BenchDetail) -> list[tuple[str, Table]]:
         *((title, case_table(rows, detail)) for title, rows in case_rows(detail)),
         ("Quality", quality_table(detail)),
         ("Beside everything kept", beside_table(detail)),
+        ("Prefixes", prefix_table(detail)),
         ("Retrieval", retrieval_table(detail)),
         ("Startup", startup_table(detail)),
         ("Growth", fit_table(detail.fits)),
@@ -55,7 +57,7 @@ def sections(detail: BenchDetail) -> list[Section]:
 
 def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
     """Rows that share a table, by case and metric, under its title; not those that tables of their own show."""
-    shown = {row.case for row in startup_rows(detail)}
+    shown = {row.case for row in [*startup_rows(detail), *prefix_rows(detail)]}
     if quality_table(detail):
         shown |= {row.case for row in detail.rows if row.metric == "perplexity" and "sinks" in row.size}
     if retrieval_table(detail):

@@ -70,13 +70,16 @@ def predicted_table(score: InputScore, most: int | None = None) -> Table:
     }  # fmt: skip
     if (found := score.predicted) is None:
         return table_of([], columns)
-    kept = f"--kv-keep {found.keep} keeps all{f' but {count(found.left)}' if found.left else ''} of them"
+    kept = "--kv-keep predicted keeps them"
+    if found.keep != "none":
+        others = f" but {count(found.left)} of them, --kv-keep predicted those too" if found.left else " of them"
+        kept = f"--kv-keep {found.keep} keeps all{others}"
     front = prefix(score)
     return table_of(
         found.tokens[:most],
         columns,
         f"places: massive in channel{'s' * (len(found.channels) > 1)} {ranges(found.channels)} after layer "
-        f"{found.layer}; {'no setting keeps them' if found.keep == 'none' else kept}",
+        f"{found.layer}; {kept}",
         f"{_agreement(found.all)}; besides the first token, {_agreement(found.besides_first)}",
         len(front) > bool(score.bos)
         and f"a prefix of as many tokens as samples have such places: {' '.join(map(quoted, front))}",

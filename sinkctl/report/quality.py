@@ -86,7 +86,7 @@ def retrieval_table(detail: BenchDetail) -> Table:
     rows = [row for row in detail.rows if row.metric == "exact_match" and "back" in row.size]
     found: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
-        found.setdefault((row.case, str(row.size.get("policy", row.label))), {})[row.size["back"]] = row
+        found.setdefault((row.case, _asked_of(row)), {})[row.size["back"]] = row
 
     def said(row: Row | None) -> str:
         marks = {"no": GONE, "partly": PARTLY}
@@ -130,8 +130,18 @@ def _scored(detail: BenchDetail) -> list[Row]:
     return [row for row in rows if "sinks" in row.size or row.way in (DENSE, RECOMPUTE, *CHOSEN)]
 
 
+def _asked_of(row: Row) -> str:
+    """A policy, with its precision where that is not full."""
+    policy = str(row.size.get("policy", row.label))
+    return f"{policy}, {row.size['kv']}, {_in_full(row)} kept" if "kv" in row.size else policy
+
+
+def _in_full(row: Row) -> str:
+    return str(row.size["keep"]).replace("none", "nothing")
+
+
 def _kept(row: Row) -> int | str:
     """Sinks, with their precision where that is not full, or a peer."""
     if "kv" in row.size:
-        return f"{row.size['sinks']}, {row.size['kv']}, {row.size['keep'].replace('none', 'nothing')} kept"
+        return f"{row.size['sinks']}, {row.size['kv']}, {_in_full(row)} kept"
     return row.size.get("sinks", f"{row.way}, {row.size['pinned']} sinks" if "pinned" in row.size else row.way)

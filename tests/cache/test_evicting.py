@@ -6,13 +6,15 @@ import torch
 from families import HYBRID, STREAMED, in_float64, tiny
 from reference import stock_cache, token_by_token_nll, turn
 from test_blocks import stream, text, wrap
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention as attention
 
-from sinkctl.cache.evicting import EvictingCache
+from sinkctl.cache.evicting import EvictingCache, _weights
 from sinkctl.cache.evicting_ring import EvictingRing
 from sinkctl.cache.policies import HeavyHitter, Keep, RandomKept, SinkWindow
 from sinkctl.cache.select import ring
 from sinkctl.model.attention import attached
-from sinkctl.model.handler import Handler
+from sinkctl.model.handler import AttentionCall, Handler
 from sinkctl.recipe.schema import GREEDY, GenerateRecipe
 from sinkctl.tasks.generate.generation import decoder_for
 from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
@@ -100,6 +102,18 @@ def test_where_nothing_is_chosen_it_is_the_window_with_sinks(family, policy):
     facts, stock = loaded.layers(127), SinkWindow(sinks=3, window=6)
     expected = token_by_token_nll(loaded.model, facts, [stock.keep(f.window) for f in facts], ids)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def test_a_block_over_an_evicted_cache_is_masked_from_its_end():
+    """`is_causal` lines a block's queries up with the first keys, so that the first of them would see one key."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, t, 8, generator=draw, dtype=torch.float64) for n, t in ((4, 5), (2, 20), (2, 20)))
+    call = AttentionCall(None, q, k, v, None, scale=8**-0.5)
+    found = _weights(call, q, k, None) @ v.repeat_interleave(2, dim=1)
+    right = attention(q, k, v, attn_mask=causal_lower_right(5, 20), enable_gqa=True)
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+    wrong = attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert ((found - wrong).abs().amax((1, 3)) > 0.5).all(), "every query of the block sees other keys"
 
 
 def test_chance_is_the_seeds_alone_and_takes_what_is_no_sink_and_not_recent():

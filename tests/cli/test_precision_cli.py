@@ -19,12 +19,55 @@ def test_a_policy_runs_at_every_precision_asked_for(sinkctl):
     in_full, rounded, kept = scores.values()
     label = "4+60, 4-bit KV, last 20 in full"
     assert list(scores) == ["4+60", label, f"{label}, first 4 kept"]
-    assert kept["settings"]["precision"] == {"bits": 4, "keys": "channel", "group": 32, "recent": 20, "keep": "first:4"}
+    shown = {"bits": 4, "keys": "channel", "group": 32, "recent": 20, "keep": "first:4", "massive": None, "most": 8}
+    assert kept["settings"]["precision"] == shown
     assert in_full["settings"]["precision"] is None
     assert len({score["perplexity"] for score in scores.values()}) == 3
     cost = [line for line in result["verdict"] if line.startswith(f"{label}: ")]
     assert f"{rounded['perplexity']:.2f} against {in_full['perplexity']:.2f} in full." in cost[0]
     assert any("4-bit KV" in line for line in result["model"]["layers"])
+
+
+# What a stream of the built-in model, whose activations are not massive, may be told by all the same.
+TOLD = ["layer=3", "channels=[5]", "above=0.5"]
+
+
+def test_predicted_tokens_are_kept_as_the_recipe_says_and_in_what_is_said_after_it(sinkctl, tmp_path):
+    flags = [
+        "-p",
+        "4+60",
+        *ROUNDED,
+        "--kv-keep",
+        "none",
+        "--kv-keep",
+        "predicted",
+        "--limit",
+        300,
+        "-o",
+        tmp_path / "run",
+    ]
+    flags += [word for told in TOLD for word in ("--set", f"policies.1.precision.massive.{told}")]
+    code, out, err = sinkctl("stream", *flags, "--json")
+    assert code == 0, err
+    plain, kept = json.loads(out)["stream"]["policies"]
+    assert kept["label"] == f"{plain['label']}, predicted kept"
+    assert kept["settings"]["precision"]["massive"] == {"layer": 3, "channels": [5], "above": 0.5}
+    assert kept["perplexity"] != plain["perplexity"]
+    said = [word for told in TOLD for word in ("--set", f"policy.precision.massive.{told}")]
+    code, out, err = sinkctl(
+        "stream", "-g", 12, "--prompt", "It was", "-W", 60, *ROUNDED, "--kv-keep", "first:1+predicted", *said, "--json"
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["generate"]["policy"] == "4+60, 4-bit KV, last 20 in full, first 1 and predicted kept"
+    assert "which tokens are kept is asked of the host" in result["choices"]["decode_attention"]
+
+
+def test_predicted_tokens_are_refused_where_nothing_tells_them(sinkctl):
+    for flags in (["--limit", 300], ["-g", 5, "--prompt", "It was"], ["--questions", "lines"]):
+        code, out, err = sinkctl("stream", "-W", 60, *ROUNDED, "--kv-keep", "predicted", *flags)
+        assert (code, out) == (3, "")
+        assert err.splitlines()[-1].startswith("sinkctl: --kv-keep predicted: no activation of demo is massive, so ")
 
 
 def test_generation_is_rounded_and_says_so(sinkctl):
@@ -63,8 +106,22 @@ def test_python_takes_what_a_recipe_says(demo, tmp_path, book):
         ),
         ("--kv 4bit -p 4+16", "give a window of 32 and more"),
         ("-g 5 --kv 4bit -W 60", "--kv-recent 128 (the default): a window of 60"),
-        ("--kv 4bit --kv-keep last:4", "--kv-keep last:4: Tokens that stay in full: none, or first:N"),
+        ("--kv 4bit --kv-keep last:4", "--kv-keep last:4: Tokens that stay in full: none; first:N, the first N"),
         ("--kv 4bit --kv-keep first:300 -p 4+252", "--kv-keep first:300: 4+252 holds 256 tokens"),
+        (
+            "--kv 4bit -p 4+252 --set policies.0.precision.most=2",
+            "precision.most: no predicted token is kept; give --kv-k",
+        ),
+        (
+            "--kv 4bit -g 5 --set policy.precision.massive.layer=3 --set policy.precision.massive.channels=[5] --set "
+            "policy.precision.massive.above=1",
+            "precision.massive: no predicted token is kept; give --kv-keep predicted, or leave it out",
+        ),
+        (
+            "--kv 4bit --kv-keep predicted --set compile=true -p 4+252",
+            "compile=true: predicted tokens are told by a layer",
+        ),
+        ("--kv 4bit --kv-keep predicted --set compile=true -g 5", "compile=true: predicted tokens are told by a layer"),
         ("--kv 4bit --kv-recent -1", "--kv-recent -1: input should be greater than or equal to 0"),
         ("--kv-keep first:4", "--kv-keep first:4: nothing is rounded; give --kv 4bit"),
         ("--kv 4bit -p recompute:4+60", "--kv 4bit: what recompute keeps cannot be rounded"),

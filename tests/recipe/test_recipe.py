@@ -62,7 +62,7 @@ def test_all_mistakes_of_a_recipe_are_named_in_the_order_of_its_lines(tmp_path):
         "4: cases.0.tokens.1: input should be a valid integer, unable to parse string as an integer",
         "5: cases.1.tasks: missing; add it",
         "6: cases.2: no such kind 'tsks'; did you mean 'tasks'? One of stream, decode, memory, processes, measure, "
-        "train, kernel, quality, retrieval, tasks, startup",
+        "train, kernel, quality, prefix, retrieval, tasks, startup",
         "7: cases.3.chunks.0: input should be greater than or equal to 1, or input should be 'auto'",
         "8: timng: no such field; did you mean 'timing'?",
     ]

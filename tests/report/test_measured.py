@@ -105,7 +105,8 @@ def test_tokens_that_a_quantizer_must_keep_are_told_with_the_setting_that_keeps_
     table = predicted_table(input_score())
     assert table.rows[0] == ["the first token", "100", "99", "0"]
     assert table.legend == [
-        "places: massive in channels 7–8, 447 after layer 1; --kv-keep first:1 keeps all but 6 of them",
+        "places: massive in channels 7–8, 447 after layer 1; --kv-keep first:1 keeps all but 6 of them, --kv-keep "
+        "predicted those too",
         "precision 93.4 % (99 of 106), recall 33.0 % (99 of 300); besides the first token, precision 0.0 % (0 of 6), "
         "no sinks",
     ]

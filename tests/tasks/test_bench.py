@@ -334,10 +334,12 @@ def test_the_built_in_suites_run_at_their_smallest_size(name):
     small = {
         "quality": {"limit": 120, "every": 100, "caches": (100,)},
         "retrieval": {"lines": 20},
+        "prefix": {"limit": 120, "samples": 2, "length": 64, "cache": 64},
         "train": {"batch": 1},
     }
     cases = tuple(case.model_copy(update=small.get(case.kind, {})) for case in recipe.cases)
-    shape = None if name in ("bench/ci", "bench/quality") else "tiny"  # these two with the built-in model
+    with_text = ("bench/ci", "bench/quality", "bench/prefixes")
+    shape = None if name in with_text else "tiny"  # those with the built-in model
     session = Session(recipe.model_copy(update={"cases": cases, "shape": shape}).model_dump(mode="json"))
     for number, case in enumerate(cases):
         label = next(iter(sizes(case)))
@@ -346,7 +348,7 @@ def test_the_built_in_suites_run_at_their_smallest_size(name):
             assert opened["choices"] == {"1 processes": f"left out: {processes.RANDOM}"}
             continue
         metrics = {opened["metric"]} if opened["ways"] else {reading["metric"] for reading in opened["readings"]}
-        assert metrics == set(measured(case) if case.kind == "quality" else MEASURED[case.kind][:1])
+        assert metrics == set(measured(case) if case.kind in ("quality", "prefix") else MEASURED[case.kind][:1])
         assert not opened["failed"]
         if opened["ways"]:
             assert all(seconds > 0 for seconds in session.round().values())

@@ -11,6 +11,7 @@ from sinkctl import api
 from sinkctl.cache.policies import SinkWindow
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import attached
+from sinkctl.model.load import load
 from sinkctl.recipe.bench import QualityCase, RetrievalCase, TasksCase
 from sinkctl.recipe.load import validate
 from sinkctl.recipe.sizes import kept_in, sizes
@@ -226,6 +227,41 @@ def test_retrieval_counts_the_answers_that_questions_counts(demo):
     assert not table.rows[1][2].endswith("†")
     assert not quality_table(detail(found))
     assert not retrieval_table(detail([]))
+
+
+def test_retrieval_is_asked_at_every_precision(demo):
+    told = dict(lines=12, every=6, back=(1,), kv=("full", "4bit"), kv_keep=("none", "first:1"), kv_recent=16)
+    case = RetrievalCase(caches=("4+60",), **told)
+    of = subject(case)
+    of.__dict__["loaded"] = demo
+    found = rows(case, retrieval, of)
+    assert [row.label for row in found] == [
+        "4+60,back=1", "4+60,4bit,keep=none,back=1", "4+60,4bit,keep=first-1,back=1",
+    ]  # fmt: skip
+    names = [row[0] for row in retrieval_table(detail(found)).rows]
+    assert names == ["4+60", "4+60, 4bit, nothing kept", "4+60, 4bit, first:1 kept"]
+    with pytest.raises(UsageError, match="retrieval: kv 4bit: what heavy_hitter keeps cannot be rounded; leave it out"):
+        sizes(RetrievalCase(caches=("heavy_hitter:4+60",), **told))
+    with pytest.raises(UsageError, match="retrieval: kv_recent 128: a window of 60 holds no group"):
+        sizes(RetrievalCase(caches=("4+60",), **told | {"kv_recent": 128}))
+
+
+def test_predicted_tokens_are_kept_where_a_model_has_any():
+    """BOS of the built-in model is made massive, by its embedding."""
+    loaded = load()
+    loaded.model.lm_head.weight = torch.nn.Parameter(loaded.model.lm_head.weight.clone())  # tied: the head stays
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[loaded.bos_id, 7] = 3e3
+    told = dict(kv=("2bit",), kv_keep=("none", "first:1", "predicted"), kv_recent=0, beside_full=True)
+    case = QualityCase(sinks=(1,), caches=(64,), limit=200, peers=(), **told)
+    of = subject(case)
+    of.__dict__["loaded"] = loaded
+    kl = {row.size["keep"]: row.value for row in rows(case, quality, of) if row.metric == "kl"}
+    assert list(kl) == ["none", "first:1", "predicted"]
+    assert kl["predicted"] != kl["none"]
+    refused = subject(case)
+    with pytest.raises(ModelError, match="quality: kv_keep predicted: no activation of demo is massive"):
+        quality.group(case, refused, next(iter(sizes(case).values())))
 
 
 def test_names_from_outside_make_labels_without_dots_or_colons():

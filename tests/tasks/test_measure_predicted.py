@@ -82,8 +82,8 @@ def test_planted_massive_activations_tell_their_tokens_and_the_setting(records):
     assert named["predicted.precision"] == named["predicted.recall"] == pytest.approx([200 / 3])
     assert result.verdict[-1] == (
         "Where keys and values are rounded, keep the first token in full (sinkctl stream --kv 4bit --kv-keep first:1): "
-        "that is 4 of the 12 places massive in channel 7 after layer 0, 8 of them sinks of later layers; of 8 other "
-        "sinks, this names 4."
+        "that is 4 of the 12 places massive in channel 7 after layer 0, 8 of them sinks of later layers; "
+        "--kv-keep predicted keeps them all; of 8 other sinks, this names 4."
     )
 
 

@@ -65,6 +65,10 @@ class Policy(BaseModel):
 
     def check(self) -> None:
         """UsageError for what does not go together."""
+        if self.precision is not None and (unused := self.precision.unused) is not None:
+            raise UsageError(
+                f"precision.{unused}: no predicted token is kept; give --kv-keep predicted, or leave it out"
+            )
         if self.redistribute is None:
             return
         if not self.holds_first:

@@ -1,12 +1,37 @@
 """What a recipe says of the precision of keys and values. Importing this imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMATS = {"8bit": 8, "fp8": "fp8", "4bit": 4, "3bit": 3, "2bit": 2}  # as the command line writes them
-KEEP = r"^(none|first:[1-9]\d*)$"
+KEEP = r"^(none|first:[1-9]\d*|(first:[1-9]\d*\+)?predicted)$"
+MOST = 8
 NAMES = {bits: name for name, bits in FORMATS.items()}
+
+
+class Massive(BaseModel):
+    """What tells in a stream which tokens will be sinks: a massive element of the residual stream.
+
+    Token t is told where max_{c ∈ channels} |h_tc| > above, h after `layer`. That outliers tell them, in the channels
+    and after the layer where they appear, is KVSink's idea (Su and Yuan 2025, arXiv 2508.04257). `above` does not
+    change with the text, so that a token's future does not matter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    layer: int = Field(ge=0, description="After which it is looked for; the layers behind it keep what it tells.")
+    channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="In any of these.")
+    above: float = Field(gt=0, allow_inf_nan=False, description="Its size.")
+
+    @property
+    def reason(self) -> str:
+        """What tells, in words."""
+        channels = ", ".join(map(str, self.channels))
+        several = "s" if len(self.channels) > 1 else ""
+        return (
+            f"those with an activation above {self.above:,.0f} in channel{several} {channels} after layer "
+            f"{self.layer}, where massive ones appeared on the built-in text; kept in the layers behind it"
+        )
 
 
 class Precision(BaseModel):
@@ -18,6 +43,9 @@ class Precision(BaseModel):
     t − (γG+G−1) ≤ R. Keys are rounded before their rotation, as they come (KVQuant, Hooper et al. 2024,
     arXiv 2401.18079, who keep the first token in full as well). What is kept counts in no group's range. How a number
     is rounded: `quantize.py`.
+
+    A predicted token is one that `massive` tells, in the layers behind it, where fewer than `most` of those before it
+    are in the cache still and kept for that reason: so what is kept in full needs no more room in a long text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,8 +59,13 @@ class Precision(BaseModel):
     recent: int = Field(128, ge=0, description="Last tokens seen in full, the query itself not counted.")
     keep: str = Field(
         "none", pattern=KEEP,
-        description="Tokens that stay in full: none, or first:N, the first N of the stream.",
+        description="Tokens that stay in full: none; first:N, the first N of the stream; predicted, those whose "
+        "massive activations tell that they will be sinks; or first:N+predicted.",
     )  # fmt: skip
+    massive: Massive | None = Field(
+        None, description="What tells predicted tokens; null: found on the built-in text when it runs."
+    )
+    most: int = Field(MOST, ge=1, description="Predicted tokens that a layer keeps in full at a time.")
 
     @property
     def label(self) -> str:
@@ -42,13 +75,32 @@ class Precision(BaseModel):
         said += ["keys by token"] if self.keys != usual.keys else []
         said += [f"groups of {self.group}"] if self.group != usual.group else []
         said += [f"last {self.recent} in full"] if self.recent != usual.recent else []
-        said += [f"first {self.kept} kept"] if self.kept else []
-        return ", ".join(said)
+        kept = [f"first {self.kept}"] if self.kept else []
+        if self.predicts:
+            kept += ["predicted" if self.most == MOST else f"at most {self.most} predicted"]
+        return ", ".join(said + ([f"{' and '.join(kept)} kept"] if kept else []))
 
     @property
     def kept(self) -> int:
         """The first so many tokens stay in full."""
-        return 0 if self.keep == "none" else int(self.keep.partition(":")[2])
+        first = self.keep.partition("+")[0]
+        return int(first.partition(":")[2]) if ":" in first else 0
+
+    @property
+    def predicts(self) -> bool:
+        """Whether predicted tokens stay in full."""
+        return self.keep.endswith("predicted")
+
+    @property
+    def unused(self) -> str | None:
+        """A setting of predicted tokens, where none of them is kept."""
+        if self.predicts:
+            return None
+        return "massive" if self.massive is not None else "most" if self.most != MOST else None
+
+    def slots(self, layer: int) -> int:
+        """For predicted tokens, in one of the model's layers."""
+        return self.most if self.predicts and self.massive is not None and layer > self.massive.layer else 0
 
     @property
     def together(self) -> int:

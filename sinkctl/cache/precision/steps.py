@@ -24,6 +24,8 @@ def rule_of(precision: Precision, keep: Keep) -> Rule:
 
 def step_of(facts: LayerFacts, precision: Precision, keep: Keep) -> tuple[Implementation | None, str]:
     """(what attends for a layer's single tokens, its reason); None where they go through as blocks do."""
+    if precision.predicts:
+        return None, "which tokens are kept is asked of the host"
     if facts.in_blocks or facts.alibi:
         return None, f"no kernel for {facts.sink or 'ALiBi'}"
     rotation = facts.rotation

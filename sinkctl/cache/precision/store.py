@@ -15,6 +15,7 @@ from sinkctl.model.probe import LayerFacts
 
 def empty(facts: LayerFacts, precision: Precision, rows: int, sinks: int, window: int) -> Store:
     """Room for the sinks and a window, with nothing in it."""
+    kept = precision.kept + precision.slots(facts.number)
     like = dict(dtype=facts.dtype, device=facts.device)
 
     def full(slots: int, width: int) -> Tensor:
@@ -30,8 +31,8 @@ def empty(facts: LayerFacts, precision: Precision, rows: int, sinks: int, window
         full(precision.recent + 1, facts.value_width),
         *rounded(precision.together, facts.width, precision.channels_of_keys),
         *rounded(1, facts.value_width, precision.group),
-        full(precision.kept, facts.width),
-        full(precision.kept, facts.value_width),
+        full(kept, facts.width),
+        full(kept, facts.value_width),
     )
 
 
@@ -57,9 +58,12 @@ class Side:
 
     def __init__(
         self, recent_BGFD: Tensor, held: Rounded, new_BGTD: Tensor, rows: slice | Tensor, seen: int, *,
-        precision: Precision, together: int, channels: int | None, sinks: int,
+        precision: Precision, together: int, channels: int | None, sinks: int, kept_K: Tensor,
     ):  # fmt: skip
-        """`seen` tokens were before; groups of `together` tokens are rounded as `quantize` does by `channels`."""
+        """`seen` tokens were before; groups of `together` tokens are rounded as `quantize` does by `channels`.
+
+        `kept_K`: numbers of those that stay in full.
+        """
         self._recent, self._held, self._rows, self._seen = recent_BGFD, held, rows, seen
         self._bits, self._together, self._fixed = precision.bits, together, groups(sinks, together)
         self.end = seen + new_BGTD.shape[2]
@@ -70,9 +74,9 @@ class Side:
         if self.next > self.done:
             x = self.full[:, :, : self.next - self.done].unflatten(2, (-1, together))
             ignored = None
-            if channels is None and precision.kept > self.done:
-                number = torch.arange(self.done, self.next, device=x.device)
-                ignored = (number < precision.kept).unflatten(0, (-1, together))
+            if channels is None and bool((kept_K >= self.done).any()):
+                number = torch.arange(self.done, self.next)
+                ignored = torch.isin(number, kept_K).to(x.device).unflatten(0, (-1, together))
             self._fresh = quantize(x, self._bits, channels, ignored)
 
     def rounded(self, first: int) -> Tensor:
@@ -91,7 +95,7 @@ class Side:
         """Put the block where it belongs; `rows_B` are the rows' numbers."""
         first = max(self._seen, self.end - self._recent.shape[2])
         slots = torch.arange(first, self.end) % self._recent.shape[2]
-        _put(self._recent, rows_B, slots.to(rows_B.device), self.full[:, :, first - self.done :])
+        put(self._recent, rows_B, slots.to(rows_B.device), self.full[:, :, first - self.done :])
         if self._fresh is None:
             return
         begun, end = self.done // self._together, self.next // self._together
@@ -99,7 +103,7 @@ class Side:
         for first, last in ((begun, min(end, self._fixed)), (max(begun, self._fixed, end - turning), end)):
             if last > first:
                 for buffer, new in zip(self._held, self._fresh, strict=True):
-                    _put(buffer, rows_B, self._slots(first, last), new[:, :, first - begun : last - begun])
+                    put(buffer, rows_B, self._slots(first, last), new[:, :, first - begun : last - begun])
 
     def _slots(self, first: int, end: int) -> Tensor:
         group, turning = torch.arange(first, end), self._held.codes.shape[2] - self._fixed
@@ -107,5 +111,6 @@ class Side:
         return slots.to(self._held.codes.device)
 
 
-def _put(buffer: Tensor, rows_B: Tensor, slots: Tensor, new: Tensor) -> None:
+def put(buffer: Tensor, rows_B: Tensor, slots: Tensor, new: Tensor) -> None:
+    """Tokens of rows into slots."""
     buffer[rows_B[:, None], :, slots[None]] = new.transpose(1, 2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Dense, Policy
+from sinkctl.cache.precision.predicted import settled
 from sinkctl.model.load import DEMO, LoadedModel
 from sinkctl.tasks.bench.watching import LOGITS, watched
 from sinkctl.tasks.stream.scorer import Scorer
@@ -46,7 +47,7 @@ def beside_full(loaded: LoadedModel, policies: Sequence[Policy], ids_T: Tensor) 
     bos = [loaded.bos_id] if loaded.uses_bos else []
     ids_T = torch.cat([torch.tensor(bos, dtype=ids_T.dtype), ids_T])[: loaded.context]
     whole = scorer_for(loaded, Dense(), bos=bool(bos))
-    scorers = {policy.label: scorer_for(loaded, policy, bos=bool(bos)) for policy in policies}
+    scorers = {each.label: scorer_for(loaded, each, bos=bool(bos)) for each in settled(policies, loaded)}
     found = {label: Beside() for label in scorers}
     step = max(1, LOGITS // 2 // loaded.model.get_input_embeddings().num_embeddings)
     for start in range(0, len(ids_T) - 1, step):

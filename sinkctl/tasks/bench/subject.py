@@ -1,6 +1,7 @@
 """What is benchmarked: a checkpoint, or random weights of a known shape; and tokens to run through it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,9 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sinkctl.errors import ModelError
 from sinkctl.model.load import DEMO, LoadedModel, chosen_device, load
 from sinkctl.model.shapes import built
+from sinkctl.recipe.bench import AnyCase
 from sinkctl.recipe.schema import BenchRecipe
+
+
+@contextmanager
+def in_words_of(case: AnyCase) -> Iterator[None]:
+    """Inside, what is said of a flag of one stream is said of the case's setting."""
+    try:
+        yield
+    except ModelError as error:
+        if not str(error).startswith("--kv-keep"):
+            raise
+        raise ModelError(f"{case.label}: {str(error).replace('--kv-keep', 'kv_keep', 1)}") from error
 
 
 @dataclass

@@ -64,10 +64,12 @@ class Decoder:
         self._growth, self._chunk = Growth(self.cache, self._lengths), 1
         self.recurrent = recurrent_cache(model)
         self._attachment = Attachment(model, self.cache)
-        self._layers, self._layers_why = row_layers(model, blocks_of(model, facts), rows)
-        if compiled and self._layers is None:  # plain reductions, tuned, come closer to the memory's speed than cuBLAS
-            self._layers = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
-        self._blocks, self._blocks_why = block_layers(model, blocks_of(model, facts))
+        self._layers, self._layers_why, self._blocks, self._blocks_why = None, "", None, ""
+        if not self.cache.watched(model):  # what stands in for a layer shows its output to no hook
+            self._layers, self._layers_why = row_layers(model, blocks_of(model, facts), rows)
+            self._blocks, self._blocks_why = block_layers(model, blocks_of(model, facts))
+            if compiled and self._layers is None:  # plain reductions, tuned, come closer to the memory's speed
+                self._layers = CompiledLayers(blocks_of(model, facts), coordinate_descent_tuning=True)
         self.ids_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self._zeros, self._ones = (f(rows, 1, dtype=torch.int64, device=device) for f in (torch.zeros, torch.ones))
         self._one_thread = one_thread(model, rows)

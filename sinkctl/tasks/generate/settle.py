@@ -54,7 +54,7 @@ def settle(recipe: GenerateRecipe, loaded: LoadedModel) -> Settled:
         raise ModelError(f"{loaded.name} has no tokenizer, so it cannot be given a prompt")
     choices = dict(loaded.choices)
     rules(recipe)
-    (policy,) = resolved([recipe.policy], loaded.context, choices)
+    (policy,) = resolved([recipe.policy], loaded, choices)
     bos_id, bos = bos_rule(recipe.bos, loaded)
     special = SpecialTokens(loaded.tokenizer, loaded.rows, bos_id)
     prompts = () if recipe.chat else _prompts(recipe, bos_id, loaded, special)
@@ -145,6 +145,8 @@ def can_capture(loaded: LoadedModel, policy: Policy) -> tuple[bool, str]:
 def _worth_compiling(loaded: LoadedModel, recipe: GenerateRecipe) -> tuple[bool, str]:
     if (why := never_compiled(loaded.model, loaded.device)) is not None:
         return False, why
+    if recipe.policy.precision is not None and recipe.policy.precision.predicts:
+        return False, "a layer's output tells predicted tokens, and compiled layers do not show it"
     if recipe.tokens != "endless" and recipe.tokens < REPAYS_COMPILING:
         return False, f"{recipe.tokens:,} tokens are too few to repay compiling"
     return True, f"{recipe.tokens} tokens repay compiling"

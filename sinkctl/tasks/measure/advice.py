@@ -85,13 +85,14 @@ def kept(main: InputScore) -> list[str]:
     first = "first token" if number == "1" else f"first {number} tokens"
     total = f"{found.all.predicted:,} places massive {where}, {found.all.right:,} of them sinks of later layers"
     if found.keep == "none":
-        said = f"Where keys and values are rounded, no setting keeps what matters in full: {total}"
+        said = f"Where keys and values are rounded, sinkctl stream --kv 4bit --kv-keep predicted keeps in full {total}"
     else:
         share = "all" if not found.left else f"{found.all.predicted - found.left:,} of the"
         said = (
             f"Where keys and values are rounded, keep the {first} in full (sinkctl stream --kv 4bit --kv-keep "
             f"{found.keep}): that is {share} {total}"
         )
+        said += "; --kv-keep predicted keeps them all" if found.left else ""
     return [said + (f"; of {others.sinks:,} other sinks, this names {others.right:,}." if others.sinks else ".")]
 
 

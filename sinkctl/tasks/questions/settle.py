@@ -42,7 +42,7 @@ def settle(recipe: QuestionsRecipe, loaded: LoadedModel) -> Settled:
         )
     rules(recipe)
     choices = dict(loaded.choices)
-    policies = resolved(recipe.policies, loaded.context, choices)
+    policies = resolved(recipe.policies, loaded, choices)
     labels = [policy.label for policy in policies]
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     items, source = _items(recipe)

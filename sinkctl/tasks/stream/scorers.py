@@ -49,9 +49,11 @@ class BlockScorer(Scorer):
         self.begin()
         if compile_size is not None and self._recurrent is not None:
             raise ModelError(f"{loaded.name} has recurrent layers, which are not compiled; set compile to auto")
+        watched = bool(self._cache.watched(loaded.model))
+        assert compile_size is None or not watched, "the recipe was checked"
         layers = blocks_of(loaded.model, self._facts)
         self._own, self._own_why = (
-            (None, "") if compile_size is not None or stock else block_layers(loaded.model, layers)
+            (None, "") if compile_size is not None or stock or watched else block_layers(loaded.model, layers)
         )
         self._compiled, self._compile_size = CompiledLayers(layers), compile_size
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sinkctl.cache.policies import Policy
+from sinkctl.cache.precision import predicted
 from sinkctl.check.stream import different, measured, rules
 from sinkctl.errors import ModelError
 from sinkctl.model.block_layers import worth_compiling_blocks
@@ -38,7 +39,7 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
         raise ModelError(f"{loaded.name} has no tokenizer, so no text can be streamed through it")
     rules(recipe)
     choices = dict(loaded.choices)
-    policies = resolved(recipe.policies, loaded.context, choices)
+    policies = resolved(recipe.policies, loaded, choices)
     labels = [policy.label for policy in policies]
     check_names([parse(text) for text in recipe.fail_on], measured(labels))
     named = tuple(map(absolute, recipe.text.files))  # so that the kept recipe runs and resumes from any folder
@@ -54,6 +55,8 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
         choices["rows"] = f"auto: as many texts as a forward pass of {chunk:,} tokens holds, padding included"
     if compile_ == "auto":
         compile_, reason = worth_compiling_blocks(loaded.model, loaded.device, expected_tokens(recipe))
+        if any(policy.precision is not None and policy.precision.predicts for policy in policies):
+            compile_, reason = False, "a layer's output tells predicted tokens, and compiled layers do not show it"
         choices["compile"] = f"{'on' if compile_ else 'off'}: {reason}"
     settled = {
         "policies": policies,
@@ -66,11 +69,14 @@ def settle(recipe: StreamRecipe, loaded: LoadedModel) -> Settled:
     return Settled(recipe.model_copy(update=settled), files, names, bos_id, bos, choices)
 
 
-def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str, str]) -> tuple[Policy, ...]:
-    """Every policy with its size, the reasons added to `choices`; UsageError where two are the same."""
+def resolved(policies: Sequence[Policy], loaded: LoadedModel, choices: dict[str, str]) -> tuple[Policy, ...]:
+    """Every policy with its size, and what tells its predicted tokens; the reasons are added to `choices`.
+
+    Raises UsageError where two are the same, ModelError where nothing tells.
+    """
     found = []
     for policy in policies:
-        settled, reason = policy.resolve(context)
+        settled, reason = policy.resolve(loaded.context)
         if settled != policy:
             choices[f"window of {settled.label}"] = reason
         asked = settled.redistribute
@@ -81,7 +87,10 @@ def resolved(policies: Sequence[Policy], context: int | None, choices: dict[str,
                 choices[f"heads of {settled.label}"] = asked.reason
         found.append(settled)
     different(found)
-    return tuple(found)
+    for policy, settled in zip(found, predicting := predicted.settled(found, loaded), strict=True):
+        if settled != policy:
+            choices[f"predicted tokens of {settled.label}"] = settled.precision.massive.reason
+    return tuple(predicting)
 
 
 def expected_tokens(recipe: StreamRecipe) -> float | None:

@@ -7,10 +7,9 @@ import pytest
 import torch
 from designed import ATTENDING, designed
 from families import HYBRID, STREAMED, in_float64, tiny
-from fed import losses, wrap
+from fed import losses, rows_of_streaming, wrap
 from reference import token_by_token_nll
 from rounded import RoundedTokenByToken
-from torch.nn.functional import cross_entropy
 
 from sinkctl.cache.policies import Dense, SinkWindow
 from sinkctl.cache.precision import forms
@@ -135,21 +134,8 @@ def test_rows_of_generate_padded_in_turns_are_each_scored_as_alone():
     """`streaming()` takes prompts of several lengths and then tokens; a stream in blocks of each row's text agrees."""
     model, policy = tiny(*STREAMED["llama"]), IN_HALF
     ids, starts = torch.stack([text(1), text(2)]), (20, 6)
-    prompt = torch.zeros(2, 20, dtype=torch.int64)
-    for row, length in enumerate(starts):
-        prompt[row, 20 - length :] = ids[row, :length]
-    mask, given = (prompt > 0).long(), []
-    with streaming(model, 2, 16, policy.precision) as cache, torch.no_grad():
-        options = dict(use_cache=True, past_key_values=cache)
-        given.append(model(input_ids=prompt, attention_mask=mask, **options).logits[:, -1])
-        for step in range(30):
-            new = torch.stack([ids[row, length + step] for row, length in enumerate(starts)])[:, None]
-            mask = torch.cat([mask, torch.ones(2, 1, dtype=torch.int64)], 1)
-            given.append(model(input_ids=new, attention_mask=mask, **options).logits[:, -1])
-    for row, length in enumerate(starts):
-        targets = ids[row, length : length + 31]
-        found = cross_entropy(torch.stack([logits[row] for logits in given]), targets, reduction="none")
-        alone = scored(wrap(model), policy, ids[row], 13)[length - 1 : length + 30]
+    for row, found in enumerate(rows_of_streaming(model, policy, ids, starts)):
+        alone = scored(wrap(model), policy, ids[row], 13)[starts[row] - 1 : starts[row] + 30]
         np.testing.assert_allclose(found, alone, rtol=0, atol=1e-10)
 
 

@@ -13,7 +13,7 @@ from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.stream import PolicyScore
 from sinkctl.tasks.bench.beside_full import Beside, beside_full, opening
-from sinkctl.tasks.bench.subject import Subject
+from sinkctl.tasks.bench.subject import Subject, in_words_of
 from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream import run
 
@@ -58,7 +58,8 @@ def _scores(case: QualityCase, subject: Subject) -> dict[str, tuple[PolicyScore,
             policies=tuple({policy.label: policy for policy in policies}.values()),
             limit=case.limit,
         )
-        outcome = run(recipe, loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
+        with in_words_of(case):
+            outcome = run(recipe, loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
         common = np.isfinite(list(outcome.nll.values())).all(0)
         by_label = {label: _stretches(nll[common]) for label, nll in outcome.nll.items()}
         subject.kept[key] = {score.label: (score, by_label[score.label]) for score in outcome.result.stream.policies}
