@@ -38,6 +38,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
+    parser.add_argument("--compile", action="store_true", default=None, help="however few the steps")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
     parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
@@ -148,7 +149,11 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
         "text": TextFiles(files=tuple(options.train_text)), "seed": seed, "control": False,
         "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
     }  # fmt: skip
-    changes |= {key: getattr(options, key) for key in ("batch", "length", "lr", "micro_batch") if getattr(options, key)}
+    changes |= {
+        key: getattr(options, key)
+        for key in ("batch", "length", "lr", "micro_batch", "compile")
+        if getattr(options, key)
+    }
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -185,7 +190,7 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
 
 def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     """All that its numbers are of."""
-    places = {"model": {"device"}, "training": {"micro_batch"}}
+    places = {"model": {"device"}, "training": {"micro_batch", "compile"}}
     return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 

@@ -41,7 +41,7 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
 
 def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
     """So that the report and the model card compare both; among rows the control is one of its own."""
-    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch")))
+    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch", "compile")))
     options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
     for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
         recipe = load(find(name))
