@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import AdamW, Muon
 
 from sinkctl.recipe.training import LossSettings, TrainingSettings
-from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training import losses
+from sinkctl.tasks.convert.training.losses import parts
 from sinkctl.tasks.convert.training.massive import excess, excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import Body, packed
@@ -24,12 +25,15 @@ def logits(rows: int, tokens: int, vocabulary: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("boundaries", ["none", "mask"])
-def test_the_kl_is_torch_s_over_the_tokens_that_both_packings_predict(boundaries):
+def test_the_kl_and_its_gradient_are_torch_s_over_the_tokens_that_both_packings_predict(boundaries, monkeypatch):
+    """Predictions taken three at a time, of which the last are fewer."""
+    monkeypatch.setattr(losses, "NUMBERS", 3 * V + 1)
     bodies = [Body(torch.arange(2, 9).numpy(), (0, 3, 4)), Body(torch.arange(3, 8).numpy(), (0,))]
     ours, theirs = packed(bodies, (), boundaries), packed(bodies, (BOS,), boundaries)
     assert theirs.ids_BT.shape[1] > ours.ids_BT.shape[1]
     ours_BTV, true_BTV = logits(*ours.ids_BT.shape, V + 2, 1), logits(*theirs.ids_BT.shape, V, 2)
-    expected = 0.0
+    ours_BTV = ours_BTV.double().requires_grad_()
+    expected = torch.zeros((), dtype=torch.float64)
     for row, body in enumerate(bodies):
         starts = (0,) if boundaries == "none" else body.starts
         for index in range(len(body.ids)):
@@ -37,11 +41,13 @@ def test_the_kl_is_torch_s_over_the_tokens_that_both_packings_predict(boundaries
                 continue  # without a BOS nothing predicts it
             begun = sum(start <= index for start in starts)  # a BOS each in front of it
             log_V, true_V = (
-                ours_BTV[row, index - 1, :V].log_softmax(-1), true_BTV[row, index + begun - 1].log_softmax(-1),
+                ours_BTV[row, index - 1, :V].log_softmax(-1), true_BTV[row, index + begun - 1].double().log_softmax(-1),
             )  # fmt: skip
-            expected += kl_div(log_V, true_V, reduction="sum", log_target=True).item()
-    found = divergence(ours_BTV, ours, true_BTV, theirs, V)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+            expected = expected + kl_div(log_V, true_V, reduction="sum", log_target=True)
+    found = losses.divergence(ours_BTV, ours, true_BTV, theirs, V)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = (torch.autograd.grad(0.3 * each, ours_BTV)[0] for each in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
 
 
 def test_losses_add_up_over_predicted_tokens():
