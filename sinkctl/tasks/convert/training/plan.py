@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from sinkctl.check.convert import training_rules
 from sinkctl.errors import UsageError
+from sinkctl.model.compiled import never_compiled
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
@@ -58,7 +59,7 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
     compiled = settings.compile
     if compiled == "auto":
-        compiled = loaded.device.type == "cuda" and recipe.steps >= WORTH_COMPILING
+        compiled = never_compiled(loaded.model, loaded.device) is None and recipe.steps >= WORTH_COMPILING
     controlled = settings.control and recipe.sink.kind != "none"
     window = None if seen == "full" else seen
     return Plan(settings, recipe.steps, length, window, half, compiled, controlled, _notes(recipe, loaded, length))
