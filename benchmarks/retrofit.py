@@ -2,7 +2,7 @@
 
     python benchmarks/retrofit.py --model smollm2.gguf --train-text FILE … --text NOVEL --second FILE --folder DIR
         [--only sink_logit control] [--seeds 1] [--steps 500] [--batch 16] [--length 2048] [--lr 1e-4]
-        [--gpus 1] [--workers 1] [--table]
+        [--gpus 1] [--workers 1] [--table] [--beside original control]
 
 Rows are the recipes `convert/retrofit/*`, and `original`, the checkpoint as it is. --text is held out of --train-text
 and of the same kind; --second is of another kind, so that what is forgotten shows. A finished row is kept in DIR, its
@@ -11,7 +11,8 @@ judged by the same code: perplexity with everything in sight, streamed with noth
 kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
 activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
 four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
-is in its .part.
+is in its .part. --beside adds how much more few bits cost each row than one of another name, of the same seed where
+there is one, with paired standard errors.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
     parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
     parser.add_argument("--lines", type=int, default=56, help="that are asked about")
+    parser.add_argument("--beside", nargs="*", default=[], help="rows that all others are held against")
     options = parser.parse_args()
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
     if missing and not options.table:
@@ -57,7 +59,7 @@ if __name__ == "__main__":
     flags()  # first: importing torch takes seconds
 
 from pydantic import ValidationError
-from retrofit_judged import ERROR, judged, means, reloaded
+from retrofit_judged import ERROR, ROUNDINGS, beside, judged, means, reloaded
 from rich.console import Console
 
 import sinkctl
@@ -235,10 +237,7 @@ def place(name: str, seed: int, options: argparse.Namespace) -> Path:
 
 def print_tables(names: Sequence[str], options: argparse.Namespace) -> None:
     """A table a text, and one of what is of no text; means over seeds."""
-    rows = {
-        name: [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.folder.glob(f"{name}-*.json"))]
-        for name in names
-    }
+    rows = {name: kept_rows(name, options) for name in names}
     for said in sorted({each["machine"] for found in rows.values() for each in found}):
         print(f"\n{said}")
     for text in TEXTS:
@@ -247,6 +246,27 @@ def print_tables(names: Sequence[str], options: argparse.Namespace) -> None:
             f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
         )
     print_table("the checkpoint", ONCE, rows)
+    for name in options.beside:
+        print_differences(name, rows, options)
+
+
+def print_differences(other: str, rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    """A table a text of what few bits cost each row more than the `other`."""
+    theirs = {row["seed"]: row for row in kept_rows(other, options)}
+    if not theirs:
+        raise SystemExit(f"--beside {other}: no such row in {options.folder}")
+    for text in TEXTS:
+        columns = [(head, f"{text}.{key}", form) for head, key, form in COLUMNS if key in dict(ROUNDINGS)]
+        names = [key for _, key, _ in columns]
+        less = {
+            name: [beside(row, theirs.get(row["seed"], theirs[min(theirs)]), names) for row in found]
+            for name, found in rows.items() if name != other
+        }  # fmt: skip
+        print_table(f"{text}, more than {other}", columns, less)
+
+
+def kept_rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.folder.glob(f"{name}-*.json"))]
 
 
 def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:

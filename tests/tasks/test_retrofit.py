@@ -14,7 +14,7 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import cost, inputs_in_8_bits, predicted, reloaded, samples
+from retrofit_judged import beside, cost, inputs_in_8_bits, predicted, reloaded, samples
 
 import sinkctl
 from sinkctl.errors import SinkctlError, TextError
@@ -143,6 +143,7 @@ def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
     found = cost("kv_4", change_T)
     assert found["kv_4"] == pytest.approx(math.exp(0.2) - 1)
     assert found["kv_4.error"] == pytest.approx(math.exp(0.2) * 0.1)
+    assert found["kv_4.blocks"] == pytest.approx([0.1, 0.3])
     one, two = ({"kv_4": x, "kv_4.error": 0.001} for x in (0.01, 0.03))
     assert retrofit.cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
     assert retrofit.cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
@@ -160,3 +161,14 @@ def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_i
     with torch.no_grad():
         loaded.model.model.layers[0].self_attn.sinks += 5
     assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01
+
+
+def test_a_difference_of_costs_is_paired_block_by_block():
+    """What both rows find hard is no uncertainty of the difference; other blocks are not compared."""
+    change_T = torch.cat([torch.full((256,), x) for x in (0.1, 0.3, 0.2)]).double()
+    ours, theirs = cost("kv_4", change_T + 0.05), cost("kv_4", change_T)
+    found = beside(ours, theirs, ["kv_4", "kv_3"])
+    assert found.keys() == {"kv_4", "kv_4.error"}
+    assert found["kv_4"] == pytest.approx(math.exp(0.25) - math.exp(0.2))
+    assert found["kv_4.error"] == pytest.approx((math.exp(0.25) - math.exp(0.2)) * 0.1 / 3**0.5)
+    assert beside(ours, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
