@@ -78,7 +78,8 @@ OTHERS = "is of other settings; name another --folder, or remove it"
 COLUMNS = (
     ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
     ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
-    ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("activations 8 bits", "a_8", "{:+.2%}"),
+    ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("the first 4 in full", "kv_4_by_token_first", "{:+.2%}"),
+    ("activations 8 bits", "a_8", "{:+.2%}"),
 )  # fmt: skip
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),

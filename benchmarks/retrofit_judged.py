@@ -28,6 +28,8 @@ ROUNDINGS = (
     ("kv_4", {"bits": 4}), ("kv_3", {"bits": 3}), ("kv_2", {"bits": 2}),
     ("kv_4_by_token", {"bits": 4, "keys": "token", "group": 64}),
 )  # fmt: skip
+# Of the original alone, which keeps its first tokens: whether what rounding costs is theirs.
+FIRST = (("kv_4_by_token_first", {"bits": 4, "keys": "token", "group": 64, "keep": "first:4"}),)
 ERROR, BLOCKS = ".error", ".blocks"
 BLOCK = 256  # standard errors are of the means of so many tokens, as neighbours are alike
 BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
@@ -42,11 +44,11 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     original with four tokens kept, of all others with none.
     """
     sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
-    tokens, own = (4, "kept") if loaded is original else (0, "bare")
+    tokens, own, forms = (4, "kept", ROUNDINGS + FIRST) if loaded is original else (0, "bare", ROUNDINGS)
     for name, file in texts.items():
         full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
         yield {f"{name}.{key}": math.exp(nll.mean()) for key, nll in full.items()}
-        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in ROUNDINGS}
+        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in forms}
         for form, nll in losses(loaded, file, few, chosen).items():
             yield cost(f"{name}.{form}", nll - full[own])
     yield shown(loaded, next(iter(texts.values())))
