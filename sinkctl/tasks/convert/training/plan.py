@@ -15,7 +15,7 @@ from sinkctl.tasks.convert.training.trained import PLAIN
 
 # As checkpoints of any size are commonly tuned: whole (or in part), by low-rank updates, a few numbers alone.
 RATE, RATES = 2e-5, {"lora": 2e-4, "new": 1e-3}
-WORTH_COMPILING = 1000  # steps
+WORTH_COMPILING = 500  # steps
 # Of a process's free memory, the share that one forward and backward pass may fill; on a CPU bytes.
 SHARE, CPU_BYTES = 0.35, 2 << 30
 
@@ -30,6 +30,7 @@ class Plan:
     window: int | None  # past tokens a query sees
     half: bool  # matrix products in bfloat16
     compiled: bool
+    compiled_because: str
     controlled: bool  # whether there is a control beside it
     notes: tuple[str, ...]
 
@@ -57,12 +58,21 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     if settings.rounded is not None:
         _check_rounded(settings, loaded)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
-    compiled = settings.compile
-    if compiled == "auto":
-        compiled = never_compiled(loaded.model, loaded.device) is None and recipe.steps >= WORTH_COMPILING
     controlled = settings.control and recipe.sink.kind != "none"
     window = None if seen == "full" else seen
-    return Plan(settings, recipe.steps, length, window, half, compiled, controlled, _notes(recipe, loaded, length))
+    compiled, why = _compiled(recipe, loaded)
+    notes = _notes(recipe, loaded, length)
+    return Plan(settings, recipe.steps, length, window, half, compiled, why, controlled, notes)
+
+
+def _compiled(recipe: ConvertRecipe, loaded: LoadedModel) -> tuple[bool, str]:
+    """Whether to compile the decoder layers, and why."""
+    if recipe.training.compile != "auto":
+        return recipe.training.compile, "asked for"
+    if (why := never_compiled(loaded.model, loaded.device)) is not None:
+        return False, why
+    worth = recipe.steps >= WORTH_COMPILING
+    return worth, f"{recipe.steps:,} steps {'repay' if worth else 'are too few to repay'} compiling"
 
 
 def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:

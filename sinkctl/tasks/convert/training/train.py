@@ -72,7 +72,7 @@ class Trainer:
         self.plan, self.accelerator, self.corpus, self.original = plan, accelerator, corpus, original
         self.states, self.stop = states, stop
         self.told: Callable[[str, float], None] = lambda what, share: None  # of the checkpoint's own training
-        self.choices: dict[str, str] = {}
+        self.choices = {"compile": f"{'on' if plan.compiled else 'off'}: {plan.compiled_because}"}
         self.size: int | None = None  # sequences a forward pass takes
         assert plan.settings.batch % accelerator.num_processes == 0
 
