@@ -11,8 +11,8 @@ judged by the same code: perplexity with everything in sight, streamed with noth
 kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
 activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
 four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
-is in its .part. --beside adds how much more few bits cost each row than one of another name, of the same seed where
-there is one, with paired standard errors.
+is in its .part, and in the tables. --beside adds how much more few bits cost each row than one of another name, of the
+same seed where there is one, with paired standard errors.
 """
 
 import argparse
@@ -259,15 +259,18 @@ def print_differences(other: str, rows: dict[str, list[dict[str, Any]]], options
     for text in TEXTS:
         columns = [(head, f"{text}.{key}", form) for head, key, form in COLUMNS if key in dict(ROUNDINGS)]
         names = [key for _, key, _ in columns]
-        less = {
-            name: [beside(row, theirs.get(row["seed"], theirs[min(theirs)]), names) for row in found]
-            for name, found in rows.items() if name != other
-        }  # fmt: skip
+        less = {}
+        for name, found in rows.items():
+            pairs = [(row, theirs.get(row["seed"], theirs[min(theirs)])) for row in found if name != other]
+            if known := [each for pair in pairs if (each := beside(*pair, names))]:
+                less[name] = known
         print_table(f"{text}, more than {other}", columns, less)
 
 
 def kept_rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.folder.glob(f"{name}-*.json"))]
+    """By seed; of those under way what is known by now."""
+    found = {path.stem: path for kind in ("part", "json") for path in options.folder.glob(f"{name}-*.{kind}")}
+    return [json.loads(found[stem].read_text(encoding="utf-8")) for stem in sorted(found)]
 
 
 def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:

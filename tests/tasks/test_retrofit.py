@@ -172,3 +172,22 @@ def test_a_difference_of_costs_is_paired_block_by_block():
     assert found["kv_4"] == pytest.approx(math.exp(0.25) - math.exp(0.2))
     assert found["kv_4.error"] == pytest.approx((math.exp(0.25) - math.exp(0.2)) * 0.1 / 3**0.5)
     assert beside(ours, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+
+
+def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkeypatch, tmp_path, capsys):
+    """Held against another as far as both are known of the same tokens."""
+    common = {"machine": "one", "seed": 0, "second.bare": 5.0}
+    blocks = {"text.kv_4": 0.02, "text.kv_4.error": 0.001, "text.kv_4.blocks": [0.01, 0.03]}
+    (tmp_path / "control-0.json").write_text(json.dumps(common | {"row": "control"} | blocks))
+    (tmp_path / "gate-0.json").write_text(json.dumps(common | {"row": "gate"}))
+    (tmp_path / "gate-1.part").write_text(
+        json.dumps(common | {"row": "gate", "seed": 1} | blocks | {"text.kv_4": 0.05})
+    )
+    said = ["", "--folder", str(tmp_path), "--table", "--only", "control", "gate", "--beside", "control"]
+    monkeypatch.setattr(sys, "argv", said)
+    retrofit.main()
+    table = capsys.readouterr().out.split("| text, more than control |")[1].splitlines()
+    assert table[2] == "| `gate` | 1 | +3.00% ± 0.00% | – | – | – |"
+    monkeypatch.setattr(sys, "argv", [*said[:-1], "original"])
+    with pytest.raises(SystemExit, match="--beside original: no such row in"):
+        retrofit.main()
