@@ -59,7 +59,8 @@ if __name__ == "__main__":
     flags()  # first: importing torch takes seconds
 
 from pydantic import ValidationError
-from retrofit_judged import ERROR, ROUNDINGS, beside, judged, means, reloaded
+from retrofit_judged import judged, reloaded
+from retrofit_table import TEXTS, kept_rows, print_tables
 from rich.console import Console
 
 import sinkctl
@@ -72,21 +73,8 @@ from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, Evaluation
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
-TEXTS = ("text", "second")
 JUDGED = ("model", *TEXTS, "window", "tokens", "samples", "sample_length", "lines")  # options that the numbers are of
 OTHERS = "is of other settings; name another --folder, or remove it"
-COLUMNS = (
-    ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
-    ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
-    ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("the first 4 in full", "kv_4_by_token_first", "{:+.2%}"),
-    ("activations 8 bits", "a_8", "{:+.2%}"),
-)  # fmt: skip
-ONCE = (
-    ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
-    ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
-    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
-    ("asked", "asked", "{:.0f}"), ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
-)  # fmt: skip
 
 
 def main() -> None:
@@ -94,8 +82,13 @@ def main() -> None:
     options = flags()
     rows = [ORIGINAL, *sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))]
     names = options.only or rows
-    if unknown := [name for name in names if name not in rows]:
-        raise SystemExit(f"--only {unknown[0]}: no such row; there are {', '.join(rows)}")
+    for flag, said in (("--only", names), ("--beside", options.beside)):
+        if unknown := [name for name in said if name not in rows]:
+            raise SystemExit(f"{flag} {unknown[0]}: no such row; there are {', '.join(rows)}")
+    before = kept_rows([*names, *options.beside], options.folder)  # a file that is no row is said before hours of work
+    coming = [] if options.table else names
+    if missing := [name for name in options.beside if not before[name] and name not in coming]:
+        raise SystemExit(f"--beside {missing[0]}: no such row in {options.folder}; name it in --only too")
     if not options.table:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
@@ -108,7 +101,7 @@ def main() -> None:
                     row(name, seed, options)
             except SinkctlError as error:
                 raise SystemExit(str(error)) from error
-    print_tables(names, options)
+    print_tables(kept_rows(names, options.folder), options)
     if not options.table and (failed := sum(not place(*each, options).exists() for each in wanted)):
         raise SystemExit(f"{failed} of {len(wanted)} rows failed or were not begun; above is why")
 
@@ -139,7 +132,9 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     stock = (reloaded(each, loaded, options.text, options) for each in written)
     for known in chain([{}], judged(loaded, original, texts, options), stock):
         found |= known | {"judged_s": time.monotonic() - began}
-        unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        written_beside = unfinished.with_suffix(".new")
+        written_beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        os.replace(written_beside, unfinished)
     os.replace(unfinished, place(name, seed, options))
 
 
@@ -234,63 +229,6 @@ def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:
     return options.folder / f"{name}-{seed}.json"
-
-
-def print_tables(names: Sequence[str], options: argparse.Namespace) -> None:
-    """A table a text, and one of what is of no text; means over seeds."""
-    rows = {name: kept_rows(name, options) for name in names}
-    for said in sorted({each["machine"] for found in rows.values() for each in found}):
-        print(f"\n{said}")
-    for text in TEXTS:
-        file = getattr(options, text)
-        print_table(
-            f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
-        )
-    print_table("the checkpoint", ONCE, rows)
-    for name in options.beside:
-        print_differences(name, rows, options)
-
-
-def print_differences(other: str, rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    """A table a text of what few bits cost each row more than the `other`."""
-    theirs = {row["seed"]: row for row in kept_rows(other, options)}
-    if not theirs:
-        raise SystemExit(f"--beside {other}: no such row in {options.folder}")
-    for text in TEXTS:
-        columns = [(head, f"{text}.{key}", form) for head, key, form in COLUMNS if key in dict(ROUNDINGS)]
-        names = [key for _, key, _ in columns]
-        less = {}
-        for name, found in rows.items():
-            pairs = [(row, theirs.get(row["seed"], theirs[min(theirs)])) for row in found if name != other]
-            if known := [each for pair in pairs if (each := beside(*pair, names))]:
-                less[name] = known
-        print_table(f"{text}, more than {other}", columns, less)
-
-
-def kept_rows(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """By seed; of those under way what is known by now."""
-    found = {path.stem: path for kind in ("part", "json") for path in options.folder.glob(f"{name}-*.{kind}")}
-    return [json.loads(found[stem].read_text(encoding="utf-8")) for stem in sorted(found)]
-
-
-def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n| {head} | seeds | {' | '.join(title for title, _, _ in columns)} |")
-    print("|---" * (len(columns) + 2) + "|")
-    for name, found in rows.items():
-        cells = [cell(found, key, form) for _, key, form in columns]
-        print(f"| `{name}` | {len(found)} | {' | '.join(cells)} |", flush=True)
-
-
-def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
-    """The mean over seeds and, of several, from which to which; of one, ± its standard error where there is one."""
-    mean, values = means(found), [each[key] for each in found if each.get(key) is not None]
-    if key not in mean:
-        return "–"
-    said = form.format(mean[key])
-    if len(values) > 1:
-        return f"{said} ({form.format(min(values))} to {form.format(max(values))})"
-    error = mean.get(f"{key}{ERROR}")
-    return said if error is None else f"{said} ± {form.format(error).lstrip('+')}"
 
 
 if __name__ == "__main__":

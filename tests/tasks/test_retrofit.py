@@ -15,6 +15,7 @@ from training_runs import small
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
 from retrofit_judged import beside, cost, inputs_in_8_bits, predicted, reloaded, samples
+from retrofit_table import cell
 
 import sinkctl
 from sinkctl.errors import SinkctlError, TextError
@@ -145,8 +146,8 @@ def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
     assert found["kv_4.error"] == pytest.approx(math.exp(0.2) * 0.1)
     assert found["kv_4.blocks"] == pytest.approx([0.1, 0.3])
     one, two = ({"kv_4": x, "kv_4.error": 0.001} for x in (0.01, 0.03))
-    assert retrofit.cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
-    assert retrofit.cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
+    assert cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
+    assert cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
 
 
 def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path):
@@ -188,6 +189,19 @@ def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkey
     retrofit.main()
     table = capsys.readouterr().out.split("| text, more than control |")[1].splitlines()
     assert table[2] == "| `gate` | 1 | +3.00% ± 0.00% | – | – | – |"
-    monkeypatch.setattr(sys, "argv", [*said[:-1], "original"])
-    with pytest.raises(SystemExit, match="--beside original: no such row in"):
+    other = common | {"row": "gate", "seed": 2, "text.kv_4": 0.9, "settings": {"judged": {"tokens": 9}}}
+    control = common | {"row": "control", "settings": {"judged": {"tokens": 900}}} | blocks
+    (tmp_path / "control-0.json").write_text(json.dumps(control))
+    (tmp_path / "gate-2.part").write_text(json.dumps(other))
+    retrofit.main()
+    shown = capsys.readouterr()
+    assert "+5.00% ± 0.10% [1 of 2]" in shown.out, "the row of other tokens is not in the mean, and one has no cost"
+    assert "gate-2.part: is of other settings than the first row, and left out" in shown.err
+    for name, why in (("original", "no such row in"), ("nosuch", "no such row; there are original, ")):
+        monkeypatch.setattr(sys, "argv", [*said[:-1], name])
+        with pytest.raises(SystemExit, match=f"--beside {name}: {why}"):
+            retrofit.main()
+    (tmp_path / "gate-1.part").write_text("")
+    monkeypatch.setattr(sys, "argv", said)
+    with pytest.raises(SystemExit, match=r"gate-1.part: is no row \(.*\); remove it"):
         retrofit.main()
