@@ -1,6 +1,7 @@
 """What training makes small, and which parameters learn how fast."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +9,14 @@ from designed import ATTENDING, designed
 from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import AdamW, Muon
 
+from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import LossSettings, TrainingSettings
 from sinkctl.tasks.convert.training import losses
 from sinkctl.tasks.convert.training.losses import parts
 from sinkctl.tasks.convert.training.massive import excess, excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import Body, packed
+from sinkctl.tasks.convert.training.plan import compiles
 from sinkctl.tasks.convert.training.trained import decoder_layers, trainable
 
 V, BOS = 11, 1
@@ -164,3 +167,20 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine(said, warmup):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected), step
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("steps", "boundaries", "asked", "device", "expected"),
+    [
+        (500, "none", "auto", "cuda", (True, "500 steps repay compiling")),
+        (499, "none", "auto", "cuda", (False, "499 steps are too few to repay compiling")),
+        (999, "mask", "auto", "cuda", (False, "999 steps are too few to repay compiling")),
+        (1000, "mask", "auto", "cuda", (True, "1,000 steps repay compiling")),
+        (9000, "none", "auto", "cpu", (False, "only pays on a GPU")),
+        (1, "mask", True, "cpu", (True, "asked for")),
+    ],
+)
+def test_layers_are_compiled_where_the_steps_repay_it(steps, boundaries, asked, device, expected, demo):
+    training = {"boundaries": boundaries, "compile": asked, "text": {"files": ["a.txt"]}}
+    recipe = ConvertRecipe.model_validate({"sink": {"kind": "none"}, "steps": steps, "training": training})
+    assert compiles(recipe, SimpleNamespace(model=demo.model, device=torch.device(device))) == expected

@@ -79,4 +79,4 @@ class _Divergence(Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient_BTV,) = ctx.saved_tensors
-        return gradient_BTV * gradient.to(gradient_BTV.dtype), None, None, None, None
+        return (gradient_BTV * gradient).to(gradient_BTV.dtype), None, None, None, None
