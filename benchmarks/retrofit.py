@@ -2,7 +2,7 @@
 
     python benchmarks/retrofit.py --model smollm2.gguf --train-text FILE … --text NOVEL --second FILE --folder DIR
         [--only sink_logit control] [--seeds 1] [--steps 500] [--batch 16] [--length 2048] [--lr 1e-4]
-        [--gpus 1] [--workers 1] [--table]
+        [--gpus 1] [--workers 1] [--table] [--beside original control]
 
 Rows are the recipes `convert/retrofit/*`, and `original`, the checkpoint as it is. --text is held out of --train-text
 and of the same kind; --second is of another kind, so that what is forgotten shows. A finished row is kept in DIR, its
@@ -11,7 +11,8 @@ judged by the same code: perplexity with everything in sight, streamed with noth
 kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
 activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
 four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
-is in its .part.
+is in its .part, and in the tables. --beside adds how much more few bits cost each row than one of another name, of the
+same seed where there is one, with paired standard errors.
 """
 
 import argparse
@@ -38,11 +39,13 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
+    parser.add_argument("--compile", action="store_true", default=None, help="however few the steps")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
     parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
     parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
     parser.add_argument("--lines", type=int, default=56, help="that are asked about")
+    parser.add_argument("--beside", nargs="*", default=[], help="rows that all others are held against")
     options = parser.parse_args()
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
     if missing and not options.table:
@@ -56,7 +59,8 @@ if __name__ == "__main__":
     flags()  # first: importing torch takes seconds
 
 from pydantic import ValidationError
-from retrofit_judged import ERROR, judged, means, reloaded
+from retrofit_judged import judged, reloaded
+from retrofit_table import TEXTS, kept_rows, print_tables
 from rich.console import Console
 
 import sinkctl
@@ -69,20 +73,8 @@ from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, Evaluation
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
-TEXTS = ("text", "second")
 JUDGED = ("model", *TEXTS, "window", "tokens", "samples", "sample_length", "lines")  # options that the numbers are of
 OTHERS = "is of other settings; name another --folder, or remove it"
-COLUMNS = (
-    ("dense", "dense", "{:.2f}"), ("0 kept", "bare", "{:.2f}"), ("4 kept", "kept", "{:.2f}"), ("KL", "kl", "{:.3f}"),
-    ("KV 4 bits", "kv_4", "{:+.2%}"), ("3 bits", "kv_3", "{:+.2%}"), ("2 bits", "kv_2", "{:+.1%}"),
-    ("KV 4 bits by token", "kv_4_by_token", "{:+.2%}"), ("activations 8 bits", "a_8", "{:+.2%}"),
-)  # fmt: skip
-ONCE = (
-    ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
-    ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
-    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
-    ("asked", "asked", "{:.0f}"), ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
-)  # fmt: skip
 
 
 def main() -> None:
@@ -90,8 +82,13 @@ def main() -> None:
     options = flags()
     rows = [ORIGINAL, *sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))]
     names = options.only or rows
-    if unknown := [name for name in names if name not in rows]:
-        raise SystemExit(f"--only {unknown[0]}: no such row; there are {', '.join(rows)}")
+    for flag, said in (("--only", names), ("--beside", options.beside)):
+        if unknown := [name for name in said if name not in rows]:
+            raise SystemExit(f"{flag} {unknown[0]}: no such row; there are {', '.join(rows)}")
+    before = kept_rows([*names, *options.beside], options.folder)  # a file that is no row is said before hours of work
+    coming = [] if options.table else names
+    if missing := [name for name in options.beside if not before[name] and name not in coming]:
+        raise SystemExit(f"--beside {missing[0]}: no such row in {options.folder}; name it in --only too")
     if not options.table:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         wanted = [(name, seed) for name in names for seed in seeds if name != ORIGINAL or seed == 0]
@@ -104,7 +101,7 @@ def main() -> None:
                     row(name, seed, options)
             except SinkctlError as error:
                 raise SystemExit(str(error)) from error
-    print_tables(names, options)
+    print_tables(kept_rows(names, options.folder), options)
     if not options.table and (failed := sum(not place(*each, options).exists() for each in wanted)):
         raise SystemExit(f"{failed} of {len(wanted)} rows failed or were not begun; above is why")
 
@@ -135,7 +132,9 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     stock = (reloaded(each, loaded, options.text, options) for each in written)
     for known in chain([{}], judged(loaded, original, texts, options), stock):
         found |= known | {"judged_s": time.monotonic() - began}
-        unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        written_beside = unfinished.with_suffix(".new")
+        written_beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        os.replace(written_beside, unfinished)
     os.replace(unfinished, place(name, seed, options))
 
 
@@ -148,7 +147,11 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
         "text": TextFiles(files=tuple(options.train_text)), "seed": seed, "control": False,
         "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
     }  # fmt: skip
-    changes |= {key: getattr(options, key) for key in ("batch", "length", "lr", "micro_batch") if getattr(options, key)}
+    changes |= {
+        key: getattr(options, key)
+        for key in ("batch", "length", "lr", "micro_batch", "compile")
+        if getattr(options, key)
+    }
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -185,7 +188,7 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
 
 def settings(recipe: ConvertRecipe) -> dict[str, Any]:
     """All that its numbers are of."""
-    places = {"model": {"device"}, "training": {"micro_batch"}}
+    places = {"model": {"device"}, "training": {"micro_batch", "compile"}}
     return recipe.model_dump(mode="json", exclude=places | {"evaluation": True})
 
 
@@ -226,42 +229,6 @@ def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:
     return options.folder / f"{name}-{seed}.json"
-
-
-def print_tables(names: Sequence[str], options: argparse.Namespace) -> None:
-    """A table a text, and one of what is of no text; means over seeds."""
-    rows = {
-        name: [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.folder.glob(f"{name}-*.json"))]
-        for name in names
-    }
-    for said in sorted({each["machine"] for found in rows.values() for each in found}):
-        print(f"\n{said}")
-    for text in TEXTS:
-        file = getattr(options, text)
-        print_table(
-            f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
-        )
-    print_table("the checkpoint", ONCE, rows)
-
-
-def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    print(f"\n| {head} | seeds | {' | '.join(title for title, _, _ in columns)} |")
-    print("|---" * (len(columns) + 2) + "|")
-    for name, found in rows.items():
-        cells = [cell(found, key, form) for _, key, form in columns]
-        print(f"| `{name}` | {len(found)} | {' | '.join(cells)} |", flush=True)
-
-
-def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
-    """The mean over seeds and, of several, from which to which; of one, ± its standard error where there is one."""
-    mean, values = means(found), [each[key] for each in found if each.get(key) is not None]
-    if key not in mean:
-        return "–"
-    said = form.format(mean[key])
-    if len(values) > 1:
-        return f"{said} ({form.format(min(values))} to {form.format(max(values))})"
-    error = mean.get(f"{key}{ERROR}")
-    return said if error is None else f"{said} ± {form.format(error).lstrip('+')}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ ROUNDINGS = (
     ("kv_4", {"bits": 4}), ("kv_3", {"bits": 3}), ("kv_2", {"bits": 2}),
     ("kv_4_by_token", {"bits": 4, "keys": "token", "group": 64}),
 )  # fmt: skip
-ERROR, BLOCK = ".error", 256  # standard errors are of the means of so many tokens, as neighbours are alike
+# Of the original alone, which keeps its first tokens: whether what rounding costs is theirs.
+FIRST = (("kv_4_by_token_first", {"bits": 4, "keys": "token", "group": 64, "keep": "first:4"}),)
+ERROR, BLOCKS = ".error", ".blocks"
+BLOCK = 256  # standard errors are of the means of so many tokens, as neighbours are alike
 BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
 
 
@@ -41,11 +44,11 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     original with four tokens kept, of all others with none.
     """
     sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
-    tokens, own = (4, "kept") if loaded is original else (0, "bare")
+    tokens, own, forms = (4, "kept", ROUNDINGS + FIRST) if loaded is original else (0, "bare", ROUNDINGS)
     for name, file in texts.items():
         full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
         yield {f"{name}.{key}": math.exp(nll.mean()) for key, nll in full.items()}
-        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in ROUNDINGS}
+        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in forms}
         for form, nll in losses(loaded, file, few, chosen).items():
             yield cost(f"{name}.{form}", nll - full[own])
     yield shown(loaded, next(iter(texts.values())))
@@ -136,9 +139,26 @@ def kept(tokens: int, chosen: Any) -> dict[str, Any]:
     return {"kind": "sink_window", "sinks": tokens, "window": chosen.window}
 
 
-def cost(name: str, change_T: Tensor) -> dict[str, float | None]:
-    """What is added to perplexity, as a share, by the change of each token's loss; and its standard error."""
-    return {name: math.expm1(change_T.mean()), f"{name}{ERROR}": ratio_error(blocks(change_T, BLOCK))}
+def cost(name: str, change_T: Tensor) -> dict[str, Any]:
+    """What is added to perplexity, as a share, by the change of each token's loss; its standard error; and the mean
+    change of each block."""
+    found = blocks(change_T, BLOCK)
+    error, means_K = ratio_error(found), found.mean(1).tolist()
+    return {name: math.expm1(change_T.mean()), f"{name}{ERROR}": error, f"{name}{BLOCKS}": means_K}
+
+
+def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """How much more each of these costs one row than another, and its standard error, paired block by block; without
+    those that are not known of the same blocks."""
+    found = {}
+    for name in names:
+        pair = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
+        if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
+            continue
+        ours_K, theirs_K = (change_K.mean().exp() * change_K for change_K in pair)
+        error = float((ours_K - theirs_K).std() / len(ours_K) ** 0.5)
+        found |= {name: row[name] - other[name], f"{name}{ERROR}": error}
+    return found
 
 
 def losses(loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from statistics import median
 
 # Flags that say which rows run, where and how long.
-OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown")
+OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown", "beside")
 RECENT = 5  # jobs that ended last, whose pace the next is taken to have
 
 

@@ -120,7 +120,9 @@ class TrainingSettings(Settings):
         "auto", description="Of matrix products; what is trained is held in float32. auto: bfloat16 on a GPU."
     )
     compile: bool | Literal["auto"] = Field(
-        "auto", description="torch.compile the decoder layers; auto: on CUDA from 1,000 steps on."
+        "auto",
+        description="torch.compile the decoder layers; auto: on CUDA from 500 steps on, from "
+        "1,000 where documents have boundaries.",
     )
     seed: int = Field(0, ge=0, lt=1 << 62, description="Draws the sequences, and random weights.")
     control: bool = Field(True, description="Train a checkpoint without the mechanism just so, beside it.")

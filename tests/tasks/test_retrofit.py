@@ -14,7 +14,8 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import cost, inputs_in_8_bits, predicted, reloaded, samples
+from retrofit_judged import beside, cost, inputs_in_8_bits, predicted, reloaded, samples
+from retrofit_table import cell
 
 import sinkctl
 from sinkctl.errors import SinkctlError, TextError
@@ -41,7 +42,7 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
 
 def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
     """So that the report and the model card compare both; among rows the control is one of its own."""
-    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch")))
+    options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch", "compile")))
     options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
     for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
         recipe = load(find(name))
@@ -143,9 +144,10 @@ def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
     found = cost("kv_4", change_T)
     assert found["kv_4"] == pytest.approx(math.exp(0.2) - 1)
     assert found["kv_4.error"] == pytest.approx(math.exp(0.2) * 0.1)
+    assert found["kv_4.blocks"] == pytest.approx([0.1, 0.3])
     one, two = ({"kv_4": x, "kv_4.error": 0.001} for x in (0.01, 0.03))
-    assert retrofit.cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
-    assert retrofit.cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
+    assert cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
+    assert cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
 
 
 def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path):
@@ -160,3 +162,46 @@ def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_i
     with torch.no_grad():
         loaded.model.model.layers[0].self_attn.sinks += 5
     assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01
+
+
+def test_a_difference_of_costs_is_paired_block_by_block():
+    """What both rows find hard is no uncertainty of the difference; other blocks are not compared."""
+    change_T = torch.cat([torch.full((256,), x) for x in (0.1, 0.3, 0.2)]).double()
+    ours, theirs = cost("kv_4", change_T + 0.05), cost("kv_4", change_T)
+    found = beside(ours, theirs, ["kv_4", "kv_3"])
+    assert found.keys() == {"kv_4", "kv_4.error"}
+    assert found["kv_4"] == pytest.approx(math.exp(0.25) - math.exp(0.2))
+    assert found["kv_4.error"] == pytest.approx((math.exp(0.25) - math.exp(0.2)) * 0.1 / 3**0.5)
+    assert beside(ours, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+
+
+def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkeypatch, tmp_path, capsys):
+    """Held against another as far as both are known of the same tokens."""
+    common = {"machine": "one", "seed": 0, "second.bare": 5.0}
+    blocks = {"text.kv_4": 0.02, "text.kv_4.error": 0.001, "text.kv_4.blocks": [0.01, 0.03]}
+    (tmp_path / "control-0.json").write_text(json.dumps(common | {"row": "control"} | blocks))
+    (tmp_path / "gate-0.json").write_text(json.dumps(common | {"row": "gate"}))
+    (tmp_path / "gate-1.part").write_text(
+        json.dumps(common | {"row": "gate", "seed": 1} | blocks | {"text.kv_4": 0.05})
+    )
+    said = ["", "--folder", str(tmp_path), "--table", "--only", "control", "gate", "--beside", "control"]
+    monkeypatch.setattr(sys, "argv", said)
+    retrofit.main()
+    table = capsys.readouterr().out.split("| text, more than control |")[1].splitlines()
+    assert table[2] == "| `gate` | 1 | +3.00% ± 0.00% | – | – | – |"
+    other = common | {"row": "gate", "seed": 2, "text.kv_4": 0.9, "settings": {"judged": {"tokens": 9}}}
+    control = common | {"row": "control", "settings": {"judged": {"tokens": 900}}} | blocks
+    (tmp_path / "control-0.json").write_text(json.dumps(control))
+    (tmp_path / "gate-2.part").write_text(json.dumps(other))
+    retrofit.main()
+    shown = capsys.readouterr()
+    assert "+5.00% ± 0.10% [1 of 2]" in shown.out, "the row of other tokens is not in the mean, and one has no cost"
+    assert "gate-2.part: is of other settings than the first row, and left out" in shown.err
+    for name, why in (("original", "no such row in"), ("nosuch", "no such row; there are original, ")):
+        monkeypatch.setattr(sys, "argv", [*said[:-1], name])
+        with pytest.raises(SystemExit, match=f"--beside {name}: {why}"):
+            retrofit.main()
+    (tmp_path / "gate-1.part").write_text("")
+    monkeypatch.setattr(sys, "argv", said)
+    with pytest.raises(SystemExit, match=r"gate-1.part: is no row \(.*\); remove it"):
+        retrofit.main()

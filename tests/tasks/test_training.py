@@ -193,7 +193,8 @@ def test_steps_do_not_depend_on_how_many_sequences_a_pass_takes(kind, model, tmp
     whole = curve(sizes[4])
     for size in (1, 3):
         assert curve(sizes[size]).loss == pytest.approx(whole.loss, abs=1e-6)
-        assert curve(sizes[size]).objective == pytest.approx(whole.objective, abs=1e-6)
+        # Two neighbours of float32 are 1e-6 apart at this size.
+        assert curve(sizes[size]).objective == pytest.approx(whole.objective, rel=3e-7)
         assert curve(sizes[size]).gradient == pytest.approx(whole.gradient, rel=1e-4)
 
 

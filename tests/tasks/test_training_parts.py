@@ -1,6 +1,7 @@
 """What training makes small, and which parameters learn how fast."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from designed import ATTENDING, designed
 from torch.nn.functional import cross_entropy, kl_div
 from torch.optim import AdamW, Muon
 
+from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import LossSettings, TrainingSettings
-from sinkctl.tasks.convert.training.losses import divergence, parts
+from sinkctl.tasks.convert.training import losses
+from sinkctl.tasks.convert.training.losses import parts
 from sinkctl.tasks.convert.training.massive import excess, excesses
 from sinkctl.tasks.convert.training.optimizers import optimizers, schedule
 from sinkctl.tasks.convert.training.packing import Body, packed
+from sinkctl.tasks.convert.training.plan import compiles
 from sinkctl.tasks.convert.training.trained import decoder_layers, trainable
 
 V, BOS = 11, 1
@@ -24,12 +28,15 @@ def logits(rows: int, tokens: int, vocabulary: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("boundaries", ["none", "mask"])
-def test_the_kl_is_torch_s_over_the_tokens_that_both_packings_predict(boundaries):
+def test_the_kl_and_its_gradient_are_torch_s_over_the_tokens_that_both_packings_predict(boundaries, monkeypatch):
+    """Predictions taken three at a time, of which the last are fewer."""
+    monkeypatch.setattr(losses, "NUMBERS", 3 * V + 1)
     bodies = [Body(torch.arange(2, 9).numpy(), (0, 3, 4)), Body(torch.arange(3, 8).numpy(), (0,))]
     ours, theirs = packed(bodies, (), boundaries), packed(bodies, (BOS,), boundaries)
     assert theirs.ids_BT.shape[1] > ours.ids_BT.shape[1]
     ours_BTV, true_BTV = logits(*ours.ids_BT.shape, V + 2, 1), logits(*theirs.ids_BT.shape, V, 2)
-    expected = 0.0
+    ours_BTV = ours_BTV.double().requires_grad_()
+    expected = torch.zeros((), dtype=torch.float64)
     for row, body in enumerate(bodies):
         starts = (0,) if boundaries == "none" else body.starts
         for index in range(len(body.ids)):
@@ -37,11 +44,13 @@ def test_the_kl_is_torch_s_over_the_tokens_that_both_packings_predict(boundaries
                 continue  # without a BOS nothing predicts it
             begun = sum(start <= index for start in starts)  # a BOS each in front of it
             log_V, true_V = (
-                ours_BTV[row, index - 1, :V].log_softmax(-1), true_BTV[row, index + begun - 1].log_softmax(-1),
+                ours_BTV[row, index - 1, :V].log_softmax(-1), true_BTV[row, index + begun - 1].double().log_softmax(-1),
             )  # fmt: skip
-            expected += kl_div(log_V, true_V, reduction="sum", log_target=True).item()
-    found = divergence(ours_BTV, ours, true_BTV, theirs, V)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+            expected = expected + kl_div(log_V, true_V, reduction="sum", log_target=True)
+    found = losses.divergence(ours_BTV, ours, true_BTV, theirs, V)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = (torch.autograd.grad(0.3 * each, ours_BTV)[0] for each in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
 
 
 def test_losses_add_up_over_predicted_tokens():
@@ -158,3 +167,20 @@ def test_the_rate_rises_linearly_and_falls_as_a_cosine(said, warmup):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * expected), step
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("steps", "boundaries", "asked", "device", "expected"),
+    [
+        (500, "none", "auto", "cuda", (True, "500 steps repay compiling")),
+        (499, "none", "auto", "cuda", (False, "499 steps are too few to repay compiling")),
+        (999, "mask", "auto", "cuda", (False, "999 steps are too few to repay compiling")),
+        (1000, "mask", "auto", "cuda", (True, "1,000 steps repay compiling")),
+        (9000, "none", "auto", "cpu", (False, "only pays on a GPU")),
+        (1, "mask", True, "cpu", (True, "asked for")),
+    ],
+)
+def test_layers_are_compiled_where_the_steps_repay_it(steps, boundaries, asked, device, expected, demo):
+    training = {"boundaries": boundaries, "compile": asked, "text": {"files": ["a.txt"]}}
+    recipe = ConvertRecipe.model_validate({"sink": {"kind": "none"}, "steps": steps, "training": training})
+    assert compiles(recipe, SimpleNamespace(model=demo.model, device=torch.device(device))) == expected

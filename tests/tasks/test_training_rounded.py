@@ -119,3 +119,27 @@ def test_heads_that_cannot_be_cut_into_groups_are_refused_before_training(demo, 
         train(tmp_path / "out", model, "sink_logit", text, {"rounded": {}}, steps=0)
     assert recipe_of("none", text, {"rounded": {}}).training.rounded.bits == 4
     assert not (tmp_path / "out").exists()
+
+
+def test_compiled_layers_and_those_of_the_original_beside_them_learn_what_the_others_do(
+    demo, text, tmp_path, monkeypatch
+):
+    """Traced with all hooks in place, and run by torch's own operators, so that no compiler is needed."""
+    traced = []
+
+    def counted(graph, inputs):
+        traced.append(torch.is_grad_enabled())
+        return graph.forward
+
+    def compiled(block, **_):
+        block._compiled_call_impl = torch.compile(block._call_impl, backend=counted, dynamic=False)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    model, found = small(demo.tokenizer), {}
+    settings = {"loss": {"lm": 0, "kl": 1, "first": 0.5, "massive": 0.05, "massive_limit": 2.0}, "window": 8}
+    for mode in (True, False):
+        said = settings | {"compile": mode, "rounded": {"bits": 4, "group": 8}}
+        found[mode] = curve(train(tmp_path / str(mode), model, "sink_logit", text, said))
+    assert set(traced) == {True, False}, "the original has no gradients"
+    assert found[True].objective == pytest.approx(found[False].objective, rel=1e-5)
+    assert found[True].gradient == pytest.approx(found[False].gradient, rel=1e-4)

@@ -62,14 +62,16 @@ def attention(
         here = slice(start, min(start + tile, T))
         first, end = number + here.start, number + here.stop
         parts = [part for form in forms if (part := form.cut(first, end)) is not None]
-        number_T1 = torch.arange(first, end)[:, None]
+        number_T1 = torch.arange(first, end, device=q_BHTD.device)[:, None]
         score, seen = [], []
         for part in parts:
             q = (q_BHTD if part.met_at is None else unturned_BHTD)[:, :, here]
-            distance = (number_T1 if part.met_at is None else part.met_at) - part.number_S
-            score.append(scores(q, part.k_BGSD, scale, softcap, slope_H, distance.to(q.device)))
-            seen.append((part.first_S <= number_T1) & (number_T1 <= part.last_S))
-        score_BHTS, seen_TS = torch.cat(score, dim=-1), torch.cat(seen, dim=-1).to(q_BHTD.device)
+            # Numbers of keys travel, not maps: those, made anew in every layer, cost a GPU more than all the rest.
+            number_S, first_S, last_S = torch.stack(part[2:5]).to(q.device)
+            distance = None if slope_H is None else (number_T1 if part.met_at is None else part.met_at) - number_S
+            score.append(scores(q, part.k_BGSD, scale, softcap, slope_H, distance))
+            seen.append((first_S <= number_T1) & (number_T1 <= last_S))
+        score_BHTS, seen_TS = torch.cat(score, dim=-1), torch.cat(seen, dim=-1)
         value_BHSE = per_query_head(torch.cat([part.v_BGSE for part in parts], dim=2), q_BHTD)
         if weigh is not None:
             tiles.append(weigh(score_BHTS, seen_TS).to(value_BHSE.dtype) @ value_BHSE)

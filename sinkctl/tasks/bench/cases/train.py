@@ -63,7 +63,9 @@ def ours(case: TrainCase, loaded: LoadedModel, corpus_N: Tensor, tokens: int) ->
     check_family(loaded.model, loaded.name, case.sink)
     half = loaded.device.type == "cuda"
     settings = TrainingSettings(batch=case.batch, micro_batch=case.batch, lr=RATE)
-    plan = Plan(settings, 1, tokens, case.window, half, compiled=False, controlled=False, notes=())
+    plan = Plan(
+        settings, 1, tokens, case.window, half, compiled=False, compiled_because="one step", controlled=False, notes=()
+    )
     sink = SINKS[case.sink](**({} if case.sink == "none" else {"start": "zero"}))
     starts = [] if case.sink == "none" else starts_of(sink, loaded, [], tokens - 1)
     part = trainable(runnable(loaded.model, sink, starts), settings, None, torch.float32)

@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from sinkctl.recipe.training import LossSettings
 from sinkctl.tasks.convert.training.packing import NO_TARGET, Packed
+
+NUMBERS = 1 << 24  # logits that are compared at once
 
 
 class Parts(NamedTuple):
@@ -44,8 +48,35 @@ def parts(
 
 def divergence(ours_BTV: Tensor, packed: Packed, original_BTV: Tensor, theirs: Packed, vocabulary: int) -> Tensor:
     """Σ KL(original ‖ ours) over the body tokens that both packings predict; the first `vocabulary` rows count."""
-    place_BN, their_place_BN = packed.place_BN.to(ours_BTV.device), theirs.place_BN.to(ours_BTV.device)
-    both = ((place_BN >= 0) & (their_place_BN >= 0)).nonzero(as_tuple=True)
-    log_nV = ours_BTV[both[0], place_BN[both]][:, :vocabulary].float().log_softmax(-1)
-    true_nV = original_BTV[both[0], their_place_BN[both]][:, :vocabulary].float().log_softmax(-1)
-    return (true_nV.exp() * (true_nV - log_nV)).sum()
+    both = ((packed.place_BN >= 0) & (theirs.place_BN >= 0)).nonzero(as_tuple=True)
+    own_n, their_n = (
+        (both[0] * logits.shape[1] + each.place_BN[both]).to(logits.device, non_blocking=True)
+        for logits, each in ((ours_BTV, packed), (original_BTV, theirs))
+    )
+    return _Divergence.apply(ours_BTV, own_n, original_BTV, their_n, vocabulary)
+
+
+class _Divergence(Function):
+    """A few predictions at a time: their gradient, softmax(ours) − softmax(original), is at hand with the sum, and no
+    more than one tensor as large as the logits is held until the backward pass."""
+
+    @staticmethod
+    def forward(ctx, ours_BTV: Tensor, own_n: Tensor, original_BTV: Tensor, their_n: Tensor, vocabulary: int) -> Tensor:
+        ours_nV, original_nV = ours_BTV.flatten(0, 1), original_BTV.flatten(0, 1)
+        precise = torch.promote_types(ours_BTV.dtype, torch.float32)
+        total, gradient_nV = ours_nV.new_zeros((), dtype=precise), torch.zeros_like(ours_nV)
+        at_once = max(1, NUMBERS // vocabulary)
+        for own, their in zip(own_n.split(at_once), their_n.split(at_once), strict=True):
+            log = ours_nV[own, :vocabulary].to(precise).log_softmax(-1)
+            true_log = original_nV[their, :vocabulary].to(precise).log_softmax(-1)
+            true = true_log.exp()
+            total += (true * (true_log - log)).sum()
+            gradient_nV[own, :vocabulary] = (log.exp() - true).to(gradient_nV.dtype)
+        ctx.save_for_backward(gradient_nV.view_as(ours_BTV))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient_BTV,) = ctx.saved_tensors
+        return (gradient_BTV * gradient).to(gradient_BTV.dtype), None, None, None, None

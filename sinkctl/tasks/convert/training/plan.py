@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from sinkctl.check.convert import training_rules
 from sinkctl.errors import UsageError
+from sinkctl.model.compiled import never_compiled
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.recipe.training import TrainingSettings
@@ -14,7 +15,8 @@ from sinkctl.tasks.convert.training.trained import PLAIN
 
 # As checkpoints of any size are commonly tuned: whole (or in part), by low-rank updates, a few numbers alone.
 RATE, RATES = 2e-5, {"lora": 2e-4, "new": 1e-3}
-WORTH_COMPILING = 1000  # steps
+# Steps from which compiling pays; where documents have boundaries, steps may be of several widths, each compiled anew.
+WORTH_COMPILING, WORTH_WIDTHS = 500, 1000
 # Of a process's free memory, the share that one forward and backward pass may fill; on a CPU bytes.
 SHARE, CPU_BYTES = 0.35, 2 << 30
 
@@ -29,6 +31,7 @@ class Plan:
     window: int | None  # past tokens a query sees
     half: bool  # matrix products in bfloat16
     compiled: bool
+    compiled_because: str
     controlled: bool  # whether there is a control beside it
     notes: tuple[str, ...]
 
@@ -56,12 +59,21 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
     if settings.rounded is not None:
         _check_rounded(settings, loaded)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")
-    compiled = settings.compile
-    if compiled == "auto":
-        compiled = loaded.device.type == "cuda" and recipe.steps >= WORTH_COMPILING
     controlled = settings.control and recipe.sink.kind != "none"
     window = None if seen == "full" else seen
-    return Plan(settings, recipe.steps, length, window, half, compiled, controlled, _notes(recipe, loaded, length))
+    compiled, why = compiles(recipe, loaded)
+    notes = _notes(recipe, loaded, length)
+    return Plan(settings, recipe.steps, length, window, half, compiled, why, controlled, notes)
+
+
+def compiles(recipe: ConvertRecipe, loaded: LoadedModel) -> tuple[bool, str]:
+    """Whether to compile the decoder layers, and why."""
+    if recipe.training.compile != "auto":
+        return recipe.training.compile, "asked for"
+    if (why := never_compiled(loaded.model, loaded.device)) is not None:
+        return False, why
+    worth = recipe.steps >= (WORTH_COMPILING if recipe.training.boundaries == "none" else WORTH_WIDTHS)
+    return worth, f"{recipe.steps:,} steps {'repay' if worth else 'are too few to repay'} compiling"
 
 
 def _check_rounded(settings: TrainingSettings, loaded: LoadedModel) -> None:
@@ -93,7 +105,8 @@ def micro_batch(plan: Plan, model: PreTrainedModel, rows: int, maps: bool, learn
     config, cuda = model.config.get_text_config(), model.device.type == "cuda"
     inner = 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     each = config.num_hidden_layers * (20 * config.hidden_size + inner) * (2 if plan.half else 4)
-    each += (24 if plan.settings.loss.kl else 12) * config.vocab_size
+    # Logits as they come and in float32, and their gradient; with a KL the original's and its own gradient.
+    each += (20 if plan.settings.loss.kl else 12) * config.vocab_size
     if maps or (cuda and not plan.half):
         each += config.num_hidden_layers * config.num_attention_heads * plan.length * 24
     free = torch.cuda.mem_get_info(model.device)[0] if cuda else 0

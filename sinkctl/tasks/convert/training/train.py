@@ -72,7 +72,7 @@ class Trainer:
         self.plan, self.accelerator, self.corpus, self.original = plan, accelerator, corpus, original
         self.states, self.stop = states, stop
         self.told: Callable[[str, float], None] = lambda what, share: None  # of the checkpoint's own training
-        self.choices: dict[str, str] = {}
+        self.choices = {"compile": f"{'on' if plan.compiled else 'off'}: {plan.compiled_because}"}
         self.size: int | None = None  # sequences a forward pass takes
         assert plan.settings.batch % accelerator.num_processes == 0
 
@@ -137,7 +137,8 @@ class Running:
             trainer.choices["micro_batch"] = f"{trainer.size}: {reason}"
         self.size = trainer.size
         layers = list(decoder_layers(self.plain))
-        self.compiled = CompiledLayers(layers).active if self.plan.compiled else nullcontext
+        held_to = list(decoder_layers(trainer.original.model)) if self.plan.settings.loss.kl else []
+        self.compiled = CompiledLayers([*layers, *held_to]).active if self.plan.compiled else nullcontext
         self.layers = layers if self.plan.settings.loss.massive else []  # whose outputs a loss looks at
         self.massive: list[Tensor] = []
         self.look_every = LOOK_EVERY if self.plain.device.type == "cuda" else 1
