@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emergence_rows import BASELINE, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
+from emergence_rows import BASELINE, FEWER, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -129,7 +129,7 @@ def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     """What the row adds to its baseline, in points, with what chance does; then what it adds there."""
     theirs = published(name)
     row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if name == theirs.against or row is None or baseline is None:
+    if name == theirs.against or name in FEWER or row is None or baseline is None:
         return ""
     chance, there = chances[theirs.of], theirs.effect()
     bound = "" if chance is None else f" ± {chance.of(row, baseline):.1f}"
@@ -143,6 +143,8 @@ def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
     if found[name] and row is None:
         return "not measured"
+    if name in FEWER:
+        return "– (of fewer queries)"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
     return compared(theirs, row, baseline, chances[theirs.of]) + of + beside
