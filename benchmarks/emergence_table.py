@@ -51,7 +51,7 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         chance = chances[column]
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
-    whole = [name for name in names if name not in SAME and seeds_of(found[name], "sink_1") is not None]
+    whole = [name for name in names if name not in (*SAME, *FEWER) and seeds_of(found[name], "sink_1") is not None]
     if len(whole) > 2:
         sinks, ratios, kurtoses = (
             [seeds_of(found[name], column).mean for name in whole] for column in ("sink_1", "massive_ratio", "kurtosis")
