@@ -11,6 +11,7 @@ from typing import Literal
 
 BASELINE = "softmax"
 SAME = {"decay_0p5": BASELINE}  # rows that are another by their recipe
+FEWER = ("window_16", "window_32")  # rows whose Sink_1 is over fewer queries than their baseline's: not compared
 GROUPS = {
     "the baseline": ("softmax",),
     "weight decay": ("decay_*",),
@@ -127,8 +128,6 @@ PUBLISHED = {
     "opt_post_norm": Published(13.54, against="opt_pre_norm"),
     "prefix_8": Published(sign=-1),  # from the first token to others of the prefix
     "prefix_32": Published(sign=-1),
-    "window_16": Published(sign=-1),
-    "window_32": Published(sign=-1),
     "window_64": Published(sign=-1),
     "window_128": Published(sign=-1),
     # Not of that study: Zuhri et al. 2025 (arXiv 2504.20966); Qiu et al. 2025 (arXiv 2505.06708), two places of a gate.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emergence_rows import BASELINE, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
+from emergence_rows import BASELINE, FEWER, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -51,7 +51,7 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         chance = chances[column]
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
-    whole = [name for name in names if name not in SAME and seeds_of(found[name], "sink_1") is not None]
+    whole = [name for name in names if name not in (*SAME, *FEWER) and seeds_of(found[name], "sink_1") is not None]
     if len(whole) > 2:
         sinks, ratios, kurtoses = (
             [seeds_of(found[name], column).mean for name in whole] for column in ("sink_1", "massive_ratio", "kurtosis")
@@ -129,7 +129,7 @@ def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     """What the row adds to its baseline, in points, with what chance does; then what it adds there."""
     theirs = published(name)
     row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if name == theirs.against or row is None or baseline is None:
+    if name == theirs.against or name in FEWER or row is None or baseline is None:
         return ""
     chance, there = chances[theirs.of], theirs.effect()
     bound = "" if chance is None else f" ± {chance.of(row, baseline):.1f}"
@@ -143,6 +143,8 @@ def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
     if found[name] and row is None:
         return "not measured"
+    if name in FEWER:
+        return "– (of fewer queries)"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
     return compared(theirs, row, baseline, chances[theirs.of]) + of + beside

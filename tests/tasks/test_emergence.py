@@ -16,7 +16,7 @@ import emergence
 import emergence_judged
 from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
 from emergence_rows import GROUPS, PUBLISHED, SAME, STUDENT, Chance, Published, Seeds, chance_of, compared, published
-from emergence_table import rank_correlation
+from emergence_table import print_markdown, rank_correlation
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -58,7 +58,7 @@ def test_a_row_may_name_its_own_seed():
 def test_an_effect_is_the_difference_from_its_own_baseline():
     assert published("lr_double").direction() == pytest.approx(32.23 - 18.18)
     assert published("decay_0p5").direction() == pytest.approx(41.08 - 18.18)
-    assert published("window_16").direction() == -1  # told in words
+    assert published("window_64").direction() == -1  # told in words
     assert published("gelu").effect() == pytest.approx(17.86 - 18.18)
     assert published("gelu").direction() == 0  # they say that there is none
     assert published("power_2").direction() is None
@@ -99,6 +99,21 @@ def test_ranks_are_correlated_by_spearmans_formula():
     """1 − 6 Σd² / (n³ − n) without ties; with them, as Pearson's of the mean ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4."""
     assert rank_correlation([3.0, 1.0, 2.0, 9.0], [0.1, 0.2, 0.3, 5.0]) == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
     assert rank_correlation([1.0, 5.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
+def test_a_rate_of_fewer_queries_is_shown_and_neither_compared_nor_ranked(tmp_path, capsys):
+    row = {"seed": 0, "machine": "", "valid_loss": 3.5, "massive_ratio": 40.0, "kurtosis": 50.0, "seconds": 60.0}
+    row |= {"sink_star": None, "massive": 1.0, "tokens_per_second": 1.0}
+    for name, rate in (("softmax", 30.0), ("relu", 20.0), ("gelu", 10.0), ("window_16", 34.0), ("window_64", 4.0)):
+        kept = row | {"row": name, "sink_1": rate, "probes": [{"sink_percent": 0.0}, {"sink_percent": rate}]}
+        (tmp_path / f"{name}-0.json").write_text(json.dumps(kept))
+    print_markdown(["softmax", "relu", "gelu", "window_16", "window_64"], tmp_path)
+    lines = {line.split("`")[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")}
+    assert "34.0 %" in lines["window_16"]
+    assert lines["window_16"].endswith("|  | – (of fewer queries) |")
+    assert "-26.0" in lines["window_64"]
+    print_markdown(["softmax", "relu", "gelu", "window_16"], tmp_path)
+    assert "over 3 rows" in capsys.readouterr().out
 
 
 def test_rows_keep_their_ratio_to_the_baseline_at_any_size(monkeypatch, tmp_path):

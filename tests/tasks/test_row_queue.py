@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from row_queue import Job, run_queue, visible
+from row_queue import Job, hopeful, run_queue, visible
 
 CHILD = """
 import os, sys, time
@@ -39,6 +39,11 @@ def test_a_row_that_would_not_end_in_time_is_not_begun_and_a_shorter_one_is(tmp_
     assert ended["first"] is ended["short"] is None
     assert ended["long"].startswith("not begun: ")
     assert not (tmp_path / "child.py.long").exists()
+
+
+def test_a_row_is_expected_to_take_what_the_faster_ones_took():
+    assert hopeful([233.0, 234.0, 105.0, 73.0, 180.0]) == 105.0
+    assert hopeful([7.0]) == 7.0
 
 
 def test_gpus_are_those_that_the_process_may_use(monkeypatch):
