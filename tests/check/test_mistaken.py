@@ -101,3 +101,19 @@ def test_a_run_that_was_stopped_is_gone_on_with(desk):
     (desk / "run/state/state.json").write_text("{}")
     with pytest.raises(UsageError, match=r"sinkctl stream --resume run; its recipe is run/recipe\.yaml"):
         check_meant("run", "a text")
+
+
+def test_what_may_be_meant_passes(desk):
+    """Texts whatever they are called, texts in a file behind a flag, a checkpoint that also is a run, a pipe."""
+    (desk / "x.yaml").write_text("name: a list\nitems: [task, base]\n")
+    (desk / "other.yaml").write_text("task: classify\n")
+    (desk / "demo").write_text("A text that is called so.")
+    for name in ("x.yaml", "other.yaml", "demo", "-", "nowhere.txt", "It was a dark night"):
+        check_meant(name, "a text")
+    (desk / "made").mkdir()
+    for name in ("config.json", "recipe.yaml", "result.json"):
+        (desk / "made" / name).write_text("{}")
+    check_meant("made", "a checkpoint")
+    check_meant("made", "a run")
+    check_meant("ORGANISATION/NAME", "a checkpoint")
+    check_meant("quick.yaml", "a suite")  # of which task, `check_task` tells
