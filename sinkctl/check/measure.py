@@ -72,8 +72,10 @@ def candidates(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.rstrip("\r\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"--suspect {path}: cannot be read as text ({error})") from error
+    except OSError as error:
+        raise TextError(f"--suspect {path}: cannot be read ({error.strerror}); check who may read it") from error
+    except UnicodeDecodeError as error:
+        raise TextError(f"--suspect {path}: is no UTF-8 text (byte {error.start}); convert the file") from error
     found = list(dict.fromkeys(line for line in lines if line.strip()))
     if not found:
         raise TextError(f"--suspect {path}: no candidates in it; write one a line")

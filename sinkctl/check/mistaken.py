@@ -52,7 +52,9 @@ def check_meant(name: str, wanted: Wanted) -> None:
 
 def check_task(path: Path, tasks: Collection[str], command: str, *, recipe: str | None, resume: Path | None) -> None:
     """UsageError for a recipe at `path` of another task than `command` has; it was given by name or of a kept run."""
-    task = _task(path)
+    task = None
+    with suppress(OSError):
+        task = _task(path)
     if task is None or task in tasks:
         return
     what = _of("recipe" if resume is None else "run", task)

@@ -69,8 +69,9 @@ def ended(error: Exception) -> int:
         return 2
     if os.environ.get("SINKCTL_DEBUG") == "1":
         traceback.print_exception(error)
-    if isinstance(error, OSError):  # a full disk, say
-        error = SinkctlError(error)
+    if isinstance(error, OSError):  # a file that one may not read, say
+        what = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+        error = SinkctlError(what + "; check who may read and write it" * isinstance(error, PermissionError))
     elif hasattr(error, "format_message"):  # of Typer, whose names for it are private
         error = UsageError(_misread(error, sys.argv[1:]))
     elif isinstance(error, ImportError) and not _ours(error):  # packages of versions that were not made for each other

@@ -178,7 +178,9 @@ def _inside(folder: Path) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and who may read it") from error
+    except ValueError as error:
         raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")

@@ -23,7 +23,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}; `sinkctl recipe ls` lists the built-in recipes") from error
+        raise RecipeError(
+            f"{path}: cannot be read ({error.strerror}); `sinkctl recipe ls` lists the built-in recipes"
+        ) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
     try:

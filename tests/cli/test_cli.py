@@ -1,6 +1,7 @@
 """The command line: what it prints where, and its exit codes."""
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -379,3 +380,28 @@ def test_a_disk_that_becomes_full_is_told_with_what_to_do(sinkctl, tmp_path, mon
     monkeypatch.setattr(RunFolder, step, refused)
     code, _, said = sinkctl("stream", tmp_path / "a.txt", "--limit", "60", "-p", "1+12", "-q", "-o", run)
     assert (code, said) == (3, f"sinkctl: {run}: the disk is full; make room, and {do.format(run)}\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "opened", "said"),
+    [
+        (("stream", "-m", "copy"), "model.safetensors", "model.safetensors: Permission denied; check who may read"),
+        (("stream", "-m", "copy"), "config.json", "copy/config.json: cannot be read (Permission denied); check"),
+        (("stream", "-r", "r.yaml"), "r.yaml", "r.yaml: cannot be read (Permission denied); `sinkctl recipe ls`"),
+    ],
+)
+def test_a_file_that_one_may_not_read_is_named(sinkctl, tmp_path, monkeypatch, asked, opened, said):
+    shutil.copytree(DEMO, tmp_path / "copy")
+    (tmp_path / "r.yaml").write_text("task: stream\n")
+    monkeypatch.chdir(tmp_path)
+    really = io.open
+
+    def refused(file, *arguments, **named):
+        if str(file).endswith(opened):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return really(file, *arguments, **named)
+
+    monkeypatch.setattr(io, "open", refused)  # pathlib's, also where root may read all
+    code, _, told = sinkctl(*asked)
+    assert code in (2, 3)
+    assert (said in told, len(told.splitlines())) == (True, 1), told
