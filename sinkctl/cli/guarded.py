@@ -98,9 +98,21 @@ def _misread(error: Any, words: list[str]) -> str:
         return (
             f"{word} is no command; to score a text: sinkctl stream {word}; to measure a model: sinkctl measure {word}"
         )
+    if said.startswith("No such option") and (elsewhere := _elsewhere(error)):
+        return f"no such option: {error.option_name}; {elsewhere}"
     said = said[:1].lower() + said[1:].replace(". Did you mean", "; did you mean").rstrip(".")
     context = getattr(error, "ctx", None)
     return said if context is None or said.endswith("?") else f"{said}; see `{context.command_path} --help`"
+
+
+def _elsewhere(error: Any) -> str | None:
+    """Of a flag that a command has not: where it is, if anywhere."""
+    here, name = error.ctx.command, error.option_name
+    if name in ("--text", "--file") and here.name == "stream":
+        return "texts are named without a flag"
+    commands = error.ctx.find_root().command.commands.values()
+    has = [each.name for each in commands if any(name in parameter.opts for parameter in each.params)]
+    return f"it is of {', '.join(f'`sinkctl {each}`' for each in has)}" if has else None
 
 
 def _ours(error: ImportError) -> bool:

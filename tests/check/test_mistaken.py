@@ -76,6 +76,8 @@ def test_what_is_no_such_thing_is_called_what_it_is(desk, sinkctl, command):
         ("measure --text ckpt", "ckpt: is a checkpoint, not a text"),
         ("measure --images quick.yaml", "--images quick.yaml: is none"),
         ("measure --audio text.txt", "--audio text.txt: is none"),
+        ("stream --text text.txt", "texts are named without a flag"),
+        ("measure --policy 4+60", "no such option: --policy; it is of `sinkctl stream`, `sinkctl generate`"),
         ("text.txt", "is no command; to score a text: sinkctl stream text.txt"),
         ("stream quick.yaml", "as a text: sinkctl stream - < quick.yaml"),
     ],
