@@ -103,6 +103,8 @@ def _check_folder(settings: ModelSettings) -> None:
         raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else f"no such {kind_asked(name)}"
+        if folder.is_file() and (folder.parent / CONFIG).is_file():
+            raise ModelError(f"{name}: is a file of a checkpoint; give its folder, {folder.parent}")
         instead = meant(name) or "; give a checkpoint folder or a Hub id (organisation/name)"
         raise ModelError(f"{name}: {what}{instead}")
     if len(several := gguf_files(folder)) > 1:
