@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sinkctl.errors import RecipeError, UsageError
 from sinkctl.formats import NEAR, format_of
@@ -23,6 +23,7 @@ from sinkctl.text.source import compression
 Wanted = Literal["a text", "a checkpoint", "a recipe", "a suite", "a run"]
 COMMANDS = {"generate": "stream", "questions": "stream"}  # of the tasks that are not called as their command
 YAML, JSON = (".yaml", ".yml"), ".json"
+SHORT = 1 << 14  # bytes of YAML that are parsed in no time
 TEXTS = (".txt", ".md", ".jsonl", ".log", ".csv", ".tsv", ".html", ".xml", ".rst", ".tex", ".srt")
 SAYS_TASK = re.compile(rb"^(task|base):[ \t]*['\"]?([a-z]*)", re.MULTILINE)
 SAYS_IT_FIRST = re.compile(rb"(?:(?:[ \t]*#.*)?\n)*(?=task:|base:)")
@@ -39,6 +40,8 @@ class Given(NamedTuple):
 
 def check_meant(name: str, wanted: Wanted) -> None:
     """UsageError for what is there, and is something else than is `wanted`."""
+    if _by_name(name, wanted):
+        return
     given = None
     with suppress(OSError):  # who opens it says what is wrong
         of = _folder if os.path.isdir(name) else _file if os.path.isfile(name) else _named
@@ -50,16 +53,20 @@ def check_meant(name: str, wanted: Wanted) -> None:
     raise UsageError(f"{name}: is {given.words}, not {wanted}; {given.instead}{way}")
 
 
-def check_task(path: Path, tasks: Collection[str], command: str, *, recipe: str | None, resume: Path | None) -> None:
-    """UsageError for a recipe at `path` of another task than `command` has; it was given by name or of a kept run."""
-    task = None
-    with suppress(OSError):
-        task = _task(path)
-    if task is None or task in tasks:
+def check_task(task: Any, tasks: Collection[str], command: str, *, recipe: str | None, resume: Path | None) -> None:
+    """UsageError for a recipe of another task than `command` has, which was given by name or is that of a kept run."""
+    if not isinstance(task, str) or task not in RECIPES or task in tasks:
         return
     what = _of("recipe" if resume is None else "run", task)
     instead = _run(task, "--recipe", recipe) if resume is None else _run(task, "--resume", resume)
     raise UsageError(f"{recipe or resume}: is {what}, not of `sinkctl {command}`; {instead}")
+
+
+def _by_name(name: str, wanted: Wanted) -> bool:
+    """Whether it names what is wanted, whatever folder is called so too."""
+    if wanted == "a checkpoint":
+        return name == "demo"
+    return wanted in ("a recipe", "a suite") and bool({name, f"bench/{name}"} & built_in().keys())
 
 
 def _named(name: str) -> Given | None:
@@ -87,11 +94,11 @@ def _folder(name: str) -> Given | None:
 
 def _file(name: str) -> Given | None:
     path, said = Path(name), quote(name)
-    if (task := _task(path)) is not None:
-        return Given(["a recipe", "a suite"], _of("recipe", task), _run(task, "--recipe", path))
     head = _head(path)
     if path.suffix == JSON and RESULT_BEGINS.match(head):
         return Given(["a run"], "the result of a run", f"`sinkctl show {said}` shows it")
+    if (task := _task(path)) is not None:
+        return Given(["a recipe", "a suite"], _of("recipe", task), _run(task, "--recipe", path))
     if format_of(head) == "gguf":
         return Given(["a checkpoint"], "a GGUF model", f"--model {said} takes it")
     if Path(path.stem if compression(path) else path.name).suffix.lower() in TEXTS:
@@ -105,13 +112,11 @@ def _task(path: Path) -> str | None:
         return None
     head = _head(path)
     says = SAYS_TASK.search(head) if path.suffix in YAML or SAYS_IT_FIRST.match(head) else None
-    if says is None:
-        return None
-    task = says[2].decode()
-    if says[1] == b"base":
+    task = None if says is None else says[2].decode()
+    if task not in RECIPES and (says or (path.suffix in (*YAML, JSON) and len(head) < SHORT)):  # on a base, in braces
         with suppress(RecipeError):
             task = read(path)[0].get("task")
-    return task if task in RECIPES else None
+    return task if isinstance(task, str) and task in RECIPES else None
 
 
 def _head(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ def _misread(error: Any, words: list[str]) -> str:
         pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
         given = next((f"{flag} {value}" for flag, value in pairs if flag in flags), "/".join(flags))
         return f"{given}: {error.message[:1].lower()}{error.message[1:]}"
-    if said.startswith("No such command") and (word := next((w for w in words if os.path.exists(w)), None)):
+    if (asked := re.match(r"No such command '(.*?)'\.", said)) and os.path.exists(word := asked[1]):
         return (
             f"{word} is no command; to score a text: sinkctl stream {word}; to measure a model: sinkctl measure {word}"
         )

@@ -39,6 +39,9 @@ def desk(tmp_path, monkeypatch):
     (tmp_path / "quick.yaml").write_text(quick)
     (tmp_path / "noted").write_text(quick)
     (tmp_path / "base.yml").write_text("base: convert/gate\nsteps: 2\n")
+    for name, form in (("m.json", '{"task": "measure"}'), ("braces.yaml", "{task: measure}"),
+                       ("quoted.yaml", '"task": measure'), ("spaced.yaml", "task : measure")):  # fmt: skip
+        (tmp_path / name).write_text(form)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/recipe.yaml").write_text(quick)
     (tmp_path / "run/result.json").write_text('{\n "schema_version": 1,\n "task": "stream"}')
@@ -76,6 +79,13 @@ def test_what_is_no_such_thing_is_called_what_it_is(desk, sinkctl, command):
         ("measure --text ckpt", "ckpt: is a checkpoint, not a text"),
         ("measure --images quick.yaml", "--images quick.yaml: is none"),
         ("measure --audio text.txt", "--audio text.txt: is none"),
+        ("strem text.txt", "no such command 'strem'; did you mean 'stream'?"),
+        ("stream --recipe m.json", "m.json: is a recipe of `sinkctl measure`, not of `sinkctl stream`"),
+        ("bench braces.yaml", "is a recipe of `sinkctl measure`, not of `sinkctl bench`; run it with: sinkctl measure"),
+        ("generate --recipe quoted.yaml", "is a recipe of `sinkctl measure`, not of `sinkctl generate`"),
+        ("chat --recipe spaced.yaml", "is a recipe of `sinkctl measure`, not of `sinkctl chat`"),
+        ("stream m.json", "m.json: is a recipe of `sinkctl measure`, not a text"),
+        ("measure --recipe m.json --set task=convert", "--set task=convert: is of another command"),
         ("stream --text text.txt", "texts are named without a flag"),
         ("measure --policy 4+60", "no such option: --policy; it is of `sinkctl stream`, `sinkctl generate`"),
         ("text.txt", "is no command; to score a text: sinkctl stream text.txt"),
@@ -118,4 +128,9 @@ def test_what_may_be_meant_passes(desk):
     check_meant("made", "a checkpoint")
     check_meant("made", "a run")
     check_meant("ORGANISATION/NAME", "a checkpoint")
+    (desk / "stream").mkdir()
+    (desk / "demo").unlink()
+    for name, wanted in (("ci", "a suite"), ("demo", "a checkpoint"), ("stream/quick", "a recipe")):
+        shutil.copytree(desk / "run", desk / name)  # a run that is called so
+        check_meant(name, wanted)
     check_meant("quick.yaml", "a suite")  # of which task, `check_task` tells
