@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from sinkctl.errors import RecipeError, UsageError
 from sinkctl.formats import NEAR, format_of
 from sinkctl.model.named import CONFIG, resolve
-from sinkctl.recipe.load import read
+from sinkctl.recipe.load import BASE, read
 from sinkctl.recipe.named import built_in
 from sinkctl.recipe.schema import RECIPES
 from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE
@@ -25,9 +25,13 @@ COMMANDS = {"generate": "stream", "questions": "stream"}  # of the tasks that ar
 YAML, JSON = (".yaml", ".yml"), ".json"
 SHORT = 1 << 14  # bytes of YAML that are parsed in no time
 TEXTS = (".txt", ".md", ".jsonl", ".log", ".csv", ".tsv", ".html", ".xml", ".rst", ".tex", ".srt")
-SAYS_TASK = re.compile(rb"^(task|base):[ \t]*['\"]?([a-z]*)", re.MULTILINE)
-SAYS_IT_FIRST = re.compile(rb"(?:(?:[ \t]*#.*)?\n)*(?=task:|base:)")
-RESULT_BEGINS = re.compile(rb'\s*\{\s*"schema_version":')
+BOM, END = rb"(?:\xef\xbb\xbf)?", rb"['\"]?[ \t]*(?:#.*)?\r?$"
+SAYS_TASK = re.compile(rb"^task:[ \t]*['\"]?([a-z]+)" + END, re.MULTILINE)
+SAYS_BASE = re.compile(rb"^base:[ \t]*['\"]?[\w./-]+" + END, re.MULTILINE)
+BEGINS_SO = re.compile(BOM + rb"(?:(?:[ \t]*#.*|---[ \t]*)?\r?\n)*(?=task:|base:)")
+KEY = re.compile(rb"^([a-z_]+):", re.MULTILINE)
+MAY_SAY_TASK = re.compile(rb"^[^\w\n]*(?:task|base)\b", re.MULTILINE)
+RESULT_BEGINS = re.compile(BOM + rb'\s*\{\s*"schema_version":')
 
 
 class Given(NamedTuple):
@@ -49,7 +53,7 @@ def check_meant(name: str, wanted: Wanted) -> None:
     if given is None or wanted in given.fits:
         return
     readable = wanted == "a text" and os.path.isfile(name) and "a checkpoint" not in given.fits
-    way = f"; as a text: sinkctl stream - < {quote(name)}" if readable else ""
+    way = f"; as a text: sinkctl stream --set {quote(f'text.files=[{name}]')}" if readable else ""
     raise UsageError(f"{name}: is {given.words}, not {wanted}; {given.instead}{way}")
 
 
@@ -95,14 +99,15 @@ def _folder(name: str) -> Given | None:
 def _file(name: str) -> Given | None:
     path, said = Path(name), quote(name)
     head = _head(path)
-    if path.suffix == JSON and RESULT_BEGINS.match(head):
+    if RESULT_BEGINS.match(head):
         return Given(["a run"], "the result of a run", f"`sinkctl show {said}` shows it")
     if (task := _task(path)) is not None:
         return Given(["a recipe", "a suite"], _of("recipe", task), _run(task, "--recipe", path))
     if format_of(head) == "gguf":
         return Given(["a checkpoint"], "a GGUF model", f"--model {said} takes it")
     if Path(path.stem if compression(path) else path.name).suffix.lower() in TEXTS:
-        return Given(["a text"], "a text", f"`sinkctl stream {said}` scores it, and --text takes it elsewhere")
+        fits: list[Wanted] = ["a text", *["a recipe", "a suite"] * bool(MAY_SAY_TASK.search(head))]  # its reader tells
+        return Given(fits, "a text", f"`sinkctl stream {said}` scores it, and --text takes it elsewhere")
     return None
 
 
@@ -111,9 +116,15 @@ def _task(path: Path) -> str | None:
     if not path.is_file():
         return None
     head = _head(path)
-    says = SAYS_TASK.search(head) if path.suffix in YAML or SAYS_IT_FIRST.match(head) else None
-    task = None if says is None else says[2].decode()
-    if task not in RECIPES and (says or (path.suffix in (*YAML, JSON) and len(head) < SHORT)):  # on a base, in braces
+    first = BEGINS_SO.match(head) is not None
+    says = SAYS_TASK.search(head) if path.suffix in YAML or first else None
+    task = None if says is None else says[1].decode()
+    if task in RECIPES:
+        keys = {key.decode() for key in KEY.findall(head)}
+        known = keys & {*RECIPES[task].model_fields, BASE}
+        return task if len(known) > len(keys - known) else None  # another program's otherwise
+    based = SAYS_BASE.search(head) is not None and (path.suffix in YAML or first)
+    if len(head) < SHORT and (based or path.suffix in (*YAML, JSON)):  # on a base, in braces
         with suppress(RecipeError):
             task = read(path)[0].get("task")
     return task if isinstance(task, str) and task in RECIPES else None

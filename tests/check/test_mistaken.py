@@ -34,7 +34,7 @@ TAKES = {  # command that takes none but … → these, by what they are
 def desk(tmp_path, monkeypatch):
     """One of everything."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("How to write one.\n\ntask: stream goes first in a recipe\n")
+    (tmp_path / "text.txt").write_text("It was a dark and stormy night.\n")
     quick = built_in()["stream/quick"].read_text(encoding="utf-8")
     (tmp_path / "quick.yaml").write_text(quick)
     (tmp_path / "noted").write_text(quick)
@@ -89,7 +89,7 @@ def test_what_is_no_such_thing_is_called_what_it_is(desk, sinkctl, command):
         ("stream --text text.txt", "texts are named without a flag"),
         ("measure --policy 4+60", "no such option: --policy; it is of `sinkctl stream`, `sinkctl generate`"),
         ("text.txt", "is no command; to score a text: sinkctl stream text.txt"),
-        ("stream quick.yaml", "as a text: sinkctl stream - < quick.yaml"),
+        ("stream quick.yaml", "as a text: sinkctl stream --set 'text.files=[quick.yaml]'"),
     ],
 )
 def test_a_recipe_or_run_of_another_command_is_sent_there(desk, sinkctl, command, said):
@@ -100,8 +100,7 @@ def test_a_recipe_or_run_of_another_command_is_sent_there(desk, sinkctl, command
 
 
 def test_a_recipe_is_a_text_where_one_says_so(desk, sinkctl):
-    piped = (desk / "quick.yaml").read_bytes()
-    assert sinkctl("stream", "-", "--limit", "20", "-q", stdin=piped)[0] == 0
+    assert sinkctl("stream", "--set", "text.files=[quick.yaml]", "--each", "file", "--limit", "20", "-q")[0] == 0
     code, out, _ = sinkctl("measure", "--text", "quick.yaml", "--samples", "1", "--no-cost", "--json", "-q")
     assert code == 0
     assert json.loads(out)["recipe"]["input"]["files"] == [str(desk / "quick.yaml")]
@@ -119,8 +118,23 @@ def test_what_may_be_meant_passes(desk):
     """Texts whatever they are called, texts in a file behind a flag, a checkpoint that also is a run, a pipe."""
     (desk / "x.yaml").write_text("name: a list\nitems: [task, base]\n")
     (desk / "other.yaml").write_text("task: classify\n")
+    (desk / "ci.yaml").write_text("task: convert\nservices: [a, b]\n")
+    (desk / "long.yaml").write_text("base: mountain\n" + "- a line\n" * 20_000)
+    (desk / "p.txt").write_text("task: convert the units of every number below\n")
+    (desk / "howto.txt").write_text("How to write one.\n\ntask: stream goes first in a recipe\n")
     (desk / "demo").write_text("A text that is called so.")
-    for name in ("x.yaml", "other.yaml", "demo", "-", "nowhere.txt", "It was a dark night"):
+    for name in (
+        "x.yaml",
+        "other.yaml",
+        "ci.yaml",
+        "long.yaml",
+        "p.txt",
+        "howto.txt",
+        "demo",
+        "-",
+        "nowhere.txt",
+        "It was a dark night",
+    ):
         check_meant(name, "a text")
     (desk / "made").mkdir()
     for name in ("config.json", "recipe.yaml", "result.json"):
@@ -133,4 +147,10 @@ def test_what_may_be_meant_passes(desk):
     for name, wanted in (("ci", "a suite"), ("demo", "a checkpoint"), ("stream/quick", "a recipe")):
         shutil.copytree(desk / "run", desk / name)  # a run that is called so
         check_meant(name, wanted)
+    for number, begun in enumerate((b"limit: 3\ntask: stream\n", b"---\ntask: stream\n", b"# so\r\n\r\ntask: stream\r\n",
+                                    b"\xef\xbb\xbftask: stream\n")):  # fmt: skip
+        (desk / f"recipe{number}.txt").write_bytes(begun)
+        check_meant(f"recipe{number}.txt", "a recipe")
+    shutil.copy(desk / "run/result.json", desk / "baseline.txt")
+    check_meant("baseline.txt", "a run")
     check_meant("quick.yaml", "a suite")  # of which task, `check_task` tells
