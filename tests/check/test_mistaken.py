@@ -147,8 +147,9 @@ def test_what_may_be_meant_passes(desk):
     for name, wanted in (("ci", "a suite"), ("demo", "a checkpoint"), ("stream/quick", "a recipe")):
         shutil.copytree(desk / "run", desk / name)  # a run that is called so
         check_meant(name, wanted)
-    for number, begun in enumerate((b"limit: 3\ntask: stream\n", b"---\ntask: stream\n", b"# so\r\n\r\ntask: stream\r\n",
-                                    b"\xef\xbb\xbftask: stream\n")):  # fmt: skip
+    forms = (b"limit: 3\ntask: stream\n", b"---\ntask: stream\n", b"# so\r\n\r\ntask: stream\r\n",
+             b"\xef\xbb\xbftask: stream\n")  # fmt: skip
+    for number, begun in enumerate(forms):
         (desk / f"recipe{number}.txt").write_bytes(begun)
         check_meant(f"recipe{number}.txt", "a recipe")
     shutil.copy(desk / "run/result.json", desk / "baseline.txt")
