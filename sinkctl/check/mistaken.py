@@ -118,16 +118,16 @@ def _task(path: Path) -> str | None:
     head = _head(path)
     first = BEGINS_SO.match(head) is not None
     says = SAYS_TASK.search(head) if path.suffix in YAML or first else None
-    task = None if says is None else says[1].decode()
-    if task in RECIPES:
-        keys = {key.decode() for key in KEY.findall(head)}
-        known = keys & {*RECIPES[task].model_fields, BASE}
-        return task if len(known) > len(keys - known) else None  # another program's otherwise
+    task, keys = None if says is None else says[1].decode(), {key.decode() for key in KEY.findall(head)}
     based = SAYS_BASE.search(head) is not None and (path.suffix in YAML or first)
-    if len(head) < SHORT and (based or path.suffix in (*YAML, JSON)):  # on a base, in braces
+    if task not in RECIPES and len(head) < SHORT and (based or path.suffix in (*YAML, JSON)):  # in braces, say
         with suppress(RecipeError):
-            task = read(path)[0].get("task")
-    return task if isinstance(task, str) and task in RECIPES else None
+            data, _ = read(path)
+            task, keys = data.get("task"), set(data)
+    if not isinstance(task, str) or task not in RECIPES:
+        return None
+    known = keys & {*RECIPES[task].model_fields, BASE}
+    return task if len(known) > len(keys - known) else None  # another program's
 
 
 def _head(path: Path) -> bytes:

@@ -119,6 +119,7 @@ def test_what_may_be_meant_passes(desk):
     (desk / "x.yaml").write_text("name: a list\nitems: [task, base]\n")
     (desk / "other.yaml").write_text("task: classify\n")
     (desk / "ci.yaml").write_text("task: convert\nservices: [a, b]\n")
+    (desk / "ci.json").write_text('{"task": "convert", "services": ["a", "b"]}')
     (desk / "long.yaml").write_text("base: mountain\n" + "- a line\n" * 20_000)
     (desk / "p.txt").write_text("task: convert the units of every number below\n")
     (desk / "howto.txt").write_text("How to write one.\n\ntask: stream goes first in a recipe\n")
@@ -127,6 +128,7 @@ def test_what_may_be_meant_passes(desk):
         "x.yaml",
         "other.yaml",
         "ci.yaml",
+        "ci.json",
         "long.yaml",
         "p.txt",
         "howto.txt",
