@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -38,10 +39,10 @@ def generate(
 ) -> None:
     """Text past any context length, in constant memory: what stream --generate does."""
     for prompt in prompts or ():
-        if os.path.isfile(prompt):
+        if os.path.isfile(prompt) and (os.path.dirname(prompt) or os.path.splitext(prompt)[1]):
             raise UsageError(
-                f"{prompt}: is a file, and a prompt is words; --prompt-file goes on from the text in it, "
-                "and --recipe takes a recipe"
+                f"{prompt}: is a file, and a prompt is words; --prompt-file goes on from the text in it, and --recipe "
+                f"takes a recipe; as words: sinkctl stream --generate {tokens or 200} --prompt {quote(prompt)}"
             )
     _check_task(flags, "generate", "generate")
     stream(prompt=prompts, generate=tokens or _unless_given("200", flags), **flags)

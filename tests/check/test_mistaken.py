@@ -69,7 +69,7 @@ def test_what_is_no_such_thing_is_called_what_it_is(desk, sinkctl, command):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("generate text.txt", "a prompt is words; --prompt-file"),
+        ("generate text.txt -n 3", "as words: sinkctl stream --generate 3 --prompt text.txt"),
         ("generate --recipe quick.yaml", "not of `sinkctl generate`; run it with: sinkctl stream --recipe quick.yaml"),
         ("ask --recipe stream/quick", "not of `sinkctl ask`; run it with: sinkctl stream --recipe stream/quick"),
         ("chat --recipe quick.yaml", "not of `sinkctl chat`"),

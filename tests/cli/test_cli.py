@@ -405,3 +405,14 @@ def test_a_file_that_one_may_not_read_is_named(sinkctl, tmp_path, monkeypatch, a
     code, _, told = sinkctl(*asked)
     assert code in (2, 3)
     assert (said in told, len(told.splitlines())) == (True, 1), told
+
+
+def test_a_text_from_another_command_is_read_by_its_descriptor(sinkctl):
+    """As a shell writes <(…)."""
+    reading, writing = os.pipe()
+    os.write(writing, b"It was a dark and stormy night. " * 20)
+    os.close(writing)
+    code, out, said = sinkctl("stream", f"/dev/fd/{reading}", "-p", "1+12", "--json", "-q")
+    os.close(reading)
+    assert code == 0, said
+    assert json.loads(out)["stream"]["tokens"] > 100
