@@ -8,6 +8,7 @@ from sinkctl.check.texts import check_texts
 from sinkctl.errors import TextError, UsageError
 from sinkctl.formats import NEAR, format_of
 from sinkctl.model.adapter_files import resolved
+from sinkctl.model.files import check_checkpoint
 from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
@@ -80,6 +81,13 @@ def candidates(path: str) -> list[str]:
     if not found:
         raise TextError(f"--suspect {path}: no candidates in it; write one a line")
     return found
+
+
+def check_local(recipe: MeasureRecipe) -> None:
+    """ModelError for a checkpoint on this disk that cannot be loaded; of a Hub id a plan asks nothing."""
+    for _, settings, _ in checkpoints(recipe):
+        if resolve(settings.name).local:
+            check_checkpoint(settings)
 
 
 def check_kinds(images: Sequence[str], audio: Sequence[str]) -> None:

@@ -141,6 +141,10 @@ def measure(
     from sinkctl.check import check
 
     check(built, output=resume or output, resume=resume is not None, loads=not dry_run, overwrite=overwrite)
+    if dry_run:
+        from sinkctl.check.measure import check_local
+
+        check_local(built)
     from sinkctl.cli.measuring import run_measure
     from sinkctl.result.replaced import replacing
 
