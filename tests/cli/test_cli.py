@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from sinkctl.result.store import RunFolder
 def test_help_imports_no_torch():
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 try:
     main()
@@ -39,6 +41,7 @@ assert not {"torch", "numpy", "transformers", "sinkctl.model.settings"} & set(sy
 def test_the_plan_of_a_benchmark_imports_no_torch():
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 try:
     main()
@@ -68,6 +71,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 def test_the_shell_completes_names_without_torch(line, among):
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 sys.argv = ["sinkctl"]
 try:
@@ -416,3 +420,10 @@ def test_a_text_from_another_command_is_read_by_its_descriptor(sinkctl):
     os.close(reading)
     assert code == 0, said
     assert json.loads(out)["stream"]["tokens"] > 100
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="a device that Linux has")
+def test_output_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "sinkctl", "recipe", "ls"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (3, b"sinkctl: the disk is full; make room, and start again\n")
