@@ -8,6 +8,7 @@ from sinkctl.check.texts import check_texts
 from sinkctl.errors import TextError, UsageError
 from sinkctl.formats import NEAR, format_of
 from sinkctl.model.adapter_files import resolved
+from sinkctl.model.files import check_checkpoint
 from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
@@ -72,12 +73,21 @@ def candidates(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.rstrip("\r\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"--suspect {path}: cannot be read as text ({error})") from error
+    except OSError as error:
+        raise TextError(f"--suspect {path}: cannot be read ({error.strerror}); check who may read it") from error
+    except UnicodeDecodeError as error:
+        raise TextError(f"--suspect {path}: is no UTF-8 text (byte {error.start}); convert the file") from error
     found = list(dict.fromkeys(line for line in lines if line.strip()))
     if not found:
         raise TextError(f"--suspect {path}: no candidates in it; write one a line")
     return found
+
+
+def check_local(recipe: MeasureRecipe) -> None:
+    """ModelError for a checkpoint on this disk that cannot be loaded; of a Hub id a plan asks nothing."""
+    for _, settings, _ in checkpoints(recipe):
+        if resolve(settings.name).local:
+            check_checkpoint(settings)
 
 
 def check_kinds(images: Sequence[str], audio: Sequence[str]) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sinkctl.errors import RecipeError, UsageError
 from sinkctl.formats import NEAR, format_of
 from sinkctl.model.named import CONFIG, resolve
-from sinkctl.recipe.load import read
+from sinkctl.recipe.load import BASE, read
 from sinkctl.recipe.named import built_in
 from sinkctl.recipe.schema import RECIPES
 from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE
@@ -23,10 +23,15 @@ from sinkctl.text.source import compression
 Wanted = Literal["a text", "a checkpoint", "a recipe", "a suite", "a run"]
 COMMANDS = {"generate": "stream", "questions": "stream"}  # of the tasks that are not called as their command
 YAML, JSON = (".yaml", ".yml"), ".json"
+SHORT = 1 << 14  # bytes of YAML that are parsed in no time
 TEXTS = (".txt", ".md", ".jsonl", ".log", ".csv", ".tsv", ".html", ".xml", ".rst", ".tex", ".srt")
-SAYS_TASK = re.compile(rb"^(task|base):[ \t]*['\"]?([a-z]*)", re.MULTILINE)
-SAYS_IT_FIRST = re.compile(rb"(?:(?:[ \t]*#.*)?\n)*(?=task:|base:)")
-RESULT_BEGINS = re.compile(rb'\s*\{\s*"schema_version":')
+BOM, END = rb"(?:\xef\xbb\xbf)?", rb"['\"]?[ \t]*(?:#.*)?\r?$"
+SAYS_TASK = re.compile(rb"^task:[ \t]*['\"]?([a-z]+)" + END, re.MULTILINE)
+SAYS_BASE = re.compile(rb"^base:[ \t]*['\"]?[\w./-]+" + END, re.MULTILINE)
+BEGINS_SO = re.compile(BOM + rb"(?:(?:[ \t]*#.*|---[ \t]*)?\r?\n)*(?=task:|base:)")
+KEY = re.compile(rb"^([a-z_]+):", re.MULTILINE)
+MAY_SAY_TASK = re.compile(rb"^[^\w\n]*(?:task|base)\b", re.MULTILINE)
+RESULT_BEGINS = re.compile(BOM + rb'\s*\{\s*"schema_version":')
 
 
 class Given(NamedTuple):
@@ -39,6 +44,8 @@ class Given(NamedTuple):
 
 def check_meant(name: str, wanted: Wanted) -> None:
     """UsageError for what is there, and is something else than is `wanted`."""
+    if _by_name(name, wanted):
+        return
     given = None
     with suppress(OSError):  # who opens it says what is wrong
         of = _folder if os.path.isdir(name) else _file if os.path.isfile(name) else _named
@@ -46,18 +53,24 @@ def check_meant(name: str, wanted: Wanted) -> None:
     if given is None or wanted in given.fits:
         return
     readable = wanted == "a text" and os.path.isfile(name) and "a checkpoint" not in given.fits
-    way = f"; as a text: sinkctl stream - < {quote(name)}" if readable else ""
+    way = f"; as a text: sinkctl stream --set {quote(f'text.files=[{name}]')}" if readable else ""
     raise UsageError(f"{name}: is {given.words}, not {wanted}; {given.instead}{way}")
 
 
-def check_task(path: Path, tasks: Collection[str], command: str, *, recipe: str | None, resume: Path | None) -> None:
-    """UsageError for a recipe at `path` of another task than `command` has; it was given by name or of a kept run."""
-    task = _task(path)
-    if task is None or task in tasks:
+def check_task(task: Any, tasks: Collection[str], command: str, *, recipe: str | None, resume: Path | None) -> None:
+    """UsageError for a recipe of another task than `command` has, which was given by name or is that of a kept run."""
+    if not isinstance(task, str) or task not in RECIPES or task in tasks:
         return
     what = _of("recipe" if resume is None else "run", task)
     instead = _run(task, "--recipe", recipe) if resume is None else _run(task, "--resume", resume)
     raise UsageError(f"{recipe or resume}: is {what}, not of `sinkctl {command}`; {instead}")
+
+
+def _by_name(name: str, wanted: Wanted) -> bool:
+    """Whether it names what is wanted, whatever folder is called so too."""
+    if wanted == "a checkpoint":
+        return name == "demo"
+    return wanted in ("a recipe", "a suite") and bool({name, f"bench/{name}"} & built_in().keys())
 
 
 def _named(name: str) -> Given | None:
@@ -85,15 +98,16 @@ def _folder(name: str) -> Given | None:
 
 def _file(name: str) -> Given | None:
     path, said = Path(name), quote(name)
+    head = _head(path)
+    if RESULT_BEGINS.match(head):
+        return Given(["a run"], "the result of a run", f"`sinkctl show {said}` shows it")
     if (task := _task(path)) is not None:
         return Given(["a recipe", "a suite"], _of("recipe", task), _run(task, "--recipe", path))
-    head = _head(path)
-    if path.suffix == JSON and RESULT_BEGINS.match(head):
-        return Given(["a run"], "the result of a run", f"`sinkctl show {said}` shows it")
     if format_of(head) == "gguf":
         return Given(["a checkpoint"], "a GGUF model", f"--model {said} takes it")
     if Path(path.stem if compression(path) else path.name).suffix.lower() in TEXTS:
-        return Given(["a text"], "a text", f"`sinkctl stream {said}` scores it, and --text takes it elsewhere")
+        fits: list[Wanted] = ["a text", *["a recipe", "a suite"] * bool(MAY_SAY_TASK.search(head))]  # its reader tells
+        return Given(fits, "a text", f"`sinkctl stream {said}` scores it, and --text takes it elsewhere")
     return None
 
 
@@ -102,14 +116,18 @@ def _task(path: Path) -> str | None:
     if not path.is_file():
         return None
     head = _head(path)
-    says = SAYS_TASK.search(head) if path.suffix in YAML or SAYS_IT_FIRST.match(head) else None
-    if says is None:
-        return None
-    task = says[2].decode()
-    if says[1] == b"base":
+    first = BEGINS_SO.match(head) is not None
+    says = SAYS_TASK.search(head) if path.suffix in YAML or first else None
+    task, keys = None if says is None else says[1].decode(), {key.decode() for key in KEY.findall(head)}
+    based = SAYS_BASE.search(head) is not None and (path.suffix in YAML or first)
+    if task not in RECIPES and len(head) < SHORT and (based or path.suffix in (*YAML, JSON)):  # in braces, say
         with suppress(RecipeError):
-            task = read(path)[0].get("task")
-    return task if task in RECIPES else None
+            data, _ = read(path)
+            task, keys = data.get("task"), set(data)
+    if not isinstance(task, str) or task not in RECIPES:
+        return None
+    known = keys & {*RECIPES[task].model_fields, BASE}
+    return task if len(known) > len(keys - known) else None  # another program's
 
 
 def _head(path: Path) -> bytes:

@@ -23,7 +23,8 @@ def check_policies(policies: Sequence[Policy], settings: ModelSettings) -> None:
         if policy.kind == "recompute":
             if context is not None and policy.window != "auto" and policy.reach + 1 > context:
                 raise ModelError(
-                    f"--policy {policy.label}: windows of {policy.reach + 1} tokens do not fit the context of {context}"
+                    f"--policy {policy.label}: that and the query do not fit the context of {context}; give at most "
+                    f"recompute:{policy.sinks}+{context - policy.sinks - 1}"
                 )
             continue
         for place in policy.whole:

@@ -9,7 +9,7 @@ from sinkctl.errors import TextError, UsageError
 from sinkctl.text import RecordDecoder, Source, is_records
 from sinkctl.text.decode import Errors, TextDecoder
 from sinkctl.text.foreign import foreign
-from sinkctl.text.source import STDIN, check, is_pipe
+from sinkctl.text.source import STDIN, check, compression, is_pipe
 
 # Bytes looked at: of a text, of all of them, at least; at once.
 HEAD, ALL_HEADS, LEAST_HEAD, PIECE = 1 << 23, 1 << 24, 1 << 12, 1 << 20
@@ -24,9 +24,16 @@ def check_texts(files: Sequence[str], field: str | None = None, errors: Errors =
         return
     check(files)
     size = max(LEAST_HEAD, min(HEAD, ALL_HEADS // len(files)))
-    hold = [_holds_text(name, field or usual, errors, size) for name in files]  # every one is looked at
+    hold = [
+        _holds_text(name, field or usual, errors, _looked_at(name, size)) for name in files
+    ]  # every one is looked at
     if not any(hold):
         raise TextError(f"{', '.join(files)}: no text in it; check the file")
+
+
+def _looked_at(name: str, size: int) -> int:
+    """Of what is compressed less, as unpacking it takes the time."""
+    return size if compression(name) is None else min(size, PIECE)
 
 
 def _is_nothing(name: str) -> bool:

@@ -1,7 +1,7 @@
 """`sinkctl bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from sinkctl.errors import UsageError
 _TIMING, _GATES = "Timing", "Gates"
 
 
+@options.of_a_model(but=options.SPREAD)
 def bench(
     suites: Annotated[
         list[str] | None,
@@ -74,15 +75,6 @@ def bench(
             metavar="METRIC:PERCENT",
         ),
     ] = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    revision: options.Revision = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    allow_pickle: options.AllowPickle = False,
-    tokenizer: options.Tokenizer = None,
-    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     output: options.Output = None,
@@ -90,6 +82,7 @@ def bench(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
+    **model: Any,
 ) -> None:
     """Speed, memory and quality, beside what would be run instead, and a gate for CI.
 
@@ -109,14 +102,12 @@ def bench(
         return
     if quick and (rounds is not None or processes is not None):
         raise UsageError("--quick is one round of one process; leave --rounds and --processes out")
-    if shape is not None and model is not None:
-        raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {model} is one; give one")
+    if shape is not None and (name := model["model"]) is not None:
+        raise UsageError(f"--shape {shape}: random weights in place of a model, and --model {name} is one; give one")
     output = kept_in(output, resume, "bench", keeps=not dry_run)
-    flags = {
-        "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
-        "special-tokens": special_tokens, "shape": shape,
-        "rounds": rounds, "processes": processes, "threads": threads, "seed": seed, "fail-on": fail_on or None,
+    flags = options.flags_of(model) | {
+        "shape": shape, "rounds": rounds, "processes": processes, "threads": threads, "seed": seed,
+        "fail-on": fail_on or None,
     }  # fmt: skip
     run_suites(
         named, flags, only=only or [], quick=quick, assignments=set_ or [], save_baseline=save_baseline,

@@ -148,7 +148,7 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
     from sinkctl.result.baseline import read
 
     if len(files) < 2:
-        raise UsageError("sinkctl bench compare A B…: name two saved results or more, files or run folders")
+        raise UsageError("name two saved results or more, files or run folders: sinkctl bench compare A B…")
     for name in files:
         check_meant(name, "a run")
     results = [read(name) for name in files]

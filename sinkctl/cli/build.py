@@ -33,7 +33,7 @@ def build(
     has the flags of that by the keys of the fields.
     """
     from sinkctl.check.mistaken import check_meant
-    from sinkctl.recipe.load import override, put, read, validate
+    from sinkctl.recipe.load import override, put, validate
 
     for name, wanted in _meant(flags):
         check_meant(name, wanted)
@@ -44,8 +44,7 @@ def build(
     data, lines, source = {"task": task}, {}, "command line"
     words: dict[tuple[str | int, ...], str] = dict(named or {})
     if resume is not None or recipe is not None:
-        source = str(begun_from(recipe, resume, fields, task))
-        data, lines = read(source)
+        source, data, lines = begun_from(recipe, resume, fields, task)
     if resume is not None:
         from sinkctl.cli.settings import recall
 
@@ -68,12 +67,18 @@ def build(
         from sinkctl.cli.settings import fill
 
         words |= fill(data, fields[task], task)
-    return validate(data, source, lines, words)
+    built = validate(data, source, lines, words)
+    if built.task not in fields:  # by --set
+        raise UsageError(f"--set task={built.task}: is of another command")
+    return built
 
 
-def begun_from(recipe: str | None, resume: Path | None, tasks: Collection[str], command: str) -> Path:
-    """The file of a recipe, given or of a run that goes on; UsageError for none, or one that is of another command."""
+def begun_from(
+    recipe: str | None, resume: Path | None, tasks: Collection[str], command: str
+) -> tuple[str, dict[str, Any], dict[Any, int]]:
+    """A recipe, given or of a run that goes on: its file, and that as `read`; UsageError for one of another command."""
     from sinkctl.check.mistaken import check_meant, check_task
+    from sinkctl.recipe.load import read
     from sinkctl.recipe.named import find
     from sinkctl.result.store import RECIPE
 
@@ -81,9 +86,10 @@ def begun_from(recipe: str | None, resume: Path | None, tasks: Collection[str], 
         check_meant(recipe, "a recipe")
     elif not (resume / RECIPE).exists():
         raise UsageError(f"--resume {resume}: no run folder ({RECIPE} is missing)")
-    path = find(recipe) if resume is None else resume / RECIPE
-    check_task(path, tasks, command, recipe=recipe, resume=resume)
-    return path
+    source = str(find(recipe) if resume is None else resume / RECIPE)
+    data, lines = read(source)
+    check_task(data.get("task"), tasks, command, recipe=recipe, resume=resume)
+    return source, data, lines
 
 
 def _meant(flags: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,7 @@ FIELDS = {
 }  # fmt: skip
 
 
+@options.of_a_model(but=options.SPREAD)
 def convert(
     checkpoint: Annotated[
         str | None, typer.Argument(metavar="[CHECKPOINT]", help="A folder, a GGUF file, a Hub id, or demo (default).")
@@ -109,15 +110,6 @@ def convert(
     output: Annotated[
         Path | None, option(_STORED, "Write the checkpoint here: a new folder.", "--output", "-o", metavar="DIR")
     ] = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    revision: options.Revision = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    allow_pickle: options.AllowPickle = False,
-    tokenizer: options.Tokenizer = None,
-    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.SetSink = None,
     fail_on: options.FailOnConverted = None,
@@ -125,6 +117,7 @@ def convert(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
+    **model: Any,
 ) -> None:
     """Give a checkpoint a designed sink, train it or not, and write it so that stock tools load it.
 
@@ -156,12 +149,10 @@ def convert(
     text that follows. Recipes with `scratch` have more mechanisms, for random
     weights alone.
     """
-    if model is not None and checkpoint is not None:
-        raise UsageError(f"--model {model}: the checkpoint is named already; leave one out")
-    flags = {
-        "model": checkpoint or model, "adapter": adapter or None, "revision": revision, "device": device,
-        "dtype": dtype, "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None,
-        "tokenizer": tokenizer, "special-tokens": special_tokens, "text": text or None, "images": images or None,
+    if model["model"] is not None and checkpoint is not None:
+        raise UsageError(f"--model {model['model']}: the checkpoint is named already; leave one out")
+    flags = options.flags_of(model) | {
+        "model": checkpoint or model["model"], "text": text or None, "images": images or None,
         "field": field, "errors": errors, "window": number(window), "samples": samples, "steps": steps,
         "store": store, "eval": evaluate, "eval-tokens": number(eval_tokens),
         "eval-kv": _bits(eval_kv or []), "fail-on": fail_on or None,

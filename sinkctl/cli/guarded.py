@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -69,8 +70,9 @@ def ended(error: Exception) -> int:
         return 2
     if os.environ.get("SINKCTL_DEBUG") == "1":
         traceback.print_exception(error)
-    if isinstance(error, OSError):  # a full disk, say
-        error = SinkctlError(error)
+    if isinstance(error, OSError):  # a file that one may not read, say
+        what = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
+        error = SinkctlError(what + "; check who may read and write it" * isinstance(error, PermissionError))
     elif hasattr(error, "format_message"):  # of Typer, whose names for it are private
         error = UsageError(_misread(error, sys.argv[1:]))
     elif isinstance(error, ImportError) and not _ours(error):  # packages of versions that were not made for each other
@@ -93,13 +95,25 @@ def _misread(error: Any, words: list[str]) -> str:
         pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
         given = next((f"{flag} {value}" for flag, value in pairs if flag in flags), "/".join(flags))
         return f"{given}: {error.message[:1].lower()}{error.message[1:]}"
-    if said.startswith("No such command") and (word := next((w for w in words if os.path.exists(w)), None)):
+    if (asked := re.match(r"No such command '(.*?)'\.", said)) and os.path.exists(word := asked[1]):
         return (
             f"{word} is no command; to score a text: sinkctl stream {word}; to measure a model: sinkctl measure {word}"
         )
+    if said.startswith("No such option") and (elsewhere := _elsewhere(error)):
+        return f"no such option: {error.option_name}; {elsewhere}"
     said = said[:1].lower() + said[1:].replace(". Did you mean", "; did you mean").rstrip(".")
     context = getattr(error, "ctx", None)
     return said if context is None or said.endswith("?") else f"{said}; see `{context.command_path} --help`"
+
+
+def _elsewhere(error: Any) -> str | None:
+    """Of a flag that a command has not: where it is, if anywhere."""
+    here, name = error.ctx.command, error.option_name
+    if name in ("--text", "--file") and here.name == "stream":
+        return "texts are named without a flag"
+    commands = error.ctx.find_root().command.commands.values()
+    has = [each.name for each in commands if any(name in parameter.opts for parameter in each.params)]
+    return f"it is of {', '.join(f'`sinkctl {each}`' for each in has)}" if has else None
 
 
 def _ours(error: ImportError) -> bool:

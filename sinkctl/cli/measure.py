@@ -1,6 +1,6 @@
 """`sinkctl measure`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ FIELDS = {
 }  # fmt: skip
 
 
+@options.of_a_model(but=["revision"], adapter=options.AdapterBeside)
 def measure(
     checkpoints: Annotated[
         list[str] | None,
@@ -81,18 +82,6 @@ def measure(
         list[str] | None,
         typer.Option(help="Branch, tag or commit of a Hub id; several are compared.", rich_help_panel="Model"),
     ] = None,
-    model: options.Model = None,
-    adapter: options.AdapterBeside = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    parallel: options.Parallel = None,
-    device_map: options.DeviceMap = None,
-    max_memory: options.MaxMemory = None,
-    offload_folder: options.OffloadFolder = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    allow_pickle: options.AllowPickle = False,
-    tokenizer: options.Tokenizer = None,
-    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     fail_on: options.FailOnSinks = None,
@@ -111,6 +100,7 @@ def measure(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
+    **model: Any,
 ) -> None:
     """Where a checkpoint's attention sinks are, how strong, what carries them, what they cost.
 
@@ -121,8 +111,8 @@ def measure(
     side by side. Without one, the built-in model is measured on the built-in
     text, with BOS and without.
     """
-    if model is not None and checkpoints:
-        raise UsageError(f"--model {model}: the checkpoints are named already; leave one out")
+    if model["model"] is not None and checkpoints:
+        raise UsageError(f"--model {model['model']}: the checkpoints are named already; leave one out")
     if audio and (text or images):
         raise UsageError(f"--audio and {'--text' if text else '--images'}: a model takes one or the other")
     if images or audio:
@@ -134,14 +124,9 @@ def measure(
     if plots is not None and plots not in ("png", "svg"):
         raise UsageError(f"--plots {plots}: png or svg")
     several = revision if revision and len(revision) > 1 else None
-    flags = {
-        "model": model, "adapter": adapter or None,
+    flags = options.flags_of(model) | {
         "revision": revision[0] if revision and not several else None, "revisions": several,
-        "device": device, "dtype": dtype, "parallel": parallel, "device-map": device_map,
-        "max-memory": options.sizes(max_memory), "offload-folder": offload_folder,
-        "trust-remote-code": trust_remote_code or None,
-        "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
-        "special-tokens": special_tokens, "CHECKPOINT": checkpoints or None, "input": input or None,
+        "CHECKPOINT": checkpoints or None, "input": input or None,
         "text": text or None, "images": images or None, "audio": audio or None, "field": field, "errors": errors,
         "bos": bos, "samples": samples, "length": length, "seed": seed, "epsilon": epsilon or None,
         "only": only or None, "cost": cost, "suspect": suspect, "batch": number(batch),
@@ -156,6 +141,10 @@ def measure(
     from sinkctl.check import check
 
     check(built, output=resume or output, resume=resume is not None, loads=not dry_run, overwrite=overwrite)
+    if dry_run:
+        from sinkctl.check.measure import check_local
+
+        check_local(built)
     from sinkctl.cli.measuring import run_measure
     from sinkctl.result.replaced import replacing
 

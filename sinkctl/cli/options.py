@@ -1,9 +1,10 @@
 """The flags that commands share, each written once."""
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -176,3 +177,41 @@ Resume = Annotated[Path | None, typer.Option("--resume", metavar="DIR", help="Co
 Json = Annotated[bool, typer.Option("--json", help="Print result.json instead of the report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no report unless --json.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; run nothing.")]
+
+OF_A_MODEL: dict[str, Any] = {
+    "model": Model, "adapter": Adapter, "revision": Revision, "device": Device, "dtype": Dtype, "parallel": Parallel,
+    "device_map": DeviceMap, "max_memory": MaxMemory, "offload_folder": OffloadFolder,
+    "trust_remote_code": TrustRemoteCode, "allow_pickle": AllowPickle, "tokenizer": Tokenizer,
+    "special_tokens": SpecialTokens,
+}  # fmt: skip
+SPREAD = ("parallel", "device_map", "max_memory", "offload_folder")  # over processes or devices
+Command = Callable[..., None]
+
+
+def taking(more: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
+    """The command with these flags behind its own; they come to it as keyword arguments."""
+    more = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in more]
+
+    def extended(command: Command) -> Command:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
+        command.__signature__ = inspect.Signature([*own, *more])
+        command.__annotations__ = {p.name: p.annotation for p in (*own, *more)}
+        return command
+
+    return extended
+
+
+def of_a_model(but: Sequence[str] = (), **others: Any) -> Callable[[Command], Command]:
+    """The command with the flags that say which model, and how; `but` leaves some out, `others` take their place."""
+    chosen = {name: kind for name, kind in (OF_A_MODEL | others).items() if name not in but}
+    return taking(
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind,
+                          default=False if kind in (TrustRemoteCode, AllowPickle) else None)
+        for name, kind in chosen.items()
+    )  # fmt: skip
+
+
+def flags_of(model: dict[str, Any]) -> dict[str, Any]:
+    """What these flags were given, by their names; what was not is None."""
+    given = {name.replace("_", "-"): value or None for name, value in model.items()}
+    return given | ({"max-memory": sizes(model["max_memory"])} if "max_memory" in model else {})

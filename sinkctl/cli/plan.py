@@ -27,11 +27,7 @@ from sinkctl.tasks.stream.plan import laid_out
 def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """Settle every automatic choice, and print it all."""
     run = StreamRun(recipe, loaded)
-    show_recipe(run.recipe, as_json)
-    words = plan_words()
-    for what, choice in run.choices.items():
-        words.print(f"{what}: {choice}")
-    words.print(run.settled.bos)
+    words = _told(run, as_json)
     if recipe.text.each is not None:
         _show_parts(run, words)
     for label, scorer in run.scorers.items():
@@ -41,6 +37,16 @@ def show_plan(recipe: StreamRecipe, loaded: LoadedModel, as_json: bool) -> None:
             words.print(f"{label}: cache of {size} tokens, {memory(scorer.cache_bytes or held * size)}")
         for line in [*scorer.layers, *(f"{what}: {choice}" for what, choice in scorer.choices.items())]:
             words.print(f"{label}: {line}")
+
+
+def _told(run: StreamRun | QuestionsRun, as_json: bool) -> Console:
+    """Print the settled recipe, what was chosen and why, and where BOS goes; returns what prints the rest."""
+    show_recipe(run.recipe, as_json)
+    words = plan_words()
+    for what, choice in run.choices.items():
+        words.print(f"{what}: {choice}")
+    words.print(run.settled.bos)
+    return words
 
 
 def _show_parts(run: StreamRun, words: Console) -> None:
@@ -82,11 +88,7 @@ def _show_decoding(settled, decoder, as_json: bool) -> None:
 def show_questions(recipe: QuestionsRecipe, loaded: LoadedModel, as_json: bool) -> None:
     """The same for questions."""
     run = QuestionsRun(recipe, loaded)
-    show_recipe(run.recipe, as_json)
-    words = plan_words()
-    for what, choice in run.choices.items():
-        words.print(f"{what}: {choice}")
-    words.print(run.settled.bos)
+    words = _told(run, as_json)
     for label, lane in run.lanes.items():
         words.print(f"{label}: cache of {memory(lane.decoder.bytes_held())}")
         for line in [*lane.decoder.layers, *(f"{what}: {why}" for what, why in lane.decoder.choices.items())]:

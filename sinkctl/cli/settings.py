@@ -80,17 +80,12 @@ def settings() -> dict[str, tuple[Any, str]]:
     path = place()
     if path is None or not (path.exists() or os.environ.get(VARIABLE)):
         return {}
-    import yaml
-
-    from sinkctl.recipe.load import suggest
-    from sinkctl.recipe.yaml12 import parse
+    from sinkctl.recipe.load import parsed, suggest
 
     try:
-        data, lines = parse(path.read_text(encoding="utf-8"))
+        data, lines = parsed(path)
     except OSError as error:
         raise UsageError(f"{VARIABLE}={path}: {error.strerror}; name a settings file, or off") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict | None):
         raise RecipeError(f"{path}: a settings file is a mapping, such as `device: cpu`")
     found = {}
@@ -176,6 +171,8 @@ def kept_in(output: Path | None, resume: Path | None, command: str, keeps: bool 
         except FileExistsError:
             if new.parent.is_dir():
                 continue
+            raise UsageError(f"{where}: output: {value} is a file; name a folder") from None
+        except NotADirectoryError:
             raise UsageError(f"{where}: output: {value} is a file; name a folder") from None
         except OSError as error:
             raise UsageError(

@@ -3,10 +3,12 @@
 import inspect
 import os
 from collections.abc import Callable
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
+from sinkctl.cli import options
 from sinkctl.cli.stream import stream
 from sinkctl.errors import UsageError
 
@@ -18,18 +20,10 @@ _DRAW = (
 )  # fmt: skip
 
 
-def _taking(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The command with these flags of `stream` behind its own; they come to it as keyword arguments."""
-
-    def taking(command: Callable[..., None]) -> Callable[..., None]:
-        given = inspect.signature(stream, eval_str=True).parameters
-        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
-        kept = [given[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
-        command.__signature__ = inspect.Signature([*own, *kept])
-        command.__annotations__ = {p.name: p.annotation for p in (*own, *kept)}
-        return command
-
-    return taking
+def _taking(*names: str) -> Callable[[options.Command], options.Command]:
+    """The command with these flags of `stream`."""
+    given = inspect.signature(stream, eval_str=True).parameters
+    return options.taking(given[name] for name in names)
 
 
 @_taking("prompt_file", *_CACHE, *_DRAW, *_MODEL, *_RUN)
@@ -45,10 +39,10 @@ def generate(
 ) -> None:
     """Text past any context length, in constant memory: what stream --generate does."""
     for prompt in prompts or ():
-        if os.path.isfile(prompt):
+        if os.path.isfile(prompt) and (os.path.dirname(prompt) or os.path.splitext(prompt)[1]):
             raise UsageError(
-                f"{prompt}: is a file, and a prompt is words; --prompt-file goes on from the text in it, "
-                "and --recipe takes a recipe"
+                f"{prompt}: is a file, and a prompt is words; --prompt-file goes on from the text in it, and --recipe "
+                f"takes a recipe; as words: sinkctl stream --generate {tokens or 200} --prompt {quote(prompt)}"
             )
     _check_task(flags, "generate", "generate")
     stream(prompt=prompts, generate=tokens or _unless_given("200", flags), **flags)

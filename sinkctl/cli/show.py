@@ -92,7 +92,7 @@ def compare(
     from sinkctl.result.saved import read
 
     if len(runs) < 2:
-        raise UsageError("sinkctl compare RUN RUN…: name two runs or more, folders or their result.json")
+        raise UsageError("name two runs or more, folders or their result.json: sinkctl compare RUN RUN…")
     for run in runs:
         check_meant(str(run), "a run")
     results = [read(run) for run in runs]

@@ -16,6 +16,7 @@ from sinkctl.launched import first, processes
 _CACHE, _TEXT, _GENERATE = "Cache", "Scoring", "Generation"
 
 
+@options.of_a_model()
 def stream(
     files: Annotated[
         list[str] | None,
@@ -163,19 +164,6 @@ def stream(
     ] = None,
     min_new_tokens: Annotated[str | None, option(_GENERATE, "No end of sequence before so many tokens.")] = None,
     seed: Annotated[int | None, option(_GENERATE, "Of the draws (default 0).")] = None,
-    model: options.Model = None,
-    adapter: options.Adapter = None,
-    revision: options.Revision = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    parallel: options.Parallel = None,
-    device_map: options.DeviceMap = None,
-    max_memory: options.MaxMemory = None,
-    offload_folder: options.OffloadFolder = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    allow_pickle: options.AllowPickle = False,
-    tokenizer: options.Tokenizer = None,
-    special_tokens: options.SpecialTokens = None,
     recipe: options.Recipe = None,
     set_: options.Set = None,
     fail_on: options.FailOn = None,
@@ -185,6 +173,7 @@ def stream(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     dry_run: options.DryRun = False,
+    **model: Any,
 ) -> None:
     """Texts of any length through a model, in constant memory: score, go on, ask.
 
@@ -199,11 +188,7 @@ def stream(
     told = (questions, generate, prompt, prompt_file, recipe, resume)
     if not files and not chat and not any(told) and not set_ and processes() == 1 and piped():
         files = ["-"]
-    flags = {
-        "model": model, "adapter": adapter or None, "revision": revision, "device": device, "dtype": dtype,
-        "trust-remote-code": trust_remote_code or None, "allow-pickle": allow_pickle or None, "tokenizer": tokenizer,
-        "special-tokens": special_tokens, "parallel": parallel, "device-map": device_map,
-        "max-memory": options.sizes(max_memory), "offload-folder": offload_folder,
+    flags = options.flags_of(model) | {
         "FILE": files or None, "field": field, "errors": errors, "bos": None if bos == "each" else bos,
         "bos each": True if bos == "each" else None, "each": each, "rows": number(rows),
         "chunk": number(chunk), "limit": limit, "by": by, "top": top, "save-as": save_as or None,

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from sinkctl.kernels.activations import lower_median
 from sinkctl.metrics.means import precise
 from sinkctl.metrics.observe import blocks_of
-from sinkctl.model.parts import in_streams, side_by_side, streams_axis
+from sinkctl.model.parts import answering, in_streams, side_by_side, streams_axis
 
 LARGEST = 3  # elements taken where none is massive
 
@@ -136,17 +136,8 @@ def intervened(model: PreTrainedModel, elements: Elements, value_K: Tensor) -> I
 @contextmanager
 def resumed(model: PreTrainedModel, output: Output) -> Iterator[None]:
     """Inside, a pass over the same samples goes on from that output; the blocks up to it are not run."""
-    blocks = blocks_of(model)[: output.layer + 1]
-    own = [vars(block).get("forward") for block in blocks]  # accelerate puts one on the instance
-    for block in blocks:
-        block.forward = lambda *_, **__: output.given
-    try:
+    with answering(blocks_of(model)[: output.layer + 1], lambda: output.given):
         yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 @contextmanager

@@ -15,8 +15,6 @@ from sinkctl.metrics.views import AttentionView, BlockView, Scope
 SINK_MASS, OWN_MASS, SINK_VALUE, OWN_VALUE = "sink mass", "own mass", "value norm of the sink", "its own value norm"
 SINK_ACTIVATION, OWN_ACTIVATION = "largest activation at the sink", "its own largest activation"
 ELSEWHERE, LAST = "largest activation elsewhere", "norm of the last token"
-OF_ATTENTION = (SINK_MASS, OWN_MASS, SINK_VALUE, OWN_VALUE)
-OF_BLOCKS = (SINK_ACTIVATION, OWN_ACTIVATION, ELSEWHERE, LAST)
 
 
 @dataclass

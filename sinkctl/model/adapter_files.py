@@ -96,7 +96,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         whole = "; it is a checkpoint: name it as --model" if (folder / "config.json").exists() else ""
         raise ModelError(f"--adapter {folder}: no {CONFIG}, so this is no PEFT adapter{whole}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f"{folder / CONFIG}: cannot be read ({error.strerror}); check who may read it") from error
+    except ValueError as error:
         raise ModelError(f"{folder / CONFIG}: cannot be read ({error}); get the adapter again") from error
     if not isinstance(said, dict) or "peft_type" not in said:
         raise ModelError(f"{folder / CONFIG}: says no peft_type; get the adapter again")

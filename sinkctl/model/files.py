@@ -103,6 +103,8 @@ def _check_folder(settings: ModelSettings) -> None:
         raise ModelError(f"{folder} {what}")
     if not folder.is_dir():
         what = "is a file" if folder.exists() else f"no such {kind_asked(name)}"
+        if folder.is_file() and (folder.parent / CONFIG).is_file():
+            raise ModelError(f"{name}: is a file of a checkpoint; give its folder, {folder.parent}")
         instead = meant(name) or "; give a checkpoint folder or a Hub id (organisation/name)"
         raise ModelError(f"{name}: {what}{instead}")
     if len(several := gguf_files(folder)) > 1:
@@ -178,7 +180,9 @@ def _inside(folder: Path) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and who may read it") from error
+    except ValueError as error:
         raise ModelError(f"{path}: cannot be read ({error}); get the checkpoint again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path}: is no config (a JSON {type(config).__name__}); get the checkpoint again")

@@ -24,7 +24,7 @@ SUFFIXES = {
     ".ggml": "is a GGML file, which GGUF replaced; convert it with llama.cpp's convert_llama_ggml_to_gguf.py",
     ".nemo": "is a NeMo archive; NeMo's export to Hugging Face makes a checkpoint folder of it",
     ".yaml": "is YAML: --recipe takes a recipe",
-    ".txt": f"is a text; {CHECKPOINT}, and texts are named without a flag",
+    ".txt": f"is a text; {CHECKPOINT}",
 }
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 PICKLE = f"is pickled weights alone; {FOLDER} (and --allow-pickle)"

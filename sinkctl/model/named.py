@@ -58,7 +58,10 @@ def absolute(name: str) -> str:
     found = resolve(name)
     if found.form == "gguf" and found.local and not Path(name).exists():
         return f"{Path(found.source).resolve()}{WITHIN}{found.file}"
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    path = Path(name)
+    if not path.exists():
+        return name
+    return str(path.resolve() if path.is_file() or path.is_dir() else path.absolute())  # /dev/fd/63 leads to no name
 
 
 def _looks_like_path(name: str) -> bool:

@@ -1,6 +1,8 @@
 """The part of a model that text goes through: of a multimodal checkpoint its text decoder alone."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,21 @@ def text_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 def towers_of(config: PreTrainedConfig) -> list[str]:
     """What a multimodal config describes besides its text decoder: "vision", "audio"."""
     return [name for name in ("vision", "audio") if getattr(config, f"{name}_config", None) is not None]
+
+
+@contextmanager
+def answering(blocks: Sequence[nn.Module], output: Callable[[], Any]) -> Iterator[None]:
+    """Inside, these layers compute nothing; what follows them gets `output()`."""
+    own = [vars(block).get("forward") for block in blocks]  # accelerate puts one on the instance
+    try:
+        for block in blocks:
+            block.forward = lambda *_, **__: output()
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def streams_axis(model: PreTrainedModel) -> int | None:

@@ -21,21 +21,27 @@ BASE = "base"  # of a file: the recipe that it changes; no field, as what is val
 def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     """A recipe file as plain data, with the line of every value."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data, lines = parsed(path)
     except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}; `sinkctl recipe ls` lists the built-in recipes") from error
+        raise RecipeError(
+            f"{path}: cannot be read ({error.strerror}); `sinkctl recipe ls` lists the built-in recipes"
+        ) from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping that starts with `task: {next(iter(RECIPES))}`")
+    return _on_its_base(data, f"{path}:{lines.get((BASE,), 1)}"), lines
+
+
+def parsed(path: str | Path) -> tuple[Any, dict[Keys, int]]:
+    """A YAML file as plain data, with the line of every value; OSError, or RecipeError with the line that is wrong."""
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    try:
-        data, lines = parse(text)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f"{error.problem_mark.line + 1}: "
         raise RecipeError(f"{path}:{line} {error.problem}".replace(":  ", ": ")) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping that starts with `task: {next(iter(RECIPES))}`")
-    return _on_its_base(data, f"{path}:{lines.get((BASE,), 1)}"), lines
 
 
 def _on_its_base(data: dict[str, Any], where: str) -> dict[str, Any]:

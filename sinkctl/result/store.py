@@ -222,4 +222,5 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else errno.EIO, str(error), str(path)) from error
+        said = f"cannot be written ({error}); make room, and go on with --resume"
+        raise OSError(int(code[1]) if code else errno.EIO, said, str(path)) from error

@@ -103,6 +103,8 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
         (3, "measure demo pickled"),
         (2, "measure --text photo.png"),
         (3, "measure --suspect empty.txt"),
+        (3, "measure bare --dry-run"),
+        (3, "measure phi/config.json --dry-run"),
         (2, "measure --fail-on sink_rat<=3"),
         (3, "convert broken -o x"),
         (3, "convert -o x --steps 5 --train-text nowhere.txt"),

@@ -1,12 +1,14 @@
 """The command line: what it prints where, and its exit codes."""
 
 import errno
+import io
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from sinkctl.result.store import RunFolder
 def test_help_imports_no_torch():
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 try:
     main()
@@ -38,6 +41,7 @@ assert not {"torch", "numpy", "transformers", "sinkctl.model.settings"} & set(sy
 def test_the_plan_of_a_benchmark_imports_no_torch():
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 try:
     main()
@@ -67,6 +71,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 def test_the_shell_completes_names_without_torch(line, among):
     program = """
 import sys
+from pathlib import Path
 from sinkctl.cli import main
 sys.argv = ["sinkctl"]
 try:
@@ -379,3 +384,46 @@ def test_a_disk_that_becomes_full_is_told_with_what_to_do(sinkctl, tmp_path, mon
     monkeypatch.setattr(RunFolder, step, refused)
     code, _, said = sinkctl("stream", tmp_path / "a.txt", "--limit", "60", "-p", "1+12", "-q", "-o", run)
     assert (code, said) == (3, f"sinkctl: {run}: the disk is full; make room, and {do.format(run)}\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "opened", "said"),
+    [
+        (("stream", "-m", "copy"), "model.safetensors", "model.safetensors: Permission denied; check who may read"),
+        (("stream", "-m", "copy"), "config.json", "copy/config.json: cannot be read (Permission denied); check"),
+        (("stream", "-r", "r.yaml"), "r.yaml", "r.yaml: cannot be read (Permission denied); `sinkctl recipe ls`"),
+    ],
+)
+def test_a_file_that_one_may_not_read_is_named(sinkctl, tmp_path, monkeypatch, asked, opened, said):
+    shutil.copytree(DEMO, tmp_path / "copy")
+    (tmp_path / "r.yaml").write_text("task: stream\n")
+    monkeypatch.chdir(tmp_path)
+    really = io.open
+
+    def refused(file, *arguments, **named):
+        if str(file).endswith(opened):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return really(file, *arguments, **named)
+
+    monkeypatch.setattr(io, "open", refused)  # pathlib's, also where root may read all
+    code, _, told = sinkctl(*asked)
+    assert code in (2, 3)
+    assert (said in told, len(told.splitlines())) == (True, 1), told
+
+
+def test_a_text_from_another_command_is_read_by_its_descriptor(sinkctl):
+    """As a shell writes <(…)."""
+    reading, writing = os.pipe()
+    os.write(writing, b"It was a dark and stormy night. " * 20)
+    os.close(writing)
+    code, out, said = sinkctl("stream", f"/dev/fd/{reading}", "-p", "1+12", "--json", "-q")
+    os.close(reading)
+    assert code == 0, said
+    assert json.loads(out)["stream"]["tokens"] > 100
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="a device that Linux has")
+def test_output_that_cannot_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "sinkctl", "recipe", "ls"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (3, b"sinkctl: the disk is full; make room, and start again\n")

@@ -127,3 +127,10 @@ def test_a_model_type_that_transformers_does_not_know_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"model type frobnicate is unknown .*pip install -U transformers"):
         load(ModelSettings(name=str(tmp_path), device="cpu"))
+
+
+def test_a_file_of_a_checkpoint_sends_to_its_folder(tmp_path):
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(DEMO / name, tmp_path)
+        with pytest.raises(ModelError, match=f"is a file of a checkpoint; give its folder, {tmp_path}"):
+            check_checkpoint(ModelSettings(name=str(tmp_path / name)))

@@ -1,5 +1,7 @@
 """`--overwrite`: the old run or the new one, and never a folder of anybody else."""
 
+import errno
+
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -81,6 +83,7 @@ def test_a_full_disk_is_an_error_of_the_disk_whoever_writes(tmp_path, monkeypatc
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     folder = RunFolder(tmp_path)
-    with pytest.raises(OSError, match=r"cannot be written \(I/O error: No space left on device"):
+    with pytest.raises(OSError, match=r"cannot be written \(I/O error: No space left on device") as raised:
         folder.save_state({"step": 3}, {"x": torch.zeros(2)})
+    assert raised.value.errno == errno.ENOSPC
     assert not (tmp_path / STATE / CHECKPOINT).exists()

@@ -1,9 +1,9 @@
 """Generate to the end, keeping what comes on disk."""
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,9 @@ from sinkctl.errors import Interrupted, ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parallel import tell
 from sinkctl.recipe.schema import GenerateRecipe
-from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
-from sinkctl.result.store import ENVIRONMENT, GrowingArray, RunFolder, save_arrays
-from sinkctl.tasks.finishing import Finish, finished
+from sinkctl.result.store import GrowingArray, RunFolder, save_arrays
+from sinkctl.tasks.finishing import Finish, begun, finished
 from sinkctl.tasks.following import follow
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
 from sinkctl.tasks.generate.outcome import result_of
@@ -52,16 +51,8 @@ def run(
     """
     if not loaded.speaks:
         return follow(GenerateRun(recipe, loaded, RunFolder(output).load_state() if resume else None))
-    with phase("preparing"):
-        folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-        generation = GenerateRun(recipe, loaded, folder.load_state() if resume else None)
-        if folder is not None and not resume:
-            folder.write_recipe(generation.recipe.model_dump(mode="json"))
-            folder.write_json(ENVIRONMENT, environment())
-    if folder is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _run(generation, Path(scratch), None, progress, stop, finish)
-    return _run(generation, folder.path, folder, progress, stop, finish)
+    with begun(partial(GenerateRun, recipe, loaded), output, resume) as run_in_folder:
+        return _run(*run_in_folder, progress, stop, finish)
 
 
 def _run(

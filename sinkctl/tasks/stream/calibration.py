@@ -4,13 +4,12 @@ T tokens of a sample.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sinkctl.cache.policies import Policy
 from sinkctl.cache.redistribution.heads import holding
@@ -18,6 +17,7 @@ from sinkctl.cache.redistribution.settings import Found, Head, Redistribution
 from sinkctl.errors import Interrupted, TextError, UsageError
 from sinkctl.model.compiled import blocks_of
 from sinkctl.model.load import DEMO, LoadedModel
+from sinkctl.model.parts import answering
 from sinkctl.recipe.schema import QuestionsRecipe, StreamRecipe
 from sinkctl.tasks.stream.scorers import BlockScorer
 from sinkctl.tasks.stream.settle import bos_rule
@@ -96,23 +96,8 @@ class _Losses:
         self._passed = 0
 
     def _scored(self, policy: Policy, sample: int) -> np.ndarray:
-        with _answering(self._blocks[: self._passed], self._outputs[sample]):
+        with answering(self._blocks[: self._passed], lambda: self._outputs[sample]):
             return BlockScorer(self._loaded, policy, stock=True).step(*self._samples[sample])
-
-
-@contextmanager
-def _answering(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """Inside, these layers compute nothing; what follows them gets `output`."""
-    own = [vars(block).get("forward") for block in blocks]  # accelerate puts one on the instance
-    try:
-        for block in blocks:
-            block.forward = lambda *_, **__: output
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 def _search(losses: _Losses, asked: Redistribution, told: Told, stop: Callable[[], bool]) -> Found:

@@ -1,8 +1,8 @@
 """Run a stream to its end, keeping what it finds on disk."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,8 @@ from sinkctl.kernels.present import uncompiled
 from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.result.environment import environment
-from sinkctl.result.store import ENVIRONMENT, RunFolder, save_arrays
-from sinkctl.tasks.finishing import Finish, finished
+from sinkctl.result.store import RunFolder, save_arrays
+from sinkctl.tasks.finishing import Finish, begun, finished
 from sinkctl.tasks.following import follow
 from sinkctl.tasks.stream.apart import run_apart
 from sinkctl.tasks.stream.calibration import calibrated
@@ -71,16 +70,8 @@ def _streamed(
         return run_apart(recipe, loaded, crew, output, resume, progress, stop, finish)
     if not loaded.speaks:
         return follow(StreamRun(recipe, loaded, RunFolder(output).load_state() if resume else None))
-    with phase("preparing"):
-        folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-        stream = StreamRun(recipe, loaded, folder.load_state() if resume else None)
-        if folder is not None and not resume:
-            folder.write_recipe(stream.recipe.model_dump(mode="json"))
-            folder.write_json(ENVIRONMENT, environment())
-    if folder is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            return _run(stream, Path(scratch), None, progress, stop, finish)
-    return _run(stream, folder.path, folder, progress, stop, finish)
+    with begun(partial(StreamRun, recipe, loaded), output, resume) as run_in_folder:
+        return _run(*run_in_folder, progress, stop, finish)
 
 
 def _run(
