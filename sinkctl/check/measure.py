@@ -98,7 +98,8 @@ def check_kinds(images: Sequence[str], audio: Sequence[str]) -> None:
                 continue
             with open(name, "rb") as file:
                 if format_of(file.read(NEAR)) is None:
-                    raise UsageError(f"{flag} {name}: is none ({', '.join(sorted(known))}); texts go behind --text")
+                    kinds = ", ".join(sorted(known))
+                    raise UsageError(f"{flag} {name}: looks like text; {flag} takes {kinds} files, --text takes texts")
 
 
 def is_picture(name: str) -> bool:
