@@ -1,9 +1,31 @@
 """Keys and values in few bits, token by token and number by number: the rule as `Precision` states it, written out."""
 
+import numpy as np
 import torch
 from reference import TokenByToken
 
 from sinkctl.cache.precision.settings import Precision
+from sinkctl.tasks.stream.scorers import BlockScorer
+
+TOKENS = 52
+BLOCKS = ([TOKENS], [1] * TOKENS, [7, 20, *[1] * 9, 16])
+
+
+def text(seed: int = 1) -> torch.Tensor:
+    return torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(seed))
+
+
+def scored(loaded, policy, ids_T, chunk: int, resumed: bool = False) -> np.ndarray:
+    """Losses of every token, [TOKENS], in blocks; `resumed`: each by another scorer, from the state of the last."""
+    scorer, found = BlockScorer(loaded, policy), []
+    for start in range(0, TOKENS, chunk):
+        if resumed:
+            data, tensors = scorer.state()
+            scorer = BlockScorer(loaded, policy)
+            scorer.restore(data, {name: x.clone() for name, x in tensors.items()})
+        end = min(start + chunk, TOKENS)
+        found.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))
+    return np.concatenate(found)
 
 
 def rounded(numbers: list[float], bits: int, of: list[float] | None = None) -> list[float]:

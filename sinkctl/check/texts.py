@@ -24,9 +24,8 @@ def check_texts(files: Sequence[str], field: str | None = None, errors: Errors =
         return
     check(files)
     size = max(LEAST_HEAD, min(HEAD, ALL_HEADS // len(files)))
-    hold = [
-        _holds_text(name, field or usual, errors, _looked_at(name, size)) for name in files
-    ]  # every one is looked at
+    # Every one is looked at.
+    hold = [_holds_text(name, field or usual, errors, _looked_at(name, size)) for name in files]
     if not any(hold):
         raise TextError(f"{', '.join(files)}: no text in it; check the file")
 

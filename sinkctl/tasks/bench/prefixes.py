@@ -55,23 +55,22 @@ class Prefixes:
         return [] if self._loaded.bos_id is None else [self._loaded.bos_id]
 
     @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """(sample, token, counted from BOS) that massive activations tell behind BOS; none where nothing is massive."""
+        rule, seen = self._looked(self.bos)
+        return [] if rule is None else sorted(predicted(seen[rule.layer].places_E3, rule.channels))
+
+    @cached_property
     def _told_often(self) -> list[tuple[int, int]]:
         """Tokens past the first that massive activations tell, with how often they do, the most frequent first."""
-        rule, seen = self._looked(self.bos)
-        if rule is None:
-            return []
-        places = predicted(seen[rule.layer].places_E3, rule.channels)
-        ids = [(self.bos + sample)[t] for n, t in sorted(places) if t for sample in [self._samples[n]]]
-        return Counter(ids).most_common()
+        return Counter((self.bos + self._samples[n])[t] for n, t in self._places if t).most_common()
 
     @cached_property
     def measured(self) -> list[int]:
         """As many as a sample has massive places, rounded up, those told most often before BOS (PrefixQuant)."""
-        rule, seen = self._looked(self.bos)
-        if rule is None:
+        if not self._places:
             return []
-        places = predicted(seen[rule.layer].places_E3, rule.channels)
-        number = min(LONGEST, math.ceil(len(places) / len(self._samples)))
+        number = min(LONGEST, math.ceil(len(self._places) / len(self._samples)))
         often = [token for token, times in self._told_often if RARE * times >= len(self._samples)]
         return often[: number - len(self.bos)] + self.bos
 
@@ -104,7 +103,7 @@ class Prefixes:
             front, best = [token, *front], found[token]
         return front
 
-    @property
+    @cached_property
     def _often(self) -> list[int]:
         told = {token for token, _ in self._told_often}
         return [token for token, _ in Counter(self._ids).most_common() if token not in told]

@@ -7,7 +7,7 @@ from families import HYBRID, STREAMED, in_float64, tiny
 from fed import losses, rows_of_streaming, wrap
 from pydantic import ValidationError
 from reference import token_by_token_nll
-from rounded import RoundedTokenByToken
+from rounded import BLOCKS, TOKENS, RoundedTokenByToken, scored, text
 
 from sinkctl.cache.policies import Dense, PerHead, SinkWindow, SlidingWindow
 from sinkctl.cache.precision.predicted import find, settled
@@ -18,15 +18,8 @@ from sinkctl.check.stream import different
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import hidden_states
 from sinkctl.model.recurrent import recurrent_cache
-from sinkctl.tasks.stream.scorers import BlockScorer
 
-TOKENS = 52
-BLOCKS = ([TOKENS], [1] * TOKENS, [7, 20, *[1] * 9, 16])
 CHANNELS = (3, 17)
-
-
-def text(seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(seed))
 
 
 def telling(loaded, share: float = 0.3) -> Massive:
@@ -61,18 +54,6 @@ def expected(loaded, policy, ids_T) -> tuple[torch.Tensor, RoundedTokenByToken]:
     keeps = [policy.keep(f.window) for f in facts]
     rule = RoundedTokenByToken(facts, keeps, policy.precision)
     return token_by_token_nll(loaded.model, facts, keeps, ids_T, rule), rule
-
-
-def scored(loaded, policy, ids_T, chunk: int, resumed: bool = False) -> np.ndarray:
-    scorer, found = BlockScorer(loaded, policy), []
-    for start in range(0, TOKENS, chunk):
-        if resumed:
-            data, tensors = scorer.state()
-            scorer = BlockScorer(loaded, policy)
-            scorer.restore(data, {name: x.clone() for name, x in tensors.items()})
-        end = min(start + chunk, TOKENS)
-        found.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))
-    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

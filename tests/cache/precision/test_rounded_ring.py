@@ -9,7 +9,7 @@ from designed import ATTENDING, designed
 from families import HYBRID, STREAMED, in_float64, tiny
 from fed import losses, rows_of_streaming, wrap
 from reference import token_by_token_nll
-from rounded import RoundedTokenByToken
+from rounded import BLOCKS, TOKENS, RoundedTokenByToken, scored, text
 
 from sinkctl.cache.policies import Dense, SinkWindow
 from sinkctl.cache.precision import forms
@@ -24,8 +24,6 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 from sinkctl.tasks.stream.scorers import BlockScorer, scorer_for
 
-TOKENS = 52
-BLOCKS = ([TOKENS], [1] * TOKENS, [7, 20, *[1] * 9, 16])
 # Keys by channel: a group that ends within a block, more kept than sinks, groups that hold sinks and window; by token.
 CASES = (
     SinkWindow(sinks=3, window=20, precision=Precision(bits=2, group=8, recent=4, keep="first:2")),
@@ -37,27 +35,11 @@ CASES = (
 IN_HALF = SinkWindow(sinks=2, window=16, precision=Precision(bits=2, group=8, recent=4, keep="first:1"))
 
 
-def text(seed: int = 1) -> torch.Tensor:
-    return torch.randint(3, 64, (TOKENS + 1,), generator=torch.Generator().manual_seed(seed))
-
-
 def expected(loaded: LoadedModel, policy, ids_T: torch.Tensor) -> torch.Tensor:
     facts = loaded.layers(128)
     keeps = [policy.keep(f.window) for f in facts]
     rule = RoundedTokenByToken(facts, keeps, policy.precision)
     return token_by_token_nll(loaded.model, facts, keeps, ids_T, rule)
-
-
-def scored(loaded, policy, ids_T, chunk: int, resumed: bool = False) -> np.ndarray:
-    scorer, found = BlockScorer(loaded, policy), []
-    for start in range(0, TOKENS, chunk):
-        if resumed:
-            data, tensors = scorer.state()
-            scorer = BlockScorer(loaded, policy)
-            scorer.restore(data, {name: x.clone() for name, x in tensors.items()})
-        end = min(start + chunk, TOKENS)
-        found.append(scorer.step(ids_T[start:end], ids_T[start + 1 : end + 1]))
-    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "falcon_alibi"])
