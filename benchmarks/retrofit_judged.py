@@ -1,4 +1,4 @@
-"""What `retrofit.py` finds of a checkpoint: what it predicts of two texts, streamed and rounded; what it answers.
+"""What `retrofit.py` finds of a checkpoint: what it predicts of two texts, streamed and rounded; the needle it finds.
 
 Shapes: N samples, T tokens, V vocabulary, C channels.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import sinkctl
 from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.sizes import policy_of
 from sinkctl.tasks.convert.training.trained import decoder_layers
 from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 from sinkctl.text import TokenStream
@@ -32,7 +33,7 @@ ROUNDINGS = (
 FIRST = (("kv_4_by_token_first", {"bits": 4, "keys": "token", "group": 64, "keep": "first:4"}),)
 ERROR, BLOCKS = ".error", ".blocks"
 BLOCK = 256  # standard errors are of the means of so many tokens, as neighbours are alike
-BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
+NEEDLE, LENGTHS = "niah_single_1", (1024, 2048)  # tokens: within a window, and about two
 
 
 def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any) -> Iterator[dict[str, Any]]:
@@ -40,7 +41,7 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     costs as shares.
 
     `texts` by name; `chosen` has the sizes: `window` and `tokens` streamed, `samples` of `sample_length` tokens with
-    everything in sight, `lines` of which questions are asked. Rounding is judged where it would be used: of the
+    everything in sight, how many `needles` are looked for. Rounding is judged where it would be used: of the
     original with four tokens kept, of all others with none.
     """
     sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
@@ -55,11 +56,19 @@ def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], ch
     for name in texts:
         found = predicted(loaded, original, sampled[name])
         yield {f"{name}.{key}": value for key, value in found.items()}
-    lines = {"count": chosen.lines, "every": 2, "back": BACK}
-    policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
-    asked = sinkctl.ask("lines", model=loaded, policies=policies, lines=lines, answer_tokens=8)
-    for policy, answers in zip(("bare", "kept"), asked.result.questions.policies, strict=True):
-        yield {f"{policy}.answers": answers.exact, "asked": answers.asked}
+    if chosen.needles:
+        yield from needles(loaded, chosen)
+
+
+def needles(loaded: LoadedModel, chosen: Any) -> Iterator[dict[str, float]]:
+    """The share of RULER's texts (Hsieh et al. 2024, arXiv 2404.06654) whose needle is told, in percent, by length."""
+    from sinkctl.tasks.bench.harness import SinkctlLM, evaluate  # the extra `eval`
+
+    for name, cache in (("bare", f"0+{chosen.window}"), ("kept", f"4+{chosen.window}"), ("dense", "dense")):
+        lm = SinkctlLM(loaded, policy_of(cache))
+        for length in LENGTHS:
+            found = evaluate(lm, NEEDLE, None, chosen.needles, length)
+            yield {f"{name}.needle_{length}": 100 * found["results"][f"{length},none"]}
 
 
 def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrofit_judged import ERROR, ROUNDINGS, beside, means
+from retrofit_judged import ERROR, LENGTHS, ROUNDINGS, beside, means
 
 TEXTS = ("text", "second")
 COLUMNS = (
@@ -19,8 +19,9 @@ COLUMNS = (
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
     ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
-    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
-    ("asked", "asked", "{:.0f}"), ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
+    *((f"needle {length:,}, {said}", f"{form}.needle_{length}", "{:.0f}") for length in LENGTHS
+      for said, form in (("0 kept", "bare"), ("4 kept", "kept"), ("in sight", "dense"))),
+    ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
 
 

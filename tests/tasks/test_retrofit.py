@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import beside, cost, inputs_in_8_bits, predicted, reloaded, samples
+from retrofit_judged import beside, cost, inputs_in_8_bits, needles, predicted, reloaded, samples
 from retrofit_table import cell
 
 import sinkctl
@@ -22,7 +23,7 @@ from sinkctl.errors import SinkctlError, TextError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 
-SAID = ["", "--model", "m.gguf", "--train-text", __file__, "--text", __file__, "--second", __file__]
+SAID = ["", "--model", "m.gguf", "--text", __file__, "--second", __file__, "--needles", "0", "--train-text", __file__]
 
 
 def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
@@ -34,16 +35,48 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
     assert (staged.training.window, staged.calibration.window, staged.model.name) == (60, 60, "m.gguf")
     assert staged.training.loss.massive > 0 == control.training.loss.massive
     assert staged.training.lr == control.training.lr
+    longer = retrofit.recipe_of("sink_logit_longer", 2, options).training
+    assert (longer.window, longer.batch) == (120, 2), "as many tokens a step"
     child = retrofit.child(retrofit.__file__, options)
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.flags()
     assert retrofit.recipe_of("control", 2, again) == control
 
 
+def test_rows_named_mixed_are_trained_on_a_second_text_which_they_must_be_given(monkeypatch, tmp_path):
+    said = [*SAID, "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*said, "--only", "control", "control_mixed"])
+    with pytest.raises(SystemExit, match="--mixed-text: name a text for control_mixed, or leave it out by --only"):
+        retrofit.main()
+    monkeypatch.setattr(sys, "argv", [*said, "--mixed-text", retrofit.__file__])
+    files = {row: retrofit.recipe_of(row, 0, retrofit.flags()).training.text.files for row in ("gate", "control_mixed")}
+    assert files == {"gate": (__file__,), "control_mixed": (__file__, retrofit.__file__)}
+
+
+def test_needles_that_are_told_are_counted_by_length_and_cache(demo, monkeypatch):
+    """In place of the harness, which the extra `eval` brings: what it is asked, and what is made of its answer."""
+    asked = []
+
+    def evaluate(lm, task, include, limit, length):
+        asked.append((lm, task, limit, length))
+        return {"results": {"4096,none": -1, f"{length},none": 0.75 if lm == "dense" else 0.5}}
+
+    harness = SimpleNamespace(SinkctlLM=lambda loaded, policy: policy.label, evaluate=evaluate)
+    monkeypatch.setitem(sys.modules, "sinkctl.tasks.bench.harness", harness)
+    found = {}
+    for each in needles(demo, argparse.Namespace(window=60, needles=3)):
+        found |= each
+    assert asked[:3] == [("0+60", "niah_single_1", 3, 1024), ("0+60", "niah_single_1", 3, 2048),
+                         ("4+60", "niah_single_1", 3, 1024)]  # fmt: skip
+    assert (found["bare.needle_2048"], found["dense.needle_1024"]) == (50, 75)
+
+
 def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
     """So that the report and the model card compare both; among rows the control is one of its own."""
     options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch", "compile")))
-    options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
+    options = argparse.Namespace(
+        **vars(options), model="m", device="cpu", window=60, train_text=["a"], mixed_text=["c"], calibration="b"
+    )
     for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
         recipe = load(find(name))
         assert recipe.training.control is (recipe.sink.kind != "none"), name
@@ -71,7 +104,7 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
 
     monkeypatch.setattr(retrofit.sinkctl, "convert", converted)
     monkeypatch.setattr(retrofit.sinkctl, "load", lambda *_, **__: None)
-    monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"asked": 56}]))
+    monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"bare.needle_1024": 56}]))
     monkeypatch.setattr(retrofit, "reloaded", lambda *_: {"stock_gap": 0.0})
     run()
     monkeypatch.setattr(retrofit.sinkctl, "convert", fails)
