@@ -71,6 +71,7 @@ from rich.console import Console
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
+from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
@@ -182,8 +183,9 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
         resumed = (folder / STATE / CHECKPOINT).exists()
         if folder.exists() and not resumed:
             shutil.rmtree(folder)
-        with parts_shown(Console(stderr=True)) as shown:
-            sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown)
+        stopping = Stopping(kept="the same command goes on from the last state")
+        with stopping, parts_shown(Console(stderr=True)) as shown:
+            sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown, stop=stopping.asked)
     training = json.loads(said.read_text(encoding="utf-8"))["convert"]["training"]
     (curve,) = training["curves"]
     names = ("steps", "batch", "length", "window", "lr", "tokens_per_second", "attention", "precision")
