@@ -157,16 +157,17 @@ def cost(name: str, change_T: Tensor) -> dict[str, Any]:
 
 
 def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """How much more each of these costs one row than another, and its standard error, paired block by block; without
-    those that are not known of the same blocks."""
+    """What share of another row's each of these costs is, and its standard error, paired block by block; without those
+    that are not known of the same blocks."""
     found = {}
     for name in names:
         pair = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
         if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
             continue
+        share = row[name] / other[name]
         ours_K, theirs_K = (change_K.mean().exp() * change_K for change_K in pair)
-        error = float((ours_K - theirs_K).std() / len(ours_K) ** 0.5)
-        found |= {name: row[name] - other[name], f"{name}{ERROR}": error}
+        error = float((ours_K - share * theirs_K).std() / len(ours_K) ** 0.5 / abs(other[name]))
+        found |= {name: share, f"{name}{ERROR}": error}
     return found
 
 

@@ -19,10 +19,14 @@ COLUMNS = (
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
     ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
-    *((f"needle {length:,}, {said}", f"{form}.needle_{length}", "{:.0f}") for length in LENGTHS
-      for said, form in (("0 kept", "bare"), ("4 kept", "kept"), ("in sight", "dense"))),
     ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
+
+NEEDLES = [
+    (f"{length:,}, {said}", f"{form}.needle_{length}", "{:.0f}")
+    for length in LENGTHS
+    for said, form in (("0 kept", "bare"), ("4 kept", "kept"), ("in sight", "dense"))
+]
 
 
 def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -65,7 +69,7 @@ def _sizes(row: dict[str, Any]) -> list[Any]:
 
 
 def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    """A table a text, and one of what is of no text; means over seeds."""
+    """A table a text, and two of what is of no text; means over seeds."""
     for said in sorted({each["machine"] for found in rows.values() for each in found}):
         print(f"\n{said}")
     for text in TEXTS:
@@ -74,22 +78,23 @@ def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namesp
             f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
         )
     print_table("the checkpoint", ONCE, rows)
+    print_table("needles found, %", NEEDLES, rows)
     for name, theirs in kept_rows(options.beside, options.folder).items():
-        print_differences(name, theirs, rows)
+        print_shares(name, theirs, rows)
 
 
-def print_differences(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    """A table a text of what few bits cost each row more than the `other`."""
+def print_shares(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
+    """A table a text of what few bits cost each row as a share of what they cost the `other`."""
     theirs = {row["seed"]: row for row in others}
     for text in TEXTS:
-        columns = [(head, f"{text}.{key}", form) for head, key, form in COLUMNS if key in dict(ROUNDINGS)]
+        columns = [(head, f"{text}.{key}", "{:.2f}") for head, key, _ in COLUMNS if key in dict(ROUNDINGS)]
         names = [key for _, key, _ in columns]
-        less = {}
+        shares = {}
         for name, found in rows.items():
             pairs = [(row, theirs.get(row["seed"], others[0])) for row in found if name != other]
             if known := [each for pair in pairs if (each := beside(*pair, names))]:
-                less[name] = known
-        print_table(f"{text}, more than {other}", columns, less)
+                shares[name] = known
+        print_table(f"{text}, share of {other}", columns, shares)
 
 
 def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:

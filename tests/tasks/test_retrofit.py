@@ -197,15 +197,22 @@ def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_i
     assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01
 
 
-def test_a_difference_of_costs_is_paired_block_by_block():
-    """What both rows find hard is no uncertainty of the difference; other blocks are not compared."""
+def test_a_share_of_a_cost_is_paired_block_by_block():
+    """What makes a block hard for both rows is no uncertainty of the share; other blocks are not compared."""
     change_T = torch.cat([torch.full((256,), x) for x in (0.1, 0.3, 0.2)]).double()
-    ours, theirs = cost("kv_4", change_T + 0.05), cost("kv_4", change_T)
-    found = beside(ours, theirs, ["kv_4", "kv_3"])
-    assert found.keys() == {"kv_4", "kv_4.error"}
-    assert found["kv_4"] == pytest.approx(math.exp(0.25) - math.exp(0.2))
-    assert found["kv_4.error"] == pytest.approx((math.exp(0.25) - math.exp(0.2)) * 0.1 / 3**0.5)
-    assert beside(ours, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+    theirs = cost("kv_4", change_T)
+    half = beside(
+        cost("kv_4", torch.log1p(torch.expm1(torch.tensor(0.2)) / 2) / 0.2 * change_T), theirs, ["kv_4", "kv_3"]
+    )
+    assert half.keys() == {"kv_4", "kv_4.error"}
+    assert half["kv_4"] == pytest.approx(0.5, rel=1e-4)
+    found = beside(cost("kv_4", change_T + 0.05), theirs, ["kv_4"])
+    share = math.expm1(0.25) / math.expm1(0.2)
+    assert found["kv_4"] == pytest.approx(share)
+    slope = math.exp(0.25) - share * math.exp(0.2)  # of the difference, by how hard a block is: 0.1, 0.3 or 0.2
+    assert found["kv_4.error"] == pytest.approx(abs(slope) * 0.1 / 3**0.5 / math.expm1(0.2))
+    assert half["kv_4.error"] < 0.2 * 0.1 / 3**0.5 / math.expm1(0.2)
+    assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
 
 
 def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkeypatch, tmp_path, capsys):
@@ -220,8 +227,8 @@ def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkey
     said = ["", "--folder", str(tmp_path), "--table", "--only", "control", "gate", "--beside", "control"]
     monkeypatch.setattr(sys, "argv", said)
     retrofit.main()
-    table = capsys.readouterr().out.split("| text, more than control |")[1].splitlines()
-    assert table[2] == "| `gate` | 1 | +3.00% ± 0.00% | – | – | – |"
+    table = capsys.readouterr().out.split("| text, share of control |")[1].splitlines()
+    assert table[2] == "| `gate` | 1 | 2.50 ± 0.77 | – | – | – |"
     other = common | {"row": "gate", "seed": 2, "text.kv_4": 0.9, "settings": {"judged": {"tokens": 9}}}
     control = common | {"row": "control", "settings": {"judged": {"tokens": 900}}} | blocks
     (tmp_path / "control-0.json").write_text(json.dumps(control))
