@@ -44,7 +44,8 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
     parser.add_argument("--compile", action="store_true", default=None, help="however few the steps")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
-    parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
+    parser.add_argument("--tokens", type=int, default=40000, help="streamed, of each text; of them as many as")
+    parser.add_argument("--few-tokens", type=int, default=20000, help="in 3 and 2 bits, and by token")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
     parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
     parser.add_argument("--needles", type=int, default=20, help="texts of RULER's single needle of each length; or 0")
@@ -80,7 +81,16 @@ from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
 STANDARD = 1020  # tokens of a window
-JUDGED = ("model", *TEXTS, "window", "tokens", "samples", "sample_length", "needles")  # options that the numbers are of
+JUDGED = (
+    "model",
+    *TEXTS,
+    "window",
+    "tokens",
+    "few_tokens",
+    "samples",
+    "sample_length",
+    "needles",
+)  # options that the numbers are of
 OTHERS = "is of other settings; name another --folder, or remove it"
 
 
@@ -137,10 +147,14 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    written = [] if name == ORIGINAL else [folder]
+    before = json.loads(unfinished.read_text(encoding="utf-8")) if unfinished.exists() else {}
+    if all(before.get(key) == found.get(key) for key in ("settings", "curve")):  # judged in part, and the same training
+        found = before | found
+    written = [] if name == ORIGINAL or "stock_gap" in found else [folder]
     stock = (reloaded(each, loaded, options.text, options) for each in written)
-    for known in chain([{}], judged(loaded, original, texts, options), stock):
-        found |= known | {"judged_s": time.monotonic() - began}
+    spent = found.get("judged_s", 0.0)
+    for known in chain([{}], judged(loaded, original, texts, options, set(found)), stock):
+        found |= known | {"judged_s": spent + time.monotonic() - began}
         written_beside = unfinished.with_suffix(".new")
         written_beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
         os.replace(written_beside, unfinished)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrofit_judged import ERROR, LENGTHS, ROUNDINGS, beside, means
+from retrofit_judged import ERROR, ROUNDINGS, SOUGHT, beside, means
 
 TEXTS = ("text", "second")
 COLUMNS = (
@@ -22,11 +22,8 @@ ONCE = (
     ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
 
-NEEDLES = [
-    (f"{length:,}, {said}", f"{form}.needle_{length}", "{:.0f}")
-    for length in LENGTHS
-    for said, form in (("0 kept", "bare"), ("4 kept", "kept"), ("in sight", "dense"))
-]
+SAID = {"bare": "0 kept", "kept": "4 kept", "dense": "in sight"}
+NEEDLES = [(f"{length:,}, {SAID[form]}", f"{form}.needle_{length}", "{:.0f}") for form, length in SOUGHT]
 
 
 def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
+import retrofit_judged as judging
 from retrofit_judged import beside, cost, inputs_in_8_bits, needles, predicted, reloaded, samples
 from retrofit_table import cell
 
@@ -64,11 +65,11 @@ def test_needles_that_are_told_are_counted_by_length_and_cache(demo, monkeypatch
     harness = SimpleNamespace(SinkctlLM=lambda loaded, policy: policy.label, evaluate=evaluate)
     monkeypatch.setitem(sys.modules, "sinkctl.tasks.bench.harness", harness)
     found = {}
-    for each in needles(demo, argparse.Namespace(window=60, needles=3)):
+    for each in needles(demo, argparse.Namespace(window=60, needles=3), {"kept.needle_2048"}):
         found |= each
-    assert asked[:3] == [("0+60", "niah_single_1", 3, 1024), ("0+60", "niah_single_1", 3, 2048),
-                         ("4+60", "niah_single_1", 3, 1024)]  # fmt: skip
-    assert (found["bare.needle_2048"], found["dense.needle_1024"]) == (50, 75)
+    assert asked == [(cache, "niah_single_1", 3, length)
+                     for cache, length in (("0+60", 1024), ("0+60", 2048), ("dense", 2048))]  # fmt: skip
+    assert found == {"bare.needle_1024": 50, "bare.needle_2048": 50, "dense.needle_2048": 75}
 
 
 def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
@@ -213,6 +214,25 @@ def test_a_share_of_a_cost_is_paired_block_by_block():
     assert found["kv_4.error"] == pytest.approx(abs(slope) * 0.1 / 3**0.5 / math.expm1(0.2))
     assert half["kv_4.error"] < 0.2 * 0.1 / 3**0.5 / math.expm1(0.2)
     assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+
+
+def test_judging_goes_on_where_it_was_stopped(demo, monkeypatch, tmp_path):
+    """The numbers are those of one run, and what was known is not looked for again."""
+    monkeypatch.setattr(judging, "shown", lambda *_: {"sink_1": 1.0})
+    monkeypatch.setattr(judging, "predicted", lambda *_: {"dense": 2.0})
+    monkeypatch.setattr(judging, "samples", lambda *_: None)
+    sizes = argparse.Namespace(window=40, tokens=1100, few_tokens=600, samples=1, sample_length=64, needles=0)
+    texts = {"text": str(tmp_path / "a.txt")}
+    (tmp_path / "a.txt").write_text("It was a dark and stormy night, and the lamps were out. " * 90)
+    steps = list(judging.judged(demo, small(demo.tokenizer), texts, sizes))
+    whole = {key: value for step in steps for key, value in step.items()}
+    assert [len(whole[f"text.kv_{bits}.blocks"]) for bits in (4, 2)] == [4, 2]
+    assert {"text.bare", "text.kept", "text.kv_4", "text.kv_4_by_token", "sink_1", "text.dense"} < whole.keys()
+    first = {key: value for step in steps[:3] for key, value in step.items()}
+    rest = list(judging.judged(demo, small(demo.tokenizer), texts, sizes, first.keys()))
+    assert first | {key: value for step in rest for key, value in step.items()} == whole
+    assert "text.kv_4" in first.keys() - {key for step in rest for key in step}
+    assert list(judging.judged(demo, small(demo.tokenizer), texts, sizes, whole.keys())) == [{}]
 
 
 def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkeypatch, tmp_path, capsys):
