@@ -35,6 +35,11 @@ class Form(NamedTuple):
         seen = ((self.first_S < end) & (self.last_S >= first) & (self.first_S <= self.last_S)).nonzero()[:, 0]
         return slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else None
 
+    def most(self, queries: int) -> int:
+        """About how many of them so many neighbouring queries see at most."""
+        longest = int((self.last_S - self.first_S).max()) if len(self.first_S) else 0
+        return min(len(self.first_S), max(0, longest) + queries)
+
 
 def attention(
     q_BHTD: Tensor,
@@ -54,7 +59,7 @@ def attention(
     met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of
     queries costs the products with every form that one of them sees.
     """
-    T, tiles, tile = q_BHTD.shape[2], [], _tile(q_BHTD, sum(form.k_BGSD.shape[2] for form in forms))
+    T, tiles, tile = q_BHTD.shape[2], [], _tile(q_BHTD, sum(form.most(LARGEST) for form in forms))
     # Numbers of keys travel, once a layer, and not maps: those cost a GPU more than all the rest.
     numbers = [torch.stack(form[2:5]).to(q_BHTD.device) for form in forms]
     for start in range(0, T, tile):
