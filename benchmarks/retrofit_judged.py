@@ -166,17 +166,18 @@ def cost(name: str, change_T: Tensor) -> dict[str, Any]:
 
 
 def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """What share of another row's each of these costs is, and its standard error, paired block by block; without those
-    that are not known of the same blocks."""
+    """What share of another row's each of these costs is, and its standard error, paired block by block, over the
+    first blocks, which both were judged by; without those that are not known of two."""
     found = {}
     for name in names:
-        pair = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
-        if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
+        both = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
+        count = min(map(len, both))
+        if count < 2:
             continue
-        share = row[name] / other[name]
-        ours_K, theirs_K = (change_K.mean().exp() * change_K for change_K in pair)
-        error = float((ours_K - share * theirs_K).std() / len(ours_K) ** 0.5 / abs(other[name]))
-        found |= {name: share, f"{name}{ERROR}": error}
+        ours_K, theirs_K = (change_K[:count] for change_K in both)
+        ours, theirs = (float(change_K.mean().expm1()) for change_K in (ours_K, theirs_K))
+        apart_K = (1 + ours) * ours_K - ours / theirs * (1 + theirs) * theirs_K
+        found |= {name: ours / theirs, f"{name}{ERROR}": float(apart_K.std()) / count**0.5 / abs(theirs)}
     return found
 
 

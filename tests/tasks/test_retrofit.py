@@ -199,7 +199,8 @@ def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_i
 
 
 def test_a_share_of_a_cost_is_paired_block_by_block():
-    """What makes a block hard for both rows is no uncertainty of the share; other blocks are not compared."""
+    """What makes a block hard for both rows is no uncertainty of the share; of more blocks than the other's the first
+    are compared."""
     change_T = torch.cat([torch.full((256,), x) for x in (0.1, 0.3, 0.2)]).double()
     theirs = cost("kv_4", change_T)
     half = beside(
@@ -213,7 +214,8 @@ def test_a_share_of_a_cost_is_paired_block_by_block():
     slope = math.exp(0.25) - share * math.exp(0.2)  # of the difference, by how hard a block is: 0.1, 0.3 or 0.2
     assert found["kv_4.error"] == pytest.approx(abs(slope) * 0.1 / 3**0.5 / math.expm1(0.2))
     assert half["kv_4.error"] < 0.2 * 0.1 / 3**0.5 / math.expm1(0.2)
-    assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+    assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {"kv_4": 1, "kv_4.error": 0}
+    assert beside(theirs, {"kv_4": 0.2}, ["kv_4"]) == {}
 
 
 def test_judging_goes_on_where_it_was_stopped(demo, monkeypatch, tmp_path):
@@ -248,7 +250,7 @@ def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkey
     monkeypatch.setattr(sys, "argv", said)
     retrofit.main()
     table = capsys.readouterr().out.split("| text, share of control |")[1].splitlines()
-    assert table[2] == "| `gate` | 1 | 2.50 ± 0.77 | – | – | – |"
+    assert table[2] == "| `gate` | 1 | 1.00 ± 0.00 | – | – | – |"
     other = common | {"row": "gate", "seed": 2, "text.kv_4": 0.9, "settings": {"judged": {"tokens": 9}}}
     control = common | {"row": "control", "settings": {"judged": {"tokens": 900}}} | blocks
     (tmp_path / "control-0.json").write_text(json.dumps(control))
