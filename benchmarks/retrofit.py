@@ -149,7 +149,8 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     unfinished = place(name, seed, options).with_suffix(".part")
     before = json.loads(unfinished.read_text(encoding="utf-8")) if unfinished.exists() else {}
     if all(before.get(key) == found.get(key) for key in ("settings", "curve")):  # judged in part, and the same training
-        found = before | found
+        machines = {*before["machine"].split("; "), found["machine"]}
+        found = before | found | {"machine": "; ".join(sorted(machines))}
     written = [] if name == ORIGINAL or "stock_gap" in found else [folder]
     stock = (reloaded(each, loaded, options.text, options) for each in written)
     spent = found.get("judged_s", 0.0)

@@ -62,7 +62,8 @@ def _sizes(row: dict[str, Any]) -> list[Any]:
     said = row.get("settings") or {}
     recipe = said.get("recipe") or {}
     training = recipe.get("training") or {}
-    return [said.get("judged"), recipe.get("steps"), *(training.get(key) for key in ("batch", "length", "lr"))]
+    batch, length = (training.get(key) for key in ("batch", "length"))  # sequences may be longer, and then are fewer
+    return [said.get("judged"), recipe.get("steps"), training.get("lr"), batch and length and batch * length]
 
 
 def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:

@@ -26,8 +26,8 @@ class LossSettings(Settings):
 class RoundedSettings(Settings):
     """How keys and values are rounded while training, as those of a cache's precision.
 
-    Keys by channel are rounded by a range over `group` tokens up to each: one that later tokens share, as in a cache,
-    would let a query see ahead.
+    Keys by channel are rounded by a range over `group` tokens up to each, of whatever document: one that later tokens
+    share, as in a cache, would let a query see ahead.
     """
 
     bits: Literal[8, 4, 3, 2, "fp8"] = Field(4, description="Bits a number; fp8: e4m3.")

@@ -125,7 +125,12 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
     with pytest.raises(SystemExit, match=r"gate-0: is of other settings"):
         run("--lr", "3e-4")
     run("--tokens", "900")  # judged otherwise, the checkpoint is the same
-    assert json.loads((tmp_path / "gate-0.json").read_text())["settings"]["judged"]["tokens"] == 900
+    judged = json.loads((tmp_path / "gate-0.json").read_text())
+    assert judged["settings"]["judged"]["tokens"] == 900
+    (tmp_path / "gate-0.json").unlink()
+    (tmp_path / "gate-0.part").write_text(json.dumps(judged | {"machine": "another"}))
+    run("--tokens", "900")  # judged in part on another machine
+    assert json.loads((tmp_path / "gate-0.json").read_text())["machine"] == f"{judged['machine']}; another"
     assert "56" in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -259,6 +264,14 @@ def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkey
     shown = capsys.readouterr()
     assert "+5.00% ± 0.10% [1 of 2]" in shown.out, "the row of other tokens is not in the mean, and one has no cost"
     assert "gate-2.part: is of other settings than the first row, and left out" in shown.err
+    longer, usual = (
+        {"settings": {"recipe": {"steps": 9, "training": {"batch": batch, "length": length, "lr": 0.1}}}}
+        for batch, length in ((2, 4096), (4, 2048))
+    )
+    (tmp_path / "control-0.json").write_text(json.dumps(control | usual))
+    (tmp_path / "gate-2.part").write_text(json.dumps(other | longer))
+    retrofit.main()
+    assert capsys.readouterr().err == "", "half as many sequences twice as long are no other size"
     for name, why in (("original", "no such row in"), ("nosuch", "no such row; there are original, ")):
         monkeypatch.setattr(sys, "argv", [*said[:-1], name])
         with pytest.raises(SystemExit, match=f"--beside {name}: {why}"):

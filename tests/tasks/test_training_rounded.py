@@ -132,6 +132,8 @@ def test_heads_that_cannot_be_cut_into_groups_are_refused_before_training(demo, 
         train(tmp_path / "out", model, "sink_logit", text, {"rounded": {"group": 48}})
     with pytest.raises(UsageError, match=r"group: 48 does not divide values of 64 channels; give 64"):  # before torch
         check(recipe_of("sink_logit", text, {"rounded": {"group": 48}}))
+    with pytest.raises(UsageError, match=r"rounded.keys: by channel .* boundaries: mask keeps apart; add --set "):
+        train(tmp_path / "out", model, "sink_logit", text, {"rounded": {"keys": "channel", "group": 8}})
     with pytest.raises(UsageError, match=r"training.rounded: nothing is trained"):
         train(tmp_path / "out", model, "sink_logit", text, {"rounded": {}}, steps=0)
     assert recipe_of("none", text, {"rounded": {}}).training.rounded.bits == 4
@@ -155,7 +157,7 @@ def test_compiled_layers_and_those_of_the_original_beside_them_learn_what_the_ot
     model, found = small(demo.tokenizer), {}
     settings = {"loss": {"lm": 0, "kl": 1, "first": 0.5, "massive": 0.05, "massive_limit": 2.0}, "window": 8}
     for mode in (True, False):
-        said = settings | {"compile": mode, "rounded": {"bits": 4, "group": 8, "keys": "channel"}}
+        said = settings | {"compile": mode, "rounded": {"bits": 4, "group": 8, "keys": "channel"}, "boundaries": "bos"}
         found[mode] = curve(train(tmp_path / str(mode), model, "sink_logit", text, said))
     assert set(traced) == {True, False}, "the original has no gradients"
     assert found[True].objective == pytest.approx(found[False].objective, rel=1e-5)
