@@ -181,7 +181,7 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
             "steps": steps,
             "model": recipe.model.model_copy(update={"name": options.model, "device": options.device}),
             "text": TextFiles(files=(options.calibration,)),
-            "calibration": CalibrationSettings(window=options.window),
+            "calibration": CalibrationSettings(window=min(recipe.calibration.window, longer * options.window)),
             "training": recipe.training.model_copy(update=changes),
             "evaluation": EvaluationSettings(run=False),
         }

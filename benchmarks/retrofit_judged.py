@@ -167,7 +167,8 @@ def cost(name: str, change_T: Tensor) -> dict[str, Any]:
 
 def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
     """What share of another row's each of these costs is, and its standard error, paired block by block, over the
-    first blocks, which both were judged by; without those that are not known of two."""
+    first blocks, which both were judged by; without those that are not known of two, and those that cost the other
+    less than twice its error."""
     found = {}
     for name in names:
         both = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
@@ -176,6 +177,8 @@ def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> 
             continue
         ours_K, theirs_K = (change_K[:count] for change_K in both)
         ours, theirs = (float(change_K.mean().expm1()) for change_K in (ours_K, theirs_K))
+        if abs(theirs) <= 2 * float(theirs_K.std()) / count**0.5:
+            continue
         apart_K = (1 + ours) * ours_K - ours / theirs * (1 + theirs) * theirs_K
         found |= {name: ours / theirs, f"{name}{ERROR}": float(apart_K.std()) / count**0.5 / abs(theirs)}
     return found

@@ -41,7 +41,8 @@ class RoundedSettings(Settings):
     @property
     def label(self) -> str:
         """4-bit KV, keys by token, as tables call it."""
-        return Precision(bits=self.bits, keys=self.keys, group=self.group).label
+        said = Precision(bits=self.bits, keys=self.keys, group=self.group).label
+        return f"{said}, ranges of keys over tokens up to each" if self.keys == "channel" else said
 
     def misfit(self, width: int) -> str | None:
         """Why heads of so many channels cannot be rounded so; None: they can."""
@@ -127,8 +128,8 @@ class TrainingSettings(Settings):
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
-        description="torch.compile the decoder layers; auto: on CUDA from 500 steps on, from "
-        "1,000 where documents have boundaries.",
+        description="torch.compile the decoder layers; auto: on CUDA from 500 steps on, from 1,000 where documents "
+        "have boundaries. The KL and the penalty on massive activations are compiled there anyway.",
     )
     seed: int = Field(0, ge=0, lt=1 << 62, description="Draws the sequences, and random weights.")
     control: bool = Field(True, description="Train a checkpoint without the mechanism just so, beside it.")

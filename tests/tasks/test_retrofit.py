@@ -36,8 +36,8 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
     assert (staged.training.window, staged.calibration.window, staged.model.name) == (60, 60, "m.gguf")
     assert staged.training.loss.massive > 0 == control.training.loss.massive
     assert staged.training.lr == control.training.lr
-    longer = retrofit.recipe_of("sink_logit_longer", 2, options).training
-    assert (longer.window, longer.batch) == (120, 2), "as many tokens a step"
+    longer = retrofit.recipe_of("sink_logit_longer", 2, options)
+    assert (longer.training.window, longer.training.batch, longer.calibration.window) == (120, 2, 120), "as many tokens"
     child = retrofit.child(retrofit.__file__, options)
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.flags()
@@ -221,6 +221,7 @@ def test_a_share_of_a_cost_is_paired_block_by_block():
     assert half["kv_4.error"] < 0.2 * 0.1 / 3**0.5 / math.expm1(0.2)
     assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {"kv_4": 1, "kv_4.error": 0}
     assert beside(theirs, {"kv_4": 0.2}, ["kv_4"]) == {}
+    assert beside(theirs, cost("kv_4", change_T - 0.2), ["kv_4"]) == {}, "of a cost that is not told from none"
 
 
 def test_judging_goes_on_where_it_was_stopped(demo, monkeypatch, tmp_path):

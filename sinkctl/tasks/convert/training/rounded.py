@@ -88,7 +88,7 @@ class _Rounding:
         if not torch.is_grad_enabled():
             return None
         x = out.unflatten(-1, (-1, self.each))  # [..., 1, D] from a norm, whichever axis its heads are
-        if self.by_channel:  # a norm of each head may have heads before tokens
+        if self.by_channel:  # a norm of each head may have heads before tokens; of as many of both, nobody can tell
             tokens = -3 if out.dim() == 3 or out.shape[1] == self.heads != out.shape[2] else -4
             x_TD = x[..., self.own].movedim(tokens, -2)
             held = StraightThrough.apply(x_TD, self.settings.bits, None, self.settings.group).movedim(-2, tokens)
