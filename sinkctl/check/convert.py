@@ -145,6 +145,11 @@ def training_rules(recipe: ConvertRecipe) -> None:
             f"training.alone: {settings.alone} of {recipe.steps} steps leave none for other weights; "
             f"give more --steps, --set training.alone={recipe.steps // 5}, or --trained new --set training.alone=0"
         )
+    if settings.rounded is not None and settings.rounded.keys == "channel" and settings.boundaries == "mask":
+        raise UsageError(
+            "training.rounded.keys: by channel keys share ranges over documents, which boundaries: mask keeps apart; "
+            "add --set training.boundaries=none (or bos), or leave keys out"
+        )
     if settings.trained == "lora" and find_spec("peft") is None:
         raise ModelError("--trained lora takes peft; pip install 'sinkctl[lora]'")
     if settings.trained == "new" and sink.kind == "sink_logit" and sink.start == "exact":
