@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emergence_rows import BASELINE, FEWER, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
+from emergence_rows import (
+    BASELINE,
+    FEWER,
+    GROUPS,
+    IN_SIGHT,
+    SAME,
+    Chance,
+    Seeds,
+    chance_of,
+    compared,
+    of_fewer,
+    published,
+)
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -118,18 +130,25 @@ def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 def chances_of(folder: Path) -> dict[str, Chance | None]:
     """By column: what seeds differ by, of all rows in the folder; where no seeds of Sink_* are, as those of Sink_1."""
     names = {path.stem.rpartition("-")[0] for path in folder.glob("*-*.json")}
+    learned = {name for name in names if not any(fnmatch(name, pattern) for pattern in GROUPS[IN_SIGHT])}
     columns: dict[str, Chance | None] = {}
-    for column in ("sink_1", "sink_star"):
-        seeds = [seeds_of(kept_rows(folder, name), column) for name in names]
+    for column, of in (("sink_1", names - set(FEWER)), ("sink_star", learned)):
+        seeds = [seeds_of(kept_rows(folder, name), column) for name in of]
         columns[column] = chance_of(each for each in seeds if each is not None)
     return columns | {"sink_star": columns["sink_star"] or columns["sink_1"]}
 
 
+def pair(name: str, found: Found) -> tuple[Seeds | None, Seeds | None]:
+    """The numbers that are compared: the row's, and its baseline's over as many queries."""
+    theirs = published(name)
+    column = of_fewer(FEWER[name]) if name in FEWER else theirs.of
+    return seeds_of(found[name], theirs.of), seeds_of(found[theirs.against], column)
+
+
 def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     """What the row adds to its baseline, in points, with what chance does; then what it adds there."""
-    theirs = published(name)
-    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if name == theirs.against or name in FEWER or row is None or baseline is None:
+    theirs, (row, baseline) = published(name), pair(name, found)
+    if name == theirs.against or row is None or baseline is None:
         return ""
     chance, there = chances[theirs.of], theirs.effect()
     bound = "" if chance is None else f" ± {chance.of(row, baseline):.1f}"
@@ -140,11 +159,9 @@ def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     theirs = published(name)
     if name == theirs.against:
         return "baseline"
-    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if found[name] and row is None:
+    row, baseline = pair(name, found)
+    if found[name] and found[theirs.against] and None in (row, baseline):
         return "not measured"
-    if name in FEWER:
-        return "– (of fewer queries)"
     of = "" if theirs.of == "sink_1" else " (Sink_*)"
     beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
     return compared(theirs, row, baseline, chances[theirs.of]) + of + beside
