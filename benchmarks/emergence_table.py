@@ -1,6 +1,7 @@
 """The table of finished rows of `emergence.py`, beside what was published: for a terminal, or as markdown in groups."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,6 +31,7 @@ MARKDOWN = (
     "", "seeds", "minutes", "loss", "Sink_*", "Sink_1", "by fifths of its steps", "largest / median", "kurtosis",
     "theirs: loss, Sink_*, Sink_1", "effect ± chance; theirs", "the same sign?",
 )  # fmt: skip
+VERDICTS = ("agree", "agree (none)", "within chance", "not", "–")  # in the order of a summary
 Found = dict[str, list[dict[str, Any]]]  # what was kept of rows, by seed
 
 
@@ -49,8 +51,8 @@ def print_table(names: Sequence[str], folder: Path) -> None:
 
 
 def print_markdown(names: Sequence[str], folder: Path) -> None:
-    """The finished rows in groups, with the range of Sink_1 and how it grew; then what chance is, which rows there are
-    none of, and how long the others took."""
+    """The finished rows in groups, with the range of Sink_1 and how it grew; then what chance is, how many signs agree,
+    which rows there are none of, and how long the others took."""
     found, chances = kept(names, folder), chances_of(folder)
     print("| " + " | ".join(MARKDOWN) + " |\n" + "|---" * len(MARKDOWN) + "|")
     for group, patterns in GROUPS.items():
@@ -63,6 +65,8 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         chance = chances[column]
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
+    signs = Counter(verdict(name, found, chances) for name in names)
+    print("\nSigns: " + ", ".join(f"{signs[each]} {each}" for each in VERDICTS if signs[each]) + ".")
     whole = [name for name in names if name not in (*SAME, *FEWER) and seeds_of(found[name], "sink_1") is not None]
     if len(whole) > 2:
         sinks, ratios, kurtoses = (
@@ -156,15 +160,22 @@ def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
 
 
 def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
+    """The verdict, and of what it is where that is not Sink_1 beside the baseline."""
+    said, theirs = verdict(name, found, chances), published(name)
+    if said in ("baseline", "not measured"):
+        return said
+    of = "" if theirs.of == "sink_1" else " (Sink_*)"
+    return said + of + ("" if theirs.against == BASELINE else f", beside {theirs.against}")
+
+
+def verdict(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     theirs = published(name)
     if name == theirs.against:
         return "baseline"
     row, baseline = pair(name, found)
     if found[name] and found[theirs.against] and None in (row, baseline):
         return "not measured"
-    of = "" if theirs.of == "sink_1" else " (Sink_*)"
-    beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    return compared(theirs, row, baseline, chances[theirs.of]) + of + beside
+    return compared(theirs, row, baseline, chances[theirs.of])
 
 
 def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:

@@ -112,8 +112,11 @@ def test_a_rate_of_fewer_queries_is_compared_with_one_of_as_few_and_not_ranked(t
 
     def lines():
         print_markdown(["softmax", "relu", "gelu", "window_16", "window_64"], tmp_path)
-        return {line.split("`")[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")}
+        printed = capsys.readouterr().out.splitlines()
+        signs.append(next(line for line in printed if line.startswith("Signs: ")))
+        return {line.split("`")[1]: line for line in printed if line.startswith("| `")}
 
+    signs: list[str] = []
     without = lines()
     assert "34.0 %" in without["window_16"]
     assert without["window_16"].endswith("|  | not measured |")
@@ -122,6 +125,7 @@ def test_a_rate_of_fewer_queries_is_compared_with_one_of_as_few_and_not_ranked(t
     (tmp_path / "softmax-1.json").write_text(json.dumps(again | {"probes": [{"sink_percent": 34.0}] * 2}))
     spread = 12.706 * math.sqrt(8) * math.sqrt(1 + 1)  # of 30 and 34 %, and of one seed of either over 16 queries
     assert lines()["window_16"].endswith(f"| -26.0 ± {spread:.1f} | within chance |")
+    assert signs[-1] == "Signs: 2 agree (none), 2 within chance."
     print_markdown(["softmax", "relu", "gelu", "window_16"], tmp_path)
     assert "over 3 rows" in capsys.readouterr().out
 
