@@ -1,6 +1,7 @@
 """The table of finished rows of `emergence.py`, beside what was published: for a terminal, or as markdown in groups."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -51,12 +52,12 @@ def print_table(names: Sequence[str], folder: Path) -> None:
 
 
 def print_markdown(names: Sequence[str], folder: Path) -> None:
-    """The finished rows in groups, with the range of Sink_1 and how it grew; then what chance is, how many signs agree,
-    which rows there are none of, and how long the others took."""
+    """The finished rows in groups, with the range of rates and kurtosis, and how Sink_1 grew; then what chance is, how
+    many signs agree, which rows there are none of, and how long the others took."""
     found, chances = kept(names, folder), chances_of(folder)
     print("| " + " | ".join(MARKDOWN) + " |\n" + "|---" * len(MARKDOWN) + "|")
     for group, patterns in GROUPS.items():
-        rows = [name for p in patterns for name in names if fnmatch(name, p) and found[name]]
+        rows = [name for p in patterns for name in sorted(names, key=by_number) if fnmatch(name, p) and found[name]]
         if rows:
             print(f"| **{group}** " + "| " * (len(MARKDOWN) - 1) + "|")
         for name in rows:
@@ -82,6 +83,12 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
     print(f"\n{len(runs)} runs, {sum(runs.values()) / 3600:.1f} hours of their own time, side by side.")
 
 
+def by_number(name: str) -> list[str | float]:
+    """What puts decay_0p5 between decay_0p1 and decay_1, and batch_32 before batch_256."""
+    parts = re.split(r"(\d+(?:p\d+)?)", name)
+    return [float(part.replace("p", ".")) if number % 2 else part for number, part in enumerate(parts)]
+
+
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's; equal values share the mean of their ranks. nan where one of the two does not vary."""
     ranks = [[sum(x < y) + sum(x <= y) for y in x] for x in (np.asarray(one), np.asarray(other))]
@@ -97,17 +104,19 @@ def cells(name: str, found: Found, chances: dict[str, Chance | None]) -> list[st
         values = seeds_of(rows, column)
         return "" if values is None else form.format(values.mean)
 
-    sinks, words = seeds_of(rows, "sink_1"), mean("sink_1", "{:.1f} %")
-    if sinks is not None and len(sinks.values) > 1:
-        words += f" ({min(sinks.values):.1f} to {max(sinks.values):.1f})"
+    def ranged(column: str, form: str, unit: str = "") -> str:
+        values, said = seeds_of(rows, column), mean(column, form + unit)
+        several = values is not None and len(values.values) > 1
+        return said + (f" ({form} to {form})".format(min(values.values), max(values.values)) if several else "")
+
     published_numbers = ((theirs.loss, "{:.2f}"), (theirs.sink_star, "{:g} %"), (theirs.sink_1, "{:g} %"))
     said = ["–" if number is None else form.format(number) for number, form in published_numbers]
     minutes = sum(row["seconds"] for row in rows) / len(rows) / 60
     return [
         f"`{name}`", str(len(rows)), f"{minutes:.1f}", mean("valid_loss", "{:.3f}"),
-        mean("sink_star", "{:.1f} %"), words,
+        ranged("sink_star", "{:.1f}", " %"), ranged("sink_1", "{:.1f}", " %"),
         ", ".join(f"{percent:.0f}" for percent in curve(rows)), mean("massive_ratio", "{:.0f}"),
-        mean("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), effects(name, found, chances),
+        ranged("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), effects(name, found, chances),
         judged(name, found, chances),
     ]  # fmt: skip
 

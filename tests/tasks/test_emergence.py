@@ -16,7 +16,7 @@ import emergence
 import emergence_judged
 from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
 from emergence_rows import GROUPS, PUBLISHED, SAME, STUDENT, Chance, Published, Seeds, chance_of, compared, published
-from emergence_table import print_markdown, rank_correlation
+from emergence_table import by_number, print_markdown, rank_correlation
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -95,6 +95,12 @@ def test_chance_is_students_of_the_variance_within_rows():
         scale = math.gamma((free + 1) / 2) / math.gamma(free / 2) / math.sqrt(free * math.pi)
         inside = torch.trapezoid(scale * (1 + x**2 / free) ** (-(free + 1) / 2), x)
         assert inside.item() == pytest.approx(0.95, abs=1e-4)
+
+
+def test_rows_of_the_table_stand_in_the_order_of_their_numbers():
+    rows = ["decay_1", "decay_0p5", "decay_0p001", "decay_0", "batch_256", "batch_32", "gate_value", "gate"]
+    said = ["batch_32", "batch_256", "decay_0", "decay_0p001", "decay_0p5", "decay_1", "gate", "gate_value"]
+    assert sorted(rows, key=by_number) == said
 
 
 def test_ranks_are_correlated_by_spearmans_formula():
