@@ -17,9 +17,9 @@ what DIR holds, without running anything; --markdown prints it in groups, as doc
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
 effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (what seeds alone may
-differ by: Student's t at 95 %, of the variance within all rows that the folder has several seeds of), not run; – where
-none is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the signs of softpick and of gates are of
-Zuhri et al. 2025 and Qiu et al. 2025.
+differ by: Student's t at 95 %, of the variance within all rows with a sink that the folder has several seeds of), not
+run, not measured (by an earlier script); – where none is published. Numbers beside ours: Gu et al. 2024, by
+emergence_rows.py; the signs of softpick and of gates are of Zuhri et al. 2025 and Qiu et al. 2025.
 With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
 (its curve over steps is read without). With windows, Sink_1 is over the queries that see the first token, and Sink_*
 of the oldest token in sight, over those that do not; windows of 16 and 32 are beside softmax over as few queries.
