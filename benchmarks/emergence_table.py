@@ -106,8 +106,11 @@ def cells(name: str, found: Found, chances: dict[str, Chance | None]) -> list[st
 
     def ranged(column: str, form: str, unit: str = "") -> str:
         values, said = seeds_of(rows, column), mean(column, form + unit)
-        several = values is not None and len(values.values) > 1
-        return said + (f" ({form} to {form})".format(min(values.values), max(values.values)) if several else "")
+        if values is None:
+            return said
+        known = len(values.values)
+        said += f" ({form} to {form})".format(min(values.values), max(values.values)) if known > 1 else ""
+        return said + (f" [{known} of {len(rows)}]" if known < len(rows) else "")
 
     published_numbers = ((theirs.loss, "{:.2f}"), (theirs.sink_star, "{:g} %"), (theirs.sink_1, "{:g} %"))
     said = ["–" if number is None else form.format(number) for number, form in published_numbers]
@@ -141,7 +144,8 @@ def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def chances_of(folder: Path) -> dict[str, Chance | None]:
-    """By column: what seeds differ by, of all rows in the folder; where no seeds of Sink_* are, as those of Sink_1."""
+    """By column: what seeds differ by, of the folder's rows with a sink; Sink_1 of those judged over as many queries,
+    Sink_* of learned sinks, or as Sink_1 where none of them has several seeds."""
     names = {path.stem.rpartition("-")[0] for path in folder.glob("*-*.json")}
     learned = {name for name in names if not any(fnmatch(name, pattern) for pattern in GROUPS[IN_SIGHT])}
     columns: dict[str, Chance | None] = {}
