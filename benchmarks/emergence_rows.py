@@ -206,7 +206,7 @@ def compared(theirs: Published, row: Seeds | None, baseline: Seeds | None, chanc
     if direction is None:
         return "–"
     if chance is None:
-        return "no seeds"
+        return "no seeds of rows with a sink"
     effect = row.mean - baseline.mean
     if abs(effect) <= chance.of(row, baseline):
         return "within chance" if direction else "agree (none)"

@@ -67,7 +67,7 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
     signs = Counter(verdict(name, found, chances) for name in names)
-    print("\nSigns: " + ", ".join(f"{signs[each]} {each}" for each in VERDICTS if signs[each]) + ".")
+    print("\nSigns: " + (", ".join(f"{signs[each]} {each}" for each in VERDICTS if signs[each]) or "none told") + ".")
     whole = [name for name in names if name not in (*SAME, *FEWER) and seeds_of(found[name], "sink_1") is not None]
     if len(whole) > 2:
         sinks, ratios, kurtoses = (

@@ -79,7 +79,7 @@ def test_a_sign_is_compared_unless_chance_may_be_the_whole_effect():
     ):
         assert compared(theirs, row, baseline, chance) == said
     assert compared(up, Seeds((29.0,)), None, chance) == "not run"
-    assert compared(up, Seeds((29.0,)), baseline, None) == "no seeds"
+    assert compared(up, Seeds((29.0,)), baseline, None) == "no seeds of rows with a sink"
 
 
 def test_chance_is_students_of_the_variance_within_rows():
