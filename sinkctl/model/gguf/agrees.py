@@ -8,17 +8,20 @@ import re
 from pathlib import Path
 
 from sinkctl.errors import ModelError
+from sinkctl.model.fits import Differs, more
 from sinkctl.model.gguf.header import Header
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
 EMPTY_BLOCKS = ("deci",)  # of which some blocks have no weights at all
+MATRIX = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")  # blocks that are alike, their sizes in the header
 SPECIAL = ("bos", "eos", "unknown", "padding")
 AGAIN = "the file is damaged or was edited; download it again"
 
 
 def check_agrees(path: Path, header: Header) -> None:
     """Raise ModelError for blocks, heads, sizes or special tokens that do not fit each other."""
-    for said in (_blocks(header), _heads(header), _embedding(header), _special_tokens(header)):
+    for said in (_blocks(header), _heads(header), _embedding(header), _special_tokens(header), _shapes(header)):
         if said is not None:
             raise ModelError(f"{path}: {said}; {AGAIN}")
 
@@ -67,6 +70,35 @@ def _embedding(header: Header) -> str | None:
     if shape[1] != rows:
         return f"its vocabulary is of {rows:,} tokens, and the embedding has {shape[1]:,} rows"
     return None
+
+
+def _shapes(header: Header) -> str | None:
+    """Of the matrices that llama.cpp asks of these architectures, a gated layer each; experts have others."""
+    own = f"{header.architecture}."
+    fields = {name.removeprefix(own): value for name, value in header.fields.items() if name.startswith(own)}
+    if header.architecture not in GATED or fields.get("expert_count"):
+        return None
+    names = ("embedding_length", "feed_forward_length", "attention.head_count")
+    c, f, heads = (fields[name] if isinstance(fields.get(name), int) else None for name in names)
+    pairs = fields.get("attention.head_count_kv", heads)
+    if not (c and heads and isinstance(pairs, int)):
+        return None
+    k, v = (fields.get(f"attention.{side}_length", c // heads) for side in ("key", "value"))
+    shapes = {
+        "attn_norm": (c,), "attn_q": (heads * k, c), "attn_k": (pairs * k, c), "attn_v": (pairs * v, c),
+        "attn_output": (c, heads * v), "ffn_norm": (c,), "ffn_gate": (f, c), "ffn_up": (f, c), "ffn_down": (c, f),
+    }  # fmt: skip
+    held = {found.groups(): each for each in header.tensors if (found := MATRIX.fullmatch(each.name))}
+    numbers, kinds = {number for number, _ in held}, {kind for _, kind in held} & set(shapes)
+    differing = [
+        Differs(each.name, each.shape[::-1], shapes[kind])
+        for (_, kind), each in held.items()
+        if kind in shapes and None not in shapes[kind] and each.shape[::-1] != shapes[kind]
+    ]
+    if differing:
+        return differing[0].said("its header", more(differing))
+    lacking = [f"blk.{n}.{kind}.weight" for n in sorted(numbers, key=int) for kind in kinds if (n, kind) not in held]
+    return f"it holds no {lacking[0]}{more(lacking)}" if lacking else None
 
 
 def _special_tokens(header: Header) -> str | None:
