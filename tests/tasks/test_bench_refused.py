@@ -2,6 +2,8 @@
 
 import io
 import json
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from sinkctl.report.benched import tables
 from sinkctl.report.junit import junit
 from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
+from sinkctl.tasks.bench import task
+from sinkctl.tasks.bench.against import Version
 from sinkctl.tasks.bench.cases import decode, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
 from sinkctl.tasks.bench.way import Group, Way
@@ -104,6 +108,22 @@ def test_a_size_that_does_not_run_leaves_the_others_in_every_process_and_version
     assert [bool(found.seconds) for found in both["there"].values()] == [True, False, True]
     again = Collected.load(Collected(both, {}, set()).dump()).found["there"][taking.keys()[1]]
     assert again.opened["refused"]["why"] in ("no", "stream at 4+13: cpu is out of memory")
+
+
+def test_what_another_version_refuses_is_noted(in_this_process, monkeypatch):
+    lanes = iter(["here", "there"])
+
+    def group(*_):
+        if next(lanes) == "there":
+            raise ModelError("no such attention yet")
+        return Group("tokens_per_s", {OURS: Way(lambda: None)})
+
+    monkeypatch.setattr(stream, "group", group)
+    monkeypatch.setattr(task, "checkout", lambda ref, told: nullcontext(Version(Path("python"), 40 * "0")))
+    recipe = recipe_of({"kind": "stream", "peers": []}, shape="tiny")
+    result = sinkctl.bench(recipe, against="main", progress=lambda _: None)
+    assert "stream 4+252: the other version did not run: no such attention yet" in result.notes
+    assert (len(result.bench.rows), result.bench.refused, result.bench.changes) == (1, [], [])
 
 
 def test_a_kind_of_refusal_that_only_the_worker_knows_is_one(monkeypatch):

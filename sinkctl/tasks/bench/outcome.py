@@ -37,7 +37,7 @@ def detail_of(recipe: BenchRecipe, suite: str, collected: Collected, lane: str) 
 
 def _refused(recipe: BenchRecipe, collected: Collected, lane: str) -> list[Refused]:
     told = []
-    for key, found in collected.found[lane].items():
+    for key, found in sorted(collected.found[lane].items(), key=lambda item: item[0].case):
         if "refused" in found.opened:
             case, size = recipe.cases[key.case], found.opened["size"]
             way = way_of(case, size)

@@ -161,6 +161,10 @@ def _result(
         name = f"{recipe.cases[key.case].label} {key.label}"
         choices |= {f"{name}: {what}": why for what, why in found.opened["choices"].items()}
         notes += [f"{name}: {way} did not run: {why}" for way, why in found.opened["failed"].items()]
+    for key, found in collected.found.get(THERE, {}).items():
+        if "refused" in found.opened and "refused" not in collected.found[HERE][key].opened:
+            name = f"{recipe.cases[key.case].label} {key.label}"
+            notes.append(f"{name}: the other version did not run: {found.opened['refused']['why']}")
     if THERE in collected.facts:
         other = mismatch(detail, detail.model_copy(update={"machine": Machine(**collected.facts[THERE][0]["machine"])}))
         notes += [f"the other version ran with other packages: {'; '.join(other)}"] if other else []
