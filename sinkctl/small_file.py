@@ -3,11 +3,14 @@
 A pipe, as `<(command)` makes one, is empty when it is read again; whoever asks again is told what was in it.
 """
 
+import errno
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+LIMIT = 64 << 20  # bytes of a pipe: what does not end is no small file
 
 _held: ContextVar[dict[str, bytes] | None] = ContextVar("_held", default=None)
 
@@ -37,13 +40,19 @@ def is_pipe(path: str | Path) -> bool:
 
 
 def bytes_of(path: str | Path) -> bytes:
-    """All that is in it; OSError as reading raises it."""
-    held, name = _held.get(), str(path)
-    if held is None or not is_pipe(path):
+    """All that is in it; OSError as reading raises it, and for a pipe of more than `LIMIT`."""
+    if not is_pipe(path):
         return Path(path).read_bytes()
-    if name not in held:
-        held[name] = Path(path).read_bytes()
-    return held[name]
+    held, name = _held.get(), str(path)
+    if held is not None and name in held:
+        return held[name]
+    with open(path, "rb") as pipe:
+        data = pipe.read(LIMIT + 1)
+    if len(data) > LIMIT:
+        raise OSError(errno.EFBIG, f"it does not end after {LIMIT >> 20} MiB", name)
+    if held is not None:
+        held[name] = data
+    return data
 
 
 def text_of(path: str | Path) -> str:

@@ -40,6 +40,7 @@ MAY_IMPORT = {
         "clock",
         "errors",
         "launched",
+        "small_file",
         "kernels",
         "model",
         "text",

@@ -45,7 +45,7 @@ def bench(
         recipe, name = suite, name or "bench"
     else:
         path = find(str(suite) if is_there(suite) else f"bench/{suite}")
-        recipe, name = read_recipe(path), name or ("bench" if is_pipe(path) else path.stem)
+        recipe, name = read_recipe(path), name or (f"pipe-{path.stem}" if is_pipe(path) else path.stem)
     recipe = validate(recipe.model_dump(mode="json") | settings, "sinkctl.bench") if settings else recipe
     if "fail_on" in settings:
         check_held(recipe, baseline=baseline, against=against, kept=held(output) if resume else {}, asked=True)

@@ -181,7 +181,7 @@ def _suite(name: str | None, resume: Path | None) -> str:
 
     if name is None:
         return resume.resolve().name
-    return "bench" if is_pipe(name) else Path(name).stem
+    return f"pipe-{Path(name).stem}" if is_pipe(name) else Path(name).stem
 
 
 def _only(recipe, cases: Sequence[str], own_gates: bool):

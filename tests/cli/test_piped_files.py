@@ -5,10 +5,14 @@ import os
 import re
 
 import pytest
+import yaml
 
+from sinkctl.check.bench import check_held
+from sinkctl.errors import BaselineError
 from sinkctl.model.load import DEMO
-from sinkctl.recipe.load import load
+from sinkctl.recipe.load import load, validate
 from sinkctl.small_file import bytes_of, is_pipe, is_there, pipes_kept
+from sinkctl.tasks.bench.held import Held
 
 BENCH = """task: bench
 shape: tiny
@@ -73,7 +77,20 @@ def test_a_benchmark_and_its_baseline_come_by_pipes(sinkctl, piped, in_this_proc
     code, out, err = sinkctl("bench", piped(BENCH), "--baseline", piped(kept.read_bytes()), *gate, "--json")
     assert code == 0, err
     found = json.loads(out)["bench"]
-    assert (found["suite"], [change["name"] for change in found["changes"]]) == ("bench", ["stream.4+12.tokens_per_s"])
+    assert re.fullmatch(r"pipe-\d+", found["suite"]), "two of them are told apart"
+    assert [change["name"] for change in found["changes"]] == ["stream.4+12.tokens_per_s"]
+
+
+def test_a_resumed_run_asks_for_a_baseline_that_came_by_a_pipe(piped, tmp_path):
+    held = Held(baseline=piped("{}")).dump()
+    with pytest.raises(BaselineError, match="began with a baseline from a pipe; give it again, --baseline FILE"):
+        check_held(validate(yaml.safe_load(BENCH)), baseline=None, against=None, kept=held)
+    assert Held(baseline=str(tmp_path / "base.json")).dump()["baseline"] == str(tmp_path / "base.json")
+
+
+def test_what_does_not_end_is_no_small_file(sinkctl):
+    code, _, err = sinkctl("stream", "--recipe", "/dev/zero", "--dry-run")
+    assert (code, len(err.splitlines()), "it does not end after 64 MiB" in err) == (2, 1, True), err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
 from sinkctl.tasks.bench import task
 from sinkctl.tasks.bench.against import Version
-from sinkctl.tasks.bench.cases import decode, stream
+from sinkctl.tasks.bench.cases import decode, quality, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.bench.worker import serve
@@ -40,7 +40,7 @@ ALONE = {"kind": "quality", "name": "alone", "sinks": [1], "caches": [64], "kv":
 def recipe_of(*cases: dict, **more):
     timing = {"rounds": 1, "warmup": 0, "seconds": 1e-4, "threads": 1}
     model = {"device": "cpu", "dtype": "float32"}
-    return validate({"task": "bench", "model": model, "timing": timing, "cases": list(cases), **more})
+    return validate({"task": "bench", "model": model, "timing": timing, "cases": list(cases)} | more)
 
 
 @pytest.fixture
@@ -80,6 +80,49 @@ def test_a_gate_on_a_refused_row_is_unanswered_and_others_hold(found):
         judge(found, [asked]).check()
     assert judge(found, [retrieval]).unanswered
     judge(found, [dense]).check()
+
+
+def test_memory_takes_what_grows_alone_and_is_asked_once(in_this_process, monkeypatch):
+    really, asked = quality.run, []
+
+    def run(recipe, loaded, **more):
+        asked.append([policy.label for policy in recipe.policies])
+        if "dense" in asked[-1]:
+            raise torch.OutOfMemoryError("no")
+        return really(recipe, loaded, **more)
+
+    monkeypatch.setattr(quality, "run", run)
+    case = {"kind": "quality", "sinks": [0, 1], "caches": [64], "limit": 100}
+    found = sinkctl.bench(recipe_of(case), progress=lambda _: None).bench
+    assert asked == [["0+64", "1+63", "dense"], ["0+64", "1+63"]]
+    assert [row.label for row in found.rows] == ["0+64", "1+63"]
+    assert [(each.label, each.why) for each in found.refused] == [("dense", "quality: cpu is out of memory")]
+
+
+def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(in_this_process, monkeypatch, tmp_path):
+    case, times = (
+        {"kind": "stream", "windows": [12], "chunks": [8], "peers": []},
+        {"timing": {"rounds": 5, "warmup": 0, "seconds": 1e-4}},
+    )
+    before = sinkctl.bench(recipe_of(case, shape="tiny", **times), progress=lambda _: None)
+    (row,) = before.bench.rows
+    faster = row.model_copy(
+        update={"samples": [[1e9 * x for x in one] for one in row.samples], "low": 1e15, "high": 2e15}
+    )
+    saved = before.model_copy(update={"bench": before.bench.model_copy(update={"rows": [faster]})})
+    (tmp_path / "base.json").write_text(saved.model_dump_json())
+    really, calls = stream.group, []
+
+    def group(*given):
+        calls.append(given)
+        if len(calls) > 1:
+            raise ModelError("memory is gone")
+        return really(*given)
+
+    monkeypatch.setattr(stream, "group", group)
+    recipe = recipe_of(case, shape="tiny", fail_on=["stream.tokens_per_s:10%"], **times)
+    again = sinkctl.bench(recipe, baseline=tmp_path / "base.json", progress=lambda _: None)
+    assert (len(calls), [change.failed for change in again.bench.changes]) == (2, [True])
 
 
 def test_where_every_row_is_refused_the_run_is(in_this_process):

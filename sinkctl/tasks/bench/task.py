@@ -100,8 +100,11 @@ def run(
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
                 with phase("measuring"):
                     anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
-                for lane, of_lane in anew.found.items():
-                    collected.found[lane] |= of_lane
+                refused = {
+                    key for of_lane in anew.found.values() for key, x in of_lane.items() if "refused" in x.opened
+                }
+                for lane, of_lane in anew.found.items():  # of what cannot be measured again, the first stays
+                    collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in refused}
                 detail, found = _judged(recipe, suite, collected, gates, before)
                 found = [_twice(change, first) for change in found]
         except Interrupted as error:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
@@ -64,16 +65,19 @@ def _scores(case: QualityCase, subject: Subject) -> dict[str, Scored | SinkctlEr
         raise ModelError(f"{loaded.name} has no tokenizer, so no text to score; give a checkpoint instead")
 
     def found() -> dict[str, Scored | SinkctlError]:
-        policies = {policy.label: policy for policy in _policies(case, loaded)}
-        try:
-            return _streamed(case, subject, policies.values())
-        except SinkctlError as error:
-            problem = _bare(error)
-        refused = {label: why for label, policy in policies.items() if (why := _refusal(case, policy, loaded))}
-        rest = [policy for label, policy in policies.items() if label not in refused]
-        if not refused:
-            return dict.fromkeys(policies, problem)
-        return refused | (_streamed(case, subject, rest) if rest else {})
+        left, refused = {policy.label: policy for policy in _policies(case, loaded)}, {}
+        while left:
+            try:
+                return refused | _streamed(case, subject, left.values())
+            except SinkctlError as error:
+                problem = _bare(error)
+                out = {label: why for label, policy in left.items() if (why := _refusal(case, policy, loaded))}
+            except torch.OutOfMemoryError:
+                problem = ModelError(f"{case.label}: {loaded.device} is out of memory")
+                out = {label: problem for label, policy in left.items() if policy.grows}
+            refused |= out or dict.fromkeys(left, problem)
+            left = {label: policy for label, policy in left.items() if label not in refused}
+        return refused
 
     return subject.once(case.model_dump_json(), found)
 
