@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkctl.check.texts import check_texts
-from sinkctl.errors import SinkctlError, TextError, UsageError
+from sinkctl.errors import BaselineError, SinkctlError, TextError, UsageError
 from sinkctl.model.shapes import check_shape
 from sinkctl.recipe.bench import AnyCase, KernelCase, PrefixCase, QualityCase, StartupCase, TasksCase
 from sinkctl.recipe.schema import BenchRecipe
@@ -45,6 +45,8 @@ def check_held(
     `kept` is what a resumed run is held against; `asked`: the thresholds were asked for with this run, and are no
     suite's own, which without a baseline are only noted.
     """
+    if not (baseline or against) and kept.get("piped"):
+        raise BaselineError("the run began with a baseline from a pipe; give it again, --baseline FILE")
     baseline = baseline or (None if against else kept.get("baseline"))
     compared = bool(baseline or against or kept.get("against"))
     samples = recipe.timing.rounds * recipe.timing.processes

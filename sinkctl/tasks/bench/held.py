@@ -9,6 +9,7 @@ from sinkctl.errors import BaselineError
 from sinkctl.result.baseline import mismatch, read
 from sinkctl.result.bench import BenchDetail
 from sinkctl.result.compare import Gate
+from sinkctl.small_file import is_pipe
 
 Mismatch = Literal["fail", "warn", "skip"]
 
@@ -50,7 +51,9 @@ class Held:
     def dump(self) -> dict[str, Any]:
         """What a resumed run has to know."""
         kept = dict(baseline=self.baseline, against=self.against, commit=self.commit, on_mismatch=self.on_mismatch)
-        return kept if self.baseline is None else kept | {"baseline": str(Path(self.baseline).resolve())}
+        if self.baseline is None or is_pipe(self.baseline):
+            return kept | {"piped": self.baseline is not None}
+        return kept | {"baseline": str(Path(self.baseline).resolve())}
 
     def check(self, now: BenchDetail, gates: Sequence[Gate] = ()) -> None:
         """BaselineError, a note, or no comparison at all where the saved run is no match."""
