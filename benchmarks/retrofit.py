@@ -1,18 +1,19 @@
 """A trained checkpoint given a sink, a brief training, and what that did to everything else: a row a recipe.
 
-    python benchmarks/retrofit.py --model smollm2.gguf --train-text FILE … --text NOVEL --second FILE --folder DIR
-        [--only sink_logit control] [--seeds 1] [--steps 500] [--batch 16] [--length 2048] [--lr 1e-4]
-        [--gpus 1] [--workers 1] [--table] [--beside original control]
+    python benchmarks/retrofit.py --model smollm2.gguf --train-text FILE … --mixed-text FILE … --text NOVEL
+        --second FILE --folder DIR [--only sink_logit control] [--seeds 1] [--steps 500] [--batch 16] [--length 2048]
+        [--lr 1e-4] [--gpus 1] [--workers 1] [--table] [--beside original control]
 
 Rows are the recipes `convert/retrofit/*`, and `original`, the checkpoint as it is. --text is held out of --train-text
-and of the same kind; --second is of another kind, so that what is forgotten shows. A finished row is kept in DIR, its
-checkpoint beside it, and not run again; one that was stopped goes on, one of other settings is refused. Every row is
-judged by the same code: perplexity with everything in sight, streamed with nothing kept (0+1020) and with four tokens
-kept (4+1020), the KL from the original, answers to questions about what stood some lines back, Sink_1, the largest
-activation and the largest kurtosis, and what is added by rounding keys and values (none in full; of the original with
-four tokens kept, of all others with none) and the inputs of linear layers to few bits. What is known of a row under way
-is in its .part, and in the tables. --beside adds how much more few bits cost each row than one of another name, of the
-same seed where there is one, with paired standard errors.
+and of the same kind; --second is of another kind, so that what is forgotten shows. Rows named mixed are trained on
+--mixed-text as well, of the second kind, but held out of it. A finished row is kept in DIR, its checkpoint beside it,
+and not run again; one that was stopped goes on, one of other settings is refused. Every row is judged by the same code:
+perplexity with everything in sight, streamed with nothing kept (0+1020) and with four tokens kept (4+1020), the KL from
+the original, RULER's single needle (with the extra `eval`), Sink_1, the largest activation and the largest kurtosis,
+and what is added by rounding keys and values (none in full; of the original with four tokens kept, of all others with
+none) and the inputs of linear layers to few bits. What is known of a row under way is in its .part, and in the tables.
+--beside adds what few bits cost each row as a share of what they cost one of another name, of the same seed where there
+is one, with paired standard errors.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
     parser.add_argument("--model", help="a folder, a Hub id or a GGUF file")
+    parser.add_argument("--mixed-text", nargs="*", default=[], help="that rows named mixed are trained on as well")
     parser.add_argument("--calibration", help="a text that the start is computed from; none: --text")
     parser.add_argument("--text")
     parser.add_argument("--second")
@@ -41,16 +44,19 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
     parser.add_argument("--compile", action="store_true", default=None, help="however few the steps")
     parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
-    parser.add_argument("--tokens", type=int, default=20000, help="streamed, of each text")
+    parser.add_argument("--tokens", type=int, default=40000, help="streamed, of each text; of them as many as")
+    parser.add_argument("--few-tokens", type=int, default=20000, help="in 3 and 2 bits, and by token")
     parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
     parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
-    parser.add_argument("--lines", type=int, default=56, help="that are asked about")
+    parser.add_argument("--needles", type=int, default=20, help="texts of RULER's single needle of each length; or 0")
     parser.add_argument("--beside", nargs="*", default=[], help="rows that all others are held against")
     options = parser.parse_args()
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
     if missing and not options.table:
         parser.error(f"--{missing[0]}: name one")
-    check_paths(parser, options, [*options.train_text, options.text, options.second])
+    check_paths(parser, options, [*options.train_text, *options.mixed_text, options.text, options.second])
+    if options.needles and not options.table and find_spec("lm_eval") is None:
+        parser.error("--needles: lm-evaluation-harness is not installed; install sinkctl[eval], or give --needles 0")
     options.calibration = options.calibration or options.text
     return options
 
@@ -66,6 +72,7 @@ from rich.console import Console
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
+from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
@@ -73,7 +80,17 @@ from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, Evaluation
 from sinkctl.result.store import CHECKPOINT, RESULT, STATE
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
-JUDGED = ("model", *TEXTS, "window", "tokens", "samples", "sample_length", "lines")  # options that the numbers are of
+STANDARD = 1020  # tokens of a window
+JUDGED = (
+    "model",
+    *TEXTS,
+    "window",
+    "tokens",
+    "few_tokens",
+    "samples",
+    "sample_length",
+    "needles",
+)  # options that the numbers are of
 OTHERS = "is of other settings; name another --folder, or remove it"
 
 
@@ -85,6 +102,8 @@ def main() -> None:
     for flag, said in (("--only", names), ("--beside", options.beside)):
         if unknown := [name for name in said if name not in rows]:
             raise SystemExit(f"{flag} {unknown[0]}: no such row; there are {', '.join(rows)}")
+    if not options.table and not options.mixed_text and (mixed := next(filter(is_mixed, names), None)):
+        raise SystemExit(f"--mixed-text: name a text for {mixed}, or leave it out by --only")
     before = kept_rows([*names, *options.beside], options.folder)  # a file that is no row is said before hours of work
     coming = [] if options.table else names
     if missing := [name for name in options.beside if not before[name] and name not in coming]:
@@ -128,10 +147,14 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    written = [] if name == ORIGINAL else [folder]
+    before = json.loads(unfinished.read_text(encoding="utf-8")) if unfinished.exists() else {}
+    if all(before.get(key) == found.get(key) for key in ("settings", "curve")):  # judged in part, and the same training
+        found = before | found
+    written = [] if name == ORIGINAL or "stock_gap" in found else [folder]
     stock = (reloaded(each, loaded, options.text, options) for each in written)
-    for known in chain([{}], judged(loaded, original, texts, options), stock):
-        found |= known | {"judged_s": time.monotonic() - began}
+    spent = found.get("judged_s", 0.0)
+    for known in chain([{}], judged(loaded, original, texts, options, set(found)), stock):
+        found |= known | {"judged_s": spent + time.monotonic() - began}
         written_beside = unfinished.with_suffix(".new")
         written_beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
         os.replace(written_beside, unfinished)
@@ -142,16 +165,16 @@ def recipe_of(name: str, seed: int, options: argparse.Namespace) -> ConvertRecip
     """The built-in recipe with the model, the texts and the size asked for; controls are rows, and what it does to
     everything else is found here."""
     recipe = load(find(ROWS + name))
-    steps = options.steps or recipe.steps
+    steps, training = options.steps or recipe.steps, recipe.training
+    longer = max(1, training.window // STANDARD)  # by as many times fewer sequences
+    files = [*options.train_text, *(options.mixed_text if is_mixed(name) else [])]
     changes = {
-        "text": TextFiles(files=tuple(options.train_text)), "seed": seed, "control": False,
-        "window": min(recipe.training.window, options.window), "alone": recipe.training.alone * steps // recipe.steps,
+        "text": TextFiles(files=tuple(files)), "seed": seed, "control": False,
+        "window": min(training.window, longer * options.window), "alone": training.alone * steps // recipe.steps,
     }  # fmt: skip
-    changes |= {
-        key: getattr(options, key)
-        for key in ("batch", "length", "lr", "micro_batch", "compile")
-        if getattr(options, key)
-    }
+    changes |= {key: getattr(options, key) for key in ("lr", "compile") if getattr(options, key)}
+    changes |= {key: max(1, each // longer) for key in ("batch", "micro_batch") if (each := getattr(options, key))}
+    changes |= {"length": longer * options.length} if options.length else {}
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -174,8 +197,9 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
         resumed = (folder / STATE / CHECKPOINT).exists()
         if folder.exists() and not resumed:
             shutil.rmtree(folder)
-        with parts_shown(Console(stderr=True)) as shown:
-            sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown)
+        stopping = Stopping(kept="the same command goes on from the last state")
+        with stopping, parts_shown(Console(stderr=True)) as shown:
+            sinkctl.convert(recipe, output=folder, resume=resumed, progress=shown, stop=stopping.asked)
     training = json.loads(said.read_text(encoding="utf-8"))["convert"]["training"]
     (curve,) = training["curves"]
     names = ("steps", "batch", "length", "window", "lr", "tokens_per_second", "attention", "precision")
@@ -225,6 +249,11 @@ def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
     if found != asked(name, seed, options):
         raise SystemExit(f"{kept}: {OTHERS}")
     return True
+
+
+def is_mixed(name: str) -> bool:
+    """Whether it is trained on both kinds of text."""
+    return name.endswith("_mixed")
 
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""What `retrofit.py` finds of a checkpoint: what it predicts of two texts, streamed and rounded; what it answers.
+"""What `retrofit.py` finds of a checkpoint: what it predicts of two texts, streamed and rounded; the needle it finds.
 
 Shapes: N samples, T tokens, V vocabulary, C channels.
 """
@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import sinkctl
 from sinkctl.errors import ModelError, TextError
 from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.sizes import policy_of
 from sinkctl.tasks.convert.training.trained import decoder_layers
 from sinkctl.tasks.measure.standard_error import blocks, ratio_error
 from sinkctl.text import TokenStream
@@ -28,38 +29,55 @@ ROUNDINGS = (
     ("kv_4", {"bits": 4}), ("kv_3", {"bits": 3}), ("kv_2", {"bits": 2}),
     ("kv_4_by_token", {"bits": 4, "keys": "token", "group": 64}),
 )  # fmt: skip
+SLIGHTEST = "kv_4"  # which takes more tokens to tell from none
 # Of the original alone, which keeps its first tokens: whether what rounding costs is theirs.
 FIRST = (("kv_4_by_token_first", {"bits": 4, "keys": "token", "group": 64, "keep": "first:4"}),)
 ERROR, BLOCKS = ".error", ".blocks"
 BLOCK = 256  # standard errors are of the means of so many tokens, as neighbours are alike
-BACK = (4, 12, 24)  # lines from a question to its answer, some 100 to 600 tokens
+NEEDLE = "niah_single_1"
+SOUGHT = (("bare", 1024), ("bare", 2048), ("kept", 2048), ("dense", 2048))  # in texts of a window, and of two
 
 
-def judged(loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any) -> Iterator[dict[str, Any]]:
+def judged(
+    loaded: LoadedModel, original: LoadedModel, texts: dict[str, str], chosen: Any, known: Collection[str] = ()
+) -> Iterator[dict[str, Any]]:
     """The numbers of one checkpoint, by name, as they are known; perplexities, KL in nats a token, rates in percent,
-    costs as shares.
+    costs as shares. Those `known` already are left out.
 
-    `texts` by name; `chosen` has the sizes: `window` and `tokens` streamed, `samples` of `sample_length` tokens with
-    everything in sight, `lines` of which questions are asked. Rounding is judged where it would be used: of the
-    original with four tokens kept, of all others with none.
+    `texts` by name; `chosen` has the sizes: `window`, `tokens` streamed, as many of them as `few_tokens` for all
+    roundings but the slightest, `samples` of `sample_length` tokens with everything in sight, how many `needles` are
+    looked for. Rounding is judged where it would be used: of the original with four tokens kept, of all others with
+    none.
     """
-    sampled = {name: samples(file, loaded, chosen.samples, chosen.sample_length) for name, file in texts.items()}
     tokens, own, forms = (4, "kept", ROUNDINGS + FIRST) if loaded is original else (0, "bare", ROUNDINGS)
     for name, file in texts.items():
-        full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen)
+        coming = [(form, how) for form, how in forms if f"{name}.{form}" not in known]
+        full = losses(loaded, file, {"bare": kept(0, chosen), "kept": kept(4, chosen)}, chosen) if coming else {}
         yield {f"{name}.{key}": math.exp(nll.mean()) for key, nll in full.items()}
-        few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}} for form, how in forms}
-        for form, nll in losses(loaded, file, few, chosen).items():
-            yield cost(f"{name}.{form}", nll - full[own])
-    yield shown(loaded, next(iter(texts.values())))
-    for name in texts:
-        found = predicted(loaded, original, sampled[name])
-        yield {f"{name}.{key}": value for key, value in found.items()}
-    lines = {"count": chosen.lines, "every": 2, "back": BACK}
-    policies = [f"{kept}+{chosen.window}" for kept in (0, 4)]
-    asked = sinkctl.ask("lines", model=loaded, policies=policies, lines=lines, answer_tokens=8)
-    for policy, answers in zip(("bare", "kept"), asked.result.questions.policies, strict=True):
-        yield {f"{policy}.answers": answers.exact, "asked": answers.asked}
+        for form, how in coming:
+            few = {form: kept(tokens, chosen) | {"precision": {**how, "recent": 0}}}
+            limit = chosen.tokens if form == SLIGHTEST else min(chosen.tokens, chosen.few_tokens)
+            (nll,) = losses(loaded, file, few, chosen, limit).values()
+            yield cost(f"{name}.{form}", nll - full[own][: len(nll)])
+    if "sink_1" not in known:
+        yield shown(loaded, next(iter(texts.values())))
+    for name, file in texts.items():
+        if f"{name}.dense" not in known:
+            found = predicted(loaded, original, samples(file, loaded, chosen.samples, chosen.sample_length))
+            yield {f"{name}.{key}": value for key, value in found.items()}
+    yield from needles(loaded, chosen, known) if chosen.needles else ()
+
+
+def needles(loaded: LoadedModel, chosen: Any, known: Collection[str] = ()) -> Iterator[dict[str, float]]:
+    """The share of RULER's texts (Hsieh et al. 2024, arXiv 2404.06654) whose needle is told, in percent."""
+    from sinkctl.tasks.bench.harness import SinkctlLM, evaluate  # the extra `eval`
+
+    caches = {"bare": f"0+{chosen.window}", "kept": f"4+{chosen.window}", "dense": "dense"}
+    for name, length in SOUGHT:
+        if (key := f"{name}.needle_{length}") not in known:
+            lm = SinkctlLM(loaded, policy_of(caches[name]))
+            found = evaluate(lm, NEEDLE, None, chosen.needles, length)
+            yield {key: 100 * found["results"][f"{length},none"]}
 
 
 def samples(file: str, loaded: LoadedModel, count: int, length: int) -> Tensor:
@@ -148,23 +166,27 @@ def cost(name: str, change_T: Tensor) -> dict[str, Any]:
 
 
 def beside(row: dict[str, Any], other: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """How much more each of these costs one row than another, and its standard error, paired block by block; without
-    those that are not known of the same blocks."""
+    """What share of another row's each of these costs is, and its standard error, paired block by block; without those
+    that are not known of the same blocks."""
     found = {}
     for name in names:
         pair = [torch.tensor(each.get(f"{name}{BLOCKS}", []), dtype=torch.float64) for each in (row, other)]
         if len(pair[0]) != len(pair[1]) or len(pair[0]) < 2:
             continue
+        share = row[name] / other[name]
         ours_K, theirs_K = (change_K.mean().exp() * change_K for change_K in pair)
-        error = float((ours_K - theirs_K).std() / len(ours_K) ** 0.5)
-        found |= {name: row[name] - other[name], f"{name}{ERROR}": error}
+        error = float((ours_K - share * theirs_K).std() / len(ours_K) ** 0.5 / abs(other[name]))
+        found |= {name: share, f"{name}{ERROR}": error}
     return found
 
 
-def losses(loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any) -> dict[str, Tensor]:
+def losses(
+    loaded: LoadedModel, file: str, policies: dict[str, dict], chosen: Any, limit: int | None = None
+) -> dict[str, Tensor]:
     """The loss of each token past the window, streamed by each policy, nats, float64."""
+    limit = chosen.tokens if limit is None else limit
     outcome = sinkctl.stream(
-        file, model=loaded, policies=list(policies.values()), limit=chosen.tokens, progress=lambda now: None
+        file, model=loaded, policies=list(policies.values()), limit=limit, progress=lambda now: None
     )
     return {
         name: torch.from_numpy(nll[chosen.window :].astype("float64"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retrofit_judged import ERROR, ROUNDINGS, beside, means
+from retrofit_judged import ERROR, ROUNDINGS, SOUGHT, beside, means
 
 TEXTS = ("text", "second")
 COLUMNS = (
@@ -19,9 +19,11 @@ COLUMNS = (
 ONCE = (
     ("Sink_1 %", "sink_1", "{:.1f}"), ("largest activation", "massive", "{:,.0f}"),
     ("× median", "massive_ratio", "{:,.0f}"), ("kurtosis", "kurtosis", "{:,.0f}"),
-    ("right, 0 kept", "bare.answers", "{:.0f}"), ("right, 4 kept", "kept.answers", "{:.0f}"),
-    ("asked", "asked", "{:.0f}"), ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
+    ("loss from stock's", "stock_gap", "{:.0e}"), ("trained, s", "seconds", "{:,.0f}"),
 )  # fmt: skip
+
+SAID = {"bare": "0 kept", "kept": "4 kept", "dense": "in sight"}
+NEEDLES = [(f"{length:,}, {SAID[form]}", f"{form}.needle_{length}", "{:.0f}") for form, length in SOUGHT]
 
 
 def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -64,7 +66,7 @@ def _sizes(row: dict[str, Any]) -> list[Any]:
 
 
 def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
-    """A table a text, and one of what is of no text; means over seeds."""
+    """A table a text, and two of what is of no text; means over seeds."""
     for said in sorted({each["machine"] for found in rows.values() for each in found}):
         print(f"\n{said}")
     for text in TEXTS:
@@ -73,22 +75,23 @@ def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namesp
             f"{text} ({Path(file).name})" if file else text, [(h, f"{text}.{k}", f) for h, k, f in COLUMNS], rows
         )
     print_table("the checkpoint", ONCE, rows)
+    print_table("needles found, %", NEEDLES, rows)
     for name, theirs in kept_rows(options.beside, options.folder).items():
-        print_differences(name, theirs, rows)
+        print_shares(name, theirs, rows)
 
 
-def print_differences(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    """A table a text of what few bits cost each row more than the `other`."""
+def print_shares(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
+    """A table a text of what few bits cost each row as a share of what they cost the `other`."""
     theirs = {row["seed"]: row for row in others}
     for text in TEXTS:
-        columns = [(head, f"{text}.{key}", form) for head, key, form in COLUMNS if key in dict(ROUNDINGS)]
+        columns = [(head, f"{text}.{key}", "{:.2f}") for head, key, _ in COLUMNS if key in dict(ROUNDINGS)]
         names = [key for _, key, _ in columns]
-        less = {}
+        shares = {}
         for name, found in rows.items():
             pairs = [(row, theirs.get(row["seed"], others[0])) for row in found if name != other]
             if known := [each for pair in pairs if (each := beside(*pair, names))]:
-                less[name] = known
-        print_table(f"{text}, more than {other}", columns, less)
+                shares[name] = known
+        print_table(f"{text}, share of {other}", columns, shares)
 
 
 def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:

@@ -24,18 +24,24 @@ class LossSettings(Settings):
 
 
 class RoundedSettings(Settings):
-    """How keys and values are rounded while training, a token by itself, as `keys: token` of a cache's precision does.
+    """How keys and values are rounded while training, as those of a cache's precision.
 
-    Keys that share a range with later tokens would let a query see ahead.
+    Keys by channel are rounded by a range over `group` tokens up to each: one that later tokens share, as in a cache,
+    would let a query see ahead.
     """
 
     bits: Literal[8, 4, 3, 2, "fp8"] = Field(4, description="Bits a number; fp8: e4m3.")
-    group: int = Field(32, ge=8, multiple_of=8, description="Channels of a token that share a range.")
+    keys: Literal["token", "channel"] = Field(
+        "token", description="Keys share a range by token, as values do, or by channel, over the last `group` tokens."
+    )
+    group: int = Field(
+        32, ge=8, multiple_of=8, description="Numbers that share a range: channels of a token, or tokens of a channel."
+    )
 
     @property
     def label(self) -> str:
-        """4-bit KV, keys by token."""
-        return Precision(bits=self.bits, keys="token", group=self.group).label
+        """4-bit KV, keys by token, as tables call it."""
+        return Precision(bits=self.bits, keys=self.keys, group=self.group).label
 
     def misfit(self, width: int) -> str | None:
         """Why heads of so many channels cannot be rounded so; None: they can."""
@@ -93,8 +99,8 @@ class TrainingSettings(Settings):
     )
     rounded: RoundedSettings | None = Field(
         None,
-        description="Quantization-aware training (QAT): keys and values are rounded in the forward pass, each token by "
-        "itself, and gradients pass as if they were not; none: in full.",
+        description="Quantization-aware training (QAT): keys and values are rounded in the forward pass, and gradients "
+        "pass as if they were not; none: in full.",
     )
     loss: LossSettings = LossSettings()
     optimizer: Literal["adamw", "muon"] = Field(

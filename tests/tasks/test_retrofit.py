@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from training_runs import small
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
-from retrofit_judged import beside, cost, inputs_in_8_bits, predicted, reloaded, samples
+import retrofit_judged as judging
+from retrofit_judged import beside, cost, inputs_in_8_bits, needles, predicted, reloaded, samples
 from retrofit_table import cell
 
 import sinkctl
@@ -22,7 +24,7 @@ from sinkctl.errors import SinkctlError, TextError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 
-SAID = ["", "--model", "m.gguf", "--train-text", __file__, "--text", __file__, "--second", __file__]
+SAID = ["", "--model", "m.gguf", "--text", __file__, "--second", __file__, "--needles", "0", "--train-text", __file__]
 
 
 def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
@@ -34,16 +36,48 @@ def test_a_row_is_its_recipe_at_the_size_asked_for(monkeypatch, tmp_path):
     assert (staged.training.window, staged.calibration.window, staged.model.name) == (60, 60, "m.gguf")
     assert staged.training.loss.massive > 0 == control.training.loss.massive
     assert staged.training.lr == control.training.lr
+    longer = retrofit.recipe_of("sink_logit_longer", 2, options).training
+    assert (longer.window, longer.batch) == (120, 2), "as many tokens a step"
     child = retrofit.child(retrofit.__file__, options)
     monkeypatch.setattr(sys, "argv", [*child, "--only", "control", "--first-seed", "2"])
     again = retrofit.flags()
     assert retrofit.recipe_of("control", 2, again) == control
 
 
+def test_rows_named_mixed_are_trained_on_a_second_text_which_they_must_be_given(monkeypatch, tmp_path):
+    said = [*SAID, "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*said, "--only", "control", "control_mixed"])
+    with pytest.raises(SystemExit, match="--mixed-text: name a text for control_mixed, or leave it out by --only"):
+        retrofit.main()
+    monkeypatch.setattr(sys, "argv", [*said, "--mixed-text", retrofit.__file__])
+    files = {row: retrofit.recipe_of(row, 0, retrofit.flags()).training.text.files for row in ("gate", "control_mixed")}
+    assert files == {"gate": (__file__,), "control_mixed": (__file__, retrofit.__file__)}
+
+
+def test_needles_that_are_told_are_counted_by_length_and_cache(demo, monkeypatch):
+    """In place of the harness, which the extra `eval` brings: what it is asked, and what is made of its answer."""
+    asked = []
+
+    def evaluate(lm, task, include, limit, length):
+        asked.append((lm, task, limit, length))
+        return {"results": {"4096,none": -1, f"{length},none": 0.75 if lm == "dense" else 0.5}}
+
+    harness = SimpleNamespace(SinkctlLM=lambda loaded, policy: policy.label, evaluate=evaluate)
+    monkeypatch.setitem(sys.modules, "sinkctl.tasks.bench.harness", harness)
+    found = {}
+    for each in needles(demo, argparse.Namespace(window=60, needles=3), {"kept.needle_2048"}):
+        found |= each
+    assert asked == [(cache, "niah_single_1", 3, length)
+                     for cache, length in (("0+60", 1024), ("0+60", 2048), ("dense", 2048))]  # fmt: skip
+    assert found == {"bare.needle_1024": 50, "bare.needle_2048": 50, "dense.needle_2048": 75}
+
+
 def test_by_itself_a_recipe_trains_its_control_beside_it_and_as_a_row_none():
     """So that the report and the model card compare both; among rows the control is one of its own."""
     options = argparse.Namespace(steps=9, **dict.fromkeys(("batch", "length", "lr", "micro_batch", "compile")))
-    options = argparse.Namespace(**vars(options), model="m", device="cpu", window=60, train_text=["a"], calibration="b")
+    options = argparse.Namespace(
+        **vars(options), model="m", device="cpu", window=60, train_text=["a"], mixed_text=["c"], calibration="b"
+    )
     for name in [name for name in built_in() if name.startswith(retrofit.ROWS)]:
         recipe = load(find(name))
         assert recipe.training.control is (recipe.sink.kind != "none"), name
@@ -71,7 +105,7 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
 
     monkeypatch.setattr(retrofit.sinkctl, "convert", converted)
     monkeypatch.setattr(retrofit.sinkctl, "load", lambda *_, **__: None)
-    monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"asked": 56}]))
+    monkeypatch.setattr(retrofit, "judged", lambda *_: iter([{"bare.needle_1024": 56}]))
     monkeypatch.setattr(retrofit, "reloaded", lambda *_: {"stock_gap": 0.0})
     run()
     monkeypatch.setattr(retrofit.sinkctl, "convert", fails)
@@ -164,15 +198,41 @@ def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_i
     assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01
 
 
-def test_a_difference_of_costs_is_paired_block_by_block():
-    """What both rows find hard is no uncertainty of the difference; other blocks are not compared."""
+def test_a_share_of_a_cost_is_paired_block_by_block():
+    """What makes a block hard for both rows is no uncertainty of the share; other blocks are not compared."""
     change_T = torch.cat([torch.full((256,), x) for x in (0.1, 0.3, 0.2)]).double()
-    ours, theirs = cost("kv_4", change_T + 0.05), cost("kv_4", change_T)
-    found = beside(ours, theirs, ["kv_4", "kv_3"])
-    assert found.keys() == {"kv_4", "kv_4.error"}
-    assert found["kv_4"] == pytest.approx(math.exp(0.25) - math.exp(0.2))
-    assert found["kv_4.error"] == pytest.approx((math.exp(0.25) - math.exp(0.2)) * 0.1 / 3**0.5)
-    assert beside(ours, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+    theirs = cost("kv_4", change_T)
+    half = beside(
+        cost("kv_4", torch.log1p(torch.expm1(torch.tensor(0.2)) / 2) / 0.2 * change_T), theirs, ["kv_4", "kv_3"]
+    )
+    assert half.keys() == {"kv_4", "kv_4.error"}
+    assert half["kv_4"] == pytest.approx(0.5, rel=1e-4)
+    found = beside(cost("kv_4", change_T + 0.05), theirs, ["kv_4"])
+    share = math.expm1(0.25) / math.expm1(0.2)
+    assert found["kv_4"] == pytest.approx(share)
+    slope = math.exp(0.25) - share * math.exp(0.2)  # of the difference, by how hard a block is: 0.1, 0.3 or 0.2
+    assert found["kv_4.error"] == pytest.approx(abs(slope) * 0.1 / 3**0.5 / math.expm1(0.2))
+    assert half["kv_4.error"] < 0.2 * 0.1 / 3**0.5 / math.expm1(0.2)
+    assert beside(theirs, cost("kv_4", change_T[:512]), ["kv_4"]) == {}
+
+
+def test_judging_goes_on_where_it_was_stopped(demo, monkeypatch, tmp_path):
+    """The numbers are those of one run, and what was known is not looked for again."""
+    monkeypatch.setattr(judging, "shown", lambda *_: {"sink_1": 1.0})
+    monkeypatch.setattr(judging, "predicted", lambda *_: {"dense": 2.0})
+    monkeypatch.setattr(judging, "samples", lambda *_: None)
+    sizes = argparse.Namespace(window=40, tokens=1100, few_tokens=600, samples=1, sample_length=64, needles=0)
+    texts = {"text": str(tmp_path / "a.txt")}
+    (tmp_path / "a.txt").write_text("It was a dark and stormy night, and the lamps were out. " * 90)
+    steps = list(judging.judged(demo, small(demo.tokenizer), texts, sizes))
+    whole = {key: value for step in steps for key, value in step.items()}
+    assert [len(whole[f"text.kv_{bits}.blocks"]) for bits in (4, 2)] == [4, 2]
+    assert {"text.bare", "text.kept", "text.kv_4", "text.kv_4_by_token", "sink_1", "text.dense"} < whole.keys()
+    first = {key: value for step in steps[:3] for key, value in step.items()}
+    rest = list(judging.judged(demo, small(demo.tokenizer), texts, sizes, first.keys()))
+    assert first | {key: value for step in rest for key, value in step.items()} == whole
+    assert "text.kv_4" in first.keys() - {key for step in rest for key in step}
+    assert list(judging.judged(demo, small(demo.tokenizer), texts, sizes, whole.keys())) == [{}]
 
 
 def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkeypatch, tmp_path, capsys):
@@ -187,8 +247,8 @@ def test_a_row_that_was_stopped_is_in_the_tables_with_what_is_known_of_it(monkey
     said = ["", "--folder", str(tmp_path), "--table", "--only", "control", "gate", "--beside", "control"]
     monkeypatch.setattr(sys, "argv", said)
     retrofit.main()
-    table = capsys.readouterr().out.split("| text, more than control |")[1].splitlines()
-    assert table[2] == "| `gate` | 1 | +3.00% ± 0.00% | – | – | – |"
+    table = capsys.readouterr().out.split("| text, share of control |")[1].splitlines()
+    assert table[2] == "| `gate` | 1 | 2.50 ± 0.77 | – | – | – |"
     other = common | {"row": "gate", "seed": 2, "text.kv_4": 0.9, "settings": {"judged": {"tokens": 9}}}
     control = common | {"row": "control", "settings": {"judged": {"tokens": 900}}} | blocks
     (tmp_path / "control-0.json").write_text(json.dumps(control))

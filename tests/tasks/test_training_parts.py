@@ -82,6 +82,28 @@ def test_the_excess_of_massive_activations_is_the_sum_of_their_logarithms():
     torch.testing.assert_close(gradient_BTC, expected_BTC)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_compiled_for_a_gpu_is_what_a_cpu_finds_in_float64(monkeypatch):
+    """The KL of bfloat16 logits, a few predictions at a time, and the excess; inside what is not compiled, as hooks."""
+    monkeypatch.setattr(losses, "NUMBERS", 5 * 4096)
+    bodies = [Body(torch.arange(2, 40).numpy(), (0,)), Body(torch.arange(3, 34).numpy(), (0,))]
+    pack = packed(bodies, (BOS,), "none")
+    ours_BTV, true_BTV = (logits(*pack.ids_BT.shape, 4096, seed).bfloat16() for seed in (1, 2))
+    h_BTC = logits(3, 50, 64, 3)
+    h_BTC[0, 7, 9] = 500.0
+    found = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", None)):
+        ours, h = (x.to(device, dtype or x.dtype).requires_grad_() for x in (ours_BTV, h_BTC))
+        kl = losses.divergence(ours, pack, true_BTV.to(device), pack, 4096)
+        above = torch.compiler.disable(excess)(h, 2.0)
+        found.append([kl, above, *torch.autograd.grad(kl + above, (ours, h))])
+    for theirs, ours in zip(*found, strict=True):
+        size = float(theirs.detach().abs().max())
+        assert float((ours.detach().cpu().double() - theirs.detach()).abs().max()) < size * (
+            2**-8 if ours.dtype == torch.bfloat16 else 1e-5
+        )
+
+
 def test_every_layer_s_output_is_looked_at_where_gradients_are_taken_and_not_after():
     model = designed("llama", ATTENDING["sink_logit"])
     ids_BT = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))

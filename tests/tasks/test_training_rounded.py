@@ -7,6 +7,7 @@ from training_runs import curve, recipe_of, small, train, weights
 
 from sinkctl.check import check
 from sinkctl.errors import UsageError
+from sinkctl.kernels.rounded_decode.quantize import rounded
 from sinkctl.recipe.training import RoundedSettings, TrainingSettings
 from sinkctl.report.trained import training_facts
 from sinkctl.tasks.convert.training import attention
@@ -75,6 +76,20 @@ def test_keys_are_rounded_before_their_rotation_and_values_as_they_are_in_every_
     assert all(torch.equal(a, b) for a, b in zip(measured[-1], full[-1], strict=True))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt_neox"])
+def test_by_channel_a_key_is_what_a_cache_makes_of_the_last_of_a_group(family, monkeypatch):
+    """Of the group of eight tokens that ends with it, or of the fewer that there are; values are so by token."""
+    model, rounding = designed(family, ATTENDING["sink_logit"]), RoundedSettings(bits=3, group=8, keys="channel")
+    ids_BT = torch.randint(0, 50, (2, 19), generator=torch.Generator().manual_seed(0))
+    (_, full_BGTD, value_BGTE), *_ = seen_by_layers(model, None, ids_BT, monkeypatch)[0]
+    (_, found_BGTD, held_BGTE), *_ = seen_by_layers(model, rounding, ids_BT, monkeypatch)[0]
+    for t in range(19):
+        (last,) = rounded(full_BGTD[..., max(0, t - 7) : t + 1, :], 3, None).unbind(-2)[-1:]
+        torch.testing.assert_close(found_BGTD[..., t, :], last, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(held_BGTE, rounded(value_BGTE, 3, 8), rtol=1e-4, atol=1e-6)
+    assert (found_BGTD - full_BGTD).abs().max() > 0.01 * full_BGTD.abs().max()
+
+
 @pytest.mark.parametrize("sink", [GATES["value_elementwise"], ATTENDING["sink_logit_bias"]], ids=["gate", "less"])
 def test_what_a_sink_takes_of_keys_and_values_it_takes_before_they_are_rounded(sink, monkeypatch):
     """With low-rank updates too, which put another module in a projection's place."""
@@ -85,23 +100,25 @@ def test_what_a_sink_takes_of_keys_and_values_it_takes_before_they_are_rounded(s
     assert all(ranges_of_four(x) for _, *pair in found for x in pair)
 
 
-def test_no_query_sees_ahead(monkeypatch):
+@pytest.mark.parametrize("keys", ["token", "channel"])
+def test_no_query_sees_ahead(keys, monkeypatch):
     """A later token changes no earlier logit, as it does not where nothing is rounded."""
     model = designed("llama", ATTENDING["sink_logit"])
     ids_BT = torch.randint(0, 50, (1, 19), generator=torch.Generator().manual_seed(0))
     other_BT = ids_BT.clone()
     other_BT[0, 12] += 1
-    one, two = (seen_by_layers(model, RoundedSettings(bits=2, group=8), x, monkeypatch)[1] for x in (ids_BT, other_BT))
+    rounding = RoundedSettings(bits=2, group=8, keys=keys)
+    one, two = (seen_by_layers(model, rounding, x, monkeypatch)[1] for x in (ids_BT, other_BT))
     assert torch.equal(one[:, :12], two[:, :12])
     assert (one[:, 12:] - two[:, 12:]).abs().max() > 1e-3
 
 
 def test_a_run_learns_under_rounding_and_the_control_does_so_too(demo, text, tmp_path):
     """The losses of both are others from the first step on, and the checkpoint is one like any other."""
-    rounded = {"rounded": {"bits": 2, "group": 8}, "control": True}
+    rounding = {"rounded": {"bits": 2, "group": 8}, "control": True}
     model = small(demo.tokenizer)
     full = train(tmp_path / "full", model, "sink_logit", text, {"control": True})
-    found = train(tmp_path / "rounded", model, "sink_logit", text, rounded)
+    found = train(tmp_path / "rounded", model, "sink_logit", text, rounding)
     for label in ("converted", "control"):
         assert abs(curve(found, label).loss[0] - curve(full, label).loss[0]) > 1e-5
     seen = ["a query sees", "the last 16 tokens and itself, as 2-bit KV, keys by token, groups of 8"]
@@ -138,7 +155,7 @@ def test_compiled_layers_and_those_of_the_original_beside_them_learn_what_the_ot
     model, found = small(demo.tokenizer), {}
     settings = {"loss": {"lm": 0, "kl": 1, "first": 0.5, "massive": 0.05, "massive_limit": 2.0}, "window": 8}
     for mode in (True, False):
-        said = settings | {"compile": mode, "rounded": {"bits": 4, "group": 8}}
+        said = settings | {"compile": mode, "rounded": {"bits": 4, "group": 8, "keys": "channel"}}
         found[mode] = curve(train(tmp_path / str(mode), model, "sink_logit", text, said))
     assert set(traced) == {True, False}, "the original has no gradients"
     assert found[True].objective == pytest.approx(found[False].objective, rel=1e-5)

@@ -30,13 +30,15 @@ class Form(NamedTuple):
     last_S: Tensor
     met_at: int | None = None  # queries meet them un-rotated, as if each of them had this number
 
-    def cut(self, first: int, end: int) -> "Form | None":
+    def seen(self, first: int, end: int) -> slice | None:
         """Those that a query of numbers first … end−1 sees, and those between them; None: there is none."""
         seen = ((self.first_S < end) & (self.last_S >= first) & (self.first_S <= self.last_S)).nonzero()[:, 0]
-        if not len(seen):
-            return None
-        own = slice(int(seen[0]), int(seen[-1]) + 1)
-        return Form(self.k_BGSD[:, :, own], self.v_BGSE[:, :, own], *(x[own] for x in self[2:5]), self.met_at)
+        return slice(int(seen[0]), int(seen[-1]) + 1) if len(seen) else None
+
+    def most(self, queries: int) -> int:
+        """About how many of them so many neighbouring queries see at most."""
+        longest = int((self.last_S - self.first_S).max()) if len(self.first_S) else 0
+        return min(len(self.first_S), max(0, longest) + queries)
 
 
 def attention(
@@ -57,22 +59,23 @@ def attention(
     met so. What the other arguments do: `kernels/stream_attention/reference.py` and `weighed.py`. A tile of
     queries costs the products with every form that one of them sees.
     """
-    T, tiles, tile = q_BHTD.shape[2], [], _tile(q_BHTD, sum(form.k_BGSD.shape[2] for form in forms))
+    T, tiles, tile = q_BHTD.shape[2], [], _tile(q_BHTD, sum(form.most(LARGEST) for form in forms))
+    # Numbers of keys travel, once a layer, and not maps: those cost a GPU more than all the rest.
+    numbers = [torch.stack(form[2:5]).to(q_BHTD.device) for form in forms]
     for start in range(0, T, tile):
         here = slice(start, min(start + tile, T))
         first, end = number + here.start, number + here.stop
-        parts = [part for form in forms if (part := form.cut(first, end)) is not None]
+        parts = [(form, all_3S[:, own], own) for form, all_3S in zip(forms, numbers, strict=True)
+                 if (own := form.seen(first, end)) is not None]  # fmt: skip
         number_T1 = torch.arange(first, end, device=q_BHTD.device)[:, None]
         score, seen = [], []
-        for part in parts:
-            q = (q_BHTD if part.met_at is None else unturned_BHTD)[:, :, here]
-            # Numbers of keys travel, not maps: those, made anew in every layer, cost a GPU more than all the rest.
-            number_S, first_S, last_S = torch.stack(part[2:5]).to(q.device)
-            distance = None if slope_H is None else (number_T1 if part.met_at is None else part.met_at) - number_S
-            score.append(scores(q, part.k_BGSD, scale, softcap, slope_H, distance))
+        for form, (number_S, first_S, last_S), own in parts:
+            q = (q_BHTD if form.met_at is None else unturned_BHTD)[:, :, here]
+            distance = None if slope_H is None else (number_T1 if form.met_at is None else form.met_at) - number_S
+            score.append(scores(q, form.k_BGSD[:, :, own], scale, softcap, slope_H, distance))
             seen.append((first_S <= number_T1) & (number_T1 <= last_S))
         score_BHTS, seen_TS = torch.cat(score, dim=-1), torch.cat(seen, dim=-1)
-        value_BHSE = per_query_head(torch.cat([part.v_BGSE for part in parts], dim=2), q_BHTD)
+        value_BHSE = per_query_head(torch.cat([form.v_BGSE[:, :, own] for form, _, own in parts], dim=2), q_BHTD)
         if weigh is not None:
             tiles.append(weigh(score_BHTS, seen_TS).to(value_BHSE.dtype) @ value_BHSE)
             continue

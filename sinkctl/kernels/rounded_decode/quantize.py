@@ -43,11 +43,20 @@ def quantize(x_TD: Tensor, bits: int | str, channels: int | None, ignored_T: Ten
 
 def rounded(x_TD: Tensor, bits: int | str, channels: int | None) -> Tensor:
     """What `dequantize` makes of what `quantize` makes of it, without the packing."""
-    code, scale, zero = _codes(x_TD, bits, channels)
+    x = _numbers(*_codes(x_TD, bits, channels), bits)
+    return (x if channels is None else x.flatten(-2)).to(x_TD.dtype)
+
+
+def rounded_within(x: Tensor, bits: int | str, low: Tensor, high: Tensor) -> Tensor:
+    """Each number to the nearest of those that `quantize` has from `low` to `high`, which broadcast to x."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    return _numbers(*_coded(x.to(precise), bits, low.to(precise), high.to(precise), x.dtype), bits).to(x.dtype)
+
+
+def _numbers(code: Tensor, scale: Tensor, zero: Tensor, bits: int | str) -> Tensor:
     code = code.to(FP8).to(code.dtype) if bits == "fp8" else code
     x = code * scale.to(code.dtype)
-    x = x + zero.to(code.dtype) if zero.numel() else x
-    return (x if channels is None else x.flatten(-2)).to(x_TD.dtype)
+    return x + zero.to(code.dtype) if zero.numel() else x
 
 
 def _codes(
@@ -65,16 +74,21 @@ def _codes(
     low, high = low.amin(dim, keepdim=True), high.amax(dim, keepdim=True)
     if ignored_T is not None:  # a group of ignored tokens alone has no range
         low, high = (torch.where(low <= high, limit, 0) for limit in (low, high))
+    return _coded(x, bits, low, high, x_TD.dtype)
+
+
+def _coded(x: Tensor, bits: int | str, low: Tensor, high: Tensor, kept: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """`_codes` of numbers in float32 or wider, with scale and zero as they are kept."""
     if bits == "fp8":
-        scale = (torch.maximum(low.abs(), high.abs()) / torch.finfo(FP8).max).to(x_TD.dtype)
+        scale = (torch.maximum(low.abs(), high.abs()) / torch.finfo(FP8).max).to(kept)
         largest = torch.finfo(FP8).max
-        code = _divided(x, scale.to(precise)).clamp(-largest, largest)
+        code = _divided(x, scale.to(x.dtype)).clamp(-largest, largest)
         zero = scale[..., :0]
     else:
         down = high.abs() < low.abs()
-        zero = torch.where(down, high, low).to(x_TD.dtype)
-        scale = (torch.where(down, low - high, high - low) / (2**bits - 1)).to(x_TD.dtype)
-        code = _divided(x - zero.to(precise), scale.to(precise)).round_().clamp_(0, 2**bits - 1)
+        zero = torch.where(down, high, low).to(kept)
+        scale = (torch.where(down, low - high, high - low) / (2**bits - 1)).to(kept)
+        code = _divided(x - zero.to(x.dtype), scale.to(x.dtype)).round_().clamp_(0, 2**bits - 1)
     return code, scale, zero
 
 

@@ -9,15 +9,12 @@ dlogit = p·(⟨dO, sink_value⟩ − D) and dsink_value = Σ p·dO.
 operators do not give: dQ and dK would be wrong.)
 """
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from sinkctl.kernels.present import triton_runs
+from sinkctl.kernels.fused import fused
 from sinkctl.kernels.sink_attention import stock
 from sinkctl.kernels.sink_attention.reference import per_query, sink_value_H1D
 
@@ -52,8 +49,9 @@ class _SinkFlash(Function):
         out_BHTD, lse_BHT, *kept = operators.forward(q_BHTD, k_BGTD, v_BGTD)
         if sink_logit is not None:
             value_H1D = None if sink_value_GD is None else sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
-            beside = _fused(_beside) if q_BHTD.is_cuda else _beside
-            out_BHTD, lse_BHT = beside(out_BHTD, lse_BHT, per_query(sink_logit.to(lse_BHT.dtype)), value_H1D)
+            out_BHTD, lse_BHT = fused(_beside, q_BHTD.device)(
+                out_BHTD, lse_BHT, per_query(sink_logit.to(lse_BHT.dtype)), value_H1D
+            )
         ctx.save_for_backward(q_BHTD, k_BGTD, v_BGTD, sink_logit, sink_value_GD, out_BHTD, lse_BHT, *kept)
         ctx.operators = operators
         return out_BHTD
@@ -69,8 +67,7 @@ class _SinkFlash(Function):
             taken_BHT = (per_query(sink_logit.to(lse_BHT.dtype)) - lse_BHT).exp_()
         if ctx.needs_input_grad[3]:
             value_H1D = None if sink_value_GD is None else sink_value_H1D(sink_value_GD, q_BHTD).to(lse_BHT.dtype)
-            along = _fused(_along) if q_BHTD.is_cuda else _along
-            grad_logit = taken_BHT * along(grad_BHTD, out_BHTD, value_H1D, lse_BHT.dtype)
+            grad_logit = taken_BHT * fused(_along, q_BHTD.device)(grad_BHTD, out_BHTD, value_H1D, lse_BHT.dtype)
             grad_logit = (grad_logit.sum((0, 2)) if sink_logit.dim() == 1 else grad_logit).to(sink_logit.dtype)
         if ctx.needs_input_grad[4]:
             grad_value_H1D = (taken_BHT[..., None, :] @ grad_BHTD.to(lse_BHT.dtype)).sum(0)
@@ -92,13 +89,3 @@ def _along(grad_BHTD: Tensor, out_BHTD: Tensor, value_H1D: Tensor | None, precis
     """⟨dO, sink_value − O⟩, [B, H, T]."""
     out_BHTD = out_BHTD.to(precise)
     return (grad_BHTD.to(precise) * (-out_BHTD if value_H1D is None else value_H1D - out_BHTD)).sum(-1)
-
-
-def _fused(function: Callable) -> Callable:
-    """One pass over memory instead of four, where Triton compiles it."""
-    return _compiled(function) if triton_runs()[0] else function
-
-
-@cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=True)

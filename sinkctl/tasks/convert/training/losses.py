@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
+from sinkctl.kernels.fused import fused
 from sinkctl.recipe.training import LossSettings
 from sinkctl.tasks.convert.training.packing import NO_TARGET, Packed
 
@@ -65,13 +66,11 @@ class _Divergence(Function):
         ours_nV, original_nV = ours_BTV.flatten(0, 1), original_BTV.flatten(0, 1)
         precise = torch.promote_types(ours_BTV.dtype, torch.float32)
         total, gradient_nV = ours_nV.new_zeros((), dtype=precise), torch.zeros_like(ours_nV)
-        at_once = max(1, NUMBERS // vocabulary)
+        at_once, between = max(1, NUMBERS // vocabulary), fused(_between, ours_nV.device)
         for own, their in zip(own_n.split(at_once), their_n.split(at_once), strict=True):
-            log = ours_nV[own, :vocabulary].to(precise).log_softmax(-1)
-            true_log = original_nV[their, :vocabulary].to(precise).log_softmax(-1)
-            true = true_log.exp()
-            total += (true * (true_log - log)).sum()
-            gradient_nV[own, :vocabulary] = (log.exp() - true).to(gradient_nV.dtype)
+            apart, gradient = between(ours_nV[own, :vocabulary], original_nV[their, :vocabulary], precise)
+            total += apart
+            gradient_nV[own, :vocabulary] = gradient
         ctx.save_for_backward(gradient_nV.view_as(ours_BTV))
         return total
 
@@ -80,3 +79,10 @@ class _Divergence(Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient_BTV,) = ctx.saved_tensors
         return (gradient_BTV * gradient).to(gradient_BTV.dtype), None, None, None, None
+
+
+def _between(ours_nV: Tensor, original_nV: Tensor, precise: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(Σ KL(original ‖ ours), its gradient for our logits)."""
+    log_nV, true_log_nV = (logits_nV.to(precise).log_softmax(-1) for logits_nV in (ours_nV, original_nV))
+    true_nV = true_log_nV.exp()
+    return (true_nV * (true_log_nV - log_nV)).sum(), (log_nV.exp() - true_nV).to(ours_nV.dtype)

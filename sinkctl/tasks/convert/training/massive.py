@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from sinkctl.kernels.fused import fused
+
 
 def excess(h_BTC: Tensor, limit: float) -> Tensor:
     """Σ log(|h| / (limit · m)) over the elements above limit · m, in nats a sequence.
@@ -17,10 +19,13 @@ def excess(h_BTC: Tensor, limit: float) -> Tensor:
     logarithm, so that what is a thousand times too large is drawn as hard as what is ten times too large, relative to
     its own size.
     """
-    size_BTC = h_BTC.abs().float()
-    most_B = limit * size_BTC.detach().median(-1).values.median(-1).values
-    most_B = most_B.clamp(min=torch.finfo(torch.float32).tiny)
-    return (size_BTC / most_B[:, None, None]).clamp(min=1).log().sum() / len(h_BTC)
+    median_B = h_BTC.detach().abs().float().median(-1).values.median(-1).values
+    most_B = (limit * median_B).clamp(min=torch.finfo(torch.float32).tiny)
+    return fused(_above, h_BTC.device)(h_BTC, most_B) / len(h_BTC)
+
+
+def _above(h_BTC: Tensor, most_B: Tensor) -> Tensor:
+    return (h_BTC.abs().float() / most_B[:, None, None]).clamp(min=1).log().sum()
 
 
 @contextmanager
