@@ -17,12 +17,12 @@ what DIR holds, without running anything; --markdown prints it in groups, as doc
 Sink_*: heads that give the mechanism more than 0.3 of attention; Sink_1: the first token that is no sink token; of
 weights that do not sum to 1, as there, once their sizes are divided by their sum. The last column says whether the
 effect on Sink_1 (where marked, on Sink_*) has the same sign there: agree, not, within chance (what seeds alone may
-differ by: Student's t at 95 %, of the variance within all rows that the folder has several seeds of), not run; – where
-none is published. Numbers beside ours: Gu et al. 2024, by emergence_rows.py; the signs of softpick and of gates are of
-Zuhri et al. 2025 and Qiu et al. 2025.
+differ by: Student's t at 95 %, of the variance within all rows with a sink that the folder has several seeds of), not
+run, not measured (by an earlier script); – where none is published. Numbers beside ours: Gu et al. 2024, by
+emergence_rows.py; the signs of softpick and of gates are of Zuhri et al. 2025 and Qiu et al. 2025.
 With a prefix that every query sees, Sink_* is of any of its tokens, and the loss that of samples of 64 behind it
 (its curve over steps is read without). With windows, Sink_1 is over the queries that see the first token, and Sink_*
-of the oldest token in sight, over those that do not.
+of the oldest token in sight, over those that do not; windows of 16 and 32 are beside softmax over as few queries.
 """
 
 import argparse
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     flags()  # first: importing torch takes seconds
 
 from emergence_judged import in_windows, sink_1_behind_token, sink_1_of_shares, with_prefix
-from emergence_rows import BASELINE, SAME
+from emergence_rows import BASELINE, FEWER, SAME, of_fewer
 from emergence_table import print_markdown, print_table, printed_row
 from pydantic import ValidationError
 from rich.console import Console
@@ -209,6 +209,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             found |= with_prefix(folder, recipe.training.prefix, options)
         if (window := recipe.scratch.get("sliding_window")) is not None:
             found |= in_windows(folder, window, options)
+        if name == BASELINE:
+            found |= {of_fewer(q): in_windows(folder, q, options)["sink_1"] for q in FEWER.values()}
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}

@@ -11,7 +11,11 @@ from typing import Literal
 
 BASELINE = "softmax"
 SAME = {"decay_0p5": BASELINE}  # rows that are another by their recipe
-FEWER = ("window_16", "window_32")  # rows whose Sink_1 is over fewer queries than their baseline's: not compared
+FEWER = {
+    "window_16": 16,
+    "window_32": 32,
+}  # rows whose Sink_1 is over so few queries, as their baseline's beside it is
+IN_SIGHT = "what a query sees"  # the group whose Sink_* is of tokens of the text, not of a learned sink
 GROUPS = {
     "the baseline": ("softmax",),
     "weight decay": ("decay_*",),
@@ -19,7 +23,7 @@ GROUPS = {
     "batch": ("batch_*",),
     "optimizer": ("muon_*",),
     "data": ("unique_*", "packed_*"),
-    "what a query sees": ("prefix_*", "window_*"),
+    IN_SIGHT: ("prefix_*", "window_*"),
     "positions": ("*_positions", "alibi"),
     "heads, MLPs, norms": ("heads_*", "gelu", "relu", "opt_*"),
     "a learned sink": ("sink_token", "kv_bias", "key_bias", "value_bias", "softmax1"),
@@ -128,6 +132,8 @@ PUBLISHED = {
     "opt_post_norm": Published(13.54, against="opt_pre_norm"),
     "prefix_8": Published(sign=-1),  # from the first token to others of the prefix
     "prefix_32": Published(sign=-1),
+    "window_16": Published(sign=-1),
+    "window_32": Published(sign=-1),
     "window_64": Published(sign=-1),
     "window_128": Published(sign=-1),
     # Not of that study: Zuhri et al. 2025 (arXiv 2504.20966); Qiu et al. 2025 (arXiv 2505.06708), two places of a gate.
@@ -135,6 +141,11 @@ PUBLISHED = {
     "gate": Published(sign=-1),
     "gate_value": Published(sign=-1),
 }
+
+
+def of_fewer(queries: int) -> str:
+    """The name of the baseline's Sink_1 over its first so many queries."""
+    return f"sink_1_of_{queries}"
 
 
 @dataclass(frozen=True)
@@ -153,10 +164,13 @@ class Seeds:
         return sum((value - self.mean) ** 2 for value in self.values)
 
 
+HAS_SINK = 5.0  # percent: a row of less varies less than others from seed to seed, and tells nothing of them
+
 # Student's t that is exceeded on either side once in 20, of 1, 2, … degrees of freedom.
 STUDENT = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 
 
@@ -174,8 +188,9 @@ class Chance:
 
 
 def chance_of(rows: Iterable[Seeds]) -> Chance | None:
-    """From every row that ran with several seeds, as if all varied alike (a pooled variance); None without any."""
-    several = [row for row in rows if len(row.values) > 1]
+    """From every row with a sink that ran with several seeds, as if all varied alike (a pooled variance); None without
+    any."""
+    several = [row for row in rows if len(row.values) > 1 and row.mean >= HAS_SINK]
     freedom = sum(len(row.values) - 1 for row in several)
     return Chance(math.sqrt(sum(row.squares for row in several) / freedom), freedom) if freedom else None
 

@@ -1,13 +1,27 @@
 """The table of finished rows of `emergence.py`, beside what was published: for a terminal, or as markdown in groups."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emergence_rows import BASELINE, FEWER, GROUPS, SAME, Chance, Seeds, chance_of, compared, published
+from emergence_rows import (
+    BASELINE,
+    FEWER,
+    GROUPS,
+    IN_SIGHT,
+    SAME,
+    Chance,
+    Seeds,
+    chance_of,
+    compared,
+    of_fewer,
+    published,
+)
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -18,6 +32,7 @@ MARKDOWN = (
     "", "seeds", "minutes", "loss", "Sink_*", "Sink_1", "by fifths of its steps", "largest / median", "kurtosis",
     "theirs: loss, Sink_*, Sink_1", "effect ± chance; theirs", "the same sign?",
 )  # fmt: skip
+VERDICTS = ("agree", "agree (none)", "within chance", "not", "–")  # in the order of a summary
 Found = dict[str, list[dict[str, Any]]]  # what was kept of rows, by seed
 
 
@@ -37,12 +52,12 @@ def print_table(names: Sequence[str], folder: Path) -> None:
 
 
 def print_markdown(names: Sequence[str], folder: Path) -> None:
-    """The finished rows in groups, with the range of Sink_1 and how it grew; then what chance is, which rows there are
-    none of, and how long the others took."""
+    """The finished rows in groups, with the range of rates and kurtosis, and how Sink_1 grew; then what chance is, how
+    many signs agree, which rows there are none of, and how long the others took."""
     found, chances = kept(names, folder), chances_of(folder)
     print("| " + " | ".join(MARKDOWN) + " |\n" + "|---" * len(MARKDOWN) + "|")
     for group, patterns in GROUPS.items():
-        rows = [name for p in patterns for name in names if fnmatch(name, p) and found[name]]
+        rows = [name for p in patterns for name in sorted(names, key=by_number) if fnmatch(name, p) and found[name]]
         if rows:
             print(f"| **{group}** " + "| " * (len(MARKDOWN) - 1) + "|")
         for name in rows:
@@ -51,6 +66,8 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
         chance = chances[column]
         if chance is not None and not (column == "sink_star" and chance is chances["sink_1"]):
             print(f"\n{said} of one row: {chance.deviation:.1f} points by seed ({chance.freedom} degrees of freedom).")
+    signs = Counter(verdict(name, found, chances) for name in names)
+    print("\nSigns: " + ", ".join(f"{signs[each]} {each}" for each in VERDICTS if signs[each]) + ".")
     whole = [name for name in names if name not in (*SAME, *FEWER) and seeds_of(found[name], "sink_1") is not None]
     if len(whole) > 2:
         sinks, ratios, kurtoses = (
@@ -64,6 +81,12 @@ def print_markdown(names: Sequence[str], folder: Path) -> None:
     print("\nNot run: " + (", ".join(missing) or "none") + ".")
     runs = {(row["row"], row["seed"]): row["seconds"] for name in names for row in found[name]}
     print(f"\n{len(runs)} runs, {sum(runs.values()) / 3600:.1f} hours of their own time, side by side.")
+
+
+def by_number(name: str) -> list[str | float]:
+    """What puts decay_0p5 between decay_0p1 and decay_1, and batch_32 before batch_256."""
+    parts = re.split(r"(\d+(?:p\d+)?)", name)
+    return [float(part.replace("p", ".")) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
@@ -81,17 +104,19 @@ def cells(name: str, found: Found, chances: dict[str, Chance | None]) -> list[st
         values = seeds_of(rows, column)
         return "" if values is None else form.format(values.mean)
 
-    sinks, words = seeds_of(rows, "sink_1"), mean("sink_1", "{:.1f} %")
-    if sinks is not None and len(sinks.values) > 1:
-        words += f" ({min(sinks.values):.1f} to {max(sinks.values):.1f})"
+    def ranged(column: str, form: str, unit: str = "") -> str:
+        values, said = seeds_of(rows, column), mean(column, form + unit)
+        several = values is not None and len(values.values) > 1
+        return said + (f" ({form} to {form})".format(min(values.values), max(values.values)) if several else "")
+
     published_numbers = ((theirs.loss, "{:.2f}"), (theirs.sink_star, "{:g} %"), (theirs.sink_1, "{:g} %"))
     said = ["–" if number is None else form.format(number) for number, form in published_numbers]
     minutes = sum(row["seconds"] for row in rows) / len(rows) / 60
     return [
         f"`{name}`", str(len(rows)), f"{minutes:.1f}", mean("valid_loss", "{:.3f}"),
-        mean("sink_star", "{:.1f} %"), words,
+        ranged("sink_star", "{:.1f}", " %"), ranged("sink_1", "{:.1f}", " %"),
         ", ".join(f"{percent:.0f}" for percent in curve(rows)), mean("massive_ratio", "{:.0f}"),
-        mean("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), effects(name, found, chances),
+        ranged("kurtosis", "{:.0f}"), "" if set(said) == {"–"} else ", ".join(said), effects(name, found, chances),
         judged(name, found, chances),
     ]  # fmt: skip
 
@@ -118,18 +143,25 @@ def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
 def chances_of(folder: Path) -> dict[str, Chance | None]:
     """By column: what seeds differ by, of all rows in the folder; where no seeds of Sink_* are, as those of Sink_1."""
     names = {path.stem.rpartition("-")[0] for path in folder.glob("*-*.json")}
+    learned = {name for name in names if not any(fnmatch(name, pattern) for pattern in GROUPS[IN_SIGHT])}
     columns: dict[str, Chance | None] = {}
-    for column in ("sink_1", "sink_star"):
-        seeds = [seeds_of(kept_rows(folder, name), column) for name in names]
+    for column, of in (("sink_1", names - set(FEWER)), ("sink_star", learned)):
+        seeds = [seeds_of(kept_rows(folder, name), column) for name in of]
         columns[column] = chance_of(each for each in seeds if each is not None)
     return columns | {"sink_star": columns["sink_star"] or columns["sink_1"]}
 
 
+def pair(name: str, found: Found) -> tuple[Seeds | None, Seeds | None]:
+    """The numbers that are compared: the row's, and its baseline's over as many queries."""
+    theirs = published(name)
+    column = of_fewer(FEWER[name]) if name in FEWER else theirs.of
+    return seeds_of(found[name], theirs.of), seeds_of(found[theirs.against], column)
+
+
 def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     """What the row adds to its baseline, in points, with what chance does; then what it adds there."""
-    theirs = published(name)
-    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if name == theirs.against or name in FEWER or row is None or baseline is None:
+    theirs, (row, baseline) = published(name), pair(name, found)
+    if name == theirs.against or row is None or baseline is None:
         return ""
     chance, there = chances[theirs.of], theirs.effect()
     bound = "" if chance is None else f" ± {chance.of(row, baseline):.1f}"
@@ -137,17 +169,22 @@ def effects(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
 
 
 def judged(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
+    """The verdict, and of what it is where that is not Sink_1 beside the baseline."""
+    said, theirs = verdict(name, found, chances), published(name)
+    if said in ("baseline", "not measured"):
+        return said
+    of = "" if theirs.of == "sink_1" else " (Sink_*)"
+    return said + of + ("" if theirs.against == BASELINE else f", beside {theirs.against}")
+
+
+def verdict(name: str, found: Found, chances: dict[str, Chance | None]) -> str:
     theirs = published(name)
     if name == theirs.against:
         return "baseline"
-    row, baseline = (seeds_of(found[of], theirs.of) for of in (name, theirs.against))
-    if found[name] and row is None:
+    row, baseline = pair(name, found)
+    if found[name] and found[theirs.against] and None in (row, baseline):
         return "not measured"
-    if name in FEWER:
-        return "– (of fewer queries)"
-    of = "" if theirs.of == "sink_1" else " (Sink_*)"
-    beside = "" if theirs.against == BASELINE else f", beside {theirs.against}"
-    return compared(theirs, row, baseline, chances[theirs.of]) + of + beside
+    return compared(theirs, row, baseline, chances[theirs.of])
 
 
 def seeds_of(rows: Sequence[dict[str, Any]], column: str) -> Seeds | None:

@@ -16,7 +16,7 @@ import emergence
 import emergence_judged
 from emergence_judged import loaded_and_samples, sink_1_behind_token, with_prefix
 from emergence_rows import GROUPS, PUBLISHED, SAME, STUDENT, Chance, Published, Seeds, chance_of, compared, published
-from emergence_table import print_markdown, rank_correlation
+from emergence_table import by_number, print_markdown, rank_correlation
 
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16}
 
@@ -83,16 +83,24 @@ def test_a_sign_is_compared_unless_chance_may_be_the_whole_effect():
 
 
 def test_chance_is_students_of_the_variance_within_rows():
-    """Beside the density of Student's t itself, and rows worked out by hand: 2, 8 and 2 squares, 1, 2 and 1 free."""
-    found = chance_of([Seeds((1.0, 3.0)), Seeds((40.0, 42.0, 44.0)), Seeds((5.0,)), Seeds((7.0, 9.0))])
+    """Beside the density of Student's t itself, and rows worked out by hand: 2, 8 and 2 squares, 1, 2 and 1 free; one
+    without a sink does not vary, and says nothing of those that have one."""
+    rows = [(5.0, 7.0), (40.0, 42.0, 44.0), (5.0,), (7.0, 9.0), (1.0, 1.0)]
+    found = chance_of([Seeds(row) for row in rows])
     assert (found.deviation, found.freedom) == (pytest.approx(math.sqrt(12 / 4)), 4)
     assert found.of(Seeds((1.0,)), Seeds((1.0, 2.0, 3.0))) == pytest.approx(2.776 * math.sqrt(3) * math.sqrt(4 / 3))
-    assert chance_of([Seeds((1.0,)), Seeds((2.0,))]) is None
+    assert chance_of([Seeds((10.0,)), Seeds((20.0,)), Seeds((1.0, 2.0))]) is None
     for free, bound in enumerate(STUDENT, 1):
         x = torch.linspace(-bound, bound, 200001, dtype=torch.float64)
         scale = math.gamma((free + 1) / 2) / math.gamma(free / 2) / math.sqrt(free * math.pi)
         inside = torch.trapezoid(scale * (1 + x**2 / free) ** (-(free + 1) / 2), x)
         assert inside.item() == pytest.approx(0.95, abs=1e-4)
+
+
+def test_rows_of_the_table_stand_in_the_order_of_their_numbers():
+    rows = ["decay_1", "decay_0p5", "decay_0p001", "decay_0", "batch_256", "batch_32", "gate_value", "gate"]
+    said = ["batch_32", "batch_256", "decay_0", "decay_0p001", "decay_0p5", "decay_1", "gate", "gate_value"]
+    assert sorted(rows, key=by_number) == said
 
 
 def test_ranks_are_correlated_by_spearmans_formula():
@@ -101,17 +109,29 @@ def test_ranks_are_correlated_by_spearmans_formula():
     assert rank_correlation([1.0, 5.0, 5.0, 7.0], [1.0, 2.0, 3.0, 4.0]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
-def test_a_rate_of_fewer_queries_is_shown_and_neither_compared_nor_ranked(tmp_path, capsys):
+def test_a_rate_of_fewer_queries_is_compared_with_one_of_as_few_and_not_ranked(tmp_path, capsys):
     row = {"seed": 0, "machine": "", "valid_loss": 3.5, "massive_ratio": 40.0, "kurtosis": 50.0, "seconds": 60.0}
     row |= {"sink_star": None, "massive": 1.0, "tokens_per_second": 1.0}
     for name, rate in (("softmax", 30.0), ("relu", 20.0), ("gelu", 10.0), ("window_16", 34.0), ("window_64", 4.0)):
         kept = row | {"row": name, "sink_1": rate, "probes": [{"sink_percent": 0.0}, {"sink_percent": rate}]}
         (tmp_path / f"{name}-0.json").write_text(json.dumps(kept))
-    print_markdown(["softmax", "relu", "gelu", "window_16", "window_64"], tmp_path)
-    lines = {line.split("`")[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")}
-    assert "34.0 %" in lines["window_16"]
-    assert lines["window_16"].endswith("|  | – (of fewer queries) |")
-    assert "-26.0" in lines["window_64"]
+
+    def lines():
+        print_markdown(["softmax", "relu", "gelu", "window_16", "window_64"], tmp_path)
+        printed = capsys.readouterr().out.splitlines()
+        signs.append(next(line for line in printed if line.startswith("Signs: ")))
+        return {line.split("`")[1]: line for line in printed if line.startswith("| `")}
+
+    signs: list[str] = []
+    without = lines()
+    assert "34.0 %" in without["window_16"]
+    assert without["window_16"].endswith("|  | not measured |")
+    assert "-26.0" in without["window_64"]
+    again = row | {"row": "softmax", "seed": 1, "sink_1": 34.0, "sink_1_of_16": 60.0, "sink_1_of_32": 50.0}
+    (tmp_path / "softmax-1.json").write_text(json.dumps(again | {"probes": [{"sink_percent": 34.0}] * 2}))
+    spread = 12.706 * math.sqrt(8) * math.sqrt(1 + 1)  # of 30 and 34 %, and of one seed of either over 16 queries
+    assert lines()["window_16"].endswith(f"| -26.0 ± {spread:.1f} | within chance |")
+    assert signs[-1] == "Signs: 2 agree (none), 2 within chance."
     print_markdown(["softmax", "relu", "gelu", "window_16"], tmp_path)
     assert "over 3 rows" in capsys.readouterr().out
 
@@ -148,6 +168,7 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
     del row["recipe"]["evaluation"]["digits"]  # as a row of before that field was there
     (folder / "lr_half-0.json").write_text(json.dumps(row))
     assert row["recipe"]["training"]["lr"] == 2e-3
+    assert {"sink_1_of_16", "sink_1_of_32"} <= set(json.loads((folder / "softmax-0.json").read_text())) - set(row)
     assert row["valid_loss"] == pytest.approx(row["probes"][-1]["loss"], abs=0.05)  # judged in half precision at most
     shown = capsys.readouterr().out
     assert "baseline" in shown
@@ -247,6 +268,20 @@ def test_in_windows_the_first_token_is_judged_by_the_queries_that_see_it(stored,
     assert found["sink_1"] == pytest.approx(100 * sum(first) / len(first), abs=0.1)
     assert found["sink_star"] == pytest.approx(100 * sum(oldest) / len(oldest), abs=0.1)
     assert found["sink_1"] > found["sink_star"] > 0
+
+
+def test_the_baseline_is_judged_by_as_few_queries_as_small_windows_see_the_first_token(stored):
+    """Query by query, of the built-in model, which has no window."""
+    folder, options = stored
+    loaded, ids_NT = loaded_and_samples(folder, 12, 32, options)
+    with torch.no_grad():
+        maps = [
+            map_NHTS for ids_T in ids_NT for map_NHTS in loaded.model(ids_T[None], output_attentions=True).attentions
+        ]
+    sinks = [sum(head_TS[t, 0].item() for t in range(16)) / 16 > 0.3 for map_NHTS in maps for head_TS in map_NHTS[0]]
+    share = 100 * sum(sinks) / len(sinks)
+    assert emergence_judged.in_windows(folder, 16, options)["sink_1"] == pytest.approx(share, abs=0.1)
+    assert 50 < share < 100
 
 
 @pytest.mark.parametrize(
