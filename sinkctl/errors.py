@@ -38,6 +38,11 @@ class TextError(SinkctlError):
     """A text that cannot be opened, decompressed or decoded."""
 
 
+def of_exit(code: int) -> type[SinkctlError]:
+    """What a command that ended so met: ModelError where it refused, SinkctlError where it broke."""
+    return ModelError if code in (UsageError.exit_code, ModelError.exit_code) else SinkctlError
+
+
 class ResumeError(SinkctlError):
     """A run folder that cannot be continued."""
 

@@ -17,6 +17,7 @@ from sinkctl.report.junit import junit
 from sinkctl.result.compare import thresholds
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
+from sinkctl.small_file import is_pipe, is_there
 from sinkctl.tasks.bench import Progress, run
 
 
@@ -43,8 +44,8 @@ def bench(
     if isinstance(suite, BenchRecipe):
         recipe, name = suite, name or "bench"
     else:
-        path = find(str(suite) if Path(suite).is_file() else f"bench/{suite}")
-        recipe, name = read_recipe(path), name or path.stem
+        path = find(str(suite) if is_there(suite) else f"bench/{suite}")
+        recipe, name = read_recipe(path), name or ("bench" if is_pipe(path) else path.stem)
     recipe = validate(recipe.model_dump(mode="json") | settings, "sinkctl.bench") if settings else recipe
     if "fail_on" in settings:
         check_held(recipe, baseline=baseline, against=against, kept=held(output) if resume else {}, asked=True)

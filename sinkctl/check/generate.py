@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from sinkctl.check.precision import check_compiled
-from sinkctl.check.texts import check_texts
+from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, TextError, UsageError
 from sinkctl.model.adapter_files import tokenizer_source
 from sinkctl.model.files import has_chat_template
 from sinkctl.model.generation_fields import MORE, NO_MATTER, NOT_USED, PROCESSORS, WARPERS
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.compare import check_names, parse
-from sinkctl.text import is_records
 from sinkctl.text.records import SURROGATE
 
 MEASURED = ("generate.tokens_per_s", "generate.ms_per_token", "generate.first_ms", "generate.last_ms",
@@ -58,8 +57,7 @@ def rules(recipe: GenerateRecipe) -> None:
         raise UsageError("--system: only a chat has a system message; add --chat")
     if recipe.template_args and not recipe.chat:
         raise UsageError(f"--template-arg {next(iter(recipe.template_args))}: only a chat has a template; add --chat")
-    if recipe.field is not None and not any(map(is_records, recipe.prompt_files)):
-        raise UsageError(f"--field {recipe.field}: none of the prompts is a .jsonl file")
+    check_field(recipe.field, recipe.prompt_files, "prompts")
     keeps_all = recipe.policy.grows or (recipe.policy.needs_prompts and not recipe.chat)
     if keeps_all and (recipe.tokens == "endless" or recipe.chat):
         kind, what = recipe.policy.kind, "a chat" if recipe.chat else "endless text"

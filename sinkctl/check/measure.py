@@ -13,7 +13,8 @@ from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.compare import check_names, parse
-from sinkctl.text.source import STDIN
+from sinkctl.small_file import is_there, text_of
+from sinkctl.text.source import STDIN, is_pipe
 
 # What `--fail-on` may name, for a checkpoint; of several, NAME@LABEL names one and NAME holds for each.
 METRICS = (
@@ -53,8 +54,9 @@ def check_inputs(recipe: MeasureRecipe) -> None:
 def rules(recipe: MeasureRecipe) -> None:
     """UsageError for thresholds on what is not measured, and for checkpoints that are no such."""
     labels = [label for label, _, _ in checkpoints(recipe)]
-    if STDIN in recipe.input.files and len(labels) > 1:
-        raise UsageError("-: standard input can be read only once, and there are several checkpoints; name a file")
+    pipe = next(filter(is_pipe, recipe.input.files), None)
+    if pipe is not None and len(labels) > 1:
+        raise UsageError(f"{pipe}: a pipe can be read only once, and there are several checkpoints; name a file")
     steps = (f"step_{number}" for number in range(1, recipe.input.steps + 1))  # of a diffusion transformer
     known = [*METRICS, *(f"{name}.sink_rate" for name in (*INPUTS, *PARTS, *steps))]
     thresholds = [parse(text) for text in recipe.fail_on]
@@ -68,11 +70,10 @@ def rules(recipe: MeasureRecipe) -> None:
 
 def candidates(path: str) -> list[str]:
     """Of --suspect: one a line, empty lines and repetitions left out. TextError for a file without any."""
-    if not Path(path).is_file():
+    if not is_there(path):
         raise TextError(f"--suspect {path}: no such file; write candidates in it, one a line")
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.rstrip("\r\n") for line in file]
+        lines = text_of(path).split("\n")
     except OSError as error:
         raise TextError(f"--suspect {path}: cannot be read ({error.strerror}); check who may read it") from error
     except UnicodeDecodeError as error:

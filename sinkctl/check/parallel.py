@@ -12,7 +12,7 @@ from sinkctl.model.settings import ModelSettings
 from sinkctl.model.shared_heads import check_heads_shared, check_launched
 from sinkctl.recipe.checkpoints import checkpoints
 from sinkctl.recipe.schema import Recipe
-from sinkctl.text.source import STDIN, is_pipe
+from sinkctl.text.source import is_pipe
 
 FLAG = "--parallel tensor"
 TASKS = ("stream", "generate", "measure")
@@ -42,7 +42,7 @@ def check_parallel(recipe: Recipe) -> None:
         raise UsageError(f"--each {recipe.text.each}: with {FLAG} the processes go through one text; leave one out")
     files = {"stream": lambda: recipe.text.files, "generate": lambda: recipe.prompt_files,
              "measure": lambda: recipe.input.files}[recipe.task]()  # fmt: skip
-    pipe = next((name for name in files if name == STDIN or (Path(name).exists() and is_pipe(name))), None)
+    pipe = next(filter(is_pipe, files), None)
     if pipe is not None:
         raise UsageError(f"{pipe}: a pipe is read by one process alone; {processes()} of them need files")
 

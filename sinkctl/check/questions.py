@@ -6,7 +6,7 @@ from sinkctl.errors import TextError, UsageError
 from sinkctl.recipe.schema import QuestionsRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import Source, is_records
-from sinkctl.text.source import STDIN, check, is_pipe
+from sinkctl.text.source import check, is_pipe
 
 BUILT_IN = "lines"
 
@@ -15,7 +15,7 @@ def check_inputs(recipe: QuestionsRecipe) -> None:
     """Raises UsageError or TextError."""
     rules(recipe)
     check_calibration(recipe.policies, [recipe.questions])
-    if recipe.questions in (BUILT_IN, STDIN):
+    if recipe.questions == BUILT_IN:
         return
     check([recipe.questions])
     if not is_pipe(recipe.questions):
@@ -33,11 +33,12 @@ def rules(recipe: QuestionsRecipe) -> None:
     if any("auto" in label for label in labels):
         thresholds = [t for t in thresholds if t.metric.rpartition(".")[2] != "exact_match"]
     check_names(thresholds, measured(labels))
-    if recipe.questions not in (BUILT_IN, STDIN) and not is_records(recipe.questions):
+    piped = is_pipe(recipe.questions)
+    if recipe.questions != BUILT_IN and not piped and not is_records(recipe.questions):
         raise UsageError(f"{recipe.questions}: no .jsonl file of questions; give one, or `lines` for the built-in set")
     growing = next((policy.kind for policy in recipe.policies if policy.grows), None)
-    if recipe.questions == STDIN and growing is not None:
-        raise UsageError(f"--policy {growing} has to know how long the text is, and standard input is read only once")
+    if piped and growing is not None:
+        raise UsageError(f"--policy {growing} has to know how long the text is, and a pipe is read only once")
 
 
 def measured(labels: list[str]) -> list[str]:

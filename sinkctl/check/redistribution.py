@@ -8,7 +8,7 @@ from sinkctl.check.precision import config_of
 from sinkctl.check.texts import check_texts
 from sinkctl.errors import UsageError
 from sinkctl.model.settings import ModelSettings
-from sinkctl.text.source import STDIN
+from sinkctl.text.source import is_pipe
 
 
 def check_named(policies: Sequence[Policy], settings: ModelSettings) -> None:
@@ -37,8 +37,8 @@ def check_calibration(policies: Sequence[Policy], scored: Sequence[str], built_i
                 f"--redistribute-heads {asked.heads}: the built-in text would be calibrated on and scored; give "
                 "--redistribute-text FILE, or --limit N to leave out its end"
             )
-        if STDIN in asked.files:
-            raise UsageError("--redistribute-text -: standard input can be read only once; name a file")
+        if (pipe := next(filter(is_pipe, asked.files), None)) is not None:
+            raise UsageError(f"--redistribute-text {pipe}: a pipe can be read only once; name a file")
         twice = {Path(name).resolve() for name in asked.files} & {Path(name).resolve() for name in scored}
         if twice:
             raise UsageError(f"--redistribute-text {twice.pop().name}: is scored as well; give another text")

@@ -1,7 +1,6 @@
 """Before a text is streamed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from sinkctl.cache.policies import Policy
 from sinkctl.check.precision import check_compiled
@@ -12,7 +11,7 @@ from sinkctl.launched import processes
 from sinkctl.recipe.schema import StreamRecipe
 from sinkctl.result.compare import check_names, parse
 from sinkctl.text import holds_records
-from sinkctl.text.source import STDIN, is_pipe
+from sinkctl.text.source import is_pipe
 
 OF_A_POLICY = ("perplexity", "common_perplexity")
 
@@ -38,7 +37,7 @@ def rules(recipe: StreamRecipe) -> None:
     check_field(recipe.text.field, recipe.text.files)
     text = recipe.text
     if text.each == "record" and not any(holds_records(name, text.field) for name in text.files):
-        piped = STDIN in text.files
+        piped = any(map(is_pipe, text.files))
         way = "--field NAME says that a pipe holds records" if piped else "--each file has every file as a text"
         raise UsageError(f"--each record: none of the texts is a .jsonl file; {way}")
     if text.each is None and recipe.rows != "auto":
@@ -57,7 +56,7 @@ def check_processes(recipe: StreamRecipe, shared: bool = False) -> None:
             f"{processes()} processes: {many}, which goes on in one cache to its end, so one process alone can score "
             "it; --each file, or --each record, has texts that begin anew (in one process too: the result is the same)"
         )
-    pipe = next((name for name in recipe.text.files if is_pipe(name) and (name == STDIN or Path(name).exists())), None)
+    pipe = next(filter(is_pipe, recipe.text.files), None)
     if pipe is not None:
         raise UsageError(f"{pipe}: a pipe is read by one process alone; {processes()} of them need files")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sinkctl.errors import TextError, UsageError
-from sinkctl.text import RecordDecoder, Source, is_records
+from sinkctl.text import RecordDecoder, Source, holds_records, is_records
 from sinkctl.text.decode import Errors, TextDecoder
 from sinkctl.text.foreign import foreign
 from sinkctl.text.source import STDIN, check, compression, is_pipe
@@ -48,7 +48,7 @@ def _is_nothing(name: str) -> bool:
 
 def check_field(field: str | None, files: Sequence[str], what: str = "texts") -> None:
     """UsageError for a field without a file of records."""
-    if field is not None and not any(name == STDIN or is_records(name) for name in files):
+    if field is not None and not any(holds_records(name, field) for name in files):
         raise UsageError(f"--field {field}: none of the {what} is a .jsonl file")
 
 

@@ -13,6 +13,7 @@ from sinkctl.cli.guarded import ended, guarded
 from sinkctl.cli.switches import Command, Group
 from sinkctl.clock import process_began, timed
 from sinkctl.errors import Interrupted, UsageError
+from sinkctl.small_file import pipes_kept
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a --fail-on threshold failed, and nothing else; 2 a wrong flag, argument or recipe; "
@@ -98,7 +99,7 @@ def main() -> None:
         signal.signal(name, _interrupt)
     try:
         check_none_empty(sys.argv[1:])
-        with timed(process_began()):
+        with timed(process_began()), pipes_kept():
             # By itself Typer would put what it cannot read in a box.
             sys.exit(app(prog_name="sinkctl", standalone_mode=False))
     except Exception as error:  # before or after a command: a signal, say

@@ -165,9 +165,10 @@ def _named(name: str) -> str:
     from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.load import suggest
     from sinkctl.recipe.named import built_in
+    from sinkctl.small_file import is_there
 
     check_meant(name, "a suite")
-    if Path(name).is_file() or name in built_in():
+    if is_there(name) or name in built_in():
         return name
     suites = [known.removeprefix("bench/") for known in built_in() if known.startswith("bench/")]
     if name not in suites:
@@ -176,7 +177,11 @@ def _named(name: str) -> str:
 
 
 def _suite(name: str | None, resume: Path | None) -> str:
-    return Path(name).stem if name is not None else resume.resolve().name
+    from sinkctl.small_file import is_pipe
+
+    if name is None:
+        return resume.resolve().name
+    return "bench" if is_pipe(name) else Path(name).stem
 
 
 def _only(recipe, cases: Sequence[str], own_gates: bool):

@@ -31,9 +31,10 @@ def show(name: Annotated[str, typer.Argument(help="A built-in recipe, or a file.
     """Print a recipe."""
     from sinkctl.check.mistaken import check_meant
     from sinkctl.recipe.named import find
+    from sinkctl.small_file import text_of
 
     check_meant(name, "a recipe")
-    print(find(name).read_text(encoding="utf-8"), end="")
+    print(text_of(find(name)), end="")
 
 
 @app.command(cls=Command, name="validate")

@@ -14,6 +14,7 @@ from sinkctl.errors import ModelError, UsageError
 from sinkctl.formats import ZIP
 from sinkctl.model.adapter_files import check_adapters, resolved, tokenizer_folder
 from sinkctl.model.adapter_shapes import check_shapes
+from sinkctl.model.fits import check_fits
 from sinkctl.model.foreign import foreign_config, foreign_file, foreign_folder, foreign_weights
 from sinkctl.model.gguf.check import check_gguf
 from sinkctl.model.gguf.header import read_header
@@ -126,6 +127,7 @@ def _check_folder(settings: ModelSettings) -> None:
     check_quantized(folder, config, on_cpu)
     if any(folder.glob("*.safetensors")):
         check_files(folder)
+        check_fits(name, folder, config)
         return
     pickled = sorted(p for pattern in PICKLED for p in folder.glob(pattern))
     if settings.allow_pickle:

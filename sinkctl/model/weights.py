@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkctl.errors import ModelError
+from sinkctl.model.fits import WRONG, Differs, missing, more, no_head, too_deep
 from sinkctl.model.parallel import local
 
-WRONG = {
-    "config.json": "one of the two belongs to another checkpoint",
-    "its header": "the file is damaged or was edited: download it again",
-}
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # weights that are what they say
 
 
@@ -30,11 +27,7 @@ def check_weights(
     """
     differing = sorted(each for each in report["mismatched_keys"] if not _within(each[0], unused))
     if differing:
-        key, found, expected = differing[0]
-        raise ModelError(
-            f"{name}: {key} is {_shape(found)} in the file and {_shape(expected)} by {by}{_more(differing)}; "
-            f"{WRONG[by]}"
-        )
+        raise ModelError(f"{name}: {Differs(*differing[0]).said(by, more(differing))}; {WRONG[by]}")
     _check_missing(name, model, sorted(key for key in map(str, report["missing_keys"]) if not _within(key, unused)), by)
     left = sorted(map(str, report["unexpected_keys"]))
     _check_depth(name, model, left)
@@ -58,13 +51,8 @@ def _check_missing(name: str, model: PreTrainedModel, keys: list[str], by: str) 
         return
     head = model.get_output_embeddings() if model.can_generate() else None
     if head is not None and keys == [f"{path}.weight" for path, module in model.named_modules() if module is head]:
-        raise ModelError(
-            f"{name}: {keys[0]} is not in the weights, and config.json does not share the embedding's with it "
-            "(tie_word_embeddings: false); set it to true if the model was trained so, else download the weights again"
-        )
-    raise ModelError(
-        f"{name}: {keys[0]} is not in the weights{_more(keys)}, and {by} asks for it; {WRONG[by]}, or weights were lost"
-    )
+        raise ModelError(no_head(name, keys[0]))
+    raise ModelError(missing(name, keys[0], keys, by))
 
 
 def _check_depth(name: str, model: PreTrainedModel, keys: list[str]) -> None:
@@ -79,10 +67,7 @@ def _check_depth(name: str, model: PreTrainedModel, keys: list[str]) -> None:
             held = next((n for own, n in lists.items() if own == path or own.endswith(f".{path}")), None)
             if held is not None and number >= held + ahead:
                 said = " (num_hidden_layers)" if held == getattr(config, "num_hidden_layers", None) else ""
-                raise ModelError(
-                    f"{name}: the weights hold {path}.{number}, and by config.json there are {held} of "
-                    f"{path}{said}; correct config.json, or take the last ones out of the weights"
-                )
+                raise ModelError(too_deep(name, path, number, held, said))
 
 
 def check_finite(name: str, model: PreTrainedModel) -> None:
@@ -113,16 +98,8 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
     narrow = infinite and weight.dtype == torch.float16
     hint = "the checkpoint is damaged; take another one"
     hint = f"float16 ends at 65,504, try --dtype float32; if that says the same, {hint}" if narrow else hint
-    raise ModelError(f"{name}: {key} has {what} of {weight.numel():,} values{_more(broken)}; {hint}")
+    raise ModelError(f"{name}: {key} has {what} of {weight.numel():,} values{more(broken)}; {hint}")
 
 
 def _within(key: str, modules: Sequence[str]) -> bool:
     return not set(str(key).split(".")).isdisjoint(modules)
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "one number"
-
-
-def _more(keys: Sequence[Any]) -> str:
-    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""

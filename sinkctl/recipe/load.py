@@ -14,6 +14,7 @@ from sinkctl.recipe.named import find
 from sinkctl.recipe.schema import RECIPES, Recipe
 from sinkctl.recipe.yaml12 import Keys, parse, parse_value
 from sinkctl.sinks import SINKS
+from sinkctl.small_file import text_of
 
 BASE = "base"  # of a file: the recipe that it changes; no field, as what is validated is whole
 
@@ -34,7 +35,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[Keys, int]]:
 def parsed(path: str | Path) -> tuple[Any, dict[Keys, int]]:
     """A YAML file as plain data, with the line of every value; OSError, or RecipeError with the line that is wrong."""
     try:
-        return parse(Path(path).read_text(encoding="utf-8"))
+        return parse(text_of(path))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except yaml.MarkedYAMLError as error:
@@ -51,7 +52,7 @@ def _on_its_base(data: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(name := data.pop(BASE), str):
         raise RecipeError(f"{where}: {BASE}: name a recipe, such as convert/gate, or a file (given: {name!r})")
     try:
-        below, _ = parse(find(name).read_text(encoding="utf-8"))
+        below, _ = parse(text_of(find(name)))
     except (UsageError, OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{where}: {BASE}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(below, dict) or BASE in below:

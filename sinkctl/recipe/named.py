@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from sinkctl.errors import UsageError
+from sinkctl.small_file import is_there
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -20,9 +21,9 @@ def built_in() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """A file as it is, or a built-in recipe by its name."""
+    """A file or a pipe as it is, or a built-in recipe by its name."""
     path = Path(name)
-    if path.is_file():
+    if is_there(path):
         return path
     known = built_in()
     if name in known:

@@ -65,6 +65,13 @@ def sizes(case: AnyCase) -> dict[str, Size]:
     return SIZES[case.kind](case)
 
 
+def way_of(case: AnyCase, size: Size) -> str:
+    """Whose number a size gives, where it gives one alone: ours, or a peer's."""
+    if case.kind != "quality" or "sinks" in size:
+        return str(size.get("way", ITSELF))
+    return "dense" if size["cache"] == ALL else str(size.get("policy", "recompute"))
+
+
 def measured(case: AnyCase) -> tuple[str, ...]:
     """What a case measures; empty where lm-evaluation-harness says so for itself."""
     further = BESIDE_FULL if isinstance(case, QualityCase) and case.beside_full else ()

@@ -8,9 +8,9 @@ from sinkctl.report.quality import beside_table, quality_picture, quality_table,
 from sinkctl.report.settings import settings_table
 from sinkctl.report.startup import startup_rows, startup_table
 from sinkctl.report.summary import model_line, unfinished
-from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Row
+from sinkctl.result.bench import OURS, BenchDetail, Change, Fit, Refused, Row
 from sinkctl.result.bench_words import advantage, ours_beside, times, worse
-from sinkctl.result.numbers import NOTHING, count, duration, known, memory, quantity, rate
+from sinkctl.result.numbers import ABSENT, NOTHING, count, duration, known, memory, quantity, rate
 from sinkctl.result.schema import Result
 
 METRIC_WORDS = {"tokens_per_s": "tok/s", "ms_per_token": "ms a token"}
@@ -35,6 +35,7 @@ def tables(detail: BenchDetail) -> list[tuple[str, Table]]:
         ("Growth", fit_table(detail.fits)),
         (f"Changes against {detail.baseline}" if detail.baseline else "Changes", change_table(detail.changes)),
         ("Which setting, for how much memory?", settings_table(detail)),
+        ("Not measured", refused_table(detail.refused)),
     ]
 
 
@@ -59,7 +60,7 @@ def case_rows(detail: BenchDetail) -> list[tuple[str, list[Row]]]:
     """Rows that share a table, by case and metric, under its title; not those that tables of their own show."""
     shown = {row.case for row in [*startup_rows(detail), *prefix_rows(detail)]}
     if quality_table(detail):
-        shown |= {row.case for row in detail.rows if row.metric == "perplexity" and "sinks" in row.size}
+        shown |= {row.case for row in detail.rows if row.metric == "perplexity" and "cache" in row.size}
     if retrieval_table(detail):
         shown |= {row.case for row in detail.rows if row.metric == "exact_match" and "back" in row.size}
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -91,10 +92,21 @@ def case_table(rows: list[Row], detail: BenchDetail) -> Table:
     limits = {row.floor_of for row in rows if row.share is not None}
     shown = ", ".join(f"{r.name} {rate(r.value, RATE_UNITS[r.name])}" for r in detail.rates if r.name in limits)
     legend = shown and f"limit: {shown}, measured in this run"
-    table = without_empty(table_of(rows, columns, legend, words=["size", "way"]))
+    table = table_of(rows, columns, legend, words=["size", "way"])
+    case = {row.case for row in rows}
+    absent = [[each.label, each.way, ABSENT, *[""] * 4] for each in detail.refused if each.case in case]
+    table = without_empty(table._replace(rows=table.rows + absent))
     names = table.columns
     order = sorted(range(len(names)), key=lambda x: 1 + LAST.index(names[x]) if names[x] in LAST else 0)
     return table._replace(narrow=columns_of(table, order) if LAST[-1] in names else None)
+
+
+def refused_table(refused: list[Refused]) -> Table:
+    """What could not be measured here, and why: a line a reason."""
+    reasons = list(dict.fromkeys(each.why for each in refused))
+    columns = {"case": of("case"), "size": of("label"), "way": of("way")}
+    columns |= {"because": lambda each: f"({1 + reasons.index(each.why)})"}
+    return table_of(refused, columns, *(f"({n}) {why}" for n, why in enumerate(reasons, 1)), words=list(columns))
 
 
 def change_table(changes: list[Change]) -> Table:

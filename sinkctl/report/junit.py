@@ -20,8 +20,10 @@ def junit(result: Result, thresholds: Iterable[tuple[str, bool, str]] = ()) -> s
     if not gates:
         cases = dict.fromkeys(row.case for row in detail.rows)
         gates = [(f"{visible(case)}: measured", "", None) for case in cases]
+    absent = [(visible(f"{each.case} {each.label}: measured"), visible(each.why)) for each in detail.refused]
     failures = sum(message is not None for _, _, message in gates)
-    counts = {"tests": str(len(gates)), "failures": str(failures), "errors": "0", "skipped": "0"}
+    counts = {"tests": str(len(gates) + len(absent)), "failures": str(failures), "errors": "0"}
+    counts["skipped"] = str(len(absent))
     root = Element("testsuites", name="sinkctl bench", **counts)
     suite = f"sinkctl.{visible(detail.suite)}"
     parent = SubElement(root, "testsuite", name=suite, **counts, time=f"{result.seconds:.3f}")
@@ -29,5 +31,7 @@ def junit(result: Result, thresholds: Iterable[tuple[str, bool, str]] = ()) -> s
         case = SubElement(parent, "testcase", classname=suite, name=name)
         if message is not None:
             SubElement(case, "failure", message=message, type=kind)
+    for name, why in absent:
+        SubElement(SubElement(parent, "testcase", classname=suite, name=name), "skipped", message=why)
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"

@@ -7,25 +7,29 @@ from sinkctl.report.curves import HIGHEST
 from sinkctl.report.parts import LinePicture, Table, line_picture, table_of
 from sinkctl.report.questions import GONE, PARTLY
 from sinkctl.report.summary import BEYOND
-from sinkctl.result.bench import BenchDetail, Row
-from sinkctl.result.numbers import NOTHING, count, figures, known, percent, perplexity
+from sinkctl.result.bench import BenchDetail, Refused, Row
+from sinkctl.result.numbers import ABSENT, NOTHING, count, figures, known, percent, perplexity
 
 BESIDE = ("kl", "flips", "bits_per_byte")
 DENSE, RECOMPUTE, CHOSEN = "dense", "recompute", ("heavy_hitter", "random")
+Told = Row | Refused  # what stands in a cell
 
 
 def quality_table(detail: BenchDetail) -> Table:
     """A row a number of sinks (peers have their own), a column a cache size; `dense` stands in every column."""
     rows = _scored(detail)
-    caches = sorted({row.size["cache"] for row in rows if isinstance(row.size.get("cache"), int)})
-    found: dict[tuple[str, int | str], dict[int, Row]] = {}
-    for row in rows:
+    absent = _refused(detail, rows)
+    caches = sorted({row.size["cache"] for row in [*rows, *absent] if isinstance(row.size.get("cache"), int)})
+    found: dict[tuple[str, int | str], dict[int, Told]] = {}
+    for row in [*rows, *absent]:
         places = caches if row.way == DENSE else [row.size["cache"]] if row.size.get("cache") in caches else []
         found.setdefault((row.case, _kept(row)), {}).update(dict.fromkeys(places, row))
     order = list(dict.fromkeys(row.case for row in rows))  # sinks by number, then peers
     items = sorted(found.items(), key=lambda i: (order.index(i[0][0]), isinstance(i[0][1], str), i[0][1]))
 
-    def said(row: Row | None) -> str:
+    def said(row: Told | None) -> str:
+        if isinstance(row, Refused):
+            return ABSENT
         beyond = row is not None and row.detail.get("extrapolates_from") is not None
         return NOTHING if row is None else perplexity(row.value) + BEYOND * beyond
 
@@ -52,7 +56,7 @@ def _lowest(items: list, cache: int) -> list[int]:
     """Table rows with the lowest perplexity of a cache size, case by case; peers and single numbers do not count."""
     by_case: dict[str, dict[int, float]] = {}
     for y, ((case, kept), found) in enumerate(items):
-        if cache in found and not isinstance(kept, str) and known(found[cache].value):
+        if isinstance(found.get(cache), Row) and not isinstance(kept, str) and known(found[cache].value):
             by_case.setdefault(case, {})[y] = found[cache].value
     return [y for values in by_case.values() if len(values) > 1 for y, v in values.items() if v == min(values.values())]
 
@@ -84,16 +88,20 @@ def quality_picture(detail: BenchDetail) -> LinePicture | None:
 def retrieval_table(detail: BenchDetail) -> Table:
     """Exact answers in percent: a row a policy, a column a distance in lines."""
     rows = [row for row in detail.rows if row.metric == "exact_match" and "back" in row.size]
-    found: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in rows:
+    absent = _refused(detail, rows)
+    found: dict[tuple[str, str], dict[int, Told]] = {}
+    for row in [*rows, *absent]:
         found.setdefault((row.case, _asked_of(row)), {})[row.size["back"]] = row
 
-    def said(row: Row | None) -> str:
+    def said(row: Told | None) -> str:
+        if isinstance(row, Refused):
+            return ABSENT
         marks = {"no": GONE, "partly": PARTLY}
         return NOTHING if row is None else percent(row.value) + marks.get(row.detail.get("inside"), "")
 
     columns = _named("policy", [case for case, _ in found])
-    columns |= {count(n): lambda i, n=n: said(i[1].get(n)) for n in sorted({row.size["back"] for row in rows})}
+    back = sorted({row.size["back"] for row in [*rows, *absent]})
+    columns |= {count(n): lambda i, n=n: said(i[1].get(n)) for n in back}
     seen = {row.detail.get("inside") for row in rows}
     return table_of(
         found.items(),
@@ -130,17 +138,23 @@ def _scored(detail: BenchDetail) -> list[Row]:
     return [row for row in rows if "sinks" in row.size or row.way in (DENSE, RECOMPUTE, *CHOSEN)]
 
 
-def _asked_of(row: Row) -> str:
+def _refused(detail: BenchDetail, rows: list[Row]) -> list[Refused]:
+    """Those of the cases that these rows are of."""
+    cases = {row.case for row in rows}
+    return [each for each in detail.refused if each.case in cases]
+
+
+def _asked_of(row: Told) -> str:
     """A policy, with its precision where that is not full."""
     policy = str(row.size.get("policy", row.label))
     return f"{policy}, {row.size['kv']}, {_in_full(row)} kept" if "kv" in row.size else policy
 
 
-def _in_full(row: Row) -> str:
+def _in_full(row: Told) -> str:
     return str(row.size["keep"]).replace("none", "nothing")
 
 
-def _kept(row: Row) -> int | str:
+def _kept(row: Told) -> int | str:
     """Sinks, with their precision where that is not full, or a peer."""
     if "kv" in row.size:
         return f"{row.size['sinks']}, {row.size['kv']}, {_in_full(row)} kept"

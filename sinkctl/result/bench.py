@@ -74,6 +74,23 @@ class Row(Record):
         return self.value / self.floor if self.better == "higher" else self.floor / self.value
 
 
+class Refused(Record):
+    """A case at a size that could not be measured here, which left the others theirs."""
+
+    case: str
+    label: str
+    size: dict[str, int | float | str]
+    way: str
+    why: str = Field(description="What was said.")
+
+    def means(self, metric: str) -> bool:
+        """Whether a threshold on `metric`, `case.metric` or a row in full, asks for it."""
+        case, *rest = metric.split(".")
+        ours = self.way == OURS
+        named = [self.label] if ours else [self.label, self.way]
+        return case == self.case and (rest[:-1] == named or (ours and len(rest) == 1))
+
+
 class Fit(Record):
     """`metric` of a way ∝ size ** exponent, over the sizes that differ in nothing else."""
 
@@ -125,6 +142,7 @@ class BenchDetail(Record):
     machine: Machine
     rates: list[Rate]
     rows: list[Row]
+    refused: list[Refused] = Field(default_factory=list, description="What could not be measured, and why.")
     fits: list[Fit] = Field(default_factory=list)
     changes: list[Change] = Field(default_factory=list)
     baseline: str | None = Field(None, description="What the changes are against: a file, or a commit.")

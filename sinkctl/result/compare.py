@@ -133,12 +133,13 @@ def thresholds(result: "Result") -> list[tuple[str, bool, str]]:
 def _crossed(result: "Result", threshold: Threshold) -> Judged:
     found = _meant(result, threshold.metric)
     limit = f"{threshold.sign} {threshold.limit:g}"
-    if not found:
+    refused = _refused(result, threshold.metric)
+    if not found and not refused:
         return Judged([], [_unmeasured(result, threshold.metric)])
     known = [m for m in found if not math.isnan(m.value)]
     return Judged(
         [f"{m.name} is {m.value:.6g}, not {limit}" for m in known if not threshold.holds(m.value)],
-        [f"{m.name} could not be measured (it came out as nan)" for m in found if m not in known],
+        [*(f"{m.name} could not be measured (it came out as nan)" for m in found if m not in known), *refused],
     )
 
 
@@ -146,13 +147,24 @@ def _worse(result: "Result", tolerance: Tolerance) -> Judged:
     """Gates on changes that failed, and those that nothing answers."""
     assert result.bench is not None, "only a benchmark has changes"
     names = [row.name for row in rows_meant(result.bench.rows, tolerance.metric)]
-    if not names:
+    refused = _refused(result, tolerance.metric)
+    if not names and not refused:
         return Judged([], [_unmeasured(result, tolerance.metric)])
     changes = {change.name: change for change in result.bench.changes}
     return Judged(
         [worse_by(changes[name]) for name in names if name in changes and changes[name].failed],
-        [f"{name} could not be compared with the baseline" for name in names if name not in changes],
+        [*(f"{name} could not be compared with the baseline" for name in names if name not in changes), *refused],
     )
+
+
+def _refused(result: "Result", metric: str) -> list[str]:
+    """Rows of a benchmark that a gate asks for and that could not be measured."""
+    refused: dict[str, list[str]] = {}
+    for each in [] if result.bench is None else result.bench.refused:
+        if each.means(metric):
+            refused.setdefault(each.why, []).append(f"{each.case} {each.label}")
+    more = {why: f" and {len(rows) - 1} more" * (len(rows) > 1) for why, rows in refused.items()}
+    return [f"{rows[0]}{more[why]} could not be measured: {why}" for why, rows in refused.items()]
 
 
 def _unmeasured(result: "Result", metric: str) -> str:

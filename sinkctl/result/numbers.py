@@ -3,6 +3,7 @@
 import math
 
 NOTHING = "–"
+ABSENT = "n/a"  # what could not be measured, and says elsewhere why
 Number = float | None
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.result.schema import SCHEMA_VERSION, Result
 from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, RESULT, STATE
+from sinkctl.small_file import bytes_of
 
 
 def read(
@@ -23,14 +24,14 @@ def read(
             raise wrong(f"{path}: {unfinished if begun else f'holds no run of sinkctl; {missing}'}")
         path = path / RESULT
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if text.strip() else None
+        text = bytes_of(path)
+        data = json.loads(text.decode("utf-8")) if text.strip() else None
     except OSError as error:
         absent = isinstance(error, FileNotFoundError)
         what = "no such file or folder" if absent else f"cannot be read ({error.strerror})"
         raise wrong(f"{path}: {what}; {missing}") from error
     except ValueError as error:
-        if path.suffix != ".json" and not path.read_bytes().startswith(b"{"):
+        if path.suffix != ".json" and not text.startswith(b"{"):
             raise wrong(f"{path}: is no result of a run; {missing}") from error
         raise wrong(f"{path}: is no JSON ({error}), as if cut short; get it again") from error
     if data is None:

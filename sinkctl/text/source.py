@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sinkctl import small_file
 from sinkctl.errors import TextError
 
 STDIN = "-"
@@ -102,7 +103,8 @@ def compression(name: str | Path) -> str | None:
 
 
 def is_pipe(name: str | Path) -> bool:
-    return str(name) == STDIN or not Path(name).is_file()
+    """Whether it is there, and empty the second time that it is read."""
+    return str(name) == STDIN or small_file.is_pipe(name)
 
 
 def is_records(name: str | Path) -> bool:
@@ -112,8 +114,8 @@ def is_records(name: str | Path) -> bool:
 
 
 def holds_records(name: str | Path, field: str | None) -> bool:
-    """Whether it is read as records: a .jsonl file; standard input where their field is named."""
-    return is_records(name) or (str(name) == STDIN and field is not None)
+    """Whether it is read as records: a .jsonl file; a pipe where their field is named."""
+    return is_records(name) or (field is not None and is_pipe(name))
 
 
 def check(files: Sequence[str | Path]) -> None:

@@ -261,7 +261,7 @@ def test_predicted_tokens_are_kept_where_a_model_has_any():
     assert kl["predicted"] != kl["none"]
     refused = subject(case)
     with pytest.raises(ModelError, match="quality: kv_keep predicted: no activation of demo is massive"):
-        quality.group(case, refused, next(iter(sizes(case).values())))
+        quality.group(case, refused, sizes(case)["1+63,2bit,keep=predicted"])
 
 
 def test_names_from_outside_make_labels_without_dots_or_colons():

@@ -261,7 +261,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(demo, tmp_path):
         (UsageError, "no .jsonl file", {"questions": str(plain)}),
         (UsageError, "never reach 50 lines back", {"lines": {"count": 50, "back": [60, 50]}}),
         (UsageError, "two policies are the same", {"policies": ["4+60", "4+60"]}),
-        (UsageError, "standard input is read only once", {"questions": "-", "policies": ["dense"]}),
+        (UsageError, "a pipe is read only once", {"questions": "-", "policies": ["dense"]}),
         (UsageError, "did you mean 'exact_match'", {"fail_on": ["exact_mtch>=0.5"]}),
     ]:
         with pytest.raises(error, match=re.escape(words)):

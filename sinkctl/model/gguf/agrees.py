@@ -6,19 +6,23 @@ happens to raise.
 
 import re
 from pathlib import Path
+from typing import Any
 
 from sinkctl.errors import ModelError
+from sinkctl.model.fits import Differs, more
 from sinkctl.model.gguf.header import Header
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
 EMPTY_BLOCKS = ("deci",)  # of which some blocks have no weights at all
+MATRIX = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")  # blocks that are alike, their sizes in the header
 SPECIAL = ("bos", "eos", "unknown", "padding")
 AGAIN = "the file is damaged or was edited; download it again"
 
 
 def check_agrees(path: Path, header: Header) -> None:
     """Raise ModelError for blocks, heads, sizes or special tokens that do not fit each other."""
-    for said in (_blocks(header), _heads(header), _embedding(header), _special_tokens(header)):
+    for said in (_blocks(header), _heads(header), _embedding(header), _special_tokens(header), _shapes(header)):
         if said is not None:
             raise ModelError(f"{path}: {said}; {AGAIN}")
 
@@ -67,6 +71,48 @@ def _embedding(header: Header) -> str | None:
     if shape[1] != rows:
         return f"its vocabulary is of {rows:,} tokens, and the embedding has {shape[1]:,} rows"
     return None
+
+
+def _shapes(header: Header) -> str | None:
+    """Of the matrices that llama.cpp asks of these architectures, a gated layer each; experts have others.
+
+    Heads are as wide as the header says, or a share of the channels, which transformers goes by for some of them.
+    """
+    own = f"{header.architecture}."
+    fields = {name.removeprefix(own): value for name, value in header.fields.items() if name.startswith(own)}
+    if header.architecture not in GATED or fields.get("expert_count"):
+        return None
+    names = ("embedding_length", "feed_forward_length", "attention.head_count")
+    c, f, heads = (_number(fields.get(name)) for name in names)
+    pairs, k, v = (_number(fields.get(f"attention.{name}")) for name in ("head_count_kv", "key_length", "value_length"))
+    pairs = pairs or (heads if "attention.head_count_kv" not in fields else None)
+    if not (c and f and heads and pairs):
+        return None
+    share = c // heads
+    either = [_matrices(c, f, heads, pairs, *widths) for widths in ((k or share, v or share), (share, share))]
+    held = {found.groups(): each for each in header.tensors if (found := MATRIX.fullmatch(each.name))}
+    differing = [
+        Differs(each.name, each.shape[::-1], either[0][kind])
+        for (_, kind), each in held.items()
+        if kind in either[0] and each.shape[::-1] not in [shapes[kind] for shapes in either]
+    ]
+    if differing:
+        return differing[0].said("its header", more(differing))
+    kinds = sorted({kind for _, kind in held} & set(either[0]))
+    lacking = [(n, kind) for n in sorted({n for n, _ in held}, key=int) for kind in kinds if (n, kind) not in held]
+    return f"it holds no blk.{'.'.join(lacking[0])}.weight{more(lacking)}" if lacking else None
+
+
+def _matrices(c: int, f: int, heads: int, pairs: int, k: int, v: int) -> dict[str, tuple[int, ...]]:
+    """Rows and columns by kind: c channels, f of the gated layer, `pairs` key/value heads, their widths k and v."""
+    return {
+        "attn_norm": (c,), "attn_q": (heads * k, c), "attn_k": (pairs * k, c), "attn_v": (pairs * v, c),
+        "attn_output": (c, heads * v), "ffn_norm": (c,), "ffn_gate": (f, c), "ffn_up": (f, c), "ffn_down": (c, f),
+    }  # fmt: skip
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _special_tokens(header: Header) -> str | None:

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from sinkctl.errors import Interrupted, SinkctlError
+from sinkctl.errors import Interrupted, ModelError, SinkctlError, TextError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.recipe.sizes import FRESH, sizes
+from sinkctl.recipe.sizes import FRESH, Size, sizes
 from sinkctl.result.numbers import quantity
 from sinkctl.tasks.bench.pace import Pace
 from sinkctl.tasks.bench.process import Worker
 from sinkctl.tasks.bench.way import METRICS
 
 HERE = "here"  # the lane of this version
+REFUSALS = (ModelError, TextError, UsageError)  # what a case cannot do with this model, or this size of it
 
 
 class Key(NamedTuple):
@@ -40,9 +41,18 @@ class Found:
     opened: dict[str, Any]
     seconds: dict[str, list[list[float]]] = field(default_factory=dict)  # way → process → round
 
+    @classmethod
+    def refused(cls, size: Size, error: SinkctlError) -> "Found":
+        """Of a case that cannot run at a size: nothing, and why."""
+        nothing = {"metric": "ms", "yardstick": None, "ways": {}, "other": {}, "added": {}, "readings": []}
+        why = {"kind": type(error).__name__, "why": str(error)}
+        return cls(nothing | {"size": size, "choices": {}, "failed": {}, "refused": why})
+
     def join(self, other: "Found", name: str) -> None:
         """Take the samples of another process; a way that ran in one of the two alone is left out, and said."""
         mine, others = self.opened["ways"], other.opened["ways"]
+        if "refused" in other.opened:
+            self.opened.setdefault("refused", other.opened["refused"])
         for way in mine.keys() ^ others.keys():
             self.opened["failed"][way] = (self.opened["failed"] | other.opened["failed"]).get(
                 way, "in one process alone"
@@ -85,6 +95,8 @@ class Collected:
 
 def said_of(found: Found) -> str:
     """What is known of a case at a size: sinkctl 4.63 ms, stock 21.4 ms."""
+    if "refused" in found.opened:
+        return f"n/a: {found.opened['refused']['why']}"
     metric, parts = METRICS[found.opened["metric"]], []
     for way, of_process in found.seconds.items():
         seconds = median(sample for of_rounds in of_process for sample in of_rounds)
@@ -189,11 +201,11 @@ class Driver:
         found = {}
         for lane, worker in workers.items():
             self._asked_to_stop()
-            found[lane] = Found(worker.ask("open", number=key.case, label=key.label))
-        rounds = self.recipe.timing.rounds if found[HERE].opened["ways"] else 0
+            found[lane] = self._opened(worker, key)
+        timed = [lane for lane in workers if found[lane].opened["ways"]]
+        rounds = self.recipe.timing.rounds if HERE in timed else 0
         for number in range(rounds):
-            lanes = list(workers) if number % 2 == 0 else list(workers)[::-1]
-            for lane in lanes:
+            for lane in timed if number % 2 == 0 else timed[::-1]:
                 self._asked_to_stop()
                 for way, seconds in workers[lane].ask("round").items():
                     of_way = found[lane].seconds.setdefault(way, [[]])
@@ -206,6 +218,13 @@ class Driver:
                 kept[key] = found[lane]
             else:
                 kept[key].join(found[lane], name)
+
+    def _opened(self, worker: Worker, key: Key) -> Found:
+        """Ready for its rounds; or why this row cannot be measured, which leaves the others theirs."""
+        try:
+            return Found(worker.ask("open", number=key.case, label=key.label))
+        except REFUSALS as error:
+            return Found.refused(sizes(self.recipe.cases[key.case])[key.label], error)
 
     def _telling(self, what: str, share: Callable[[], float], step: float) -> Callable[[str, float], None]:
         """What a worker says of the group it builds; where asked to stop, it is not waited for."""

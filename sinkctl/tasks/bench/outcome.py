@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from sinkctl.recipe.schema import BenchRecipe
-from sinkctl.result.bench import OURS, BenchDetail, Machine, Rate, Row, Work
+from sinkctl.recipe.sizes import way_of
+from sinkctl.result.bench import OURS, BenchDetail, Machine, Rate, Refused, Row, Work
 from sinkctl.result.fit import fits
 from sinkctl.result.interval import median_interval
 from sinkctl.result.schema import Measurement
@@ -26,11 +27,23 @@ def detail_of(recipe: BenchRecipe, suite: str, collected: Collected, lane: str) 
         machine=Machine(**facts[0]["machine"]),
         rates=rates,
         rows=rows,
+        refused=_refused(recipe, collected, lane),
         fits=fits(rows, seed),
         settings=recipe.timing.model_dump(mode="json"),
         cases={case.label: case.model_dump(mode="json", exclude={"name", "peers"}) for case in recipe.cases},
         environment=facts[-1]["environment"],
     )
+
+
+def _refused(recipe: BenchRecipe, collected: Collected, lane: str) -> list[Refused]:
+    told = []
+    for key, found in sorted(collected.found[lane].items(), key=lambda item: item[0].case):
+        if "refused" in found.opened:
+            case, size = recipe.cases[key.case], found.opened["size"]
+            way = way_of(case, size)
+            label, why = key.label.removesuffix(f",{way}"), found.opened["refused"]["why"]
+            told.append(Refused(case=case.label, label=label, size=size, way=way, why=why))
+    return told
 
 
 def rows_of(

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import ModelError
+from sinkctl.recipe.bench import AnyCase
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
@@ -53,24 +54,30 @@ class Session:
         }
 
     def open(self, number: int, label: str) -> dict[str, Any]:
-        """Build case `number` at the size `label`, and warm its ways up; one that cannot run here is left out."""
+        """Build case `number` at the size `label`, and warm its ways up; one that cannot run here is left out.
+
+        Where ours cannot, a ModelError, UsageError or TextError says so; the next case may be opened all the same.
+        """
         self.close()
+        self._tidy()  # what a refused one had begun to build
         case = self.recipe.cases[number]
         module = CASES[case.kind]
         size = sizes(case)[label]
         try:
             self._group = group = module.group(case, self.subject, size)
         except torch.OutOfMemoryError as error:
-            raise SinkctlError(f"{case.label} at {label}: {self.subject.device} is out of memory") from error
+            raise self._too_large(case, label) from error
         self._rounds, failed, added = 0, {}, {}
         for name, way in list(group.ways.items()):
             try:
                 self.clock.warm(name, way, self.recipe.timing.warmup)
                 added[name] = self.clock.added_bytes(way)
             except Exception as error:  # whatever a peer that does not fit raises
+                memory = isinstance(error, torch.OutOfMemoryError)
+                if name == OURS and memory:
+                    raise self._too_large(case, label) from error
                 if name == OURS:
                     raise
-                memory = isinstance(error, torch.OutOfMemoryError)
                 failed[name] = "out of memory" if memory else f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 del group.ways[name]
                 self._tidy()
@@ -86,6 +93,9 @@ class Session:
             "choices": group.choices,
             "failed": failed,
         }
+
+    def _too_large(self, case: AnyCase, label: str) -> ModelError:
+        return ModelError(f"{case.label} at {label}: {self.subject.device} is out of memory")
 
     def round(self) -> dict[str, float]:
         """Seconds a call of every way, one after the other; every other round the other way about."""

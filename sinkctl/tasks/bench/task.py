@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from sinkctl import __version__
+from sinkctl import __version__, errors
 from sinkctl.check import check
 from sinkctl.check.bench import check_held, gated_names
 from sinkctl.clock import carry, phase, spent, timed
@@ -93,6 +93,7 @@ def run(
         try:
             with phase("measuring"):
                 driver.collect(collected, driver.keys())
+            _check_measured(collected)
             detail, found = _judged(recipe, suite, collected, gates, before)
             first = {change.name: change.percent for change in found if change.failed}
             if first:
@@ -113,6 +114,13 @@ def run(
     if folder is not None:
         folder.write_json(ENVIRONMENT, collected.facts[HERE][-1]["environment"])
     return finished(result, folder, finish, lambda what: progress(Progress(what, 1.0)))
+
+
+def _check_measured(collected: Collected) -> None:
+    """What was refused is its row's answer; where nothing else was found, it is the run's."""
+    refused = [found.opened.get("refused") for found in collected.found[HERE].values()]
+    if refused and all(refused):
+        raise getattr(errors, refused[0]["kind"])(refused[0]["why"])
 
 
 def _judged(
@@ -153,6 +161,10 @@ def _result(
         name = f"{recipe.cases[key.case].label} {key.label}"
         choices |= {f"{name}: {what}": why for what, why in found.opened["choices"].items()}
         notes += [f"{name}: {way} did not run: {why}" for way, why in found.opened["failed"].items()]
+    for key, found in collected.found.get(THERE, {}).items():
+        if "refused" in found.opened and "refused" not in collected.found[HERE][key].opened:
+            name = f"{recipe.cases[key.case].label} {key.label}"
+            notes.append(f"{name}: the other version did not run: {found.opened['refused']['why']}")
     if THERE in collected.facts:
         other = mismatch(detail, detail.model_copy(update={"machine": Machine(**collected.facts[THERE][0]["machine"])}))
         notes += [f"the other version ran with other packages: {'; '.join(other)}"] if other else []

@@ -28,7 +28,7 @@ from sinkctl.tasks.generate.settle_sampling import (
     settle_sampling,
 )
 from sinkctl.tasks.stream.settle import bos_rule, model_in_full, resolved
-from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, is_records
+from sinkctl.text import RecordDecoder, Source, SpecialTokens, TokenStream, holds_records
 
 # Compiling takes 5 to 10 s and saves 2 ms a token of a 7B model.
 REPAYS_COMPILING = 10_000
@@ -158,7 +158,7 @@ def _prompts(
     """The ids of every prompt: those given as texts, then those of files."""
     found = [_ids(text, loaded) for text in recipe.prompts]
     for name in recipe.prompt_files:
-        if is_records(name):
+        if holds_records(name, recipe.field):
             source = Source(name)
             data = b"".join(iter(lambda source=source: source.read(1 << 20), b""))
             source.close()

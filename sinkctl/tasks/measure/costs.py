@@ -17,6 +17,7 @@ from sinkctl.tasks.measure.reading import elsewhere, main_input
 from sinkctl.tasks.measure.seeing_costs import seeing_costs, text_sees_ahead
 from sinkctl.tasks.measure.streamed import streamed
 from sinkctl.tasks.measure.variants import SHORTEST
+from sinkctl.text.source import is_pipe
 
 LENGTH = 256
 STREAMING = "streaming without sinks"
@@ -51,8 +52,8 @@ def costs(
             found.notes.append(said[0].upper() + said[1:] + ".")
             return
         raise ModelError(f"{loaded.name}: {said}")
-    if "-" in recipe.input.files:
-        found.notes.append("Costs were not measured: they read the text again, and standard input cannot be.")
+    if any(map(is_pipe, recipe.input.files)):
+        found.notes.append("Costs were not measured: they read the text again, and a pipe cannot be.")
         return
 
     def go_on() -> None:

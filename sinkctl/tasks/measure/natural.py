@@ -10,9 +10,9 @@ from torch import Tensor
 from sinkctl.errors import TextError, UsageError
 from sinkctl.model.load import DEMO
 from sinkctl.recipe.schema import InputSettings
-from sinkctl.text import RecordDecoder, Source, TokenStream, is_records
+from sinkctl.text import RecordDecoder, Source, TokenStream, holds_records
 from sinkctl.text.decode import TextDecoder
-from sinkctl.text.source import STDIN, check
+from sinkctl.text.source import check
 
 MOST_TOKENS = 2_000_000  # tokenized of all files together, unless the samples need more: seconds, not minutes
 MOST_RECORD_BYTES = 64 << 20
@@ -27,14 +27,14 @@ def natural(settings: InputSettings, tokenizer: Any, length: int) -> tuple[list[
     """
     files = settings.files or (str(DEMO / "text.txt"),)
     check(files)
-    records = [is_records(name) or (name == STDIN and settings.field is not None) for name in files]
+    records = [holds_records(name, settings.field) for name in files]
     if settings.field is not None and not any(records):
         raise UsageError(f"--field {settings.field}: none of the texts is a .jsonl file")
     most = max(MOST_TOKENS // len(files), settings.samples * length)
     places: list[tuple[np.ndarray | str, int]] = []  # a tokenized file and a sample's start, or a record's text
     notes, longest = [], 0
-    for name, holds_records in zip(files, records, strict=True):
-        if holds_records:
+    for name, of_records in zip(files, records, strict=True):
+        if of_records:
             places += [(text, 0) for text in _records(name, settings)]
             continue
         ids, whole = _ids(name, tokenizer, settings, most)

@@ -174,6 +174,11 @@ def test_what_is_no_whole_gguf_is_refused_before_torch(exact, tmp_path, monkeypa
         ({"sizes": {"head_count_kv": 3}}, "head_count, 8, is not divisible by llama.attention.head_count_kv, 3"),
         ({"sizes": {"embedding_length": 128}}, "embedding_length is 128, and the embedding's rows are of 64"),
         ({"sizes": {"vocab_size": 500}}, "vocabulary is of 500 tokens, and the embedding has 512 rows"),
+        (
+            {"sizes": {"feed_forward_length": 100}},
+            r"blk.0.ffn_down.weight is 64×172 in the file and 64×100 by its header \(and 14 more\); the file",
+        ),
+        ({"sizes": {"head_count_kv": 8}}, "blk.0.attn_k.weight is 32×64 in the file and 64×64 by its header"),
         ({"bos_token_id": 512}, "bos_token_id is 512, and its vocabulary has 512 tokens; .* download it again"),
         ({"eos_token_id": 2**32 - 1}, "eos_token_id is 4,294,967,295, and"),
         ({"unk_token_id": 600}, "unknown_token_id is 600, and"),
@@ -199,7 +204,23 @@ def test_blocks_that_predict_further_tokens_may_be_there_or_not(tmp_path):
         check_agrees(tmp_path, replace(without, fields=fields))
 
 
-def test_what_only_loading_tells_is_said_of_the_header(tmp_path):
+def test_a_matrix_of_one_block_that_is_lost_is_named(tmp_path):
+    header = read_header(write_gguf(tmp_path / "stories.gguf"))
+    without = replace(header, tensors=[each for each in header.tensors if each.name != "blk.3.ffn_up.weight"])
+    check_agrees(tmp_path, header)
+    with pytest.raises(ModelError, match=r"it holds no blk\.3\.ffn_up\.weight; the file is damaged or was edited"):
+        check_agrees(tmp_path, without)
+    for unsure in ({"llama.expert_count": 8}, {"llama.attention.head_count_kv": [4] * 5}):
+        check_agrees(tmp_path, replace(without, fields=header.fields | unsure))
+
+
+def test_widths_of_heads_that_transformers_does_not_go_by_are_no_fault(tmp_path):
+    load(str(write_gguf(tmp_path / "stories.gguf", sizes={"key_length": 16, "value_length": 16})))
+
+
+def test_what_only_loading_tells_is_said_of_the_header(tmp_path, monkeypatch):
+    """Of architectures whose matrices are not known before."""
+    monkeypatch.setattr(check, "check_agrees", lambda *_: None)
     path = write_gguf(tmp_path / "stories.gguf", sizes={"feed_forward_length": 100})
     with pytest.raises(ModelError, match=r"down_proj.weight is 64×172 in the file and 64×100 by its header .*again"):
         load(str(path))

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import of_exit
 from sinkctl.model.load import DEMO
 from sinkctl.recipe.bench import ProcessesCase
 from sinkctl.recipe.sizes import Size
@@ -85,7 +85,7 @@ def _recipe(case: ProcessesCase, subject: Subject, folder: Path) -> Path:
 
 
 def run(recipe: Path, processes: int, output: Path, pinned: bool) -> None:
-    """Start so many, as torchrun does, and wait for them; ModelError says what one of them said."""
+    """Start so many, as torchrun does, and wait for them; an error says what one of them said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(processes)}
@@ -103,7 +103,8 @@ def run(recipe: Path, processes: int, output: Path, pinned: bool) -> None:
         for process in started:
             said = process.communicate()[1]
             if process.returncode:
-                raise ModelError(f"{processes} processes: {(said.strip().splitlines() or ['one ended'])[-1]}")
+                words = (said.strip().splitlines() or ["one ended"])[-1]
+                raise of_exit(process.returncode)(f"{processes} processes: {words}")
     finally:
         for process in started:
             process.kill()

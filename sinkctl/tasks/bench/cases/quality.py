@@ -1,12 +1,14 @@
 """Perplexity by sinks and cache size: one stream, all policies side by side, each number exact."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from torch import Tensor
 
 from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
-from sinkctl.errors import ModelError, TextError
+from sinkctl.errors import ModelError, SinkctlError, TextError
+from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
 from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
@@ -16,14 +18,22 @@ from sinkctl.tasks.bench.beside_full import Beside, beside_full, opening
 from sinkctl.tasks.bench.subject import Subject, in_words_of
 from sinkctl.tasks.bench.way import Group, Reading
 from sinkctl.tasks.stream import run
+from sinkctl.tasks.stream.scorers import scorer_for
+from sinkctl.tasks.stream.settle import resolved
 
 STRETCHES = 20  # at least, where there are so many tokens
 
 
 def group(case: QualityCase, subject: Subject, size: Size) -> Group:
-    """The perplexity of one policy; the first call streams the text under all of them."""
+    """The perplexity of one policy; the first call streams the text under all of them that can.
+
+    SinkctlError: why this one cannot.
+    """
     policy = _policy(case, size, subject.loaded.context)
-    score, stretches = _scores(case, subject)[policy.label]
+    found = _scores(case, subject)[policy.label]
+    if isinstance(found, SinkctlError):
+        raise found
+    score, stretches = found
     if score.common_perplexity is None:
         raise TextError(f"{case.label}: no token was scored by every policy; leave out a peer, or raise its limit")
     detail = {
@@ -44,26 +54,58 @@ def group(case: QualityCase, subject: Subject, size: Size) -> Group:
     return Group(readings=readings, choices=choices)
 
 
-def _scores(case: QualityCase, subject: Subject) -> dict[str, tuple[PolicyScore, list[float]]]:
-    """By the policy's label, with its loss by stretch of the text; remembered by the subject."""
-    key = case.model_dump_json()
-    if key not in subject.kept:
-        loaded = subject.loaded
-        if loaded.tokenizer is None:
-            raise ModelError(f"{loaded.name} has no tokenizer, so no text to score; give a checkpoint instead")
-        policies = [_policy(case, size, loaded.context) for size in sizes(case).values()]
-        recipe = StreamRecipe(
-            model=subject.recipe.model,
-            text=TextSettings(files=case.files),
-            policies=tuple({policy.label: policy for policy in policies}.values()),
-            limit=case.limit,
-        )
+Scored = tuple[PolicyScore, list[float]]
+
+
+def _scores(case: QualityCase, subject: Subject) -> dict[str, Scored | SinkctlError]:
+    """By the policy's label, with its loss by stretch of the text; or why it has none. Remembered by the subject."""
+    loaded = subject.loaded
+    if loaded.tokenizer is None:
+        raise ModelError(f"{loaded.name} has no tokenizer, so no text to score; give a checkpoint instead")
+
+    def found() -> dict[str, Scored | SinkctlError]:
+        policies = {policy.label: policy for policy in _policies(case, loaded)}
+        try:
+            return _streamed(case, subject, policies.values())
+        except SinkctlError as error:
+            problem = _bare(error)
+        refused = {label: why for label, policy in policies.items() if (why := _refusal(case, policy, loaded))}
+        rest = [policy for label, policy in policies.items() if label not in refused]
+        if not refused:
+            return dict.fromkeys(policies, problem)
+        return refused | (_streamed(case, subject, rest) if rest else {})
+
+    return subject.once(case.model_dump_json(), found)
+
+
+def _streamed(case: QualityCase, subject: Subject, policies: Iterable[Policy]) -> dict[str, Scored | SinkctlError]:
+    recipe = StreamRecipe(
+        model=subject.recipe.model,
+        text=TextSettings(files=case.files),
+        policies=tuple(policies),
+        limit=case.limit,
+    )
+    with in_words_of(case):
+        outcome = run(recipe, subject.loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
+    common = np.isfinite(list(outcome.nll.values())).all(0)
+    by_label = {label: _stretches(nll[common]) for label, nll in outcome.nll.items()}
+    return {score.label: (score, by_label[score.label]) for score in outcome.result.stream.policies}
+
+
+def _refusal(case: QualityCase, policy: Policy, loaded: LoadedModel) -> SinkctlError | None:
+    """Why the model cannot be streamed under this policy, alone."""
+    try:
         with in_words_of(case):
-            outcome = run(recipe, loaded, progress=lambda now: subject.told(case.label, now.share or 0.0))
-        common = np.isfinite(list(outcome.nll.values())).all(0)
-        by_label = {label: _stretches(nll[common]) for label, nll in outcome.nll.items()}
-        subject.kept[key] = {score.label: (score, by_label[score.label]) for score in outcome.result.stream.policies}
-    return subject.kept[key]
+            (settled,) = resolved([policy], loaded, {})
+            scorer_for(loaded, settled, bos=loaded.uses_bos)
+    except SinkctlError as error:
+        return _bare(error)
+    return None
+
+
+def _bare(error: SinkctlError) -> SinkctlError:
+    """The same without its traceback, which would keep the caches that it was met with."""
+    return type(error)(str(error))
 
 
 def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perplexity: float) -> list[Reading]:
@@ -89,7 +131,8 @@ def _beside(case: QualityCase, subject: Subject) -> dict[str, Beside]:
 
     def found() -> dict[str, Beside]:
         subject.told(f"{case.label}: beside everything kept", 0.0)
-        policies = [_policy(case, size, subject.loaded.context) for size in sizes(case).values()]
+        scored = {label for label, one in _scores(case, subject).items() if not isinstance(one, SinkctlError)}
+        policies = [policy for policy in _policies(case, subject.loaded) if policy.label in scored]
         kept = [policy for policy in policies if not isinstance(policy, Recompute | Dense)]
         return beside_full(subject.loaded, kept, _opening(case, subject)[0])
 
@@ -100,6 +143,10 @@ def _stretches(nll: np.ndarray) -> list[float]:
     """Mean losses over stretches of one length, by which any two policies can be compared; a rest is left out."""
     length = max(1, len(nll) // STRETCHES)
     return nll[: len(nll) // length * length].reshape(-1, length).mean(1, dtype=np.float64).tolist()
+
+
+def _policies(case: QualityCase, loaded: LoadedModel) -> list[Policy]:
+    return [_policy(case, size, loaded.context) for size in sizes(case).values()]
 
 
 def _policy(case: QualityCase, size: Size, context: int | None) -> Policy:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import of_exit
 from sinkctl.model.settings import ModelSettings
 from sinkctl.recipe.bench import StartupCase
 from sinkctl.recipe.schema import ConvertRecipe, GenerateRecipe, MeasureRecipe, Recipe, StreamRecipe
@@ -64,7 +64,7 @@ def _run(recipe: Recipe, caches: Path) -> dict[str, float]:
         took = time.monotonic() - began
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
-            raise SinkctlError(f"{command}: {said[-1].removeprefix('sinkctl: ')}")
+            raise of_exit(done.returncode)(f"{command}: {said[-1].removeprefix('sinkctl: ')}")
         result = json.loads((output / RESULT).read_text(encoding="utf-8"))
     found = dict.fromkeys(STARTUP, 0.0) | {"seconds": took, "own": result["seconds"]}
     for phase, seconds in result["phases"].items():

@@ -35,6 +35,7 @@ from sinkctl.tasks.convert.training.trained import (
 )
 from sinkctl.tasks.convert.write import SINK
 from sinkctl.text import is_records
+from sinkctl.text.source import is_pipe
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class TrainingRun:
         if self.settled.least and judged_by & {Path(name).resolve() for name in files.files}:
             conversion.notes.append("A text that judges is trained on too: what it says does not hold for other texts.")
         if files.files:
-            records, read = any(name == "-" or is_records(name) for name in files.files), self.recipe.text
+            records, read = any(is_pipe(name) or is_records(name) for name in files.files), self.recipe.text
             replaced = "replace" if "replace" in (files.errors, read.errors) else "strict"
             field = files.field or (read.field if records else None)  # --field and --errors are for both texts
             files = files.model_copy(update={"field": field, "errors": replaced})

@@ -1,0 +1,147 @@
+"""A row of `sinkctl bench` that a model refuses: it says so, and leaves the others theirs."""
+
+import io
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from junitparser import JUnitXml, Skipped
+
+import sinkctl
+from sinkctl.errors import ModelError, SinkctlError, TextError, UnmeasuredError, UsageError, of_exit
+from sinkctl.model.probe import LearnedPositions
+from sinkctl.recipe.load import validate
+from sinkctl.report.benched import tables
+from sinkctl.report.junit import junit
+from sinkctl.result.bench import OURS
+from sinkctl.result.compare import judge, parse_gate
+from sinkctl.tasks.bench import task
+from sinkctl.tasks.bench.against import Version
+from sinkctl.tasks.bench.cases import decode, stream
+from sinkctl.tasks.bench.driver import HERE, Collected, Driver
+from sinkctl.tasks.bench.way import Group, Way
+from sinkctl.tasks.bench.worker import serve
+
+MASSIVE = "quality: kv_keep predicted: no activation of demo is massive"
+QUALITY = {
+    "kind": "quality", "sinks": [1], "caches": [64], "limit": 200, "peers": ["dense"], "kv": ["full", "2bit"],
+    "kv_keep": ["predicted", "none"], "kv_recent": 0, "beside_full": True,
+}  # fmt: skip
+RETRIEVAL = {
+    "kind": "retrieval", "caches": ["1+63"], "lines": 6, "every": 3, "back": [1], "kv": ["2bit"], "kv_recent": 0,
+    "kv_keep": ["predicted", "none"],
+}  # fmt: skip
+ALONE = {"kind": "quality", "name": "alone", "sinks": [1], "caches": [64], "kv": ["2bit"], "kv_keep": ["predicted"],
+         "kv_recent": 0, "peers": [], "limit": 200}  # fmt: skip
+
+
+def recipe_of(*cases: dict, **more):
+    timing = {"rounds": 1, "warmup": 0, "seconds": 1e-4, "threads": 1}
+    model = {"device": "cpu", "dtype": "float32"}
+    return validate({"task": "bench", "model": model, "timing": timing, "cases": list(cases), **more})
+
+
+@pytest.fixture
+def found(in_this_process):
+    """Predicted tokens of a model without massive activations, among what it can do."""
+    fail_on = ["quality.perplexity<=1e9", "retrieval.exact_match>=0", "quality.dense.dense.perplexity<=1e9"]
+    recipe = recipe_of(QUALITY, RETRIEVAL, ALONE, fail_on=fail_on)
+    return sinkctl.bench(recipe, progress=lambda _: None)
+
+
+def test_what_a_model_refuses_says_so_in_its_row_and_the_others_are_measured(found):
+    assert {row.label for row in found.bench.rows if row.metric == "perplexity"} == {
+        "1+63",
+        "1+63,2bit,keep=none",
+        "dense",
+    }
+    assert {row.label for row in found.bench.rows if row.metric == "kl"} == {"1+63", "1+63,2bit,keep=none"}
+    refused = {(each.case, each.label, each.way): each.why for each in found.bench.refused}
+    assert list(refused) == [
+        ("quality", "1+63,2bit,keep=predicted", OURS), ("retrieval", "1+63,2bit,keep=predicted,back=1", OURS),
+        ("alone", "1+63,2bit,keep=predicted", OURS),
+    ]  # fmt: skip
+    assert refused["quality", "1+63,2bit,keep=predicted", OURS].startswith(MASSIVE)
+    shown = dict(tables(found.bench))
+    assert ["1, 2bit, predicted kept", "n/a"] in shown["Quality"].rows
+    assert ["1+63, 2bit, predicted kept", "n/a"] in shown["Retrieval"].rows
+    assert [row[3] for row in shown["Not measured"].rows] == ["(1)", "(2)", "(3)"]
+    assert shown["Not measured"].legend[0].startswith(f"(1) {MASSIVE}")
+    skipped = [case for suite in JUnitXml.fromstring(junit(found).encode()) for case in suite
+               if any(isinstance(one, Skipped) for one in case.result)]  # fmt: skip
+    assert [case.name for case in skipped] == [f"{each.case} {each.label}: measured" for each in found.bench.refused]
+
+
+def test_a_gate_on_a_refused_row_is_unanswered_and_others_hold(found):
+    asked, retrieval, dense = map(parse_gate, found.recipe["fail_on"])
+    with pytest.raises(UnmeasuredError, match=f"^quality 1\\+63,2bit,keep=predicted could not be measured: {MASSIVE}"):
+        judge(found, [asked]).check()
+    assert judge(found, [retrieval]).unanswered
+    judge(found, [dense]).check()
+
+
+def test_where_every_row_is_refused_the_run_is(in_this_process):
+    with pytest.raises(ModelError, match="alone: kv_keep predicted: no activation of demo is massive"):
+        sinkctl.bench(recipe_of(ALONE), progress=lambda _: None)
+
+
+@pytest.mark.parametrize("error", [ModelError("no"), UsageError("no"), TextError("no"), torch.OutOfMemoryError("no")])
+def test_a_size_that_does_not_run_leaves_the_others_in_every_process_and_version(error, in_this_process, monkeypatch):
+    """The second of three sizes, here in one version alone."""
+    built, lanes = [], iter(["here", "there"] * 9)
+
+    def group(case, subject, size):
+        lane = next(lanes)
+        built.append((lane, size["window"]))
+        if size["window"] == 13 and lane == "there":
+            raise error
+        return Group("tokens_per_s", {OURS: Way(lambda: None)})
+
+    monkeypatch.setattr(stream, "group", group)
+    case = {"kind": "stream", "windows": [12, 13, 14], "peers": []}
+    taking = Driver(recipe_of(case, shape="tiny"), {HERE: "a", "there": "b"}, progress=lambda _: None, stop=bool)
+    both = taking.collect(Collected(), taking.keys()).found
+    assert built == [(lane, window) for window in (12, 13, 14) for lane in ("here", "there")]
+    assert all(found.seconds for found in both[HERE].values())
+    assert [bool(found.seconds) for found in both["there"].values()] == [True, False, True]
+    again = Collected.load(Collected(both, {}, set()).dump()).found["there"][taking.keys()[1]]
+    assert again.opened["refused"]["why"] in ("no", "stream at 4+13: cpu is out of memory")
+
+
+def test_what_another_version_refuses_is_noted(in_this_process, monkeypatch):
+    lanes = iter(["here", "there"])
+
+    def group(*_):
+        if next(lanes) == "there":
+            raise ModelError("no such attention yet")
+        return Group("tokens_per_s", {OURS: Way(lambda: None)})
+
+    monkeypatch.setattr(stream, "group", group)
+    monkeypatch.setattr(task, "checkout", lambda ref, told: nullcontext(Version(Path("python"), 40 * "0")))
+    recipe = recipe_of({"kind": "stream", "peers": []}, shape="tiny")
+    result = sinkctl.bench(recipe, against="main", progress=lambda _: None)
+    assert "stream 4+252: the other version did not run: no such attention yet" in result.notes
+    assert (len(result.bench.rows), result.bench.refused, result.bench.changes) == (1, [], [])
+
+
+def test_a_kind_of_refusal_that_only_the_worker_knows_is_one(monkeypatch):
+    def group(*_):
+        raise LearnedPositions("positions are learned")
+
+    monkeypatch.setattr(decode, "group", group)
+    recipe = recipe_of({"kind": "decode"}, shape="tiny").model_dump(mode="json")
+    asked = [{"do": "start", "recipe": recipe}, {"do": "open", "number": 0, "label": "4+252"}]
+    serve([json.dumps(each) for each in asked], answers := io.StringIO())
+    assert json.loads(answers.getvalue().splitlines()[-1]) == {"error": "positions are learned", "kind": "ModelError"}
+
+
+def test_a_fault_is_no_refusal(in_this_process, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(decode, "group", broken)
+    with pytest.raises(ZeroDivisionError):
+        sinkctl.bench(recipe_of({"kind": "decode"}, shape="tiny"), progress=lambda _: None)
+    assert (of_exit(2), of_exit(3), of_exit(70), of_exit(-9)) == (ModelError, ModelError, SinkctlError, SinkctlError)
