@@ -6,6 +6,8 @@ that is lent for so long: it begins no row that it would have to stop.
 """
 
 import argparse
+import difflib
+import json
 import math
 import os
 import platform
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
+from typing import Any
 
 # Flags that say which rows run, where and how long.
 OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown", "beside")
@@ -53,6 +56,27 @@ def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, te
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         parser.error(f"--folder {options.folder}: cannot be made ({problem.strerror}); name another")
+
+
+def read_row(path: Path, holds: str) -> dict[str, Any]:
+    """A kept row, which has `holds`; SystemExit for a file that is none, half a one, or one of another script."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise SystemExit(f"{path}: is no row ({problem}); remove it") from problem
+    if not (isinstance(row, dict) and holds in row):
+        raise SystemExit(f"{path}: is no row of this table, it has no {holds!r}; name another --folder, or remove it")
+    return row
+
+
+def check_known(flag: str, names: Sequence[str], rows: Sequence[str], all_of_them: str) -> None:
+    """SystemExit for the first name that is no row: what may have been meant, or else where `all_of_them` are."""
+    for name in names:
+        if name in rows:
+            continue
+        near = difflib.get_close_matches(name, rows, n=1)
+        hint = f"did you mean {near[0]}?" if near else all_of_them
+        raise SystemExit(f"{flag} {name}: no such row; {'names go apart by spaces' if ',' in name else hint}")
 
 
 def child(script: str, options: argparse.Namespace) -> list[str]:

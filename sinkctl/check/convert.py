@@ -8,6 +8,7 @@ from sinkctl.cache.precision.settings import FORMATS, NAMES
 from sinkctl.check.registers import check_images, register_rules
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
+from sinkctl.launched import processes
 from sinkctl.model.adapter_files import resolved
 from sinkctl.model.files import decoder_type
 from sinkctl.model.gguf.header import read_header
@@ -16,7 +17,7 @@ from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.registers import REGISTERS
 from sinkctl.result.compare import check_names, parse
-from sinkctl.result.store import CHECKPOINT, RESULT, STATE, check_writable
+from sinkctl.result.store import CHECKPOINT, RESULT, STATE, RunFolder, check_writable
 from sinkctl.sinks.storable import never_stock, unstorable_for
 from sinkctl.text.source import check
 
@@ -156,6 +157,9 @@ def training_rules(recipe: ConvertRecipe) -> None:
         raise UsageError(f"--train-window {settings.window}: {hides}; leave it out")
     if settings.prefix is not None:
         _check_prefix(recipe)
+    if settings.unique is not None and settings.length != "auto" and settings.unique <= settings.length:
+        holds = f"a sequence takes {settings.length:,} and one to predict"
+        raise UsageError(f"training.unique: {settings.unique} tokens, and {holds}; give more, or a smaller --length")
     if settings.warmup != "auto" and settings.warmup >= recipe.steps:
         raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
     if settings.loss.kl and recipe.scratch is not None:
@@ -188,6 +192,9 @@ def check_folder(output: Path, resume: bool) -> None:
         finished = (output / RESULT).exists()
         what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
         raise ResumeError(f"--resume {output}: {what}")
+    elif processes() == 1:
+        with RunFolder(output).held():
+            pass  # or another process is at work there
 
 
 def _check_place(output: Path) -> None:

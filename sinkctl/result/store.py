@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from sinkctl.errors import ResumeError, UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
 STATE, CHECKPOINT = "state", "state.json"
+LOCK = "lock"  # in the folder of states: a process is at work
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -152,6 +154,27 @@ class RunFolder:
             raise ResumeError(
                 f"{self.path / STATE}: the checkpoint is damaged ({error}); start the run again"
             ) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other process may run in it; ResumeError where one does already. A killed one lets go."""
+        states = self.path / STATE
+        try:
+            states.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(states / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResumeError(f"{self.path}: another process is at work in it; wait until that has ended") from error
+        except NotImplementedError:  # a file system without locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            (states / LOCK).unlink(missing_ok=True)
+            lock.release()
+            with suppress(OSError):  # states are there, or it is gone
+                states.rmdir()
 
     def drop_state(self) -> None:
         """The run is finished: nothing is left to resume."""

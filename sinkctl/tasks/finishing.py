@@ -39,7 +39,8 @@ def begun(
             folder.write_recipe(made.recipe.model_dump(mode="json"))
             folder.write_json(ENVIRONMENT, environment())
     if folder is not None:
-        yield made, folder.path, folder
+        with folder.held():
+            yield made, folder.path, folder
         return
     with TemporaryDirectory() as scratch:
         yield made, Path(scratch), None

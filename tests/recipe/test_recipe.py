@@ -27,6 +27,8 @@ WRONG = [
     ("task: stream\nmodel: demo\n", ":2: model: a mapping of settings: name, adapters, revision, device, dtype, … (gi"),
     ("task: stream\npolicies:\n  - {kind: sink_window, window: 0}\n", ":3: policies.0.window: input should be"),
     ("task: convert\nsink: kv_bias\n", ":2: sink: a mapping that says which `kind`, such as {kind: kv_bias} (gi"),
+    ("task: convert\ntraining: {clip: .inf}\n", ":2: training.clip: input should be a finite number (given: inf)"),
+    ("task: convert\nsink: {kind: clipped_softmax, alpha: .inf}\n", ":2: sink.alpha: input should be a finite number"),
     ("task: convert\nsink: {kind: none, start: zero}\n", ":2: sink.start: no such field; none has kind, bos"),
     ("task: convert\nsink: {kind: gate, start: zero}\n", ":2: sink.start: input should be 'exact' or 'match'"),
     ("task: convert\nsink: {kind: gate, start: match, place: input}\n", ":2: sink: start match: the first token's"),

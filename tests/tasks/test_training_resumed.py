@@ -3,7 +3,10 @@
 import errno
 import json
 import math
+import os
+import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -12,6 +15,7 @@ import yaml
 from processes import Command, launched
 from training_runs import JUDGED, small, train, weights
 
+from sinkctl.check.convert import check_folder
 from sinkctl.errors import Interrupted, ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
@@ -20,6 +24,7 @@ from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.task import Outcome
 from sinkctl.tasks.convert.training import train as training
+from sinkctl.tasks.convert.write import whole_or_nothing
 
 SHARED = ("--steps", 3, "--set", "training.loss.kl=0.5", "--set", "training.micro_batch=1", "--dtype", "float32")
 # AdamW moves a weight whose gradient is nothing but rounding by its whole rate: small beside what is compared.
@@ -271,3 +276,55 @@ def test_a_stopped_training_goes_on_with_the_text_and_the_settings_it_was_begun_
         go_on()
     mine.write_text(text.read_text())
     assert go_on({"save_seconds": 9}, evaluation=JUDGED).result.convert.training.steps == 4
+
+
+def test_two_processes_never_train_in_one_folder(model, text, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        train(out, model, "none", text, how={"stop": lambda: (out / STATE / CHECKPOINT).exists()})
+    kept = sorted(path.name for path in (out / STATE).iterdir())
+    with RunFolder(out).held(), pytest.raises(ResumeError, match=f"{out}: another process is at work in it; wait"):
+        train(out, model, "none", text, how={"resume": True})
+    assert sorted(path.name for path in (out / STATE).iterdir()) == kept, "nothing is left of the lock"
+    assert train(out, model, "none", text, how={"resume": True}).result.convert.training.steps == 4
+
+
+def test_what_a_killed_process_was_writing_is_taken_away_by_the_next(tmp_path):
+    out, host, nobody = tmp_path / "out", socket.gethostname(), 1 << 30
+    left, others = tmp_path / f".out.written-{host}-{nobody}", tmp_path / f".out.written-{host}-{os.getppid()}"
+    for folder in (left, others, out / STATE / f"written-{host}-{nobody}"):
+        folder.mkdir(parents=True)
+    (out / STATE / CHECKPOINT).write_text("{}")
+    (out / "templates").mkdir()
+    (out / "templates" / "old").touch()  # moved, before it was killed
+    with whole_or_nothing(out, 1, replaces=True) as folder:
+        assert [path.name for path in (out / STATE).iterdir() if path.is_dir()] == [folder.name]
+        (folder / "templates").mkdir()
+        (folder / RESULT).touch()
+    assert sorted(path.name for path in out.iterdir()) == [RESULT, "templates"]
+    assert not any((out / "templates").iterdir())
+    with whole_or_nothing(tmp_path / "new" / "out", 1) as folder:
+        (folder / RESULT).touch()
+    assert left.exists(), "of another folder"
+    shutil.rmtree(out)
+    with whole_or_nothing(out, 1) as folder:
+        (folder / RESULT).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "new", "out"]
+
+
+def test_a_run_killed_while_its_states_go_is_finished(tmp_path, monkeypatch):
+    """Not one that says it can be resumed and then misses half of its state."""
+    (tmp_path / "out" / STATE / "converted-4").mkdir(parents=True)
+    (tmp_path / "out" / STATE / CHECKPOINT).write_text("{}")
+    remove = shutil.rmtree
+
+    def killed(path, **how):
+        if path == tmp_path / "out" / STATE:
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt), whole_or_nothing(tmp_path / "out", 1, replaces=True) as folder:
+        (folder / RESULT).touch()
+    with pytest.raises(ResumeError, match="is finished, and nothing is left to do"):
+        check_folder(tmp_path / "out", resume=True)

@@ -90,6 +90,7 @@ def test_a_prefix_is_for_plain_models_from_scratch_and_leaves_something_to_predi
     refused("take sink none, not kv_bias", {}, "kv_bias", scratch=SCRATCH)
     refused("give training.boundaries bos or none", {"boundaries": "mask"}, scratch=SCRATCH)
     refused("leaves nothing to predict of 24 tokens", {"prefix": 24}, scratch=SCRATCH)
+    refused("leaves nothing to predict of 32 tokens", {"prefix": 32, "length": "auto"}, scratch=SCRATCH)
 
 
 def test_random_weights_learn_with_a_prefix(text, tmp_path):
