@@ -10,7 +10,7 @@ from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
 from sinkctl.launched import processes
 from sinkctl.model.adapter_files import resolved
-from sinkctl.model.files import decoder_type
+from sinkctl.model.files import decoder_type, designed_sink
 from sinkctl.model.gguf.header import read_header
 from sinkctl.model.named import resolve
 from sinkctl.model.weight_file import shapes_in, weight_files
@@ -109,6 +109,8 @@ def _check_storable(recipe: ConvertRecipe) -> None:
         said = f"no class of transformers has {recipe.sink.kind} as asked for; leave --store stock out"
         raise ModelError(f"{recipe.sink.kind} cannot be stored in a stock class: {said}")
     name = resolved(recipe.model).name
+    if (said := designed_sink(name)) is not None:
+        raise ModelError(f"{name} is a converted checkpoint ({said}); convert the original")
     kind = decoder_type(name)
     biased = _output_bias(name) if kind is not None and recipe.sink.kind == "value_bias" else None
     why = None if kind is None else unstorable_for(recipe.sink, kind, biased)

@@ -161,6 +161,13 @@ def test_a_loss_that_is_no_number_names_its_step_and_the_state_before(model, tex
     assert str(again.value) == words
 
 
+def test_weights_too_large_for_what_they_are_written_in_are_refused_and_not_written(model, text, tmp_path):
+    """The model is stored in float16, which ends at 65,504; it learns in float32."""
+    with pytest.raises(ModelError, match=r"weights have grown larger than float16 holds, .*; take a lower --lr"):
+        train(tmp_path / "out", model, "none", text, {"lr": 1e6}, steps=1)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def result_of(folder) -> Result:
     return Result.model_validate_json((folder / RESULT).read_text())
 

@@ -200,6 +200,12 @@ class TrainingRun:
 
     def _to_write(self, model: PreTrainedModel) -> PreTrainedModel:
         form, model = self.conversion.form, as_loaded(model, self.settled.dtype, self.settled.dtype).cpu()
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):  # they were, in float32
+            dtype = str(self.settled.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"training the converted checkpoint: weights have grown larger than {dtype} holds, in which it is "
+                "written; take a lower --lr (or --sink-lr) in a new run"
+            )
         if form.own_code or form.name == "same class":
             return model
         return form.build(*taken_apart(model, self.loaded.model, self.sink))
