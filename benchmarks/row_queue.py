@@ -31,16 +31,41 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those that both scripts have."""
     parser.add_argument("--train-text", nargs="+", default=[])
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--length", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
-    parser.add_argument("--seconds", type=float, help="begin no row side by side that would not end within so many")
+    parser.add_argument("--seeds", type=count, default=1)
+    parser.add_argument("--first-seed", type=count_or_0, default=0)
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--batch", type=count)
+    parser.add_argument("--length", type=count)
+    parser.add_argument("--device", type=device, default="auto")
+    parser.add_argument("--gpus", type=count, default=1)
+    parser.add_argument("--workers", type=count, default=1, help="rows at a time on each GPU")
+    parser.add_argument("--seconds", type=count, help="begin no row side by side that would not end within so many")
     parser.add_argument("--table", action="store_true")
+
+
+def count(said: str) -> int:
+    """1 or more, as argparse takes it."""
+    return _whole(said, 1)
+
+
+def count_or_0(said: str) -> int:
+    return _whole(said, 0)
+
+
+def _whole(said: str, least: int) -> int:
+    if not said.isdecimal() or not least <= int(said) < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{said}: give a whole number from {least} on")
+    return int(said)
+
+
+def device(said: str) -> str:
+    """As `sinkctl --device` takes it."""
+    from sinkctl.model.settings import ModelSettings  # no torch
+
+    try:
+        return ModelSettings(device=said).device
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{said}: give auto, cpu, cuda, cuda:N or mps") from problem
 
 
 def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, texts: Sequence[str]) -> None:

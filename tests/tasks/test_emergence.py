@@ -321,9 +321,13 @@ def test_the_baseline_is_judged_by_as_few_queries_as_small_windows_see_the_first
     [
         (["--train-text", "nosuch.txt", "--held-out", __file__], "nosuch.txt: no such file; name a text"),
         (["--table"], "no such folder; name the one where finished rows are kept"),
+        (["--steps", "0"], "--steps: 0: give a whole number from 1 on"),
+        (["--workers", "-1"], "--workers: -1: give a whole number from 1 on"),
+        (["--first-seed", "9223372036854775808"], "--first-seed: 9223372036854775808: give a whole number from 0 on"),
+        (["--device", "gpu"], "--device: gpu: give auto, cpu, cuda, cuda:N or mps"),
     ],
 )
-def test_texts_and_folders_that_are_not_there_are_said_before_any_row(monkeypatch, tmp_path, capsys, more, words):
+def test_what_flags_say_wrongly_is_said_before_any_row(monkeypatch, tmp_path, capsys, more, words):
     monkeypatch.setattr(sys, "argv", ["", "--folder", str(tmp_path / "rows"), *more])
     with pytest.raises(SystemExit, match="2"):
         emergence.main()
