@@ -168,6 +168,8 @@ class RunFolder:
         except NotImplementedError:  # a file system without locks
             yield
             return
+        except OSError as error:
+            raise ResumeError(f"{states}: cannot be written ({error.strerror}); check who may write there") from error
         try:
             yield
         finally:

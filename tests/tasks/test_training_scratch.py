@@ -100,3 +100,18 @@ def test_random_weights_learn_with_a_prefix(text, tmp_path):
     loss = curve(out).loss
     assert loss[0] == pytest.approx(math.log(4096), abs=0.3)
     assert loss[-1] < loss[0] - 0.1
+
+
+def test_sequences_longer_than_there_are_positions_are_refused(text, tmp_path):
+    opt = dict(model_type="opt", hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2)
+    opt |= {"word_embed_proj_dim": 32, "max_position_embeddings": 128}
+
+    def refused(match, length, kind="positions", sink=None, **recipe):
+        with pytest.raises(UsageError, match=match):
+            train(tmp_path / "out", None, kind, text, {"length": length}, sink, **recipe)
+
+    shorter = "the model has 128 positions; give 128, or"
+    refused(f"--length 129: {shorter} sink.length=129", 129, sink={"length": 128}, scratch=STILL)
+    refused(f"--length 129: {shorter} scratch.max_position_embeddings=129", 129, "none", scratch=opt)
+    judged = "has 24 positions, and is judged by samples of 64 tokens; .* --no-eval, or sink.length=64"
+    refused(judged, 24, sink={"length": 24}, scratch=STILL, evaluation=JUDGED)

@@ -13,9 +13,10 @@ from sinkctl.model.weights import check_finite
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
+from sinkctl.tasks.convert.evaluate import SINK_LENGTH
 from sinkctl.tasks.convert.streamed import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
-from sinkctl.tasks.convert.training.trained import check_family
+from sinkctl.tasks.convert.training.trained import PLAIN, check_family
 from sinkctl.tasks.stream.settle import model_in_full
 
 MOST_WINDOW, SAMPLE = 1020, 256
@@ -73,6 +74,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     recipe = recipe.model_copy(update=settled)
     training = plan(recipe, loaded, window) if recipe.steps else None
     if training is not None:
+        _check_positions(recipe, loaded, training.length)
         said = {"length": training.length, "window": training.window or "full"}
         said["precision"] = "bfloat16" if training.half else "float32"
         recipe = recipe.model_copy(update={"training": training.settings.model_copy(update=said)})
@@ -99,6 +101,21 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
             f"{loaded.name} ({config.model_type}) looks tokens up in every layer too, where a sink token has no row; "
             "--to sink_token is not for it"
         )
+
+
+def _check_positions(recipe: ConvertRecipe, loaded: LoadedModel, length: int) -> None:
+    """UsageError for sequences, trained on or judged by, that are longer than there are vectors of positions."""
+    added = recipe.sink.kind == "positions"
+    if not added and loaded.model.config.model_type not in PLAIN:
+        return  # it rotates, and goes on past its context
+    most = recipe.sink.length if added else loaded.context
+    more = f"or {'sink.length' if added else 'scratch.max_position_embeddings'}={{}}"
+    if length > most:
+        raise UsageError(f"--length {length}: the model has {most} positions; give {most}, {more.format(length)}")
+    judged = max(recipe.evaluation.length, SINK_LENGTH) if recipe.evaluation.run else 0
+    if judged > most:
+        what = f"the model has {most} positions, and is judged by samples of {judged} tokens"
+        raise UsageError(f"evaluation.length: {what}; leave them out with --no-eval, {more.format(judged)}")
 
 
 def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:
