@@ -165,11 +165,13 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise ResumeError(f"{self.path}: another process is at work in it; wait until that has ended") from error
-        except NotImplementedError:  # a file system without locks
-            yield
+        except (NotImplementedError, OSError) as error:
+            code = getattr(error, "errno", None)
+            if code not in (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                said = f"cannot be written ({error.strerror}); check who may write there"
+                raise ResumeError(f"{states}: {said}") from error
+            yield  # a file system without locks
             return
-        except OSError as error:
-            raise ResumeError(f"{states}: cannot be written ({error.strerror}); check who may write there") from error
         try:
             yield
         finally:

@@ -296,6 +296,16 @@ def test_two_processes_never_train_in_one_folder(model, text, tmp_path):
     assert train(out, model, "none", text, how={"resume": True}).result.convert.training.steps == 4
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
+def test_where_there_are_no_locks_a_run_goes_on_without(error, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("sinkctl.result.store.FileLock.acquire", fails)
+    with RunFolder(tmp_path).held():
+        (tmp_path / "mine").touch()
+
+
 def test_what_a_killed_process_was_writing_is_taken_away_by_the_next(tmp_path):
     out, host, nobody = tmp_path / "out", socket.gethostname(), 1 << 30
     left, others = tmp_path / f".out.written-{host}-{nobody}", tmp_path / f".out.written-{host}-{os.getppid()}"
