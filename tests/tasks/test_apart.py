@@ -5,6 +5,7 @@ import gzip
 import json
 import signal
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -146,7 +147,8 @@ class One(Crew):
 
 def apart(built, loaded, output, processes, resume=False, stop=lambda rank: lambda: False):
     """As several processes do, the first one last: it waits for the others. What the first one has in the end."""
-    plan = begun(Shared.of(built, loaded), str(output), resume, kept=True)
+    with ExitStack() as holding:
+        plan = begun(Shared.of(built, loaded), str(output), resume, kept=True, holding=holding)
     for rank in reversed(range(processes)):
         crew, nothing = One(rank, processes, plan), lambda *_: None
         try:

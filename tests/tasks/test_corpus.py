@@ -79,6 +79,9 @@ def test_bos_ids_separate_the_documents_of_an_array_and_are_taken_out(demo, tmp_
     found = documents(read(demo, tokens, text, tokens))
     of_array = [[5, 6, 7, 8, 9, 10], [11]]
     assert found == [*of_array, demo.tokenizer("word", add_special_tokens=False).input_ids, *of_array]
+    for most, name in ((9, "ids.npy"), (4, "ids.npy (its first 4 tokens)"), (3, "ids.npy (its first 3 tokens)")):
+        taken = of_files(TextFiles(files=(str(tokens),)), demo, BOS, most=most).first(most)
+        assert taken.name == name, "the first block of the array ends just there"
     assert documents(of_tokens(torch.tensor([5, 6]), "two")) == [[5, 6]]
 
 

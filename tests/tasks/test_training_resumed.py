@@ -163,7 +163,8 @@ def test_a_loss_that_is_no_number_names_its_step_and_the_state_before(model, tex
 
 def test_weights_too_large_for_what_they_are_written_in_are_refused_and_not_written(model, text, tmp_path):
     """The model is stored in float16, which ends at 65,504; it learns in float32."""
-    with pytest.raises(ModelError, match=r"weights have grown larger than float16 holds, .*; take a lower --lr"):
+    said = r"\.weight has grown to \d.*, and float16, in which .* ends at 65504; its states stay .*; take a lower"
+    with pytest.raises(ModelError, match=said):
         train(tmp_path / "out", model, "none", text, {"lr": 1e6}, steps=1)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
@@ -302,8 +303,12 @@ def test_where_there_are_no_locks_a_run_goes_on_without(error, tmp_path, monkeyp
         raise error
 
     monkeypatch.setattr("sinkctl.result.store.FileLock.acquire", fails)
-    with RunFolder(tmp_path).held():
-        (tmp_path / "mine").touch()
+    (tmp_path / STATE).mkdir()
+    (tmp_path / STATE / "lock").touch()  # made before it is known
+    with pytest.raises(ValueError, match="own") as found, RunFolder(tmp_path).held():
+        raise ValueError("own")
+    assert found.value.__context__ is None, "what goes wrong inside is not said to come of it"
+    assert not (tmp_path / STATE).exists()
 
 
 def test_what_a_killed_process_was_writing_is_taken_away_by_the_next(tmp_path):
@@ -336,7 +341,7 @@ def test_a_run_killed_while_its_states_go_is_finished(tmp_path, monkeypatch):
     remove = shutil.rmtree
 
     def killed(path, **how):
-        if path == tmp_path / "out" / STATE:
+        if path.parent == tmp_path / "out" / STATE:
             raise KeyboardInterrupt
         remove(path, **how)
 

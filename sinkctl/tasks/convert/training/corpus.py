@@ -45,7 +45,7 @@ def of_files(
 ) -> Corpus:  # fmt: skip
     """Each file a document, of a .jsonl file each record; a token `bos_id` among the ids ends one, and is taken out.
 
-    No more is read than `most` tokens take. A .npy file holds token ids in one dimension. Without `settings.files`,
+    Reading ends beyond `most` tokens. A .npy file holds token ids in one dimension. Without `settings.files`,
     TextError; so for what cannot be read and for ids that the model has no embeddings of. UsageError for a field
     without .jsonl files, Interrupted for `stop`.
     """
@@ -56,7 +56,7 @@ def of_files(
     sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]
     found, special = _Collected(loaded, bos_id), SpecialTokens(loaded.tokenizer, loaded.rows, None)
     for index, name in enumerate(settings.files):
-        if most is not None and len(found) >= most:
+        if most is not None and len(found) > most:
             break
         holds_ids = Path(name).suffix.lower() == ".npy"
         if holds_ids:
@@ -72,7 +72,7 @@ def of_files(
             if not holds_ids:
                 special.add(block.ids, None, name)
             found.add(block)
-            if most is not None and len(found) >= most:
+            if most is not None and len(found) > most:
                 break
             progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
     corpus = found.corpus(", ".join(settings.files))

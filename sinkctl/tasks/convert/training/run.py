@@ -199,13 +199,16 @@ class TrainingRun:
         return trainer(student, probe if self.settings.probe and self.conversion.judge is not None else None)
 
     def _to_write(self, model: PreTrainedModel) -> PreTrainedModel:
-        form, model = self.conversion.form, as_loaded(model, self.settled.dtype, self.settled.dtype).cpu()
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):  # they were, in float32
-            dtype = str(self.settled.dtype).removeprefix("torch.")
-            raise ModelError(
-                f"training the converted checkpoint: weights have grown larger than {dtype} holds, in which it is "
-                "written; take a lower --lr (or --sink-lr) in a new run"
-            )
+        form, dtype = self.conversion.form, self.settled.dtype
+        for name, weight in model.named_parameters():
+            if SINK not in name and not weight.to(dtype).isfinite().all():  # as it is held, it is
+                raise ModelError(
+                    f"training the converted checkpoint: {name} has grown to {weight.abs().max():.5g}, and "
+                    f"{str(dtype).removeprefix('torch.')}, in which it is written, ends at "
+                    f"{torch.finfo(dtype).max:.5g}; its states stay in {self.output / STATE}, but --resume comes to "
+                    "the same; take a lower --lr (or --sink-lr) in a new run"
+                )
+        model = as_loaded(model, dtype, dtype).cpu()
         if form.own_code or form.name == "same class":
             return model
         return form.build(*taken_apart(model, self.loaded.model, self.sink))
