@@ -33,7 +33,7 @@ MARKDOWN = (
     "theirs: loss, Sink_*, Sink_1", "effect ± chance; theirs", "the same sign?",
 )  # fmt: skip
 VERDICTS = ("agree", "agree (none)", "within chance", "not", "–")  # in the order of a summary
-HOLDS = "probes"  # what every row of this table has
+HOLDS = "probes"  # what the rows of this table alone have
 Found = dict[str, list[dict[str, Any]]]  # what was kept of rows, by seed
 
 

@@ -160,7 +160,7 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    before = read_row(unfinished, "row") if unfinished.exists() else {}
+    before = read_row(unfinished) if unfinished.exists() else {}
     if all(before.get(key) == found.get(key) for key in ("settings", "curve")):  # judged in part, and the same training
         found = before | found
     written = [] if name == ORIGINAL or "stock_gap" in found else [folder]
@@ -256,7 +256,7 @@ def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
     kept = place(name, seed, options)
     if not kept.exists():
         return False
-    found = read_row(kept, "row").get("settings", {})
+    found = read_row(kept).get("settings", {})
     if found.get("recipe"):
         found["recipe"] = complete(found["recipe"] | {"evaluation": {"run": False}})
     if found != asked(name, seed, options):

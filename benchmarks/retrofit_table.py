@@ -36,7 +36,7 @@ def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, An
     first: list[Any] = []
     places = [(name, path) for kind in ("json", "part") for name in names for path in _places(name, kind, folder)]
     for name, path in places:
-        row = read_row(path, "row")
+        row = read_row(path)
         own = _sizes(row)
         first = [b if a is None else a for a, b in zip(first, own, strict=True)] if first else own
         if path.suffix == ".part" and any(a != b for a, b in zip(first, own, strict=True) if b is not None):

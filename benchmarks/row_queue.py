@@ -83,14 +83,18 @@ def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, te
         parser.error(f"--folder {options.folder}: cannot be made ({problem.strerror}); name another")
 
 
-def read_row(path: Path, holds: str) -> dict[str, Any]:
+def read_row(path: Path, *holds: str) -> dict[str, Any]:
     """A kept row, which has `holds`; SystemExit for a file that is none, half a one, or one of another script."""
+    holds = (*holds, "row", "seed", "machine")
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise SystemExit(f"{path}: is no row ({problem}); remove it") from problem
-    if not (isinstance(row, dict) and holds in row):
-        raise SystemExit(f"{path}: is no row of this table, it has no {holds!r}; name another --folder, or remove it")
+    lacks = [name for name in holds if not (isinstance(row, dict) and name in row)]
+    if lacks:
+        raise SystemExit(
+            f"{path}: is no row of this table, it has no {lacks[0]!r}; name another --folder, or remove it"
+        )
     return row
 
 

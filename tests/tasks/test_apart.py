@@ -168,6 +168,15 @@ def contents(folder):
     return found, *((folder / name).read_bytes() for name in kept)
 
 
+def test_two_runs_never_share_a_folder_of_texts_on_their_own(stories, corpus, tmp_path):
+    shared = Shared.of(recipe(corpus, "file", chunk=64), stories)
+    for resume in (False, True):
+        with ExitStack() as first, ExitStack() as second:
+            begun(shared, str(tmp_path), resume, kept=True, holding=first)
+            with pytest.raises(ResumeError, match="another process is at work in it"):
+                begun(shared, str(tmp_path), resume=True, kept=True, holding=second)
+
+
 @pytest.mark.parametrize("each", ["file", "record"])
 def test_processes_find_what_one_finds_and_go_on_in_any_number(stories, corpus, tmp_path, each):
     built = recipe(corpus, each, chunk=64, passages={"save_as": ["csv"]})

@@ -208,7 +208,11 @@ def test_files_that_are_no_rows_are_named_before_any_row_runs(tmp_path, monkeypa
     assert "no finished row in it; name the one where they are kept" in capsys.readouterr().err
     (tmp_path / "relu-notes.json").write_text("kept by hand")  # no seed
     row = tmp_path / "relu-1.json"
-    for half, match in (('{"row": "relu", "pro', r"relu-1.json: is no row \(.*\); rem"), ("[]", "no row of this")):
+    for half, match in (
+        ('{"row": "relu", "pro', r"relu-1.json: is no row \(.*\); rem"),
+        ("[]", "no row of this"),
+        ('{"row": "relu", "seed": 1, "probes": []}', "no 'machine'"),
+    ):
         row.write_text(half)
         refused(match, "--table")
         refused(match, "--train-text", __file__, "--held-out", __file__)

@@ -311,6 +311,12 @@ def test_where_there_are_no_locks_a_run_goes_on_without(error, tmp_path, monkeyp
     assert not (tmp_path / STATE).exists()
 
 
+def test_inf_says_no_clipping_and_no_states_in_between(model, text, tmp_path):
+    train(tmp_path / "out", model, "none", text, {"clip": math.inf, "save_seconds": math.inf}, steps=2)
+    training = yaml.safe_load((tmp_path / "out" / RECIPE).read_text())["training"]
+    assert training["clip"] == training["save_seconds"] == math.inf
+
+
 def test_what_a_killed_process_was_writing_is_taken_away_by_the_next(tmp_path):
     out, host, nobody = tmp_path / "out", socket.gethostname(), 1 << 30
     left, others = tmp_path / f".out.written-{host}-{nobody}", tmp_path / f".out.written-{host}-{os.getppid()}"
