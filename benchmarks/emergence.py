@@ -36,7 +36,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
+from row_queue import Job, add_flags, check_known, check_paths, child, count, machine, read_row, run_queue, visible
 
 
 def flags() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def flags() -> argparse.Namespace:
     add_flags(parser)
     parser.add_argument("--held-out")
     parser.add_argument("--folder", type=Path, help="where finished rows are kept")
-    parser.add_argument("--tokens", type=int, default=32768, help="held-out tokens that samples are taken from")
+    parser.add_argument("--tokens", type=count, default=32768, help="held-out tokens that samples are taken from")
     parser.add_argument("--compile", action="store_true", help="also below as many steps as repay it by themselves")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--markdown", action="store_true", help="print the table as markdown, in groups")
@@ -55,6 +55,8 @@ def flags() -> argparse.Namespace:
         parser.error("--train-text and --held-out: give both")
     if not options.list:
         check_paths(parser, options, [*options.train_text, options.held_out])
+    if options.table and not any(options.folder.glob("*-*.json")):
+        parser.error(f"--folder {options.folder}: no finished row in it; name the one where they are kept")
     return options
 
 
@@ -63,14 +65,14 @@ if __name__ == "__main__":
 
 from emergence_judged import in_windows, sink_1_behind_token, sink_1_of_shares, with_prefix
 from emergence_rows import BASELINE, FEWER, SAME, of_fewer
-from emergence_table import print_markdown, print_table, printed_row
+from emergence_table import HOLDS, chances_of, print_markdown, print_table, printed_row
 from pydantic import ValidationError
 from rich.console import Console
 
 import sinkctl
 from sinkctl.cli.loading import quiet_transformers
 from sinkctl.cli.progress import parts_shown
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import ResumeError, SinkctlError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 from sinkctl.recipe.schema import ConvertRecipe, EvaluationSettings, TextFiles
@@ -92,8 +94,11 @@ def main() -> None:
     if options.list:
         print("\n".join(names))
         return
+    chances_of(options.folder)  # a file that is no row, or one of other settings, is said before hours of work
     if not options.table:
         wanted = wanted_of(options)
+        for name, seed in wanted:
+            kept_row(name, seed, options)
         if options.gpus * options.workers > 1 or options.seconds is not None:
             side_by_side(wanted, options)
         else:
@@ -116,15 +121,14 @@ def side_by_side(wanted: Sequence[tuple[str, int]], options: argparse.Namespace)
     jobs = []
     for name, seed in wanted:
         recipe = recipe_of(name, seed, options)
-        if kept_row(name, seed, recipe, options) is None:
+        if kept_row(name, seed, options) is None:
             cost = MAPS_COST if recipe.sink.kind in WEIGHED else 1
             tokens = recipe.training.batch * recipe.training.length
             begun = unfinished(options.folder, name, seed).exists()
             jobs.append(Job(name, seed, cost * recipe.steps * max(LAUNCHES, tokens), begun))
 
     def finished(job: Job, error: str | None) -> None:
-        recipe = recipe_of(job.name, job.seed, options)
-        told(job.name, {"error": error} if error else kept_row(job.name, job.seed, recipe, options))
+        told(job.name, {"error": error} if error else kept_row(job.name, job.seed, options))
 
     gpus = [] if options.device == "cpu" else visible(options.gpus)
     if not options.only:
@@ -139,7 +143,7 @@ def wanted_of(options: argparse.Namespace) -> list[tuple[str, int]]:
     for turn in range(options.seeds):
         for pattern in sorted(options.only or ["*"], key=lambda pattern: pattern.partition("@")[0] != BASELINE):
             _, at, own = pattern.partition("@")
-            if at and not own.isdecimal():
+            if at and not (own.isdecimal() and int(own) < 1 << 62):
                 raise SystemExit(f"--only {pattern}: no seed behind the @; give a number, as in {BASELINE}@1")
             if not (at and turn):
                 seed = int(own) if at else options.first_seed + turn
@@ -151,8 +155,8 @@ def chosen(only: Sequence[str]) -> list[str]:
     """Rows that match, whatever seed is behind them, the baseline first, then in the order asked for."""
     only = [pattern.partition("@")[0] for pattern in only]
     rows = sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))
-    if unknown := [pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)]:
-        raise SystemExit(f"--only {unknown[0]}: no such row; --list prints them")
+    unknown = [pattern for pattern in only if not any(fnmatch(row, pattern) for row in rows)]
+    check_known("--only", unknown, rows, "--list prints them")
     wanted = [row for pattern in only or "*" for row in rows if fnmatch(row, pattern)]
     return sorted(dict.fromkeys(wanted), key=lambda row: row != BASELINE)
 
@@ -192,7 +196,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row's numbers: kept ones where they are of the same recipe, else of a run; or the error that ended it."""
     recipe = recipe_of(name, seed, options)
     kept, folder = place(options.folder, name, seed), unfinished(options.folder, name, seed)
-    if (row := kept_row(name, seed, recipe, options)) is not None:
+    if (row := kept_row(name, seed, options)) is not None:
         return row
     resumed = (folder / STATE / CHECKPOINT).exists()
     if folder.exists() and not resumed:
@@ -211,6 +215,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             found |= in_windows(folder, window, options)
         if name == BASELINE:
             found |= {of_fewer(q): in_windows(folder, q, options)["sink_1"] for q in FEWER.values()}
+    except ResumeError as error:
+        return {"error": f"{error}: remove that folder, or name another --folder"}
     except SinkctlError as error:
         return {"error": str(error)}
     row = {"row": name, "seed": seed, "machine": machine(options.device), **found, "recipe": said_of(recipe)}
@@ -225,14 +231,14 @@ def said_of(recipe: ConvertRecipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"model": {"device"}})
 
 
-def kept_row(name: str, seed: int, recipe: ConvertRecipe, options: argparse.Namespace) -> dict[str, Any] | None:
+def kept_row(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any] | None:
     """What the folder has of it; SystemExit where that is of other settings."""
     kept = place(options.folder, name, seed)
     if not kept.exists():
         return None
-    row = json.loads(kept.read_text(encoding="utf-8"))
+    row = read_row(kept, HOLDS)
     with suppress(ValidationError):  # fields that are new since have their defaults; some may be gone
-        if said_of(ConvertRecipe.model_validate(row["recipe"])) == said_of(recipe):
+        if said_of(ConvertRecipe.model_validate(row["recipe"])) == said_of(recipe_of(name, seed, options)):
             return row
     raise SystemExit(f"{kept}: is of other settings; name another --folder, or remove it")
 

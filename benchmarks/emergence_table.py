@@ -1,6 +1,5 @@
 """The table of finished rows of `emergence.py`, beside what was published: for a terminal, or as markdown in groups."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from emergence_rows import (
     of_fewer,
     published,
 )
+from row_queue import read_row
 
 COLUMNS = (
     ("loss", "valid_loss", "{:.3f}"), ("Sink_* %", "sink_star", "{:.1f}"), ("Sink_1 %", "sink_1", "{:.1f}"),
@@ -33,6 +33,7 @@ MARKDOWN = (
     "theirs: loss, Sink_*, Sink_1", "effect ± chance; theirs", "the same sign?",
 )  # fmt: skip
 VERDICTS = ("agree", "agree (none)", "within chance", "not", "–")  # in the order of a summary
+HOLDS = "probes"  # what the rows of this table alone have
 Found = dict[str, list[dict[str, Any]]]  # what was kept of rows, by seed
 
 
@@ -139,8 +140,8 @@ def kept(names: Sequence[str], folder: Path) -> Found:
 
 def kept_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     """What was kept of a row, by seed."""
-    seeds = sorted(folder.glob(f"{SAME.get(name, name)}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in seeds]
+    seeds = {path.stem.rpartition("-")[2]: path for path in folder.glob(f"{SAME.get(name, name)}-*.json")}
+    return [read_row(seeds[seed], HOLDS) for seed in sorted(filter(str.isdecimal, seeds), key=int)]
 
 
 def chances_of(folder: Path) -> dict[str, Chance | None]:

@@ -28,7 +28,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from row_queue import Job, add_flags, check_paths, child, machine, run_queue, visible
+from row_queue import (
+    Job,
+    add_flags,
+    check_known,
+    check_paths,
+    child,
+    count,
+    count_or_0,
+    machine,
+    read_row,
+    run_queue,
+    visible,
+)
 
 
 def flags() -> argparse.Namespace:
@@ -41,14 +53,16 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--second")
     parser.add_argument("--folder", type=Path, required=True, help="where finished rows and their checkpoints are kept")
     parser.add_argument("--lr", type=float)
-    parser.add_argument("--micro-batch", type=int, help="sequences a forward pass takes, where processes share a GPU")
+    parser.add_argument("--micro-batch", type=count, help="sequences a forward pass takes, where processes share a GPU")
     parser.add_argument("--compile", action="store_true", default=None, help="however few the steps")
-    parser.add_argument("--window", type=int, default=1020, help="tokens in the cache besides kept ones")
-    parser.add_argument("--tokens", type=int, default=40000, help="streamed, of each text; of them as many as")
-    parser.add_argument("--few-tokens", type=int, default=20000, help="in 3 and 2 bits, and by token")
-    parser.add_argument("--samples", type=int, default=8, help="of each text with everything in sight,")
-    parser.add_argument("--sample-length", type=int, default=2048, help="tokens each")
-    parser.add_argument("--needles", type=int, default=20, help="texts of RULER's single needle of each length; or 0")
+    parser.add_argument("--window", type=count, default=1020, help="tokens in the cache besides kept ones")
+    parser.add_argument("--tokens", type=count, default=40000, help="streamed, of each text; of them as many as")
+    parser.add_argument("--few-tokens", type=count, default=20000, help="in 3 and 2 bits, and by token")
+    parser.add_argument("--samples", type=count, default=8, help="of each text with everything in sight,")
+    parser.add_argument("--sample-length", type=count, default=2048, help="tokens each")
+    parser.add_argument(
+        "--needles", type=count_or_0, default=20, help="texts of RULER's single needle of a length; or 0"
+    )
     parser.add_argument("--beside", nargs="*", default=[], help="rows that all others are held against")
     options = parser.parse_args()
     missing = [name for name in ("model", "text", "second") if getattr(options, name) is None]
@@ -100,8 +114,7 @@ def main() -> None:
     rows = [ORIGINAL, *sorted(name.removeprefix(ROWS) for name in built_in() if name.startswith(ROWS))]
     names = options.only or rows
     for flag, said in (("--only", names), ("--beside", options.beside)):
-        if unknown := [name for name in said if name not in rows]:
-            raise SystemExit(f"{flag} {unknown[0]}: no such row; there are {', '.join(rows)}")
+        check_known(flag, said, rows, f"there are {', '.join(rows)}")
     if not options.table and not options.mixed_text and (mixed := next(filter(is_mixed, names), None)):
         raise SystemExit(f"--mixed-text: name a text for {mixed}, or leave it out by --only")
     before = kept_rows([*names, *options.beside], options.folder)  # a file that is no row is said before hours of work
@@ -147,7 +160,7 @@ def row(name: str, seed: int, options: argparse.Namespace) -> None:
     found |= {"row": name, "seed": seed, "machine": machine(options.device), "settings": asked(name, seed, options)}
     texts = {text: getattr(options, text) for text in TEXTS}
     unfinished = place(name, seed, options).with_suffix(".part")
-    before = json.loads(unfinished.read_text(encoding="utf-8")) if unfinished.exists() else {}
+    before = read_row(unfinished) if unfinished.exists() else {}
     if all(before.get(key) == found.get(key) for key in ("settings", "curve")):  # judged in part, and the same training
         machines = {*before["machine"].split("; "), found["machine"]}
         found = before | found | {"machine": "; ".join(sorted(machines))}
@@ -244,7 +257,7 @@ def is_kept(name: str, seed: int, options: argparse.Namespace) -> bool:
     kept = place(name, seed, options)
     if not kept.exists():
         return False
-    found = json.loads(kept.read_text(encoding="utf-8")).get("settings", {})
+    found = read_row(kept).get("settings", {})
     if found.get("recipe"):
         found["recipe"] = complete(found["recipe"] | {"evaluation": {"run": False}})
     if found != asked(name, seed, options):

@@ -1,13 +1,13 @@
 """The tables of `retrofit.py`, of rows that are kept in a folder."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from retrofit_judged import ERROR, ROUNDINGS, SOUGHT, beside, means
+from row_queue import read_row
 
 TEXTS = ("text", "second")
 COLUMNS = (
@@ -36,7 +36,7 @@ def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, An
     first: list[Any] = []
     places = [(name, path) for kind in ("json", "part") for name in names for path in _places(name, kind, folder)]
     for name, path in places:
-        row = _read(path)
+        row = read_row(path)
         own = _sizes(row)
         first = [b if a is None else a for a, b in zip(first, own, strict=True)] if first else own
         if path.suffix == ".part" and any(a != b for a, b in zip(first, own, strict=True) if b is not None):
@@ -48,13 +48,6 @@ def kept_rows(names: Sequence[str], folder: Path) -> dict[str, list[dict[str, An
 
 def _places(name: str, kind: str, folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{name}-*.{kind}"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise SystemExit(f"{path}: is no row ({problem}); remove it") from problem
 
 
 def _sizes(row: dict[str, Any]) -> list[Any]:

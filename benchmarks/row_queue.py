@@ -6,6 +6,8 @@ that is lent for so long: it begins no row that it would have to stop.
 """
 
 import argparse
+import difflib
+import json
 import math
 import os
 import platform
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
+from typing import Any
 
 # Flags that say which rows run, where and how long.
 OWN = ("only", "seeds", "first_seed", "gpus", "workers", "seconds", "list", "table", "markdown", "beside")
@@ -28,16 +31,41 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Those that both scripts have."""
     parser.add_argument("--train-text", nargs="+", default=[])
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--length", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="rows at a time on each GPU")
-    parser.add_argument("--seconds", type=float, help="begin no row side by side that would not end within so many")
+    parser.add_argument("--seeds", type=count, default=1)
+    parser.add_argument("--first-seed", type=count_or_0, default=0)
+    parser.add_argument("--steps", type=count)
+    parser.add_argument("--batch", type=count)
+    parser.add_argument("--length", type=count)
+    parser.add_argument("--device", type=device, default="auto")
+    parser.add_argument("--gpus", type=count, default=1)
+    parser.add_argument("--workers", type=count, default=1, help="rows at a time on each GPU")
+    parser.add_argument("--seconds", type=count, help="begin no row side by side that would not end within so many")
     parser.add_argument("--table", action="store_true")
+
+
+def count(said: str) -> int:
+    """1 or more, as argparse takes it."""
+    return _whole(said, 1)
+
+
+def count_or_0(said: str) -> int:
+    return _whole(said, 0)
+
+
+def _whole(said: str, least: int) -> int:
+    if not said.isdecimal() or not least <= int(said) < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{said}: give a whole number from {least} on")
+    return int(said)
+
+
+def device(said: str) -> str:
+    """As `sinkctl --device` takes it."""
+    from sinkctl.model.settings import ModelSettings  # no torch
+
+    try:
+        return ModelSettings(device=said).device
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"{said}: give auto, cpu, cuda, cuda:N or mps") from problem
 
 
 def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, texts: Sequence[str]) -> None:
@@ -53,6 +81,31 @@ def check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace, te
         options.folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         parser.error(f"--folder {options.folder}: cannot be made ({problem.strerror}); name another")
+
+
+def read_row(path: Path, *holds: str) -> dict[str, Any]:
+    """A kept row, which has `holds`; SystemExit for a file that is none, half a one, or one of another script."""
+    holds = (*holds, "row", "seed", "machine")
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise SystemExit(f"{path}: is no row ({problem}); remove it") from problem
+    lacks = [name for name in holds if not (isinstance(row, dict) and name in row)]
+    if lacks:
+        raise SystemExit(
+            f"{path}: is no row of this table, it has no {lacks[0]!r}; name another --folder, or remove it"
+        )
+    return row
+
+
+def check_known(flag: str, names: Sequence[str], rows: Sequence[str], all_of_them: str) -> None:
+    """SystemExit for the first name that is no row: what may have been meant, or else where `all_of_them` are."""
+    for name in names:
+        if name in rows:
+            continue
+        near = difflib.get_close_matches(name, rows, n=1)
+        hint = f"did you mean {near[0]}?" if near else all_of_them
+        raise SystemExit(f"{flag} {name}: no such row; {'names go apart by spaces' if ',' in name else hint}")
 
 
 def child(script: str, options: argparse.Namespace) -> list[str]:

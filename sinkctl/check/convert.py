@@ -8,15 +8,16 @@ from sinkctl.cache.precision.settings import FORMATS, NAMES
 from sinkctl.check.registers import check_images, register_rules
 from sinkctl.check.texts import check_field, check_texts
 from sinkctl.errors import ModelError, ResumeError, UsageError
+from sinkctl.launched import processes
 from sinkctl.model.adapter_files import resolved
-from sinkctl.model.files import decoder_type
+from sinkctl.model.files import decoder_type, designed_sink
 from sinkctl.model.gguf.header import read_header
 from sinkctl.model.named import resolve
 from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.registers import REGISTERS
 from sinkctl.result.compare import check_names, parse
-from sinkctl.result.store import CHECKPOINT, RESULT, STATE, check_writable
+from sinkctl.result.store import CHECKPOINT, RESULT, STATE, RunFolder, check_writable
 from sinkctl.sinks.storable import never_stock, unstorable_for
 from sinkctl.text.source import check
 
@@ -108,6 +109,8 @@ def _check_storable(recipe: ConvertRecipe) -> None:
         said = f"no class of transformers has {recipe.sink.kind} as asked for; leave --store stock out"
         raise ModelError(f"{recipe.sink.kind} cannot be stored in a stock class: {said}")
     name = resolved(recipe.model).name
+    if (said := designed_sink(name)) is not None:
+        raise ModelError(f"{name} is a converted checkpoint ({said}); convert the original")
     kind = decoder_type(name)
     biased = _output_bias(name) if kind is not None and recipe.sink.kind == "value_bias" else None
     why = None if kind is None else unstorable_for(recipe.sink, kind, biased)
@@ -161,6 +164,9 @@ def training_rules(recipe: ConvertRecipe) -> None:
         raise UsageError(f"--train-window {settings.window}: {hides}; leave it out")
     if settings.prefix is not None:
         _check_prefix(recipe)
+    if settings.unique is not None and settings.length != "auto" and settings.unique <= settings.length:
+        holds = f"a sequence takes {settings.length:,} and one to predict"
+        raise UsageError(f"training.unique: {settings.unique} tokens, and {holds}; give more, or a smaller --length")
     if settings.warmup != "auto" and settings.warmup >= recipe.steps:
         raise UsageError(f"training.warmup: {settings.warmup} of {recipe.steps} steps never reach the full rate")
     if settings.loss.kl and recipe.scratch is not None:
@@ -193,6 +199,9 @@ def check_folder(output: Path, resume: bool) -> None:
         finished = (output / RESULT).exists()
         what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
         raise ResumeError(f"--resume {output}: {what}")
+    elif processes() == 1:
+        with RunFolder(output).held():
+            pass  # or another process is at work there
 
 
 def _check_place(output: Path) -> None:

@@ -87,6 +87,15 @@ def decoder_type(name: str) -> str | None:
     return config.get("model_type") if decodes and not {"text_config", "sink"} & set(config) else None
 
 
+def designed_sink(name: str) -> str | None:
+    """The mechanism that a converted checkpoint on the disk has, as its config says; None where it says none."""
+    named = resolve(name)
+    if named.form != "folder" or not (named.path / CONFIG).is_file():
+        return None
+    said = _read_config(named.path / CONFIG).get("sink")
+    return said.get("kind") if isinstance(said, dict) else None
+
+
 def check_device(asked: str) -> None:
     """ModelError for an accelerator that torch cannot drive here: built without it, or no driver."""
     why = None

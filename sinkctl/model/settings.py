@@ -20,7 +20,7 @@ def _own_name(dtype: Any) -> Any:
 class ModelSettings(BaseModel):
     """Which checkpoint, and how it is loaded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: str = Field(
         "demo",
         description="A folder, a GGUF file, a Hub id, or demo: the built-in model; a PEFT folder names its base.",

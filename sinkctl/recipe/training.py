@@ -121,7 +121,7 @@ class TrainingSettings(Settings):
         "auto", description="Steps to the highest rate; auto: a twentieth."
     )
     final_lr: float = Field(0.1, ge=0, le=1, description="Share of the rate that the cosine ends at.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    clip: float = Field(1.0, gt=0, allow_inf_nan=True, description="Largest norm of the gradient; inf: any.")
     lora: LoraSettings = LoraSettings()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of matrix products; what is trained is held in float32. auto: bfloat16 on a GPU."
@@ -136,4 +136,9 @@ class TrainingSettings(Settings):
     probe: int | None = Field(
         None, ge=1, description="Measure sinks, activations and held-out loss every so many steps."
     )
-    save_seconds: float = Field(60.0, ge=0, description="Time between two states that a run resumes from.")
+    save_seconds: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=True,
+        description="Time between two states that a run resumes from; inf: none between.",
+    )

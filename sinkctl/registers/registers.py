@@ -12,7 +12,7 @@ class Registers(BaseModel):
     that patches need not be outliers any more (after Chen et al. 2025, arXiv 2505.21501).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: Literal["registers"] = "registers"
     count: int = Field(4, ge=1, le=64, description="Tokens added behind [CLS].")
     views: int = Field(4, ge=1, description="Shifted views of an image that the teacher's features are a mean of.")

@@ -12,7 +12,7 @@ class TestTimeRegisters(BaseModel):
     """
 
     __test__: ClassVar[bool] = False  # no test of pytest's, whatever its name
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: Literal["test_time_registers"] = "test_time_registers"
     count: int = Field(1, ge=1, le=64, description="Tokens added behind [CLS]; all take the same.")
     neurons: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(

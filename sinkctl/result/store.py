@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from sinkctl.errors import ResumeError, UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 RESULT, RECIPE, ENVIRONMENT = "result.json", "recipe.yaml", "env.json"
 STATE, CHECKPOINT = "state", "state.json"
+LOCK = "lock"  # in the folder of states: a process is at work
 
 
 def check_writable(path: Path, flag: str) -> None:
@@ -48,15 +50,29 @@ class RunFolder:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path) -> "RunFolder":
-        """A new run folder; one that holds a run, finished or not, is not overwritten."""
+    def create(cls, path: str | Path, holding: ExitStack | None = None) -> "RunFolder":
+        """A new run folder, `held` as long as `holding`; one that holds a run, finished or not, is not overwritten.
+
+        ResumeError where another process is at work in it.
+        """
         folder = cls(path)
         folder.check_free()
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.drop_state()
-        except OSError as error:
-            raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
+        with ExitStack() as meanwhile:
+            try:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                (holding or meanwhile).enter_context(folder.held())
+                folder.check_free()  # of a run that another process began in between
+                folder.drop_state()
+            except OSError as error:
+                raise UsageError(f"--output {path}: cannot be created ({error.strerror})") from error
+        return folder
+
+    @classmethod
+    def unfinished(cls, path: str | Path, holding: ExitStack) -> "RunFolder":
+        """A run's folder, to go on with, `held` as long as `holding`; ResumeError for one without a checkpoint."""
+        folder = cls(path)
+        folder.state_data()  # first: nothing is made where no run is
+        holding.enter_context(folder.held())
         return folder
 
     def check_free(self, replaceable: bool = False) -> None:
@@ -153,13 +169,44 @@ class RunFolder:
                 f"{self.path / STATE}: the checkpoint is damaged ({error}); start the run again"
             ) from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other process may run in it; ResumeError where one does already. A killed one lets go."""
+        states = self.path / STATE
+        try:
+            states.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(states / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResumeError(f"{self.path}: another process is at work in it; wait until that has ended") from error
+        except (NotImplementedError, OSError) as error:
+            code = getattr(error, "errno", None)
+            if code not in (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                said = f"cannot be written ({error.strerror}); check who may write there"
+                raise ResumeError(f"{states}: {said}") from error
+            # else a file system without locks
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows has release() do it
+                (states / LOCK).unlink()
+            lock.release()
+            with suppress(OSError):  # states are there, or it is gone
+                states.rmdir()
+
     def drop_state(self) -> None:
-        """The run is finished: nothing is left to resume."""
+        """The run is finished: nothing is left to resume. A lock stays with whom it is `held` by."""
         states = self.path / STATE
         if not states.exists():
             return
         (states / CHECKPOINT).unlink(missing_ok=True)  # first, so that what is left never looks resumable
-        shutil.rmtree(states)
+        for path in states.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:  # open: NFS would only rename it, Windows would refuse
+                path.unlink()
+        with suppress(OSError):  # it is held
+            states.rmdir()
 
 
 class GrowingArray:

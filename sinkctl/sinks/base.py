@@ -29,7 +29,7 @@ class LayerShape(NamedTuple):
 class Sink(BaseModel):
     """A designed place for attention that has nowhere to go; its fields are its settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     from_scratch: ClassVar[bool] = False  # whether it serves training from random weights alone
     kind: str
     bos: Literal["auto", "keep", "drop"] = Field(

@@ -67,7 +67,7 @@ def with_sink_token(tokenizer: PreTrainedTokenizerBase, rows: int, text: str = "
     """
     name, vocabulary = type(tokenizer).__name__, tokenizer.get_vocab()
     if text in vocabulary:
-        raise ModelError(f"this {name} holds a sink token already ({text}); take the original checkpoint")
+        raise ModelError(f"the tokenizer holds a sink token already ({text}); convert the original")
     texts, bos_id = [tokenizer(text).input_ids for text in TEXTS], tokenizer.bos_token_id
     _backend(tokenizer)
     tokenizer.add_special_tokens({"bos_token": text})

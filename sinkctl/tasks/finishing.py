@@ -1,7 +1,7 @@
 """How a run begins in its folder, and how it ends: its report, its result, then nothing is left to resume."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
@@ -32,17 +32,19 @@ def begun(
     make: Callable[[State | None], Begun], output: str | Path | None, resume: bool
 ) -> Iterator[tuple[Begun, Path, RunFolder | None]]:
     """What `make` makes of the kept state, or of none; where its arrays go; and its run folder, where it keeps one."""
-    with phase("preparing"):
-        folder = None if output is None else RunFolder(output) if resume else RunFolder.create(output)
-        made = make(folder.load_state() if resume else None)
-        if folder is not None and not resume:
-            folder.write_recipe(made.recipe.model_dump(mode="json"))
-            folder.write_json(ENVIRONMENT, environment())
-    if folder is not None:
-        yield made, folder.path, folder
-        return
-    with TemporaryDirectory() as scratch:
-        yield made, Path(scratch), None
+    with ExitStack() as holding:
+        with phase("preparing"):
+            begin = RunFolder.unfinished if resume else RunFolder.create
+            folder = None if output is None else begin(output, holding)
+            made = make(folder.load_state() if resume else None)
+            if folder is not None and not resume:
+                folder.write_recipe(made.recipe.model_dump(mode="json"))
+                folder.write_json(ENVIRONMENT, environment())
+        if folder is not None:
+            yield made, folder.path, folder
+            return
+        with TemporaryDirectory() as scratch:
+            yield made, Path(scratch), None
 
 
 def finished(

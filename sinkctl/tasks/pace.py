@@ -1,7 +1,8 @@
 """How long a run takes: its work, counted in tokens of a plain forward pass, and how fast a model takes those."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,15 @@ class Pace:
 
     def do(self, tokens: float) -> None:
         self.done += tokens
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, time goes by in which none of the work is done."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self.began += time.monotonic() - before
 
     @property
     def share(self) -> float:

@@ -121,6 +121,17 @@ def test_what_the_disk_tells_is_said_before_torch_is_imported(desk):
     assert len(done.stderr.splitlines()) == len(mistakes)
 
 
+def test_a_converted_checkpoint_is_known_by_its_config(desk):
+    (desk / "sunk").mkdir()
+    for file in DEMO.iterdir():
+        (desk / "sunk" / file.name).symlink_to(file)
+    (desk / "sunk/config.json").unlink()
+    said = json.loads((DEMO / "config.json").read_text()) | {"sink": {"kind": "gate"}, "model_type": "sink_llama"}
+    (desk / "sunk/config.json").write_text(json.dumps(said))
+    with pytest.raises(ModelError, match=r"^sunk is a converted checkpoint \(gate\); convert the original"):
+        check(validate({"task": "convert", "model": {"name": "sunk"}}), output="x")
+
+
 def test_python_calls_refuse_the_same(desk):
     with pytest.raises(TextError, match=r"nowhere\.txt: no such file"):
         package.stream("nowhere.txt")

@@ -5,6 +5,7 @@ import gzip
 import json
 import signal
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -146,7 +147,8 @@ class One(Crew):
 
 def apart(built, loaded, output, processes, resume=False, stop=lambda rank: lambda: False):
     """As several processes do, the first one last: it waits for the others. What the first one has in the end."""
-    plan = begun(Shared.of(built, loaded), str(output), resume, kept=True)
+    with ExitStack() as holding:
+        plan = begun(Shared.of(built, loaded), str(output), resume, kept=True, holding=holding)
     for rank in reversed(range(processes)):
         crew, nothing = One(rank, processes, plan), lambda *_: None
         try:
@@ -164,6 +166,15 @@ def contents(folder):
     del found["seconds"], found["phases"], found["stream"]["memory"], found["stream"]["processes"]
     kept = ["nll.npy", "texts.npy", *(["lines.csv"] if (folder / "lines.csv").exists() else [])]
     return found, *((folder / name).read_bytes() for name in kept)
+
+
+def test_two_runs_never_share_a_folder_of_texts_on_their_own(stories, corpus, tmp_path):
+    shared = Shared.of(recipe(corpus, "file", chunk=64), stories)
+    for resume in (False, True):
+        with ExitStack() as first, ExitStack() as second:
+            begun(shared, str(tmp_path), resume, kept=True, holding=first)
+            with pytest.raises(ResumeError, match="another process is at work in it"):
+                begun(shared, str(tmp_path), resume=True, kept=True, holding=second)
 
 
 @pytest.mark.parametrize("each", ["file", "record"])

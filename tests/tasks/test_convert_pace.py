@@ -10,6 +10,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.calibrate import calibrate, sample_length
+from sinkctl.tasks.pace import Pace
 from sinkctl.tasks.stopping import stoppable
 from sinkctl.tasks.stream.scorers import scorer_for
 
@@ -68,3 +69,14 @@ def test_with_alibi_what_calibration_answers_is_the_stream():
     scorer_for(loaded, SinkWindow(sinks=1, window=window), bos=False).step(ids_T[:-1], ids_T[1:])
     with_hook.remove()
     torch.testing.assert_close(kept[0][:, :-1], kept[1], rtol=0, atol=1e-12)
+
+
+def test_time_in_which_a_text_is_read_is_not_taken_for_the_pace_of_training(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    pace = Pace(1000.0, None, began=100.0)
+    with pace.aside():
+        now[0] += 5000
+    now[0] += 10
+    pace.do(100)
+    assert pace.seconds_left == pytest.approx(90)

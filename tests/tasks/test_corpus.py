@@ -23,6 +23,19 @@ def read(demo, *files, **how) -> Corpus:
     return of_files(TextFiles(files=tuple(map(str, files)), **how), demo, BOS)
 
 
+def test_no_more_of_a_text_is_read_than_is_asked_for(demo, book, tmp_path):
+    long, never = tmp_path / "long.txt", tmp_path / "never.txt"
+    long.write_bytes(book.encode() + b"\xff")  # a block of 64 KiB is read at once
+    never.write_bytes(b"\xff")
+    settings = TextFiles(files=(str(long), str(never)))
+    assert (
+        of_files(settings, demo, BOS, most=500).first(500).tokens.tolist()
+        == (demo.tokenizer(book[:5000], add_special_tokens=False).input_ids[:500])
+    )
+    with pytest.raises(TextError, match="not UTF-8"):
+        of_files(settings, demo, BOS)
+
+
 def documents(corpus: Corpus) -> list[list[int]]:
     return [part.tolist() for part in np.split(corpus.tokens, corpus.starts[1:])]
 
@@ -66,6 +79,9 @@ def test_bos_ids_separate_the_documents_of_an_array_and_are_taken_out(demo, tmp_
     found = documents(read(demo, tokens, text, tokens))
     of_array = [[5, 6, 7, 8, 9, 10], [11]]
     assert found == [*of_array, demo.tokenizer("word", add_special_tokens=False).input_ids, *of_array]
+    for most, name in ((9, "ids.npy"), (4, "ids.npy (its first 4 tokens)"), (3, "ids.npy (its first 3 tokens)")):
+        taken = of_files(TextFiles(files=(str(tokens),)), demo, BOS, most=most).first(most)
+        assert taken.name == name, "the first block of the array ends just there"
     assert documents(of_tokens(torch.tensor([5, 6]), "two")) == [[5, 6]]
 
 

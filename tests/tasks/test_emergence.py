@@ -195,6 +195,42 @@ def test_finished_rows_are_kept_and_not_run_again(book, tmp_path, monkeypatch, c
         emergence.main()
 
 
+def test_files_that_are_no_rows_are_named_before_any_row_runs(tmp_path, monkeypatch, capsys):
+    said = ["", "--folder", str(tmp_path), "--only", "softmax", "relu"]
+    monkeypatch.setattr(emergence, "run", lambda *_: pytest.fail("a row runs"))
+
+    def refused(match, *more):
+        monkeypatch.setattr(sys, "argv", [*said, *more])
+        with pytest.raises(SystemExit, match=match):
+            emergence.main()
+
+    refused("2", "--table")
+    assert "no finished row in it; name the one where they are kept" in capsys.readouterr().err
+    (tmp_path / "relu-notes.json").write_text("kept by hand")  # no seed
+    row = tmp_path / "relu-1.json"
+    for half, match in (
+        ('{"row": "relu", "pro', r"relu-1.json: is no row \(.*\); rem"),
+        ("[]", "no row of this"),
+        ('{"row": "relu", "seed": 1, "probes": []}', "no 'machine'"),
+    ):
+        row.write_text(half)
+        refused(match, "--table")
+        refused(match, "--train-text", __file__, "--held-out", __file__)
+    row.write_text(json.dumps({"row": "gate", "settings": {}}))  # of the table of retrofits
+    refused("it has no 'probes'; name another --folder, or remove it", "--table")
+
+
+def test_a_row_that_is_not_there_is_told_the_nearest():
+    for only, hint in (
+        (["sofmax"], "--only sofmax: no such row; did you mean softmax?"),
+        (["softmax,relu"], "--only softmax,relu: no such row; names go apart by spaces"),
+        (["xyz@1"], "--only xyz: no such row; --list prints them"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            emergence.chosen(only)
+        assert str(error.value) == hint
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_rows_that_fail_are_told_of_in_the_exit_code(tmp_path, monkeypatch, capsys, workers):
     said = ["", "--train-text", __file__, "--held-out", __file__, "--folder", str(tmp_path), "--device", "cpu"]
@@ -289,9 +325,13 @@ def test_the_baseline_is_judged_by_as_few_queries_as_small_windows_see_the_first
     [
         (["--train-text", "nosuch.txt", "--held-out", __file__], "nosuch.txt: no such file; name a text"),
         (["--table"], "no such folder; name the one where finished rows are kept"),
+        (["--steps", "0"], "--steps: 0: give a whole number from 1 on"),
+        (["--workers", "-1"], "--workers: -1: give a whole number from 1 on"),
+        (["--first-seed", "9223372036854775808"], "--first-seed: 9223372036854775808: give a whole number from 0 on"),
+        (["--device", "gpu"], "--device: gpu: give auto, cpu, cuda, cuda:N or mps"),
     ],
 )
-def test_texts_and_folders_that_are_not_there_are_said_before_any_row(monkeypatch, tmp_path, capsys, more, words):
+def test_what_flags_say_wrongly_is_said_before_any_row(monkeypatch, tmp_path, capsys, more, words):
     monkeypatch.setattr(sys, "argv", ["", "--folder", str(tmp_path / "rows"), *more])
     with pytest.raises(SystemExit, match="2"):
         emergence.main()

@@ -118,7 +118,7 @@ def test_rows_and_checkpoints_of_other_settings_are_refused(tmp_path, monkeypatc
     earlier["settings"]["recipe"]["training"]["micro_batch"] = 2
     (tmp_path / "gate-0.json").write_text(json.dumps(earlier))
     run()  # a row of before `training.rounded` is one without it
-    (tmp_path / "gate-0.json").write_text('{"row": "gate", "machine": "one"}')
+    (tmp_path / "gate-0.json").write_text('{"row": "gate", "seed": 0, "machine": "one"}')
     with pytest.raises(SystemExit, match=r"gate-0.json: is of other settings"):
         run()
     (tmp_path / "gate-0.json").unlink()

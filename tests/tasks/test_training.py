@@ -264,6 +264,7 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo
     refused(UsageError, "alone: 4 of 4 steps leave none .*; give more --steps", kind="kv_bias", training={"alone": 4})
     both = {"alone": 1, "trained": "new"}
     refused(UsageError, "learns alone throughout; add --set training.alone=0", kind="kv_bias", training=both)
+    refused(UsageError, "unique: 24 tokens, and a sequence takes 24 and one to predict", training={"unique": 24})
     refused(UsageError, "nothing to learn", training={"loss": {"lm": 0}})
     refused(UsageError, "never trains; begin warm", sink={"start": "exact"}, training={"trained": "new"})
     refused(UsageError, "hides the first token, which sink_token keeps", kind="sink_token", training={"window": 8})
@@ -286,3 +287,10 @@ def test_what_cannot_be_trained_is_refused_and_leaves_nothing_behind(model, demo
         patched.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
         refused(ModelError, "training keeps states of up to .* GB are free")
     assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_documents_of_one_token_leave_a_step_nothing_to_predict(model, tmp_path):
+    """Nothing stands in front of them, and they do not see each other."""
+    (tmp_path / "ones.jsonl").write_text('{"text": "a"}\n' * 60)
+    with pytest.raises(TextError, match=r"ones.jsonl: step 1 has nothing to predict, .* or training.boundaries none"):
+        train(tmp_path / "out", model, "sink_logit", tmp_path / "ones.jsonl")

@@ -3,7 +3,10 @@
 import errno
 import json
 import math
+import os
+import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -12,6 +15,7 @@ import yaml
 from processes import Command, launched
 from training_runs import JUDGED, small, train, weights
 
+from sinkctl.check.convert import check_folder
 from sinkctl.errors import Interrupted, ModelError, ResumeError
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import ConvertRecipe
@@ -20,6 +24,7 @@ from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.task import Outcome
 from sinkctl.tasks.convert.training import train as training
+from sinkctl.tasks.convert.write import whole_or_nothing
 
 SHARED = ("--steps", 3, "--set", "training.loss.kl=0.5", "--set", "training.micro_batch=1", "--dtype", "float32")
 # AdamW moves a weight whose gradient is nothing but rounding by its whole rate: small beside what is compared.
@@ -156,6 +161,14 @@ def test_a_loss_that_is_no_number_names_its_step_and_the_state_before(model, tex
     assert str(again.value) == words
 
 
+def test_weights_too_large_for_what_they_are_written_in_are_refused_and_not_written(model, text, tmp_path):
+    """The model is stored in float16, which ends at 65,504; it learns in float32."""
+    said = r"\.weight has grown to \d.*, and float16, in which .* ends at 65504; its states stay .*; take a lower"
+    with pytest.raises(ModelError, match=said):
+        train(tmp_path / "out", model, "none", text, {"lr": 1e6}, steps=1)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
 def result_of(folder) -> Result:
     return Result.model_validate_json((folder / RESULT).read_text())
 
@@ -271,3 +284,75 @@ def test_a_stopped_training_goes_on_with_the_text_and_the_settings_it_was_begun_
         go_on()
     mine.write_text(text.read_text())
     assert go_on({"save_seconds": 9}, evaluation=JUDGED).result.convert.training.steps == 4
+
+
+def test_two_processes_never_train_in_one_folder(model, text, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        train(out, model, "none", text, how={"stop": lambda: (out / STATE / CHECKPOINT).exists()})
+    kept = sorted(path.name for path in (out / STATE).iterdir())
+    with RunFolder(out).held(), pytest.raises(ResumeError, match=f"{out}: another process is at work in it; wait"):
+        train(out, model, "none", text, how={"resume": True})
+    assert sorted(path.name for path in (out / STATE).iterdir()) == kept, "nothing is left of the lock"
+    assert train(out, model, "none", text, how={"resume": True}).result.convert.training.steps == 4
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
+def test_where_there_are_no_locks_a_run_goes_on_without(error, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("sinkctl.result.store.FileLock.acquire", fails)
+    (tmp_path / STATE).mkdir()
+    (tmp_path / STATE / "lock").touch()  # made before it is known
+    with pytest.raises(ValueError, match="own") as found, RunFolder(tmp_path).held():
+        raise ValueError("own")
+    assert found.value.__context__ is None, "what goes wrong inside is not said to come of it"
+    assert not (tmp_path / STATE).exists()
+
+
+def test_inf_says_no_clipping_and_no_states_in_between(model, text, tmp_path):
+    train(tmp_path / "out", model, "none", text, {"clip": math.inf, "save_seconds": math.inf}, steps=2)
+    training = yaml.safe_load((tmp_path / "out" / RECIPE).read_text())["training"]
+    assert training["clip"] == training["save_seconds"] == math.inf
+
+
+def test_what_a_killed_process_was_writing_is_taken_away_by_the_next(tmp_path):
+    out, host, nobody = tmp_path / "out", socket.gethostname(), 1 << 30
+    left, others = tmp_path / f".out.written-{host}-{nobody}", tmp_path / f".out.written-{host}-{os.getppid()}"
+    for folder in (left, others, out / STATE / f"written-{host}-{nobody}"):
+        folder.mkdir(parents=True)
+    (out / STATE / CHECKPOINT).write_text("{}")
+    (out / "templates").mkdir()
+    (out / "templates" / "old").touch()  # moved, before it was killed
+    with whole_or_nothing(out, 1, replaces=True) as folder:
+        assert [path.name for path in (out / STATE).iterdir() if path.is_dir()] == [folder.name]
+        (folder / "templates").mkdir()
+        (folder / RESULT).touch()
+    assert sorted(path.name for path in out.iterdir()) == [RESULT, "templates"]
+    assert not any((out / "templates").iterdir())
+    with whole_or_nothing(tmp_path / "new" / "out", 1) as folder:
+        (folder / RESULT).touch()
+    assert left.exists(), "of another folder"
+    shutil.rmtree(out)
+    with whole_or_nothing(out, 1) as folder:
+        (folder / RESULT).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [others.name, "new", "out"]
+
+
+def test_a_run_killed_while_its_states_go_is_finished(tmp_path, monkeypatch):
+    """Not one that says it can be resumed and then misses half of its state."""
+    (tmp_path / "out" / STATE / "converted-4").mkdir(parents=True)
+    (tmp_path / "out" / STATE / CHECKPOINT).write_text("{}")
+    remove = shutil.rmtree
+
+    def killed(path, **how):
+        if path.parent == tmp_path / "out" / STATE:
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt), whole_or_nothing(tmp_path / "out", 1, replaces=True) as folder:
+        (folder / RESULT).touch()
+    with pytest.raises(ResumeError, match="is finished, and nothing is left to do"):
+        check_folder(tmp_path / "out", resume=True)

@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from families import tiny
 from test_training import SCRATCH
 from training_runs import JUDGED, curve, recipe_of, train
 from transformers import AutoModelForCausalLM
 
 from sinkctl.errors import UsageError
+from sinkctl.model.load import LoadedModel
+from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks import SINKS, LayerShape
 from sinkctl.tasks.convert import run
 from sinkctl.tasks.convert.training.corpus import Corpus
@@ -90,6 +93,7 @@ def test_a_prefix_is_for_plain_models_from_scratch_and_leaves_something_to_predi
     refused("take sink none, not kv_bias", {}, "kv_bias", scratch=SCRATCH)
     refused("give training.boundaries bos or none", {"boundaries": "mask"}, scratch=SCRATCH)
     refused("leaves nothing to predict of 24 tokens", {"prefix": 24}, scratch=SCRATCH)
+    refused("leaves nothing to predict of 32 tokens", {"prefix": 32, "length": "auto"}, scratch=SCRATCH)
 
 
 def test_random_weights_learn_with_a_prefix(text, tmp_path):
@@ -99,3 +103,22 @@ def test_random_weights_learn_with_a_prefix(text, tmp_path):
     loss = curve(out).loss
     assert loss[0] == pytest.approx(math.log(4096), abs=0.3)
     assert loss[-1] < loss[0] - 0.1
+
+
+def test_sequences_longer_than_there_are_positions_are_refused(demo, text, tmp_path):
+    opt = dict(model_type="opt", hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=2)
+    opt |= {"word_embed_proj_dim": 32, "max_position_embeddings": 128}
+
+    def refused(match, length, kind="positions", sink=None, **recipe):
+        with pytest.raises(UsageError, match=match):
+            train(tmp_path / "out", None, kind, text, {"length": length}, sink, **recipe)
+
+    shorter = "the model has 128 positions; give 128, or more in"
+    refused(f"--length 129: {shorter} sink.length", 129, sink={"length": 128}, scratch=STILL)
+    refused(f"--length 129: {shorter} scratch.max_position_embeddings", 129, "none", scratch=opt)
+    judged = "has 24 positions, and samples of 64 tokens judge it; give --no-eval, or more in sink.length"
+    refused(judged, 24, sink={"length": 24}, scratch=STILL, evaluation=JUDGED)
+    gpt2 = LoadedModel(tiny("gpt2", {"vocab_size": 4096, "n_positions": 128}), demo.tokenizer, "gpt2", "in memory")
+    judged = {"evaluation": JUDGED | {"length": 129}, "calibration": {"samples": 2, "window": 16}}
+    with pytest.raises(UsageError, match=r"has 128 positions, and samples of 129 tokens judge it; give 128$"):
+        run(ConvertRecipe.model_validate({"sink": {"kind": "sink_token"}, **judged}), gpt2, output=tmp_path / "out")

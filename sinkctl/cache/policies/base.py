@@ -24,7 +24,7 @@ class Keep(NamedTuple):
 class Policy(BaseModel):
     """Which keys and values stay in the cache."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: str
     precision: Precision | None = Field(None, description=PRECISION)
     redistribute: Redistribution | None = Field(None, description=REDISTRIBUTE)

@@ -18,7 +18,7 @@ class Massive(BaseModel):
     change with the text, so that a token's future does not matter.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     layer: int = Field(ge=0, description="After which it is looked for; the layers behind it keep what it tells.")
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="In any of these.")
     above: float = Field(gt=0, allow_inf_nan=False, description="Its size.")
@@ -48,7 +48,7 @@ class Precision(BaseModel):
     are in the cache still and kept for that reason: so what is kept in full needs no more room in a long text.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bits: Literal[8, 4, 3, 2, "fp8"] = Field(4, description="Bits a number; fp8: e4m3.")
     keys: Literal["channel", "token"] = Field(
         "channel", description="Keys share a range by channel, over `group` tokens, or by token, as values do."

@@ -11,7 +11,7 @@ FEW = 4  # heads that are named one by one
 class Found(BaseModel):
     """What a calibration found, on its own text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     heads: tuple[Head, ...] = Field(description="[layer, head] of those chosen.")
     among: int = Field(description="Heads that the first token could be seen by.")
     tokens: int = Field(description="Tokens scored for every head, or layer.")
@@ -26,7 +26,7 @@ class Redistribution(BaseModel):
     first token; `kernels/stream_attention/redistributed.py` has its formula.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     share: float = Field(gt=0, le=1, description="Of the first token's attention, given to the others; 1: all of it.")
     heads: Literal["all", "calibrate", "random"] | Annotated[tuple[Head, ...], Field(min_length=1)] = Field(
         "all",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from sinkctl.check.convert import check_rounded, rules
@@ -13,6 +14,7 @@ from sinkctl.model.weights import check_finite
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.sinks.storage import Form, form_for
 from sinkctl.tasks.convert.calibrate import sample_length
+from sinkctl.tasks.convert.evaluate import SINK_LENGTH
 from sinkctl.tasks.convert.streamed import warm_up
 from sinkctl.tasks.convert.training.plan import Plan, plan
 from sinkctl.tasks.convert.training.trained import check_family
@@ -72,6 +74,7 @@ def settle(recipe: ConvertRecipe, loaded: LoadedModel) -> Settled:
     dtype = loaded.stored_dtype or loaded.dtype
     recipe = recipe.model_copy(update=settled)
     training = plan(recipe, loaded, window) if recipe.steps else None
+    _check_positions(recipe, loaded, None if training is None else training.length)
     if training is not None:
         said = {"length": training.length, "window": training.window or "full"}
         said["precision"] = "bfloat16" if training.half else "float32"
@@ -99,6 +102,29 @@ def _check_original(loaded: LoadedModel, mechanism: str) -> None:
             f"{loaded.name} ({config.model_type}) looks tokens up in every layer too, where a sink token has no row; "
             "--to sink_token is not for it"
         )
+
+
+def _check_positions(recipe: ConvertRecipe, loaded: LoadedModel, length: int | None) -> None:
+    """UsageError for sequences, trained on (of `length` tokens) or judged by, longer than there are positions for."""
+    most = recipe.sink.length if recipe.sink.kind == "positions" else _learned_positions(loaded)
+    if most is None:
+        return  # it rotates, and goes on past its context
+    more = "" if recipe.scratch is None else ", or more in scratch.max_position_embeddings"
+    more = ", or more in sink.length" if recipe.sink.kind == "positions" else more
+    if length is not None and length > most:
+        raise UsageError(f"--length {length}: the model has {most} positions; give {most}{more}")
+    judged = max(recipe.evaluation.length, SINK_LENGTH) if recipe.evaluation.run else 0
+    if judged > most:
+        shorter = f"give {most}" if recipe.evaluation.length > SINK_LENGTH else "give --no-eval"
+        what = f"the model has {most} positions, and samples of {judged} tokens judge it"
+        raise UsageError(f"evaluation.length: {what}; {shorter}{more}")
+
+
+def _learned_positions(loaded: LoadedModel) -> int | None:
+    """As many as its context has tokens, where it looks them up (OPT keeps two more); None where it has no table."""
+    tokens, context = loaded.model.get_input_embeddings(), loaded.context
+    tables = [m.num_embeddings for m in loaded.model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    return next((context for rows in tables if context is not None and context <= rows <= context + 2), None)
 
 
 def size_of(loaded: LoadedModel, dtype: torch.dtype) -> int:

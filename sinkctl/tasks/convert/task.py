@@ -124,13 +124,14 @@ def _begun(conversion: Conversion, output: Path, finish: Finish) -> Result:
 def _trained(conversion: Conversion, output: Path, finish: Finish) -> Result | None:
     """The start, trained; None where this process is not the main one."""
     training = TrainingRun(conversion, output)
-    with phase("training"):
-        trained = training()
-    if not training.main:
-        training.others()
-        return None
-    with whole_or_nothing(output, size_of(conversion.loaded, conversion.settled.dtype), replaces=True) as folder:
-        return _written(conversion, trained.built, trained, folder, output, finish)
+    with training.holding:
+        with phase("training"):
+            trained = training()
+        if not training.main:
+            training.others()
+            return None
+        with whole_or_nothing(output, size_of(conversion.loaded, conversion.settled.dtype), replaces=True) as folder:
+            return _written(conversion, trained.built, trained, folder, output, finish)
 
 
 def _written(

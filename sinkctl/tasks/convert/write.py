@@ -1,12 +1,14 @@
 """Writing the converted checkpoint: all of it or nothing."""
 
+import glob
 import os
 import shutil
-import tempfile
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,10 +17,11 @@ from transformers.utils import cached_file
 from sinkctl.errors import ModelError, UsageError
 from sinkctl.model.attention import configs_of
 from sinkctl.model.settings import ModelSettings
-from sinkctl.result.store import RESULT, STATE
+from sinkctl.result.store import RESULT, STATE, RunFolder
 from sinkctl.sinks.storage import Form
 from sinkctl.sinks.storage.own_code import write_code
 
+WRITTEN = "written-"  # and by which process: a checkpoint before it is whole
 SINK = ".sink."  # in the names of parameters that keep float32
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
@@ -28,8 +31,8 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterator[Path]:
     """A folder beside `output` that becomes it at the end; on any error it is gone. `size`: bytes to come, about.
 
-    If it `replaces` a folder that a run can be resumed from, files come to it one by one, the states go last; else it
-    must be empty.
+    If it `replaces` a folder that a run can be resumed from, it is among the states; files come from it one by one, and
+    the states go last. Else `output` must be empty. What a killed process left is taken away.
 
     UsageError where `output` cannot be made, ModelError where the disk is too full.
     """
@@ -43,17 +46,19 @@ def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterato
                 f"--output {output}: takes about {size / 1e9:.2g} GB and {free / 1e9:.2g} GB are free; make room, or "
                 "name a folder on another disk"
             )
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=parent))
+        staging = _staging(output, replaces)
     except OSError as error:
         raise UsageError(f"--output {output}: cannot be created ({error.strerror})") from error
     try:
         yield staging
-        for path in (staging, *staging.iterdir()):  # both mkdtemp's and safetensors' are the owner's alone
+        for path in (staging, *staging.iterdir()):  # safetensors' are the owner's alone
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         if replaces:
             for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULT):
+                if path.is_dir():  # of a run that was killed in between
+                    shutil.rmtree(output / path.name, ignore_errors=True)
                 os.replace(path, output / path.name)
-            shutil.rmtree(output / STATE)  # last: a run killed before can be resumed still
+            RunFolder(output).drop_state()  # last: a run killed before can be resumed still
         else:
             if output.exists():
                 output.rmdir()
@@ -66,6 +71,19 @@ def whole_or_nothing(output: Path, size: int, replaces: bool = False) -> Iterato
         shutil.rmtree(staging, ignore_errors=True)
         for folder in new if not output.exists() else ():
             folder.rmdir()
+
+
+def _staging(output: Path, replaces: bool) -> Path:
+    """A new folder, named after this process, in the place of those of processes that are no more."""
+    parent, prefix = (output / STATE, WRITTEN) if replaces else (output.absolute().parent, f".{output.name}.{WRITTEN}")
+    here = f"{prefix}{socket.gethostname()}-"
+    for left in parent.glob(f"{glob.escape(here)}*"):
+        process = left.name.removeprefix(here)
+        if process.isdecimal() and (int(process) == os.getpid() or not psutil.pid_exists(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+    staging = parent / f"{here}{os.getpid()}"
+    staging.mkdir()
+    return staging
 
 
 def write_checkpoint(

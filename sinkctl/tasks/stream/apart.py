@@ -7,7 +7,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,10 @@ def run_apart(
     progress: Callable[[Progress], None], stop: Callable[[], bool], finish: Finish,
 ) -> Outcome | None:  # fmt: skip
     """Score this process's share; None but for the first process, which waits for the others' and has the outcome."""
-    with _place(output, crew) as folder, _named(crew):
+    with _place(output, crew) as folder, _named(crew), ExitStack() as holding:
         with phase("preparing"):
-            plan = crew.agreed(lambda: begun(Shared.of(recipe, loaded), folder, resume, kept=output is not None))
+            kept = output is not None
+            plan = crew.agreed(lambda: begun(Shared.of(recipe, loaded), folder, resume, kept, holding))
             shared = Shared.of(StreamRecipe.model_validate(plan.recipe), loaded)
         if not plan.seen:
             raise UsageError(
@@ -61,7 +62,7 @@ def run_apart(
             with phase("putting together"):
                 whole = put_together(shared, plan)
                 result = result_of(whole, complete=True, processes=crew.size)
-                arrays = _arrays(whole, plan, kept=output is not None)
+                arrays = _arrays(whole, plan, kept)
             shift.leave()
         made = None if output is None else RunFolder(plan.folder)
         return Outcome(finished(result, made, finish), *arrays)

@@ -1,5 +1,6 @@
 """What a run over texts on their own begins with: settled once, kept in its folder, the same for every process."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,8 +59,9 @@ def laid_out(settled: Settled) -> tuple[list[int], list[tuple[int, int]]]:
     return sizes, parts_of(sizes)
 
 
-def begun(shared: Shared, folder: str, resume: bool, kept: bool) -> Plan:
-    """Make the run's folder, or with `resume` go on with the one there; `kept`: whether anybody looks at it later.
+def begun(shared: Shared, folder: str, resume: bool, kept: bool, holding: ExitStack) -> Plan:
+    """Make the run's folder, or with `resume` go on with the one there; `kept`: whether anybody looks at it later;
+    `holding`: as long as that, no other run may go on in it.
 
     ResumeError where anything changed that what is scored by now depends on. A part that is not done and whose files
     are of other sizes begins anew: what a damaged file is replaced by, say.
@@ -67,7 +69,7 @@ def begun(shared: Shared, folder: str, resume: bool, kept: bool) -> Plan:
     settled, (sizes, parts) = shared.settled, laid_out(shared.settled)
     own, recipe = identity(settled, shared.loaded, settled.files, whole=True), settled.recipe.model_dump(mode="json")
     if resume:
-        run = RunFolder(folder)
+        run = RunFolder.unfinished(folder, holding)
         data = run.state_data()
         before = data["identity"].pop("text")
         own_text = own.pop("text")
@@ -78,7 +80,7 @@ def begun(shared: Shared, folder: str, resume: bool, kept: bool) -> Plan:
         _begin_anew(plan, before, own_text)
         own["text"] = own_text
     else:
-        run = RunFolder.create(folder)
+        run = RunFolder.create(folder, holding)
         if kept:
             run.write_recipe(recipe)
             run.write_json(ENVIRONMENT, environment())

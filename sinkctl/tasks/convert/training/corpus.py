@@ -41,11 +41,13 @@ class Corpus:
 def of_files(
     settings: TextFiles, loaded: LoadedModel, bos_id: int | None,
     progress: Callable[[float], None] = lambda share: None, stop: Callable[[], bool] = lambda: False,
+    most: int | None = None,
 ) -> Corpus:  # fmt: skip
     """Each file a document, of a .jsonl file each record; a token `bos_id` among the ids ends one, and is taken out.
 
-    A .npy file holds token ids in one dimension. Without `settings.files`, TextError; so for what cannot be read and
-    for ids that the model has no embeddings of. UsageError for a field without .jsonl files, Interrupted for `stop`.
+    Reading ends beyond `most` tokens. A .npy file holds token ids in one dimension. Without `settings.files`,
+    TextError; so for what cannot be read and for ids that the model has no embeddings of. UsageError for a field
+    without .jsonl files, Interrupted for `stop`.
     """
     check(settings.files)
     records = [holds_records(name, settings.field) for name in settings.files]
@@ -54,6 +56,8 @@ def of_files(
     sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]
     found, special = _Collected(loaded, bos_id), SpecialTokens(loaded.tokenizer, loaded.rows, None)
     for index, name in enumerate(settings.files):
+        if most is not None and len(found) > most:
+            break
         holds_ids = Path(name).suffix.lower() == ".npy"
         if holds_ids:
             blocks = _of_array(name)
@@ -68,6 +72,8 @@ def of_files(
             if not holds_ids:
                 special.add(block.ids, None, name)
             found.add(block)
+            if most is not None and len(found) > most:
+                break
             progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
     corpus = found.corpus(", ".join(settings.files))
     return replace(corpus, name=", ".join(Path(name).name for name in settings.files), notes=tuple(special.notes()))

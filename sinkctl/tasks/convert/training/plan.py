@@ -55,7 +55,8 @@ def plan(recipe: ConvertRecipe, loaded: LoadedModel, window: int) -> Plan:
         settings = settings.model_copy(update={"lr": lr})
     if seen == "auto":
         seen = window if recipe.sink.replaces_first and recipe.sink.bos != "keep" else "full"
-    training_rules(recipe)
+    said = {"training": settings.model_copy(update={"length": length})}
+    training_rules(recipe.model_copy(update=said))  # again, with the length as it is now
     if settings.rounded is not None:
         _check_rounded(settings, loaded)
     half = settings.precision == "bfloat16" or (settings.precision == "auto" and loaded.device.type == "cuda")

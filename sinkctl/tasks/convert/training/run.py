@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class TrainingRun:
         check_spread(self.accelerator, self.settings, self.sink.kind)
         self.main = self.accelerator.is_main_process
         conversion.others = self.others
+        self.holding = ExitStack()  # the folder, until what is trained is written
 
     def __call__(self) -> Trained:
         """Raises what the trainer raises; TextError for a text too short."""
@@ -128,11 +130,12 @@ class TrainingRun:
             replaced = "replace" if "replace" in (files.errors, read.errors) else "strict"
             field = files.field or (read.field if records else None)  # --field and --errors are for both texts
             files = files.model_copy(update={"field": field, "errors": replaced})
-            corpus = of_files(
-                files, self.loaded, self.loaded.bos_id,
-                progress=lambda share: conversion.told(f"reading the text to train on, {share:.0%}"),
-                stop=conversion.stop,
-            )  # fmt: skip
+            with conversion.pace.aside():
+                corpus = of_files(
+                    files, self.loaded, self.loaded.bos_id,
+                    progress=lambda share: conversion.told(f"reading the text to train on, {share:.0%}"),
+                    stop=conversion.stop, most=self.settings.unique,
+                )  # fmt: skip
             conversion.notes += corpus.notes
         else:
             corpus = of_tokens(conversion.texts.rest_T, f"{conversion.texts.name} after its held-out part")
@@ -141,18 +144,19 @@ class TrainingRun:
         return corpus
 
     def _folder(self, model: PreTrainedModel) -> RunFolder:
-        """Where states are kept; ModelError where they do not fit."""
-        if not self.main:
-            self.accelerator.wait_for_everyone()
-            return RunFolder(self.output)
-        resumed = (self.output / STATE / CHECKPOINT).exists()
-        if not resumed:
-            self._check_disk(model)
-            folder = RunFolder.create(self.output)
-            folder.write_recipe(self.settled.recipe.model_dump(mode="json"))
-            folder.write_json(ENVIRONMENT, environment())
+        """Where states are kept; ModelError where they do not fit, ResumeError where another process is at work."""
+        folder = RunFolder(self.output)
+        if self.main:
+            resumed = (self.output / STATE / CHECKPOINT).exists()
+            if not resumed:
+                self._check_disk(model)
+            self.holding.enter_context(folder.held())
+            if not resumed:
+                folder.check_free()
+                folder.write_recipe(self.settled.recipe.model_dump(mode="json"))
+                folder.write_json(ENVIRONMENT, environment())
         self.accelerator.wait_for_everyone()
-        return RunFolder(self.output)
+        return folder
 
     def _check_disk(self, model: PreTrainedModel) -> None:
         """ModelError where states do not fit: weights and AdamW's two means; one beside the last, and the control's."""
@@ -195,7 +199,16 @@ class TrainingRun:
         return trainer(student, probe if self.settings.probe and self.conversion.judge is not None else None)
 
     def _to_write(self, model: PreTrainedModel) -> PreTrainedModel:
-        form, model = self.conversion.form, as_loaded(model, self.settled.dtype, self.settled.dtype).cpu()
+        form, dtype = self.conversion.form, self.settled.dtype
+        for name, weight in model.named_parameters():
+            if SINK not in name and not weight.to(dtype).isfinite().all():  # as it is held, it is
+                raise ModelError(
+                    f"training the converted checkpoint: {name} has grown to {weight.abs().max():.5g}, and "
+                    f"{str(dtype).removeprefix('torch.')}, in which it is written, ends at "
+                    f"{torch.finfo(dtype).max:.5g}; its states stay in {self.output / STATE}, but --resume comes to "
+                    "the same; take a lower --lr (or --sink-lr) in a new run"
+                )
+        model = as_loaded(model, dtype, dtype).cpu()
         if form.own_code or form.name == "same class":
             return model
         return form.build(*taken_apart(model, self.loaded.model, self.sink))

@@ -16,7 +16,7 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted, ModelError, TextError
 from sinkctl.model.attention import sinks_of
 from sinkctl.model.compiled import CompiledLayers
 from sinkctl.tasks.convert.training.attention import Seen, attending
@@ -178,7 +178,13 @@ class Running:
         packs = [laid_out(rows) for rows in ours]
         everything = laid_out(bodies) if self.accelerator.num_processes > 1 else None
         counted = packs if everything is None else [everything]
-        return Step(ours, packs, sum(int((p.target_BT != NO_TARGET).sum()) for p in counted))
+        predicted = sum(int((p.target_BT != NO_TARGET).sum()) for p in counted)
+        if not predicted:
+            raise TextError(
+                f"{self.trainer.corpus.name}: step {step + 1:,} has nothing to predict, for its documents are one "
+                "token each, with nothing in front; give longer ones, or training.boundaries none"
+            )
+        return Step(ours, packs, predicted)
 
     def step(self, step: Step) -> Tensor:
         """One update; returns (loss, objective, norm of the gradient), of all processes once they are summed."""
@@ -236,12 +242,9 @@ class Running:
             course.gradient.append(norm)
         self.pending = []
         course.seconds += time.monotonic() - began
-        left = course.seconds / course.step * (self.plan.steps - course.step)
         recent = course.loss[-20:]
         words = f"step {course.step:,} of {self.plan.steps:,}, loss {sum(recent) / len(recent):.3f}"
-        self.trainer.told(
-            f"training the {self.student.label} checkpoint: {words}, {_clock(left)} left", course.step / self.plan.steps
-        )
+        self.trainer.told(f"training the {self.student.label} checkpoint: {words}", course.step / self.plan.steps)
 
     def _broken(self, what: str, step: int) -> None:
         place = self.trainer.states.place(self.student.label)
@@ -290,9 +293,3 @@ class Running:
 
 def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device, non_blocking=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
