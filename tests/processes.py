@@ -78,6 +78,7 @@ def launched(words, processes: int = 2, **how) -> list[Command]:
 
 def _run(words: list[str], handles: list[Connection], environment: dict[str, str], before) -> None:
     import torch
+    from pictures import only_put_together
 
     from sinkctl.cli import main
 
@@ -90,6 +91,7 @@ def _run(words: list[str], handles: list[Connection], environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    only_put_together()
     sys.argv = ["sinkctl", *words]
     if before is not None:
         before()

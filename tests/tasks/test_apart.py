@@ -218,7 +218,7 @@ def test_a_process_that_is_killed_is_named_and_the_others_work_is_kept(tmp_path,
     monkeypatch.setattr("sinkctl.tasks.stream.parts.LEAST", 100)  # as in_small_parts
     files = [tmp_path / f"{number}.txt" for number in range(4)]
     for number, path in enumerate(files):
-        path.write_text(TEXT[: 1500 * (1 + number)], encoding="utf-8")
+        path.write_text(TEXT[: 800 * (1 + number)], encoding="utf-8")
     words = ["stream", *files, "--model", DATA / "stories260K", "-p", "4+60", "--each", "file", "--chunk", 16]
     first, second = launched([*words, "-o", tmp_path / "cut"], 2, before=in_small_parts)
     parts = tmp_path / "cut" / "state"
