@@ -18,13 +18,11 @@ os.environ["SINKCTL_SETTINGS"] = "off"  # a test's settings are its own
 from typing import TYPE_CHECKING
 
 import pytest
+from pictures import are_written, only_put_together
 from places import DATA
 
 if TYPE_CHECKING:
     from sinkctl.model.load import LoadedModel
-
-
-WRITTEN = {"report", "test_show.py", "test_readme.py"}
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +41,10 @@ def _few_samples_judge_a_conversion(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _pictures_are_written_where_pages_are_looked_at(request, monkeypatch):
-    """In tests/report, by `show`, and by the commands of README and docs; a page has up to 45, for 0.06 s each."""
-    if "sinkctl.report.html" in sys.modules and not WRITTEN & set(request.path.parts):
-        from pictures import put_together
-
-        monkeypatch.setattr("sinkctl.report.html.inline", put_together)
+def _pictures_are_written_where_pages_are_a_users(request, monkeypatch):
+    """A page of a run has up to 45, for 0.06 s each."""
+    if "sinkctl.report.html" in sys.modules and not are_written(request.node.nodeid):
+        only_put_together(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session", autouse=True)

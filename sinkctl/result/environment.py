@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from copy import copy
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,7 @@ def environment() -> dict[str, Any]:
     ]
     return {
         "sinkctl": __version__,
-        "source": _source(),
+        "source": copy(_source()),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": processor(),
