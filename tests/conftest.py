@@ -11,11 +11,14 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# For xdist's processes: glibc keeps what is freed, so that the kernel need not clear each tensor's memory anew.
+os.environ |= {"MALLOC_MMAP_THRESHOLD_": f"{1 << 28}", "MALLOC_TRIM_THRESHOLD_": f"{1 << 29}"}
 os.environ["SINKCTL_SETTINGS"] = "off"  # a test's settings are its own
 
 from typing import TYPE_CHECKING
 
 import pytest
+from pictures import are_written, only_put_together
 from places import DATA
 
 if TYPE_CHECKING:
@@ -35,6 +38,13 @@ def _few_samples_judge_a_conversion(monkeypatch):
     """The field's hundred are for a rate that is to be published; each costs every judged checkpoint a pass."""
     if (evaluate := sys.modules.get("sinkctl.tasks.convert.evaluate")) is not None:
         monkeypatch.setattr(evaluate, "SINK_SAMPLES", 12)
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_written_where_pages_are_a_users(request, monkeypatch):
+    """A page of a run has up to 45, for 0.06 s each."""
+    if "sinkctl.report.html" in sys.modules and not are_written(request.node.nodeid):
+        only_put_together(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from tempfile import TemporaryFile
@@ -78,6 +79,7 @@ def launched(words, processes: int = 2, **how) -> list[Command]:
 
 def _run(words: list[str], handles: list[Connection], environment: dict[str, str], before) -> None:
     import torch
+    from pictures import are_written, only_put_together
 
     from sinkctl.cli import main
 
@@ -90,6 +92,8 @@ def _run(words: list[str], handles: list[Connection], environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    if not are_written(environment.get("PYTEST_CURRENT_TEST", "")):
+        only_put_together()
     sys.argv = ["sinkctl", *words]
     if before is not None:
         before()
@@ -109,6 +113,21 @@ def in_small_parts() -> None:
 
     saving_often()
     parts.LEAST = 100
+
+
+def held_at_a_state() -> None:
+    """In small parts; the second process goes no farther than its first state, to be killed there."""
+    from sinkctl.result.store import RunFolder
+
+    in_small_parts()
+    if os.environ["RANK"] == "1":
+        save = RunFolder.save_state
+
+        def held(*what) -> None:
+            save(*what)
+            time.sleep(120)
+
+        RunFolder.save_state = held
 
 
 def piped(line: str) -> list[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: which way imports point, and who may print."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,15 @@ def sources() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
 
-def imported(tree: ast.AST) -> set[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Of a source, read once: three tests look at every one."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def imported(nodes: list[ast.AST]) -> set[str]:
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -104,13 +111,14 @@ def imported(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_one_way_and_only_the_outside_prints(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = nodes_of(path)
     part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    ours = {name.split(".")[1] for name in imported(tree) if name.startswith("sinkctl.")} - {part, "__version__"}
+    names = imported(nodes)
+    ours = {name.split(".")[1] for name in names if name.startswith("sinkctl.")} - {part, "__version__"}
     assert ours <= MAY_IMPORT[part], f"{part} may not import {sorted(ours - MAY_IMPORT[part])}"
-    assert not any(name.split(".")[0] == "click" for name in imported(tree)), "Typer brings its own click"
+    assert not any(name.split(".")[0] == "click" for name in names), "Typer brings its own click"
     if part not in ("cli", "report"):
-        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
         assert "print" not in called
 
 
@@ -149,10 +157,9 @@ def test_a_run_imports_only_its_task():
         assert folders <= tasks, f"{call} imports {sorted(folders - tasks)}"
 
 
-def top(path: Path) -> ast.Module:
+def top(path: Path) -> list[ast.AST]:
     """A module's imports outside of functions."""
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    return ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    return [node for node in nodes_of(path)[0].body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def module(name: str) -> Path | None:
@@ -169,21 +176,21 @@ def test_files_stay_short():
 
 def test_what_transformers_does_not_promise_is_taken_in_one_place():
     """Private names of others and modules below transformers; but for families, and what checkpoints carry."""
-    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
-    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    of = {path.relative_to(ROOT).as_posix(): nodes_of(path) for path in sources()}
+    nodes = [node for each in of.values() for node in each]
     ours = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     ours |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"}
     ours |= {node.id for node in nodes if isinstance(node, ast.Name)} | {"_replace", "_asdict", "_fields"}
     others = {"_compiled_call_impl", "_non_persistent_buffers_set", "_dynamo", "_forward_hooks", "_forward_pre_hooks"}
     others |= {"_reset_state"}  # accelerate's; those before are torch's
-    for name, tree in trees.items():
+    for name, nodes in of.items():
         if name.startswith(("kernels/", "model/families/", "sinks/code/")) or name == "model/undocumented.py":
             continue
-        below = {n for n in imported(tree) if n.startswith("transformers.") and n.count(".") > 1}
+        below = {n for n in imported(nodes) if n.startswith("transformers.") and n.count(".") > 1}
         assert all(n.startswith("transformers.utils.") for n in below), f"{name}: {below}"
         private = {
             node.attr
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
         }
         assert not private - ours - others, f"{name}: {private - ours - others}"

@@ -4,6 +4,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 from rich.console import Console
 
@@ -26,9 +27,14 @@ def importing(device: str = "cpu") -> Iterator[None]:
         with phase("importing"):
             yield
     finally:
-        if not gc.get_freeze_count():  # once: what is frozen, garbage too, is never let go
-            gc.freeze()
+        _freeze()
         gc.enable()
+
+
+@cache
+def _freeze() -> None:
+    """Once: what is frozen, garbage too, is never let go. (To count it takes as long as to look through all of it.)"""
+    gc.freeze()
 
 
 def loaded_model(settings, words: Console, weights: bool = True):

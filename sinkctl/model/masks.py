@@ -11,14 +11,14 @@ from sinkctl.kernels.column_sums import Visible
 
 # Farther than any trained window; from it on a window counts as none.
 FAR = 1 << 20
+PART = 1 << 16  # of it at once: what stays in the processor's cache takes a third of the time
 
 
 def past_keys(mask_function: Callable) -> int | None:
     """How many past keys a mask lets a far query see; None for all of them; ModelError where it is no plain window."""
-    widths = set()
+    widths, distance = set(), torch.arange(FAR).split(PART)
     for query in (1 << 24, (1 << 24) + 12_345):
-        distance = torch.arange(FAR)
-        seen = mask_function(0, 0, torch.tensor(query), query - distance).expand(FAR)
+        seen = torch.cat([mask_function(0, 0, torch.tensor(query), query - d).expand(len(d)) for d in distance])
         width = FAR if bool(seen.all()) else int(seen.logical_not().int().argmax())
         if bool(seen[width:].any()):
             raise ModelError("an attention mask of this model is no plain window")

@@ -17,7 +17,8 @@ def folder() -> Path:
 
 def built_in() -> dict[str, Path]:
     """Name, such as stream/book, → file."""
-    return {str(path.relative_to(folder()).with_suffix("")): path for path in sorted(folder().rglob("*.yaml"))}
+    place = folder()
+    return {str(path.relative_to(place).with_suffix("")): path for path in sorted(place.rglob("*.yaml"))}
 
 
 def find(name: str) -> Path:

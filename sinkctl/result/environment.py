@@ -6,6 +6,8 @@ import platform
 import re
 import subprocess
 import sys
+from copy import copy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def environment() -> dict[str, Any]:
     ]
     return {
         "sinkctl": __version__,
-        "source": source(),
+        "source": copy(_source()),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": processor(),
@@ -98,6 +100,7 @@ def bytecode() -> str:
     )
 
 
+@cache
 def processor() -> str:
     """The processor's model, as the system names it."""
     try:
@@ -126,6 +129,13 @@ def _nvidia() -> dict[str, dict[str, str]]:
     }
 
 
+@cache
+def _source() -> dict[str, Any] | None:
+    """As first asked for: what is committed later is not what this process has imported."""
+    return source()
+
+
+@cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,12 +232,17 @@ def prepared(tokenizer: Any) -> Prepared:
             return _arrays(out["input_ids"], out["offset_mapping"])
 
         return Prepared(encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})"))
+    return _of_json(serialized, bool(getattr(tokenizer, "split_special_tokens", False)))
+
+
+@lru_cache(1)  # a large vocabulary takes seconds to read, and a corpus may have many files
+def _of_json(serialized: str, split_special_tokens: bool) -> Prepared:
     # A copy: the caller's truncation and padding stay, and no post-processor trims spaces off the offsets.
     copy = Tokenizer.from_str(serialized)
     copy.no_truncation()
     copy.no_padding()
     copy.post_processor = None
-    copy.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+    copy.encode_special_tokens = split_special_tokens
 
     def encode(text: str) -> tuple[np.ndarray, np.ndarray]:
         encoding = copy.encode(text, add_special_tokens=False)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from families import REFUSED, STREAMED, tiny
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from sinkctl.errors import ModelError
+from sinkctl.model.masks import PART, past_keys
 from sinkctl.model.probe import probe
 
 
@@ -99,3 +101,13 @@ def test_the_model_is_left_as_it_was(demo):
     before = demo.model.config._attn_implementation
     probe(demo.model, reach=10)
     assert demo.model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("keys", [9, PART, PART + 1, 3 * PART + 5])
+def test_a_window_is_as_wide_as_the_mask_says_wherever_it_ends(keys):
+    """A mask is asked a part at a time."""
+    plain = sliding_window_causal_mask_function(keys + 1)  # the query's own key comes on top
+    assert past_keys(plain) == keys
+    hole = PART + 7
+    with pytest.raises(ModelError, match="no plain window"):
+        past_keys(lambda b, h, query, key: (query - key != hole) & (query - key < 2 * PART))

@@ -142,32 +142,33 @@ PLAIN = """
 import sys, torch
 from transformers import AutoModelForImageClassification
 assert "sinkctl" not in sys.modules
-model = AutoModelForImageClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
-assert not any(name.startswith("sinkctl") for name in sys.modules)
-pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-with torch.no_grad():
-    torch.save(model(pixels).logits, sys.argv[2])
-model.save_pretrained(sys.argv[3])
-again = AutoModelForImageClassification.from_pretrained(sys.argv[3], trust_remote_code=True).eval()
-with torch.no_grad():
-    assert torch.equal(again(pixels).logits, torch.load(sys.argv[2]))
+for folder in sys.argv[1:]:
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    assert not any(name.startswith("sinkctl") for name in sys.modules)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.save(model(pixels).logits, folder + "/logits.pt")
+    model.save_pretrained(folder + "/again")
+    again = AutoModelForImageClassification.from_pretrained(folder + "/again", trust_remote_code=True).eval()
+    with torch.no_grad():
+        assert torch.equal(again(pixels).logits, torch.load(folder + "/logits.pt"))
 """
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_plain_transformers_loads_the_folder_with_its_classifier(model_type, tmp_path, photos):
-    where = saved(tmp_path / "planted", planted(model_type, AutoModelForImageClassification))
-    done = convert(
-        where, to="test_time_registers", images=(str(photos),), output=tmp_path / "out", evaluation={"run": False}
-    )
-    out, again = tmp_path / "logits.pt", tmp_path / "again"
-    ran = subprocess.run([sys.executable, "-c", PLAIN, done.path, out, again], capture_output=True, text=True)
+def test_plain_transformers_loads_the_folders_with_their_classifiers(tmp_path, photos):
+    asked = dict(to="test_time_registers", images=(str(photos),), evaluation={"run": False})
+    models = {name: planted(name, AutoModelForImageClassification) for name in FAMILIES}
+    for name, model in models.items():
+        convert(saved(tmp_path / f"planted-{name}", model), output=tmp_path / name, **asked)
+    folders = [tmp_path / name for name in FAMILIES]
+    ran = subprocess.run([sys.executable, "-c", PLAIN, *folders], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    model = planted(model_type, AutoModelForImageClassification)
-    features_BTC = by_hand(model, images(2), 1, {LAYER: [NEURON]})
-    cls_BC, patch_BPC = features_BTC[:, 0], features_BTC[:, 1:]
-    shown = cls_BC if model_type == "vit" else torch.cat([cls_BC, patch_BPC.mean(1)], dim=1)
-    torch.testing.assert_close(torch.load(out), model.classifier(shown).detach(), atol=1e-5, rtol=1e-4)
+    for name, model in models.items():
+        features_BTC = by_hand(model, images(2), 1, {LAYER: [NEURON]})
+        cls_BC, patch_BPC = features_BTC[:, 0], features_BTC[:, 1:]
+        shown = cls_BC if name == "vit" else torch.cat([cls_BC, patch_BPC.mean(1)], dim=1)
+        found, expected = torch.load(tmp_path / name / "logits.pt"), model.classifier(shown).detach()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_what_has_no_outliers_or_is_no_vision_transformer_is_refused_in_words(tmp_path, photos):

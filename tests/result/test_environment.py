@@ -38,6 +38,13 @@ def test_a_machine_without_a_gpu_is_its_processor_and_how_many_of_it():
     assert set(found.versions) == {"python", "torch", "transformers", "triton"}
 
 
+def test_what_cannot_change_while_a_process_runs_is_asked_for_once(monkeypatch):
+    first = environment.environment()
+    monkeypatch.setattr(environment, "source", lambda: pytest.fail("git is asked again"))
+    monkeypatch.setattr(environment.importlib.metadata, "version", lambda name: pytest.fail(f"{name} is asked again"))
+    assert environment.environment() == first
+
+
 @pytest.mark.parametrize(
     ("forbidden", "said"), [(True, "PYTHONDONTWRITEBYTECODE is set"), (False, "their folders cannot be written")]
 )

@@ -13,7 +13,7 @@ import torch
 from families import HYBRID, STREAMED, in_float64, tiny
 from fed import wrap
 from places import DATA
-from processes import in_small_parts, launched
+from processes import held_at_a_state, launched
 from torch.nn.functional import cross_entropy
 
 from sinkctl.errors import Interrupted, ResumeError, TextError
@@ -226,12 +226,12 @@ def test_a_damaged_file_is_named_and_the_run_goes_on_with_a_whole_one(stories, c
 
 
 def test_a_process_that_is_killed_is_named_and_the_others_work_is_kept(tmp_path, sinkctl, monkeypatch):
-    monkeypatch.setattr("sinkctl.tasks.stream.parts.LEAST", 100)  # as in_small_parts
+    monkeypatch.setattr("sinkctl.tasks.stream.parts.LEAST", 100)  # as of those processes
     files = [tmp_path / f"{number}.txt" for number in range(4)]
     for number, path in enumerate(files):
-        path.write_text(TEXT[: 1500 * (1 + number)], encoding="utf-8")
+        path.write_text(TEXT[: 500 * (1 + number)], encoding="utf-8")
     words = ["stream", *files, "--model", DATA / "stories260K", "-p", "4+60", "--each", "file", "--chunk", 16]
-    first, second = launched([*words, "-o", tmp_path / "cut"], 2, before=in_small_parts)
+    first, second = launched([*words, "-o", tmp_path / "cut"], 2, before=held_at_a_state)
     parts = tmp_path / "cut" / "state"
     own = shared_out([path.stat().st_size for path in files], 2)[1]
     states = [parts / f"part-{number:04}/state/state.json" for number in own]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from families import STREAMED
 from places import DATA
-from processes import launched, saving_often
+from processes import held_at_a_state, launched, saving_often
 from results import numbers, store
 from safetensors.torch import load_file
 
@@ -131,7 +131,7 @@ def test_checkpoints_are_shared_out_and_a_killed_measurement_goes_on_in_any_numb
     names = [f"step{number}" for number in (1, 2, 3)]
     for name in names:
         shutil.copytree(DATA / "stories260K", name)
-    words = ["measure", *names, "--samples", 24, "--no-cost", "--device", "cpu", "-q"]
+    words = ["measure", *names, "--samples", 8, "--no-cost", "--device", "cpu", "-q"]
     assert sinkctl(*words, "-o", "one")[0] == 0
 
     def same(folder):
@@ -145,7 +145,7 @@ def test_checkpoints_are_shared_out_and_a_killed_measurement_goes_on_in_any_numb
 
     assert [process.ended() for process in launched([*words, "-o", "two"])] == [(0, "", "")] * 2
     same("two")
-    first, second = launched([*words, "-o", "cut"])
+    first, second = launched([*words, "-o", "cut"], before=held_at_a_state)
     own = tmp_path / "cut/state/process-1/state/state.json"
     while second.poll() is None and not own.exists():
         time.sleep(0.005)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,15 +190,19 @@ def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
     assert cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
 
 
-def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path):
+def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path, monkeypatch):
     """Its logits are an own parameter of a stock class; moved in the file, not in memory, the losses part."""
     text, out, chosen = tmp_path / "text.txt", tmp_path / "out", argparse.Namespace(window=64)
     text.write_text(book[:3000])
     sinkctl.convert(demo, to="sink_logit", output=out, text=text, window=64, samples=1, evaluation={"run": False})
     loaded = sinkctl.load(str(out))
+    run, heard = subprocess.run, []
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: heard.append(run(*words, **how)) or heard[-1])
     found = reloaded(out, loaded, str(text), chosen)
     assert found["stock_class"] == "GraniteSWAForCausalLM"
     assert found["stock_gap"] < 1e-4
+    (said,) = heard
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)  # the file is what it was
     with torch.no_grad():
         loaded.model.model.layers[0].self_attn.sinks += 5
     assert reloaded(out, loaded, str(text), chosen)["stock_gap"] > 0.01

@@ -1,5 +1,6 @@
 """Special tokens that a text spells are counted, however it is read, or read as text."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -9,6 +10,7 @@ from sinkctl.api import generate, stream
 from sinkctl.model.load import load
 from sinkctl.model.settings import ModelSettings
 from sinkctl.text import SpecialTokens
+from sinkctl.text.tokens import prepared
 
 TEXT = "<|bos|>The <|pad|> of the <|bos|><|pad|> woodlanders.\n"
 AS_TEXT = ModelSettings(device="cpu", special_tokens="text")
@@ -33,6 +35,26 @@ def test_what_a_text_spells_is_counted_once_in_any_blocks(demo):
         state, parts = parts.state(), SpecialTokens(demo.tokenizer, demo.rows, demo.bos_id)
         parts.join(state)
     assert (parts.found, parts.twice) == (whole.found, whole.twice)
+
+
+def test_a_tokenizer_is_made_ready_once_until_it_reads_texts_otherwise(demo):
+    tokenizer = copy.deepcopy(demo.tokenizer)
+    first = prepared(tokenizer)
+    assert prepared(copy.deepcopy(tokenizer)) is first
+
+    def found() -> tuple[list[int], list[int]]:
+        return prepared(tokenizer).encode(TEXT)[0].tolist(), tokenizer(TEXT, add_special_tokens=False).input_ids
+
+    before, expected = found()
+    assert before == expected
+    for change in (
+        lambda: setattr(tokenizer, "split_special_tokens", True),
+        lambda: tokenizer.add_tokens("woodlanders"),
+    ):
+        change()
+        after, expected = found()
+        assert after == expected != before
+        before = after
 
 
 @pytest.mark.parametrize("bos", ["auto", "never"])
