@@ -53,8 +53,8 @@ def test_runs_are_kept_in_the_folder_that_is_set_and_a_resumed_one_where_it_was(
 
 def test_the_file_is_read_once_in_a_run_that_keeps_a_folder(settings, sinkctl, tmp_path, monkeypatch):
     path, read = settings(f"device: cpu\noutput: {tmp_path / 'runs'}\n"), []
-    text = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: (read.append(self), text(self, *a, **k))[1])
+    data = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self), data(self))[1])
     assert sinkctl("stream", "a.txt", "-q")[0] == 0
     assert read.count(path) == 1
     path.write_text("device: gpu\n")  # each command reads it anew

@@ -122,7 +122,7 @@ def test_learned_positions_fit_the_context_and_cannot_be_streamed(demo):
 
 def test_what_cannot_be_measured_is_left_out_or_noted(demo):
     assert measured(demo, CostSettings(run=False)) == Costs()
-    assert "standard input" in measured(demo, files=("-",)).notes[0]
+    assert "a pipe cannot be" in measured(demo, files=("-",)).notes[0]
 
 
 def test_a_stop_between_two_steps_ends_it(demo):
