@@ -122,7 +122,9 @@ def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(in_this_pr
     monkeypatch.setattr(stream, "group", group)
     recipe = recipe_of(case, shape="tiny", fail_on=["stream.tokens_per_s:10%"], **times)
     again = sinkctl.bench(recipe, baseline=tmp_path / "base.json", progress=lambda _: None)
-    assert (len(calls), [change.failed for change in again.bench.changes]) == (2, [True])
+    (change,) = again.bench.changes
+    assert (len(calls), change.failed, change.reran) == (2, True, False)
+    assert again.notes == ["stream 4+12: could not be measured once more: memory is gone"]
 
 
 def test_where_every_row_is_refused_the_run_is(in_this_process):

@@ -100,13 +100,19 @@ def run(
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
                 with phase("measuring"):
                     anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
-                refused = {
-                    key for of_lane in anew.found.values() for key, x in of_lane.items() if "refused" in x.opened
+                why = {
+                    key: x.opened["refused"]["why"]
+                    for of_lane in anew.found.values()
+                    for key, x in of_lane.items()
+                    if "refused" in x.opened
                 }
                 for lane, of_lane in anew.found.items():  # of what cannot be measured again, the first stays
-                    collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in refused}
+                    collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in why}
                 detail, found = _judged(recipe, suite, collected, gates, before)
-                found = [_twice(change, first) for change in found]
+                once = {(recipe.cases[key.case].label, key.label): said for key, said in why.items()}
+                before.notes += [f"{' '.join(row)}: could not be measured once more: {once[row]}" for row in once]
+                alone = {row.name for row in detail.rows if (row.case, row.label) in once}
+                found = [_twice(change, first, change.name not in alone) for change in found]
         except Interrupted as error:
             hint = "nothing is kept without --output" if folder is None else f"--resume {folder.path} goes on"
             hint = hint if collected.facts else "nothing is begun"
@@ -142,9 +148,10 @@ def _judged(
     return detail, changes(detail, before.saved, gates, paired=False, seed=seed)
 
 
-def _twice(change: Change, first: dict[str, float]) -> Change:
-    """A failure counts where the first run failed too; `first` has by how much."""
-    update = {"first_percent": first.get(change.name), "failed": change.failed and change.name in first}
+def _twice(change: Change, first: dict[str, float], taken: bool) -> Change:
+    """A failure counts where the first run failed too; `first` has by how much. `taken`: whether there was a second."""
+    by = first.get(change.name) if taken else None
+    update = {"first_percent": by, "failed": change.failed and change.name in first}
     return change.model_copy(update=update)
 
 
