@@ -77,7 +77,7 @@ from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 from sinkctl.recipe.schema import ConvertRecipe, EvaluationSettings, TextFiles
 from sinkctl.result.schema import Result
-from sinkctl.result.store import CHECKPOINT, STATE
+from sinkctl.result.store import resumable
 from sinkctl.sinks.code.sink_attention import WEIGHED
 from sinkctl.tasks.convert.outcome import CONVERTED, fed
 
@@ -198,7 +198,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     kept, folder = place(options.folder, name, seed), unfinished(options.folder, name, seed)
     if (row := kept_row(name, seed, options)) is not None:
         return row
-    resumed = (folder / STATE / CHECKPOINT).exists()
+    resumed = resumable(folder)
     if folder.exists() and not resumed:
         shutil.rmtree(folder)
     try:

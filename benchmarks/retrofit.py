@@ -91,7 +91,7 @@ from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.recipe.load import load
 from sinkctl.recipe.named import built_in, find
 from sinkctl.recipe.schema import CalibrationSettings, ConvertRecipe, EvaluationSettings, TextFiles
-from sinkctl.result.store import CHECKPOINT, RESULT, STATE
+from sinkctl.result.store import RESULT, resumable
 
 ROWS, ORIGINAL = "convert/retrofit/", "original"
 STANDARD = 1020  # tokens of a window
@@ -208,7 +208,7 @@ def trained(recipe: ConvertRecipe, folder: Path) -> dict[str, Any]:
         if not settled(settings(recipe), complete(json.loads(said.read_text(encoding="utf-8"))["recipe"])):
             raise UsageError(f"{folder}: {OTHERS}")
     else:
-        resumed = (folder / STATE / CHECKPOINT).exists()
+        resumed = resumable(folder)
         if folder.exists() and not resumed:
             shutil.rmtree(folder)
         stopping = Stopping(kept="the same command goes on from the last state")

@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "sinkctl"
+OUTSIDE = {
+    "clock",
+    "errors",
+    "launched",
+    "small_file",
+    "cache",
+    "check",
+    "model",
+    "recipe",
+    "tasks",
+    "result",
+    "report",
+}
 # Folder → the folders of ours it may import; recipe → check → load → run → result → report.
 MAY_IMPORT = {
     "clock": set(),
@@ -54,35 +67,8 @@ MAY_IMPORT = {
     }
     | {"check"},
     "report": {"errors", "result"},
-    "api": {
-        "clock",
-        "errors",
-        "launched",
-        "small_file",
-        "cache",
-        "check",
-        "model",
-        "recipe",
-        "tasks",
-        "result",
-        "report",
-    },
-    "cli": {
-        "clock",
-        "cuda_context",
-        "errors",
-        "launched",
-        "small_file",
-        "api",
-        "check",
-        "model",
-        "recipe",
-        "tasks",
-        "result",
-        "report",
-        "kernels",
-        "registers",
-    },
+    "api": OUTSIDE,
+    "cli": OUTSIDE | {"api", "cuda_context", "kernels", "registers"},
     "__main__": {"cli"},
     "registration": {"registers", "sinks"},
     "__init__": {"api", "registration"},

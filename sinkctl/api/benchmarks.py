@@ -8,7 +8,7 @@ from sinkctl.api.progress import share_shown
 from sinkctl.check.bench import check_held, held
 from sinkctl.recipe.load import load as read_recipe
 from sinkctl.recipe.load import validate
-from sinkctl.recipe.named import find
+from sinkctl.recipe.named import called, find
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.report.benched import summary
 from sinkctl.report.github import bigger, smaller
@@ -17,7 +17,7 @@ from sinkctl.report.junit import junit
 from sinkctl.result.compare import thresholds
 from sinkctl.result.schema import Result
 from sinkctl.result.store import RunFolder
-from sinkctl.small_file import is_pipe, is_there
+from sinkctl.small_file import is_there
 from sinkctl.tasks.bench import Progress, run
 
 
@@ -45,7 +45,7 @@ def bench(
         recipe, name = suite, name or "bench"
     else:
         path = find(str(suite) if is_there(suite) else f"bench/{suite}")
-        recipe, name = read_recipe(path), name or (f"pipe-{path.stem}" if is_pipe(path) else path.stem)
+        recipe, name = read_recipe(path), name or called(path)
     recipe = validate(recipe.model_dump(mode="json") | settings, "sinkctl.bench") if settings else recipe
     if "fail_on" in settings:
         check_held(recipe, baseline=baseline, against=against, kept=held(output) if resume else {}, asked=True)

@@ -17,7 +17,7 @@ from sinkctl.model.weight_file import shapes_in, weight_files
 from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.registers import REGISTERS
 from sinkctl.result.compare import check_names, parse
-from sinkctl.result.store import CHECKPOINT, RESULT, STATE, RunFolder, check_writable
+from sinkctl.result.store import RESULT, RunFolder, check_writable, resumable
 from sinkctl.sinks.storable import never_stock, unstorable_for
 from sinkctl.text.source import check
 
@@ -195,7 +195,7 @@ def check_folder(output: Path, resume: bool) -> None:
     """UsageError for a place that is taken, or with `resume` ResumeError for one without a training to go on with."""
     if not resume:
         _check_place(output)
-    elif not (output / STATE / CHECKPOINT).exists():
+    elif not resumable(output):
         finished = (output / RESULT).exists()
         what = "is finished, and nothing is left to do" if finished else "holds no training to go on with; use --output"
         raise ResumeError(f"--resume {output}: {what}")

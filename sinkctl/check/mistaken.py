@@ -17,7 +17,7 @@ from sinkctl.model.named import CONFIG, resolve
 from sinkctl.recipe.load import BASE, read
 from sinkctl.recipe.named import built_in
 from sinkctl.recipe.schema import RECIPES
-from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE
+from sinkctl.result.store import RECIPE, RESULT, resumable
 from sinkctl.text.source import compression
 
 Wanted = Literal["a text", "a checkpoint", "a recipe", "a suite", "a run"]
@@ -90,7 +90,7 @@ def _folder(name: str) -> Given | None:
     if (path / "adapter_config.json").exists():
         return Given(["a checkpoint"], "a PEFT adapter", f"--adapter {said} takes it")
     task = _task(path / RECIPE)
-    if task is None or not (kept or (path / STATE / CHECKPOINT).exists()):
+    if task is None or not (kept or resumable(path)):
         return None
     instead = f"`sinkctl show {said}` shows it" if kept else _run(task, "--resume", path)
     return Given(["a run"], _of("run", task), f"{instead}; its recipe is {path / RECIPE}")

@@ -177,11 +177,9 @@ def _named(name: str) -> str:
 
 
 def _suite(name: str | None, resume: Path | None) -> str:
-    from sinkctl.small_file import is_pipe
+    from sinkctl.recipe.named import called
 
-    if name is None:
-        return resume.resolve().name
-    return f"pipe-{Path(name).stem}" if is_pipe(name) else Path(name).stem
+    return called(name) if name is not None else resume.resolve().name
 
 
 def _only(recipe, cases: Sequence[str], own_gates: bool):

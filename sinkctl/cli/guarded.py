@@ -39,11 +39,11 @@ def _of_a_full_disk(error: Exception, flags: dict[str, Any]) -> SinkctlError | N
     """What to do where the disk of a run folder became full, or its quota was reached."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
-    from sinkctl.result.store import CHECKPOINT, STATE
+    from sinkctl.result.store import resumable
 
     folder = flags.get("resume") or flags.get("output")
     where = error.filename if folder is None else folder
-    kept = folder is not None and (folder / STATE / CHECKPOINT).exists()
+    kept = folder is not None and resumable(folder)
     what = f"go on with --resume {folder}" if kept else "start again"
     full = SinkctlError(f"{'' if where is None else f'{where}: '}the disk is full; make room, and {what}")
     full.__cause__ = error  # for the traceback

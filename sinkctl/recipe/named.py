@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 from sinkctl.errors import UsageError
-from sinkctl.small_file import is_there
+from sinkctl.small_file import is_pipe, is_there
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -32,6 +32,12 @@ def find(name: str) -> Path:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else "`sinkctl recipe ls` lists the built-in ones"
     raise UsageError(f"{name}: no such file or built-in recipe; {hint}")
+
+
+def called(path: str | Path) -> str:
+    """What a run is called after its recipe; a pipe has only the number that the shell gave it."""
+    stem = Path(path).stem
+    return f"pipe-{stem}" if is_pipe(path) else stem
 
 
 def purpose(path: Path) -> str:

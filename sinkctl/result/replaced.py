@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 
 from sinkctl.errors import Interrupted, UsageError
-from sinkctl.result.store import CHECKPOINT, RECIPE, RESULT, STATE, RunFolder, check_writable
+from sinkctl.result.store import RECIPE, RESULT, RunFolder, check_writable, resumable
 
 
 def holds_run(path: Path) -> bool:
     """Whether a run is kept there, finished or not."""
-    return (path / RESULT).exists() or (path / STATE / CHECKPOINT).exists()
+    return (path / RESULT).exists() or resumable(path)
 
 
 def check_replaceable(path: str | Path, task: str) -> None:

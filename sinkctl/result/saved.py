@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from sinkctl.errors import SinkctlError, UsageError
 from sinkctl.result.schema import SCHEMA_VERSION, Result
-from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, RESULT, STATE
+from sinkctl.result.store import ENVIRONMENT, RESULT, resumable
 from sinkctl.small_file import bytes_of
 
 
@@ -19,7 +19,7 @@ def read(
     path = Path(path)
     if path.is_dir():
         if not (path / RESULT).exists():
-            begun = (path / STATE / CHECKPOINT).exists()
+            begun = resumable(path)
             unfinished = f"is not finished; go on with --resume {path}"
             raise wrong(f"{path}: {unfinished if begun else f'holds no run of sinkctl; {missing}'}")
         path = path / RESULT

@@ -28,6 +28,11 @@ STATE, CHECKPOINT = "state", "state.json"
 LOCK = "lock"  # in the folder of states: a process is at work
 
 
+def resumable(path: Path) -> bool:
+    """Whether a run in this folder can be gone on with."""
+    return (path / STATE / CHECKPOINT).exists()
+
+
 def check_writable(path: Path, flag: str) -> None:
     """UsageError, beginning with `flag`, where no file can be made in a folder, or in the nearest one above it.
 
@@ -82,7 +87,7 @@ class RunFolder:
         if (self.path / RESULT).exists():
             more = "give --overwrite" if replaceable else "remove it"
             raise UsageError(f"--output {self.path}: holds a finished run; name another folder, or {more}")
-        if (self.path / STATE / CHECKPOINT).exists():
+        if resumable(self.path):
             raise UsageError(
                 f"--output {self.path}: holds an unfinished run; continue it with --resume {self.path}, or remove it"
             )

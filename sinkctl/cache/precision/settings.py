@@ -21,7 +21,7 @@ class Massive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     layer: int = Field(ge=0, description="After which it is looked for; the layers behind it keep what it tells.")
     channels: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="In any of these.")
-    above: float = Field(gt=0, allow_inf_nan=False, description="Its size.")
+    above: float = Field(gt=0, description="Its size.")
 
     @property
     def reason(self) -> str:

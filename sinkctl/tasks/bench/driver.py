@@ -48,11 +48,16 @@ class Found:
         why = {"kind": type(error).__name__, "why": str(error)}
         return cls(nothing | {"size": size, "choices": {}, "failed": {}, "refused": why})
 
+    @property
+    def refusal(self) -> dict[str, str] | None:
+        """The kind and the words of the error, where it cannot run."""
+        return self.opened.get("refused")
+
     def join(self, other: "Found", name: str) -> None:
         """Take the samples of another process; a way that ran in one of the two alone is left out, and said."""
         mine, others = self.opened["ways"], other.opened["ways"]
-        if "refused" in other.opened:
-            self.opened.setdefault("refused", other.opened["refused"])
+        if other.refusal:
+            self.opened.setdefault("refused", other.refusal)
         for way in mine.keys() ^ others.keys():
             self.opened["failed"][way] = (self.opened["failed"] | other.opened["failed"]).get(
                 way, "in one process alone"
@@ -95,8 +100,8 @@ class Collected:
 
 def said_of(found: Found) -> str:
     """What is known of a case at a size: sinkctl 4.63 ms, stock 21.4 ms."""
-    if "refused" in found.opened:
-        return f"n/a: {found.opened['refused']['why']}"
+    if found.refusal:
+        return f"n/a: {found.refusal['why']}"
     metric, parts = METRICS[found.opened["metric"]], []
     for way, of_process in found.seconds.items():
         seconds = median(sample for of_rounds in of_process for sample in of_rounds)

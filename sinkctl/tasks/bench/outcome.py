@@ -38,10 +38,10 @@ def detail_of(recipe: BenchRecipe, suite: str, collected: Collected, lane: str) 
 def _refused(recipe: BenchRecipe, collected: Collected, lane: str) -> list[Refused]:
     told = []
     for key, found in sorted(collected.found[lane].items(), key=lambda item: item[0].case):
-        if "refused" in found.opened:
+        if found.refusal:
             case, size = recipe.cases[key.case], found.opened["size"]
             way = way_of(case, size)
-            label, why = key.label.removesuffix(f",{way}"), found.opened["refused"]["why"]
+            label, why = key.label.removesuffix(f",{way}"), found.refusal["why"]
             told.append(Refused(case=case.label, label=label, size=size, way=way, why=why))
     return told
 

@@ -100,12 +100,8 @@ def run(
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
                 with phase("measuring"):
                     anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
-                why = {
-                    key: x.opened["refused"]["why"]
-                    for of_lane in anew.found.values()
-                    for key, x in of_lane.items()
-                    if "refused" in x.opened
-                }
+                of_lanes = anew.found.values()
+                why = {key: x.refusal["why"] for lane in of_lanes for key, x in lane.items() if x.refusal}
                 for lane, of_lane in anew.found.items():  # of what cannot be measured again, the first stays
                     collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in why}
                 detail, found = _judged(recipe, suite, collected, gates, before)
@@ -127,7 +123,7 @@ def run(
 
 def _check_measured(collected: Collected) -> None:
     """What was refused is its row's answer; where nothing else was found, it is the run's."""
-    refused = [found.opened.get("refused") for found in collected.found[HERE].values()]
+    refused = [found.refusal for found in collected.found[HERE].values()]
     if refused and all(refused):
         raise getattr(errors, refused[0]["kind"])(refused[0]["why"])
 
@@ -172,9 +168,9 @@ def _result(
         choices |= {f"{name}: {what}": why for what, why in found.opened["choices"].items()}
         notes += [f"{name}: {way} did not run: {why}" for way, why in found.opened["failed"].items()]
     for key, found in collected.found.get(THERE, {}).items():
-        if "refused" in found.opened and "refused" not in collected.found[HERE][key].opened:
+        if found.refusal and not collected.found[HERE][key].refusal:
             name = f"{recipe.cases[key.case].label} {key.label}"
-            notes.append(f"{name}: the other version did not run: {found.opened['refused']['why']}")
+            notes.append(f"{name}: the other version did not run: {found.refusal['why']}")
     if THERE in collected.facts:
         other = mismatch(detail, detail.model_copy(update={"machine": Machine(**collected.facts[THERE][0]["machine"])}))
         notes += [f"the other version ran with other packages: {'; '.join(other)}"] if other else []

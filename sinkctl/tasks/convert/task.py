@@ -19,7 +19,7 @@ from sinkctl.recipe.schema import ConvertRecipe
 from sinkctl.registers import REGISTERS
 from sinkctl.result.environment import environment
 from sinkctl.result.schema import Result
-from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
+from sinkctl.result.store import ENVIRONMENT, RunFolder, resumable
 from sinkctl.tasks.convert.conversion import Conversion
 from sinkctl.tasks.convert.outcome import measurements_of, verdict_of
 from sinkctl.tasks.convert.scratch import scratch
@@ -98,7 +98,7 @@ def run(
             with uncompiled(spared_kernels(loaded.model, conversion.work.whole)):
                 result = _begun(conversion, output, finish)
     except Interrupted as error:
-        kept = (output / STATE / CHECKPOINT).exists()
+        kept = resumable(output)
         left = f"go on with sinkctl convert --resume {shlex.quote(str(output))}" if kept else "nothing was written"
         raise Interrupted(f"{error}; {left}") from error
     except torch.OutOfMemoryError as error:

@@ -15,7 +15,7 @@ from sinkctl.model.load import LoadedModel
 from sinkctl.model.parallel import tell
 from sinkctl.recipe.schema import GenerateRecipe
 from sinkctl.result.schema import Result
-from sinkctl.result.store import CHECKPOINT, STATE, GrowingArray, RunFolder, save_arrays
+from sinkctl.result.store import GrowingArray, RunFolder, resumable, save_arrays
 from sinkctl.tasks.finishing import Finish, begun, finished
 from sinkctl.tasks.following import follow
 from sinkctl.tasks.generate.generation import ENDED, GenerateRun, Tokens
@@ -102,7 +102,7 @@ def _run(
         raise ModelError(f"{generation.loaded.device} is out of memory: {hint}") from error
     finally:
         array.close()
-        if folder is not None and not (folder.path / STATE / CHECKPOINT).exists():
+        if folder is not None and not resumable(folder.path):
             array.path.unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from sinkctl.launched import one_machine
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.memory import device_bytes
 from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.result.store import CHECKPOINT, STATE, RunFolder, save_pieces
+from sinkctl.result.store import STATE, RunFolder, resumable, save_pieces
 from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.stream.crew import Crew, Scored, Sign, Signs
 from sinkctl.tasks.stream.kept import Kept, losses_of, memory_told, places_of, texts_of
@@ -124,7 +124,7 @@ class Shift:
         """Whether it came to its end."""
         at, files = self.plan.part(number), range(*self.plan.parts[number])
         at.path.mkdir(exist_ok=True)
-        state = at.load_state() if (at.path / STATE / CHECKPOINT).exists() else None
+        state = at.load_state() if resumable(at.path) else None
         run = StreamRun(
             self.shared.settled.recipe, self.shared.loaded, state, shared=self.shared, files=files,
             who=f"{self.plan.launch}.{self.crew.rank}", stop=self._stop,

@@ -14,7 +14,7 @@ from sinkctl.kernels.present import uncompiled
 from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.result.store import CHECKPOINT, STATE, RunFolder, save_arrays
+from sinkctl.result.store import RunFolder, resumable, save_arrays
 from sinkctl.tasks.finishing import Finish, begun, finished
 from sinkctl.tasks.following import follow
 from sinkctl.tasks.stream.apart import run_apart
@@ -93,7 +93,7 @@ def _run(
         result = finished(result, folder, finish, lambda what: progress(replace(stream.progress(), what=what)))
         return Outcome(result, {label: np.array(array) for label, array in zip(stream.scorers, values, strict=True)})
     finally:
-        kept.close(remove=folder is not None and not (folder.path / STATE / CHECKPOINT).exists())
+        kept.close(remove=folder is not None and not resumable(folder.path))
 
 
 def _stopped(stream: StreamRun, folder: RunFolder | None) -> str:

@@ -17,7 +17,7 @@ from sinkctl.errors import ModelError
 from sinkctl.model.load import LoadedModel
 from sinkctl.result.convert import CONTROL, CONVERTED, ORIGINAL, START, Training, TrainingCurve
 from sinkctl.result.environment import environment
-from sinkctl.result.store import CHECKPOINT, ENVIRONMENT, STATE, RunFolder
+from sinkctl.result.store import ENVIRONMENT, STATE, RunFolder, resumable
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.convert.conversion import Conversion
 from sinkctl.tasks.convert.evaluate import Evaluation
@@ -147,7 +147,7 @@ class TrainingRun:
         """Where states are kept; ModelError where they do not fit, ResumeError where another process is at work."""
         folder = RunFolder(self.output)
         if self.main:
-            resumed = (self.output / STATE / CHECKPOINT).exists()
+            resumed = resumable(self.output)
             if not resumed:
                 self._check_disk(model)
             self.holding.enter_context(folder.held())

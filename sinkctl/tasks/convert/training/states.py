@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.result.convert import Probe
 from sinkctl.result.defaults import USED
-from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
+from sinkctl.result.store import CHECKPOINT, STATE, RunFolder, resumable
 
 
 @dataclass
@@ -41,7 +41,7 @@ class States:
     def __init__(self, folder: RunFolder, made_of: dict[str, Any], main: bool, wait: Callable[[], None]):
         self._folder, self._made_of, self._main, self._wait = folder, made_of, main, wait
         self._kept: dict[str, dict[str, Any]] = {}  # by checkpoint: where its state is, and its course
-        if (folder.path / STATE / CHECKPOINT).exists():
+        if resumable(folder.path):
             before = folder.load_json(f"{STATE}/{CHECKPOINT}")
             changed = _changed(before["made_of"], made_of)
             if changed is not None:
