@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_ran_through(model, text, tmp_pa
     assert [(p.checkpoint, p.step) for p in whole.result.convert.training.probes] == [
         (label, step) for label in ("converted", "control") for step in (0, 2, 4, 6)
     ]
-    out = tmp_path / "out"
+    out, spent = tmp_path / "out", [0.0]
     for number, (label, step) in enumerate([("converted", 2), ("converted", 5), ("control", 3)]):
         asked = {"stop": stop_at(out, label, step - 1), "resume": number > 0}
         words = f"stopped at step {step} of the {label} checkpoint; go on with sinkctl convert --resume {out}"
@@ -108,7 +108,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_ran_through(model, text, tmp_pa
             train(out, model, "kv_bias", text, said, how=asked, **how)
         states = {f"{label}-{step}", *(["converted-6"] if label == "control" else [])}
         assert {path.name for path in (out / STATE).iterdir()} == {CHECKPOINT, *states}, "the last one of each alone"
-    check_same(train(out, model, "kv_bias", text, said, how={"resume": True}, **how), whole)
+        spent.append(RunFolder(out).load_json(f"{STATE}/{CHECKPOINT}")["spent"])
+    assert spent == sorted(set(spent)), "each counts what those before it took"
+    found = train(out, model, "kv_bias", text, said, how={"resume": True}, **how)
+    check_same(found, whole)
+    assert found.result.phases["before it was stopped"] == spent[-1] < found.result.seconds
     assert not (out / STATE).exists(), "nothing is left of the states"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
     with pytest.raises(ResumeError, match="is finished, and nothing is left to do"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from sinkctl.clock import carry, spent
 from sinkctl.errors import ModelError, ResumeError
 from sinkctl.result.convert import Probe
 from sinkctl.result.defaults import USED
@@ -49,6 +50,7 @@ class States:
                     f"{folder.path}: {changed} is not what the training was started with; start a new run"
                 )
             self._kept = before["runs"]
+            carry(before.get("spent", 0.0))
 
     def course(self, label: str) -> Course:
         """Where the training of a checkpoint stands."""
@@ -90,7 +92,7 @@ class States:
             shutil.rmtree(before, ignore_errors=True)
 
     def _point(self) -> None:
-        kept = {"made_of": self._made_of, "runs": self._kept, "settings": dict(USED)}
+        kept = {"made_of": self._made_of, "runs": self._kept, "settings": dict(USED), "spent": spent()}
         self._folder.write_json(f"{STATE}/{CHECKPOINT}", kept)
 
 
