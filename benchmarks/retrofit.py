@@ -12,8 +12,8 @@ perplexity with everything in sight, streamed with nothing kept (0+1020) and wit
 the original, RULER's single needle (with the extra `eval`), Sink_1, the largest activation and the largest kurtosis,
 and what is added by rounding keys and values (none in full; of the original with four tokens kept, of all others with
 none) and the inputs of linear layers to few bits. What is known of a row under way is in its .part, and in the tables.
---beside adds what few bits cost each row as a share of what they cost one of another name, of the same seed where there
-is one, with paired standard errors.
+Of several seeds it is the means that are shown. --beside adds what few bits cost each row as a share of what they cost
+one of another name, with standard errors that are paired block by block.
 """
 
 import argparse

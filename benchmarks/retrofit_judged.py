@@ -214,8 +214,15 @@ def shown(loaded: LoadedModel, file: str) -> dict[str, float | None]:
     }
 
 
-def means(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """Of numbers, over seeds."""
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of numbers, over seeds; of costs the blocks too, and the standard error that the mean of the blocks has."""
     names = {name for row in rows for name, value in row.items() if isinstance(value, int | float)}
     kept = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
-    return {name: sum(values) / len(values) for name, values in kept.items() if values}
+    found: dict[str, Any] = {name: sum(values) / len(values) for name, values in kept.items() if values}
+    for name in [name for row in rows for name in row if name.endswith(BLOCKS)]:
+        seeds = [row[name] for row in rows if name in row]
+        found[name] = [sum(block) / len(block) for block in zip(*seeds, strict=False)]  # one may be of fewer tokens
+        if len(seeds) > 1 and len(found[name]) > 1:
+            cost = name.removesuffix(BLOCKS)
+            found[f"{cost}{ERROR}"] = (1 + found[cost]) * float(np.std(found[name], ddof=1)) / len(found[name]) ** 0.5
+    return found

@@ -75,36 +75,39 @@ def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namesp
 
 
 def print_shares(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    """A table a text of what few bits cost each row as a share of what they cost the `other`."""
-    theirs = {row["seed"]: row for row in others}
+    """A table a text of what few bits cost each row as a share of what they cost the `other`, means over seeds both."""
     for text in TEXTS:
         columns = [(head, f"{text}.{key}", "{:.2f}") for head, key, _ in COLUMNS if key in dict(ROUNDINGS)]
         names = [key for _, key, _ in columns]
         shares = {}
         for name, found in rows.items():
-            pairs = [(row, theirs.get(row["seed"], others[0])) for row in found if name != other]
-            if known := [each for pair in pairs if (each := beside(*pair, names))]:
-                shares[name] = known
-        print_table(f"{text}, share of {other}", columns, shares)
+            if name != other and (known := beside(means(found), means(others), names)):
+                shares[name] = [known]
+        seeds = {name: sum(not row.keys().isdisjoint(names) for row in rows[name]) for name in shares}
+        print_table(f"{text}, share of {other}", columns, shares, seeds)
 
 
-def print_table(head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]]) -> None:
+def print_table(
+    head: str, columns: Sequence[tuple[str, str, str]], rows: dict[str, list[dict[str, Any]]],
+    seeds: dict[str, int] | None = None,
+) -> None:  # fmt: skip
+    """`seeds`: of how many the rows are, where they are means already."""
     print(f"\n| {head} | seeds | {' | '.join(title for title, _, _ in columns)} |")
     print("|---" * (len(columns) + 2) + "|")
     for name, found in rows.items():
         cells = [cell(found, key, form) for _, key, form in columns]
-        print(f"| `{name}` | {len(found)} | {' | '.join(cells)} |", flush=True)
+        print(f"| `{name}` | {(seeds or {}).get(name, len(found))} | {' | '.join(cells)} |", flush=True)
 
 
 def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
-    """The mean over seeds and, of several, from which to which; of one, ± its standard error where there is one. Of
-    fewer seeds than the row has, how many."""
+    """The mean over seeds, ± its standard error where there is one, else of several from which to which. Of fewer seeds
+    than the row has, how many."""
     mean, values = means(found), [each[key] for each in found if each.get(key) is not None]
     if key not in mean:
         return "–"
     said, error = form.format(mean[key]), mean.get(f"{key}{ERROR}")
-    if len(values) > 1:
-        said = f"{said} ({form.format(min(values))} to {form.format(max(values))})"
-    elif error is not None:
+    if error is not None:
         said = f"{said} ± {form.format(error).lstrip('+')}"
+    elif len(values) > 1:
+        said = f"{said} ({form.format(min(values))} to {form.format(max(values))})"
     return said if len(values) == len(found) else f"{said} [{len(values)} of {len(found)}]"

@@ -17,7 +17,7 @@ from training_runs import small
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import retrofit
 import retrofit_judged as judging
-from retrofit_judged import beside, cost, inputs_in_8_bits, needles, predicted, reloaded, samples
+from retrofit_judged import beside, cost, inputs_in_8_bits, means, needles, predicted, reloaded, samples
 from retrofit_table import cell
 
 import sinkctl
@@ -185,9 +185,16 @@ def test_a_cost_is_a_share_of_perplexity_with_the_error_of_its_blocks():
     assert found["kv_4"] == pytest.approx(math.exp(0.2) - 1)
     assert found["kv_4.error"] == pytest.approx(math.exp(0.2) * 0.1)
     assert found["kv_4.blocks"] == pytest.approx([0.1, 0.3])
-    one, two = ({"kv_4": x, "kv_4.error": 0.001} for x in (0.01, 0.03))
-    assert cell([one], "kv_4", "{:+.2%}") == "+1.00% ± 0.10%"
-    assert cell([one, two], "kv_4", "{:+.2%}") == "+2.00% (+1.00% to +3.00%)"
+    assert cell([found], "kv_4", "{:+.2%}") == "+22.14% ± 12.21%"
+
+
+def test_what_seeds_share_is_their_mean_s_uncertainty_and_what_each_has_alone_evens_out():
+    """Blocks of 0.1 and 0.3 in one seed, of 0.3 and 0.1 in the other: each is uncertain, their mean is not."""
+    one, two = (cost("kv_4", torch.cat([torch.full((256,), x) for x in both])) for both in ((0.1, 0.3), (0.3, 0.1)))
+    assert cell([one, two], "kv_4", "{:+.2%}") == "+22.14% ± 0.00%"
+    assert means([one, one])["kv_4.error"] == pytest.approx(one["kv_4.error"])
+    assert cell([{"kl": 0.1}, {"kl": 0.3}], "kl", "{:.2f}") == "0.20 (0.10 to 0.30)"
+    assert beside(means([one, two]), means([one]), ["kv_4"])["kv_4"] == pytest.approx(1)
 
 
 def test_a_written_checkpoint_is_held_against_what_transformers_alone_makes_of_it(demo, book, tmp_path, monkeypatch):
