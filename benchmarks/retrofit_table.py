@@ -75,7 +75,8 @@ def print_tables(rows: dict[str, list[dict[str, Any]]], options: argparse.Namesp
 
 
 def print_shares(other: str, others: list[dict[str, Any]], rows: dict[str, list[dict[str, Any]]]) -> None:
-    """A table a text of what few bits cost each row as a share of what they cost the `other`, means over seeds both."""
+    """A table a text of what few bits cost each row as a share of what they cost the `other`: means over all seeds that
+    each of the two has."""
     for text in TEXTS:
         columns = [(head, f"{text}.{key}", "{:.2f}") for head, key, _ in COLUMNS if key in dict(ROUNDINGS)]
         names = [key for _, key, _ in columns]
@@ -100,7 +101,7 @@ def print_table(
 
 
 def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
-    """The mean over seeds, ± its standard error where there is one, else of several from which to which. Of fewer seeds
+    """The mean over seeds, ± its standard error where there is one and, of several, from which to which. Of fewer seeds
     than the row has, how many."""
     mean, values = means(found), [each[key] for each in found if each.get(key) is not None]
     if key not in mean:
@@ -108,6 +109,6 @@ def cell(found: Sequence[dict[str, Any]], key: str, form: str) -> str:
     said, error = form.format(mean[key]), mean.get(f"{key}{ERROR}")
     if error is not None:
         said = f"{said} ± {form.format(error).lstrip('+')}"
-    elif len(values) > 1:
+    if len(values) > 1:
         said = f"{said} ({form.format(min(values))} to {form.format(max(values))})"
     return said if len(values) == len(found) else f"{said} [{len(values)} of {len(found)}]"
