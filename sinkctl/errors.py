@@ -43,12 +43,20 @@ def of_exit(code: int) -> type[SinkctlError]:
     return ModelError if code in (UsageError.exit_code, ModelError.exit_code) else SinkctlError
 
 
+def named(error: BaseException) -> str | None:
+    """The kind of it that stands here, by name, as another process can be told; None for what is none of them."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__), None)
+
+
 class ResumeError(SinkctlError):
     """A run folder that cannot be continued."""
 
 
 class BaselineError(SinkctlError):
     """A baseline that cannot be read, or that this run cannot be compared with."""
+
+
+REFUSALS = (ModelError, TextError, UsageError)  # what cannot be done with this model, text or setting; no fault
 
 
 class ThresholdError(SinkctlError):

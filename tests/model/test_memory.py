@@ -1,8 +1,10 @@
-"""Blocks as large as a GPU's multiprocessors share out evenly."""
+"""Blocks as large as a GPU's multiprocessors share out evenly; and where memory does not suffice."""
 
 import pytest
+import torch
 
-from sinkctl.model.memory import in_waves
+from sinkctl.errors import ModelError
+from sinkctl.model.memory import in_waves, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -10,3 +12,13 @@ from sinkctl.model.memory import in_waves
 )
 def test_a_block_is_so_many_tiles_for_every_multiprocessor_of_a_gpu(processors, tokens):
     assert in_waves(16_384, processors) == tokens
+
+
+def test_memory_that_does_not_suffice_is_told_from_a_fault_whoever_says_so():
+    with pytest.raises(RuntimeError) as cpu:  # no class of its own there
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(ModelError) as raised:
+        raise ModelError("give a smaller --chunk") from torch.OutOfMemoryError("no")
+    cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert all(map(out_of_memory, [cpu.value, raised.value, cublas, MemoryError(), torch.OutOfMemoryError("no")]))
+    assert not any(map(out_of_memory, [RuntimeError("shapes differ"), ValueError("out of memory of mine")]))

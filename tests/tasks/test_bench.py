@@ -19,7 +19,7 @@ from sinkctl.tasks.bench.clock import Clock
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Found, Key
 from sinkctl.tasks.bench.outcome import floor_seconds, rows_of
 from sinkctl.tasks.bench.pace import Pace
-from sinkctl.tasks.bench.process import Worker
+from sinkctl.tasks.bench.process import DiedError, Worker
 from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.way import Group, Way
 
@@ -226,7 +226,7 @@ def test_a_worker_answers_says_what_is_wrong_and_is_missed_when_it_dies():
             worker.ask("open", number=0, label="none")
         worker._process.kill()
         worker._process.wait()  # what is asked then cannot be sent, nor flushed when the worker is ended
-        with pytest.raises(SinkctlError, match="ended by signal 9"):
+        with pytest.raises(DiedError, match="ended by signal 9"):
             worker.ask("round")
 
 

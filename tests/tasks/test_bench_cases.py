@@ -16,6 +16,7 @@ from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
 from sinkctl.tasks.bench.cases import kernel, measure, processes, train
 from sinkctl.tasks.bench.driver import Found, said_of
+from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.subject import Subject
 
 SMALL = dict(heads=4, kv_heads=2, width=16, tokens=[40])
@@ -61,6 +62,16 @@ def test_a_step_without_a_mechanism_is_the_stock_step():
         assert (theirs - before[name]).any(), name
         assert (ours[name] - theirs).norm() <= 1e-3 * (theirs - before[name]).norm(), name
         assert torch.equal(subject.loaded.model.get_parameter(name), before[name]), "the loaded model is not trained"
+
+
+def test_a_stock_model_that_memory_does_not_hold_leaves_our_step_its_numbers(monkeypatch):
+    def stock(*_):
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr(train, "stock", stock)
+    session = Session(subject_of(dict(kind="train", batch=1, lengths=[8], sink="none")).recipe.model_dump(mode="json"))
+    opened = session.open(0, "8")
+    assert (list(opened["ways"]), opened["failed"]) == ([OURS], {"stock": "out of memory"})
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 import io
 import json
+import re
+import weakref
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import InProcess
 from junitparser import JUnitXml, Skipped
 
 import sinkctl
@@ -17,12 +21,14 @@ from sinkctl.report.benched import tables
 from sinkctl.report.junit import junit
 from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
-from sinkctl.tasks.bench import task
+from sinkctl.tasks.bench import driver, task
 from sinkctl.tasks.bench.against import Version
 from sinkctl.tasks.bench.cases import decode, quality, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
+from sinkctl.tasks.bench.process import DiedError
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.bench.worker import serve
+from sinkctl.tasks.stream.scoring import StreamRun
 
 MASSIVE = "quality: kv_keep predicted: no activation of demo is massive"
 QUALITY = {
@@ -83,23 +89,116 @@ def test_a_gate_on_a_refused_row_is_unanswered_and_others_hold(found):
 
 
 def test_memory_takes_what_grows_alone_and_is_asked_once(in_this_process, monkeypatch):
-    really, asked = quality.run, []
+    """Nor does what is seen beside everything kept, which needs that, take the rest of a row with it."""
+    really, asked = StreamRun._losses, []
 
-    def run(recipe, loaded, **more):
-        asked.append([policy.label for policy in recipe.policies])
+    def losses(run, piece):
+        asked.append(list(run.scorers))
         if "dense" in asked[-1]:
             raise torch.OutOfMemoryError("no")
-        return really(recipe, loaded, **more)
+        return really(run, piece)
 
-    monkeypatch.setattr(quality, "run", run)
-    case = {"kind": "quality", "sinks": [0, 1], "caches": [64], "limit": 100}
-    found = sinkctl.bench(recipe_of(case), progress=lambda _: None).bench
-    assert asked == [["0+64", "1+63", "dense"], ["0+64", "1+63"]]
-    assert [row.label for row in found.rows] == ["0+64", "1+63"]
-    assert [(each.label, each.why) for each in found.refused] == [("dense", "quality: cpu is out of memory")]
+    def beside(*_):
+        asked.append("beside")
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr(StreamRun, "_losses", losses)
+    monkeypatch.setattr(quality, "beside_full", beside)
+    case = {"kind": "quality", "sinks": [0, 1], "caches": [64], "limit": 100, "beside_full": True}
+    result = sinkctl.bench(recipe_of(case), progress=lambda _: None)
+    assert asked == [["0+64", "1+63", "dense"], ["0+64", "1+63"], "beside"]
+    assert [row.name.removeprefix("quality.") for row in result.bench.rows] == [
+        "0+64.perplexity", "0+64.bits_per_byte", "1+63.perplexity", "1+63.bits_per_byte",
+    ]  # fmt: skip
+    assert [(each.label, each.why) for each in result.bench.refused] == [("dense", "quality: cpu is out of memory")]
+    assert result.choices["quality 1+63: beside everything kept"] == "left out: cpu is out of memory"
 
 
-def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(in_this_process, monkeypatch, tmp_path):
+def breaking(after: int, error: Exception) -> Way:
+    """A way that runs so many times, and then never again; three of them warm it up."""
+    calls = count(1)
+
+    def run():
+        if next(calls) > after:
+            raise error
+
+    return Way(run, once=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_measured(
+    processes, in_this_process, monkeypatch
+):  # fmt: skip
+    """Ours at 4+13, a peer at 4+14; memory that the failed one held is free for the others."""
+    held, seen = [], []
+
+    def group(case, subject, size):
+        fine, tensor = Way(lambda: None, once=True), torch.zeros(1)
+
+        def ours():
+            if next(calls) > 4:
+                raise torch.OutOfMemoryError(f"no {tensor}")
+
+        def stock():
+            seen.append(held[-1]() is None)
+
+        calls = count(1)
+        held.append(weakref.ref(tensor))
+        ways = {OURS: Way(ours, once=True), "stock": Way(stock, once=True)}
+        if size["window"] == 13:
+            return Group("tokens_per_s", ways, "stock")
+        peer = breaking(4, ValueError("no such\nshape")) if size["window"] == 14 else fine
+        return Group("tokens_per_s", {OURS: fine, "stock": peer, "published": fine}, "stock")
+
+    monkeypatch.setattr(stream, "group", group)
+    case, why = {"kind": "stream", "windows": [12, 13, 14]}, "stream at 4+13: cpu is out of memory"
+    timing = {"rounds": 4, "warmup": 0, "seconds": 1e-4, "processes": processes}
+    result = sinkctl.bench(recipe_of(case, shape="tiny", timing=timing), progress=lambda _: None)
+    rows = {(row.label, row.way): [len(of_process) for of_process in row.samples] for row in result.bench.rows}
+    assert rows == {
+        ("4+12", OURS): [4] * processes, ("4+12", "stock"): [4] * processes, ("4+12", "published"): [4] * processes,
+        ("4+13", "stock"): [4] * processes, ("4+14", OURS): [4] * processes, ("4+14", "published"): [4] * processes,
+    }  # fmt: skip
+    assert seen[-2:] == [True, True]
+    assert [(each.label, each.way, each.why) for each in result.bench.refused] == [("4+13", OURS, why)]
+    assert result.notes == ["stream 4+14: stock did not run: ValueError: no such"]
+    assert ["4+13", OURS, "n/a"] in [row[:3] for row in dict(tables(result.bench))["stream"].rows]
+    assert [row.yardstick for row in result.bench.rows if row.way == OURS] == ["stock", None]
+    with pytest.raises(UnmeasuredError, match=re.escape(f"stream 4+13 could not be measured: {why}")):
+        judge(result, [parse_gate("stream.tokens_per_s>=0")]).check()
+    with pytest.raises(UnmeasuredError, match=r"^stream.4\+14.stock.tokens_per_s could not be measured"):
+        judge(result, [parse_gate("stream.4+14.stock.tokens_per_s>=0")]).check()
+
+
+def test_a_process_that_is_killed_costs_its_row_and_the_next_ones_have_another(in_this_process, monkeypatch):
+    started, window = [], None
+
+    class Mortal(InProcess):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            started.append(self)
+
+        def ask(self, do, **request):
+            nonlocal window
+            window = request.get("label", window)
+            if (window, do) in (("4+12", "open"), ("4+13", "round")):
+                raise DiedError("ended by signal 9")
+            return super().ask(do, **request)
+
+    monkeypatch.setattr(driver, "Worker", Mortal)
+    case, kept = {"kind": "stream", "windows": [12, 13, 14], "chunks": [8], "peers": []}, []
+    recipe = recipe_of(case, shape="tiny")
+    taking = Driver(recipe, {HERE: "a"}, progress=lambda _: None, stop=bool, save=lambda now: kept.append(now.dump()))
+    found = taking.collect(Collected(), taking.keys()).found[HERE]
+    assert len(started) == 3
+    assert [one.refusal and one.refusal["why"] for one in found.values()] == ["ended by signal 9"] * 2 + [None]
+    assert [one.measured for one in found.values()] == [False, False, True]
+    with pytest.raises(SinkctlError, match=r"^ended by signal 9$"):
+        sinkctl.bench(recipe_of(case | {"windows": [12]}, shape="tiny"), progress=lambda _: None)
+
+
+@pytest.mark.parametrize("when", ["built", "timed"])
+def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(when, in_this_process, monkeypatch, tmp_path):
     case, times = (
         {"kind": "stream", "windows": [12], "chunks": [8], "peers": []},
         {"timing": {"rounds": 5, "warmup": 0, "seconds": 1e-4}},
@@ -115,6 +214,8 @@ def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(in_this_pr
 
     def group(*given):
         calls.append(given)
+        if len(calls) > 1 and when == "timed":
+            return Group("tokens_per_s", {OURS: breaking(4, ModelError("memory is gone"))})
         if len(calls) > 1:
             raise ModelError("memory is gone")
         return really(*given)

@@ -1,21 +1,22 @@
 """Which process measures what, in which order: lanes (versions) take turns, groups come one after the other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from sinkctl.errors import Interrupted, ModelError, SinkctlError, TextError, UsageError
+from sinkctl.errors import REFUSALS, Interrupted, SinkctlError, named
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import FRESH, Size, sizes
+from sinkctl.result.bench import OURS
 from sinkctl.result.numbers import quantity
 from sinkctl.tasks.bench.pace import Pace
-from sinkctl.tasks.bench.process import Worker
+from sinkctl.tasks.bench.process import DiedError, Worker
 from sinkctl.tasks.bench.way import METRICS
 
 HERE = "here"  # the lane of this version
-REFUSALS = (ModelError, TextError, UsageError)  # what a case cannot do with this model, or this size of it
+ALONE = "in one process alone"  # a way ran
 
 
 class Key(NamedTuple):
@@ -45,27 +46,52 @@ class Found:
     def refused(cls, size: Size, error: SinkctlError) -> "Found":
         """Of a case that cannot run at a size: nothing, and why."""
         nothing = {"metric": "ms", "yardstick": None, "ways": {}, "other": {}, "added": {}, "readings": []}
-        why = {"kind": type(error).__name__, "why": str(error)}
+        why = {"kind": named(error), "why": str(error)}
         return cls(nothing | {"size": size, "choices": {}, "failed": {}, "refused": why})
 
     @property
     def refusal(self) -> dict[str, str] | None:
-        """The kind and the words of the error, where it cannot run."""
+        """The kind and the words of the error, where ours cannot run."""
         return self.opened.get("refused")
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a number."""
+        return bool(self.seconds or self.opened["readings"])
+
+    def add(self, answers: dict[str, float | dict[str, str]]) -> None:
+        """A round's seconds a call of every way, or why it does not go on."""
+        for way, answer in answers.items():
+            if isinstance(answer, dict):
+                self.lose(way, answer)
+            else:
+                self.seconds.setdefault(way, [[]])[0].append(answer)
+
+    def lose(self, way: str, said: dict[str, str]) -> None:
+        """A way does not go on, as `refusal` has it: its samples are left out, and why is kept."""
+        self.opened["ways"].pop(way, None)
+        self.seconds.pop(way, None)
+        if self.opened["yardstick"] == way:
+            self.opened["yardstick"] = None
+        if way == OURS:
+            self.opened.setdefault("refused", said)
+        else:
+            self.opened["failed"].setdefault(way, said["why"])
+
+    def lost(self, ways: Iterable[str]) -> str | None:
+        """Why one of the ways was not measured; None where all were."""
+        if self.refusal:
+            return self.refusal["why"]
+        return next((self.opened["failed"].get(way, ALONE) for way in ways if way not in self.seconds), None)
 
     def join(self, other: "Found", name: str) -> None:
         """Take the samples of another process; a way that ran in one of the two alone is left out, and said."""
         mine, others = self.opened["ways"], other.opened["ways"]
-        if other.refusal:
-            self.opened.setdefault("refused", other.refusal)
+        failed, refused = self.opened["failed"] | other.opened["failed"], self.refusal or other.refusal
+        if refused:
+            self.opened["refused"] = refused
         for way in mine.keys() ^ others.keys():
-            self.opened["failed"][way] = (self.opened["failed"] | other.opened["failed"]).get(
-                way, "in one process alone"
-            )
-            mine.pop(way, None)
-            self.seconds.pop(way, None)
-        if self.opened["yardstick"] not in mine:
-            self.opened["yardstick"] = None
+            self.lose(way, {"why": failed.get(way, refused["why"] if refused else ALONE)})
         for way in mine:
             if mine[way] != others[way]:
                 raise SinkctlError(f"{name}: {way} does other work in another process; set its chunk to a number")
@@ -100,9 +126,8 @@ class Collected:
 
 def said_of(found: Found) -> str:
     """What is known of a case at a size: sinkctl 4.63 ms, stock 21.4 ms."""
-    if found.refusal:
-        return f"n/a: {found.refusal['why']}"
     metric, parts = METRICS[found.opened["metric"]], []
+    refused = [f"n/a: {found.refusal['why']}"] if found.refusal else []
     for way, of_process in found.seconds.items():
         seconds = median(sample for of_rounds in of_process for sample in of_rounds)
         parts.append((way, metric.of(seconds, found.opened["ways"][way]["count"]), metric.unit))
@@ -110,7 +135,7 @@ def said_of(found: Found) -> str:
         value = reading["value"]  # or several, one a round
         parts.append((reading["way"], median(value) if isinstance(value, list) else value, reading["unit"]))
     failed = [f"{way} did not run" for way in found.opened["failed"]]
-    return ", ".join([*(f"{way} {quantity(value, unit)}" for way, value, unit in parts), *failed])
+    return ", ".join([*refused, *(f"{way} {quantity(value, unit)}" for way, value, unit in parts), *failed])
 
 
 class Driver:
@@ -153,32 +178,37 @@ class Driver:
                     past += len(untimed)
                     self._pace.skip(untimed)
                     wanted = [key for key in wanted if key not in untimed]
-                if not wanted:
-                    continue
-                with ExitStack() as stack:
-                    told = self._telling(what, lambda: past / total, 1 / total)  # noqa: B023 (as it is by then)
-                    workers = {}
-                    for lane, python in self.pythons.items():
-                        workers[lane] = stack.enter_context(
-                            Worker(self._plain, python=python, name="" if lane == HERE else lane, told=told)
-                        )
-                        facts = collected.facts.setdefault(lane, [])
-                        rated = any(of_process["rates"] for of_process in facts)
-                        fresh = self._fresh(keys_of_worker[0])
-                        facts.append(workers[lane].ask("facts", measured=lane == HERE and not rated and not fresh))
-                    self._met(collected.facts[HERE][-1])
-                    for key in wanted:
-                        self._pace.begin()
-                        self._group(workers, key, process, collected, what, past / total, 1 / total)
-                        self._pace.end()
-                        collected.done.add((process, key))
-                        past += 1
-                        self._save(collected)
-                        name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
-                        said = f"{name}: {said_of(collected.found[HERE][key])}"
-                        self._say(name, past / total, said)
+                while wanted:  # in other workers where those before them died
+                    with ExitStack() as stack:
+                        told = self._telling(what, lambda: past / total, 1 / total)  # noqa: B023 (as it is by then)
+                        workers, died = self._started(stack, told, collected, self._fresh(wanted[0])), False
+                        while wanted and not died:
+                            key = wanted.pop(0)
+                            self._pace.begin()
+                            died = self._group(workers, key, process, collected, what, past / total, 1 / total)
+                            self._pace.end()
+                            collected.done.add((process, key))
+                            past += 1
+                            self._save(collected)
+                            name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
+                            said = f"{name}: {said_of(collected.found[HERE][key])}"
+                            self._say(name, past / total, said)
         self._say("done", 1.0)
         return collected
+
+    def _started(
+        self, stack: ExitStack, told: Callable[[str, float], None], collected: Collected, fresh: bool
+    ) -> dict[str, Worker]:  # fmt: skip
+        """A worker a lane, as long as `stack`; what they say of machine and model is collected."""
+        workers = {}
+        for lane, python in self.pythons.items():
+            name = "" if lane == HERE else lane
+            workers[lane] = stack.enter_context(Worker(self._plain, python=python, name=name, told=told))
+            facts = collected.facts.setdefault(lane, [])
+            rated = any(of_process["rates"] for of_process in facts)
+            facts.append(workers[lane].ask("facts", measured=lane == HERE and not rated and not fresh))
+        self._met(collected.facts[HERE][-1])
+        return workers
 
     def _say(self, what: str, share: float, *found: str) -> None:
         self._progress(Progress(what, share, found, self._pace.seconds_left))
@@ -200,36 +230,50 @@ class Driver:
     def _group(
         self, workers: dict[str, Worker], key: Key, process: int, collected: Collected, what: str, share: float,
         step: float,
-    ) -> None:  # fmt: skip
-        name = f"{what}{self.recipe.cases[key.case].label} {key.label}"
+    ) -> bool:  # fmt: skip
+        """Measure a case at a size; whether a worker died of it, which is then its answer."""
+        name, died = f"{what}{self.recipe.cases[key.case].label} {key.label}", False
         self._say(f"{name}: building", share)
-        found = {}
-        for lane, worker in workers.items():
+        found: dict[str, Found] = {}
+
+        def asked(lane: str, do: str, **request: Any) -> Any:
+            """Its answer; or, where it died, none: what it had measured by then is lost with it."""
+            nonlocal died
             self._asked_to_stop()
-            found[lane] = self._opened(worker, key)
-        timed = [lane for lane in workers if found[lane].opened["ways"]]
-        rounds = self.recipe.timing.rounds if HERE in timed else 0
+            try:
+                return workers[lane].ask(do, **request)
+            except DiedError as error:
+                died, found[lane] = True, self._refused(key, error)
+                return None
+
+        for lane in workers:
+            try:
+                opened = asked(lane, "open", number=key.case, label=key.label)
+            except REFUSALS as error:
+                found[lane] = self._refused(key, error)
+            else:
+                found.setdefault(lane, Found(opened))
+        rounds = self.recipe.timing.rounds
         for number in range(rounds):
+            timed = [lane for lane in workers if found[lane].opened["ways"]]
+            if HERE not in timed:
+                break
             for lane in timed if number % 2 == 0 else timed[::-1]:
-                self._asked_to_stop()
-                for way, seconds in workers[lane].ask("round").items():
-                    of_way = found[lane].seconds.setdefault(way, [[]])
-                    of_way[0].append(seconds)
+                found[lane].add(asked(lane, "round") or {})
             self._say(f"{name}: round {number + 1} of {rounds}", share + step * (number + 1) / rounds)
-        for lane, worker in workers.items():
-            worker.ask("close")
+        for lane in workers:
+            if not died:
+                workers[lane].ask("close")
             kept = collected.found.setdefault(lane, {})
             if process == 0:
                 kept[key] = found[lane]
             else:
                 kept[key].join(found[lane], name)
+        return died
 
-    def _opened(self, worker: Worker, key: Key) -> Found:
-        """Ready for its rounds; or why this row cannot be measured, which leaves the others theirs."""
-        try:
-            return Found(worker.ask("open", number=key.case, label=key.label))
-        except REFUSALS as error:
-            return Found.refused(sizes(self.recipe.cases[key.case])[key.label], error)
+    def _refused(self, key: Key, error: SinkctlError) -> Found:
+        """Why this row cannot be measured, which leaves the others theirs."""
+        return Found.refused(sizes(self.recipe.cases[key.case])[key.label], error)
 
     def _telling(self, what: str, share: Callable[[], float], step: float) -> Callable[[str, float], None]:
         """What a worker says of the group it builds; where asked to stop, it is not waited for."""

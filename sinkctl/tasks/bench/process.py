@@ -16,6 +16,10 @@ from sinkctl.result.source import ROOT
 PROTOCOL = 1  # of the questions and answers; another version may have another
 
 
+class DiedError(SinkctlError):
+    """A worker ended by itself, or was killed."""
+
+
 class Worker:
     """A worker process at work on a recipe; use it in a `with`."""
 
@@ -85,8 +89,8 @@ class Worker:
     def _who(self) -> str:
         return f"the process that measures{f' {self._name}' if self._name else ''}"
 
-    def _died(self) -> SinkctlError:
+    def _died(self) -> DiedError:
         status = self._process.wait()
         said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said += " (killed for memory?)" if status == -9 else ""
-        return SinkctlError(f"{self._who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")
+        return DiedError(f"{self._who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")

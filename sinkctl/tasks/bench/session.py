@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sinkctl.errors import ModelError
-from sinkctl.recipe.bench import AnyCase
+from sinkctl.errors import REFUSALS, ModelError, named
+from sinkctl.model.memory import out_of_memory
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS
@@ -34,6 +34,7 @@ class Session:
         self.subject = Subject(self.recipe, told)
         self.clock = Clock(self.subject.device, timing.seconds)
         self._group: Group | None = None
+        self._name = ""  # of what is open
         self._rounds = 0
 
     def facts(self, measured: bool = True) -> dict[str, Any]:
@@ -43,13 +44,19 @@ class Session:
         if has_model:
             device, dtype = self.subject.loaded.device, self.subject.loaded.dtype
         known = f"{self.subject.loaded.name}, {self.subject.loaded.fingerprint}" if has_model else "no model"
-        found = rates(device, dtype, self.clock) if measured else []
+        found, choices = [], self.subject.loaded.choices if has_model else {}
+        try:
+            found = rates(device, dtype, self.clock) if measured else []
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            choices = choices | {"hardware": f"not measured: {device} is out of memory beside the model"}
         self._tidy()
         return {
             "machine": machine(str(device), str(dtype).removeprefix("torch."), known).model_dump(),
             "model": model_report(self.subject.loaded, []).model_dump() if has_model else None,
             "rates": [rate.model_dump() for rate in found],
-            "choices": self.subject.loaded.choices if has_model else {},
+            "choices": choices,
             "environment": environment(),
         }
 
@@ -61,24 +68,25 @@ class Session:
         self.close()
         self._tidy()  # what a refused one had begun to build
         case = self.recipe.cases[number]
-        module = CASES[case.kind]
         size = sizes(case)[label]
+        self._name, self._rounds, failed, added = f"{case.label} at {label}", 0, {}, {}
         try:
-            self._group = group = module.group(case, self.subject, size)
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(case, label) from error
-        self._rounds, failed, added = 0, {}, {}
-        for name, way in list(group.ways.items()):
+            self._group = group = CASES[case.kind].group(case, self.subject, size)
+        except Exception as error:
+            if out_of_memory(error):
+                raise self._too_large from error
+            raise
+        for name in list(group.ways):
             try:
-                self.clock.warm(name, way, self.recipe.timing.warmup)
-                added[name] = self.clock.added_bytes(way)
+                self.clock.warm(name, group.ways[name], self.recipe.timing.warmup)
+                added[name] = self.clock.added_bytes(group.ways[name])
             except Exception as error:  # whatever a peer that does not fit raises
-                memory = isinstance(error, torch.OutOfMemoryError)
-                if name == OURS and memory:
-                    raise self._too_large(case, label) from error
+                if name == OURS and out_of_memory(error):
+                    raise self._too_large from error
                 if name == OURS:
                     raise
-                failed[name] = "out of memory" if memory else f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                failed[name] = _why(error)
+            if name in failed:  # and its traceback is gone
                 del group.ways[name]
                 self._tidy()
         self._tidy()
@@ -94,17 +102,32 @@ class Session:
             "failed": failed,
         }
 
-    def _too_large(self, case: AnyCase, label: str) -> ModelError:
-        return ModelError(f"{case.label} at {label}: {self.subject.device} is out of memory")
+    @property
+    def _too_large(self) -> ModelError:
+        return ModelError(f"{self._name}: {self.subject.device} is out of memory")
 
-    def round(self) -> dict[str, float]:
-        """Seconds a call of every way, one after the other; every other round the other way about."""
+    def round(self) -> dict[str, float | dict[str, str]]:
+        """Seconds a call of every way, one after the other; every other round the other way about.
+
+        Of one that cannot go on the kind of the error and its words instead: it takes part no more.
+        """
         assert self._group is not None
-        ways = list(self._group.ways.items())
-        ways = ways if self._rounds % 2 == 0 else ways[::-1]
+        ways, found, failed = self._group.ways, {}, {}
         self._rounds += 1
         with undisturbed():
-            return {name: self.clock.sample(name, way) for name, way in ways}
+            for name in list(ways)[:: 1 if self._rounds % 2 else -1]:
+                try:
+                    found[name] = self.clock.sample(name, ways[name])
+                except Exception as error:
+                    said = self._too_large if out_of_memory(error) else error
+                    if name == OURS and not isinstance(said, REFUSALS):
+                        raise
+                    why = str(said) if name == OURS else _why(error)
+                    failed[name] = {"kind": named(said) or ModelError.__name__, "why": why}
+                if name in failed:  # and its traceback is gone
+                    del ways[name]
+                    self._tidy()
+        return found | failed
 
     def close(self) -> None:
         """Let the ways go, and what they hold."""
@@ -117,3 +140,8 @@ class Session:
         gc.collect()
         if self.subject.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _why(error: Exception) -> str:
+    """Of a peer that did not run."""
+    return "out of memory" if out_of_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0][:200]

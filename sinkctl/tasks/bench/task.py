@@ -100,8 +100,10 @@ def run(
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
                 with phase("measuring"):
                     anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
-                of_lanes = anew.found.values()
-                why = {key: x.refusal["why"] for lane in of_lanes for key, x in lane.items() if x.refusal}
+                why = {
+                    key: said for lane, of_lane in anew.found.items() for key, x in of_lane.items()
+                    if (said := x.lost(collected.found[lane][key].seconds))
+                }  # fmt: skip
                 for lane, of_lane in anew.found.items():  # of what cannot be measured again, the first stays
                     collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in why}
                 detail, found = _judged(recipe, suite, collected, gates, before)
@@ -123,9 +125,10 @@ def run(
 
 def _check_measured(collected: Collected) -> None:
     """What was refused is its row's answer; where nothing else was found, it is the run's."""
-    refused = [found.refusal for found in collected.found[HERE].values()]
-    if refused and all(refused):
-        raise getattr(errors, refused[0]["kind"])(refused[0]["why"])
+    of_all = collected.found[HERE].values()
+    refused = next((found.refusal for found in of_all if found.refusal), None)
+    if refused and not any(found.measured or not found.refusal for found in of_all):
+        raise getattr(errors, refused["kind"])(refused["why"])
 
 
 def _judged(

@@ -11,8 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from sinkctl import errors
-from sinkctl.errors import SinkctlError
+from sinkctl.errors import SinkctlError, named
 from sinkctl.tasks.bench.process import PROTOCOL
 
 
@@ -42,8 +41,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
         try:
             say({"answer": known[request.pop("do")](**request)})
         except (SinkctlError, OSError) as error:
-            kinds = [kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__)]
-            say({"error": str(error), "kind": kinds[0] if kinds else SinkctlError.__name__})
+            say({"error": str(error), "kind": named(error) or SinkctlError.__name__})
         except Exception as error:  # the other side has no traceback otherwise
             traceback.print_exc()
             say({"error": " ".join(f"{type(error).__name__}: {error}".split())[:500], "kind": None})

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
 from sinkctl.errors import ModelError, SinkctlError, TextError
 from sinkctl.model.load import LoadedModel
+from sinkctl.model.memory import out_of_memory
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
 from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
@@ -47,11 +47,12 @@ def group(case: QualityCase, subject: Subject, size: Size) -> Group:
         "extrapolates_from": score.extrapolates_from,
     }
     way = OURS if "sinks" in size else policy.kind
-    readings = [Reading(way, "perplexity", "perplexity", "lower", score.common_perplexity, detail)]
+    readings, choices = [Reading(way, "perplexity", "perplexity", "lower", score.common_perplexity, detail)], {}
     if case.beside_full:
-        readings += _further(case, subject, policy, way, score.common_perplexity)
-    shorter = isinstance(policy, Recompute) and policy.window < size["cache"]
-    choices = {"recompute": f"{policy.window} tokens: with the query the model's context"} if shorter else {}
+        further, left_out = _further(case, subject, policy, way, score.common_perplexity)
+        readings, choices = readings + further, choices | left_out
+    if isinstance(policy, Recompute) and policy.window < size["cache"]:
+        choices["recompute"] = f"{policy.window} tokens: with the query the model's context"
     return Group(readings=readings, choices=choices)
 
 
@@ -69,12 +70,15 @@ def _scores(case: QualityCase, subject: Subject) -> dict[str, Scored | SinkctlEr
         while left:
             try:
                 return refused | _streamed(case, subject, left.values())
-            except SinkctlError as error:
-                problem = _bare(error)
-                out = {label: why for label, policy in left.items() if (why := _refusal(case, policy, loaded))}
-            except torch.OutOfMemoryError:
-                problem = ModelError(f"{case.label}: {loaded.device} is out of memory")
-                out = {label: problem for label, policy in left.items() if policy.grows}
+            except Exception as error:
+                if out_of_memory(error):
+                    problem = ModelError(f"{case.label}: {loaded.device} is out of memory")
+                    out = {label: problem for label, policy in left.items() if policy.grows}
+                elif isinstance(error, SinkctlError):
+                    problem = _bare(error)
+                    out = {label: why for label, policy in left.items() if (why := _refusal(case, policy, loaded))}
+                else:
+                    raise
             refused |= out or dict.fromkeys(left, problem)
             left = {label: policy for label, policy in left.items() if label not in refused}
         return refused
@@ -112,17 +116,23 @@ def _bare(error: SinkctlError) -> SinkctlError:
     return type(error)(str(error))
 
 
-def _further(case: QualityCase, subject: Subject, policy: Policy, way: str, perplexity: float) -> list[Reading]:
-    """Bits per byte, which compare models of other vocabularies; and what is seen beside everything kept."""
+def _further(
+    case: QualityCase, subject: Subject, policy: Policy, way: str, perplexity: float
+) -> tuple[list[Reading], dict[str, str]]:  # fmt: skip
+    """Bits per byte, which compare models of other vocabularies, and what is seen beside everything kept.
+
+    And why that was left out, where memory does not suffice for both caches.
+    """
     _, rate = _opening(case, subject)
-    beside = _beside(case, subject).get(policy.label)
-    said = {"setting": policy.label}
+    found, said = _beside(case, subject), {"setting": policy.label}
+    beside = None if isinstance(found, str) else found.get(policy.label)
+    left_out = {"beside everything kept": f"left out: {found}"} if isinstance(found, str) else {}
     readings = [Reading(way, "bits_per_byte", "bits", "lower", math.log2(perplexity) * rate, said)]
     if beside is not None:
         said = said | {"tokens": beside.tokens}
         readings.append(Reading(way, "kl", "nats", "lower", beside.divergence, said))
         readings.append(Reading(way, "flips", "%", "lower", beside.flips, said))
-    return readings
+    return readings, left_out
 
 
 def _opening(case: QualityCase, subject: Subject) -> tuple[Tensor, float]:
@@ -130,15 +140,20 @@ def _opening(case: QualityCase, subject: Subject) -> tuple[Tensor, float]:
     return subject.once(f"opening {case.files} {case.limit}", lambda: opening(subject.loaded, case.files, case.limit))
 
 
-def _beside(case: QualityCase, subject: Subject) -> dict[str, Beside]:
-    """By label; of recomputation nothing, which scores some tokens only."""
+def _beside(case: QualityCase, subject: Subject) -> dict[str, Beside] | str:
+    """By label, of recomputation nothing, which scores some tokens only; or why there is none. Remembered too."""
 
-    def found() -> dict[str, Beside]:
+    def found() -> dict[str, Beside] | str:
         subject.told(f"{case.label}: beside everything kept", 0.0)
         scored = {label for label, one in _scores(case, subject).items() if not isinstance(one, SinkctlError)}
         policies = [policy for policy in _policies(case, subject.loaded) if policy.label in scored]
         kept = [policy for policy in policies if not isinstance(policy, Recompute | Dense)]
-        return beside_full(subject.loaded, kept, _opening(case, subject)[0])
+        try:
+            return beside_full(subject.loaded, kept, _opening(case, subject)[0])
+        except Exception as error:
+            if out_of_memory(error):
+                return f"{subject.loaded.device} is out of memory"
+            raise
 
     return subject.once(f"beside {case.model_dump_json()}", found)
 

@@ -23,6 +23,7 @@ from sinkctl.recipe.training import TrainingSettings
 from sinkctl.result.bench import OURS, Work
 from sinkctl.sinks import SINKS
 from sinkctl.tasks.bench.costs import in_sample, token_flops
+from sinkctl.tasks.bench.peers import attempted
 from sinkctl.tasks.bench.subject import Subject
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.convert.start import starts_of
@@ -48,10 +49,8 @@ def group(case: TrainCase, subject: Subject, size: Size) -> Group:
     ways[OURS].run()
     choices = {"sink_attention": running.course.attention}
     if "stock" in case.peers:
-        ways["stock"] = Way(
-            stock(loaded, step.packed[0].ids_BT)[1], work(None),
-            other=None if case.window is None else "it sees all of the past",
-        )  # fmt: skip
+        other = None if case.window is None else "it sees all of the past"
+        ways["stock"] = attempted(lambda: Way(stock(loaded, step.packed[0].ids_BT)[1], work(None), other=other))
     return Group("tokens_per_s", ways, "stock" if "stock" in ways else None, choices=choices)
 
 
