@@ -47,11 +47,17 @@ def check(
         of_task.check_folder(Path(output), resume)
     elif processes() > 1 and (recipe.task in ("stream", "measure") or not first()):
         return  # the run asks the first of them, and the others hear of it
-    elif resume:
+    elif output is not None:
+        _check_run_folder(recipe, output, resume, overwrite)
+
+
+def _check_run_folder(recipe: Recipe, output: str | Path, resume: bool, overwrite: bool) -> None:
+    RunFolder(output).check_idle()
+    if resume:
         RunFolder(output).state_data()
     elif overwrite:
         check_replaceable(output, recipe.task)
-    elif output is not None:
+    else:
         RunFolder(output).check_free(replaceable=recipe.task != "bench")
 
 

@@ -199,6 +199,12 @@ class RunFolder:
             with suppress(OSError):  # states are there, or it is gone
                 states.rmdir()
 
+    def check_idle(self) -> None:
+        """ResumeError where another process is at work in it."""
+        if (self.path / STATE / LOCK).exists():
+            with self.held():
+                pass
+
     def drop_state(self) -> None:
         """The run is finished: nothing is left to resume. A lock stays with whom it is `held` by."""
         states = self.path / STATE

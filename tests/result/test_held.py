@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from sinkctl.errors import ResumeError
+import sinkctl
+from sinkctl.errors import Interrupted, ResumeError
 from sinkctl.recipe.schema import StreamRecipe
-from sinkctl.result.store import LOCK, STATE, RunFolder
+from sinkctl.result.store import LOCK, STATE, RunFolder, resumable
 from sinkctl.tasks.finishing import begun
 
 
@@ -32,6 +33,43 @@ def test_a_second_run_never_begins_in_a_folder_where_one_has_no_checkpoint_yet(t
         pass
     assert not (tmp_path / "wrong").exists()
     assert not (tmp_path / STATE).exists()
+
+
+FEW = {"rounds": 2, "warmup": 0, "seconds": 1e-4, "threads": 1}
+RUNS = {
+    "measure": lambda **how: sinkctl.measure(
+        "demo", device="cpu", kinds=["random", "repeat"], samples=2, length=32, cost={"run": False}, **how
+    ),
+    "ask": lambda **how: sinkctl.ask(
+        "lines", model="demo", policies="4+60", lines={"count": 4, "every": 2, "back": [1]}, **how
+    ),
+    "bench": lambda **how: sinkctl.bench(
+        "ci", shape="tiny", timing=FEW, fail_on=[], model={"device": "cpu"},
+        cases=[{"kind": "stream", "windows": [12, 13], "chunks": [8], "peers": []}], **how,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_no_other_run_begins_or_goes_on_in_a_folder_while_one_is_at_work(task, in_this_process, tmp_path):
+    run, out, asked = RUNS[task], tmp_path / "out", []
+    again = {"measure": [{}, {"resume": True}], "ask": [{}], "bench": [{}, {"resume": True}]}[task]
+
+    def meanwhile(*_) -> None:
+        if not asked and (resumable(out) or (task == "ask" and (out / STATE).exists())):
+            asked.append(task)
+            for how in again:
+                with pytest.raises(ResumeError, match=f"^{out}: another process is at work in it; wait"):
+                    run(output=out, progress=print, **how)
+
+    if task != "ask":  # which cannot be resumed
+        with pytest.raises(Interrupted):
+            run(output=out, progress=meanwhile, stop=lambda: bool(asked))
+        assert asked.pop()
+        assert not (out / STATE / LOCK).exists()
+    run(output=out, progress=meanwhile, **again[-1])
+    assert asked
+    assert not (out / STATE).exists()
 
 
 def test_states_go_while_a_file_that_is_open_cannot_be_removed(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Container
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,21 @@ def run(
     threshold is measured once more before it counts. Thresholds are judged in the Result, not raised. `stop` is asked
     between rounds: what is done is kept, and Interrupted raised. Raises BaselineError for a baseline that does not fit.
     """
+    check(recipe, output=output, resume=resume)
+    with ExitStack() as holding:
+        kept = RunFolder.unfinished(output, holding).state_data() if resume else None
+        return _run(recipe, suite, output, kept, holding, baseline, on_mismatch, against, progress, stop, finish)
+
+
+def _run(
+    recipe: BenchRecipe, suite: str, output: str | Path | None, state: dict[str, Any] | None, holding: ExitStack,
+    baseline: str | Path | None, on_mismatch: Mismatch, against: str | None, progress: Callable[[Progress], None],
+    stop: Callable[[], bool], finish: Finish,
+) -> Result:  # fmt: skip
+    """With the state to go on from, if any; `holding`: as long as that, no other run may begin in the folder."""
     plain = recipe.model_dump(mode="json", exclude={"fail_on"})
     gates = [gate for gate in map(parse_gate, recipe.fail_on) if isinstance(gate, Tolerance)]
-    check(recipe, output=output, resume=resume)
-    kept = RunFolder(output).state_data() if resume else {}
+    resume, kept = state is not None, state or {}
     carry(kept.get("seconds", 0.0))
     held = kept.get("held", {})
     check_held(recipe, baseline=baseline, against=against, kept=held)
@@ -78,7 +89,7 @@ def run(
             raise ResumeError(f"{folder.path}: began on another machine, model or version; start the run again")
         before.check(BenchDetail(suite=suite, machine=Machine(**facts["machine"]), rates=[], rows=[]))
         if folder is not None and not resume and len(collected.facts[HERE]) == 1:  # a wrong model leaves no folder
-            RunFolder.create(folder.path).write_recipe(recipe.model_dump(mode="json"))
+            RunFolder.create(folder.path, holding).write_recipe(recipe.model_dump(mode="json"))
             save(collected)
 
     with nullcontext() if before.against is None else checkout(before.against, told=told) as other:

@@ -1,6 +1,7 @@
 """What is this process's of a measurement: some of the checkpoints, or some heads of every one; alone, everything."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,13 @@ class Share:
         return list(enumerate(checkpoints))[rank::size]
 
     def begun(
-        self, output: str | Path | None, resume: bool, recipe: dict[str, Any], files: list[list[Any]]
-    ) -> tuple[Kept, RunFolder | None]:
-        """(what this process keeps, with what is known already; the run's folder, where it is this one's to write)."""
+        self, output: str | Path | None, resume: bool, recipe: dict[str, Any], files: list[list[Any]],
+        holding: ExitStack,
+    ) -> tuple[Kept, RunFolder | None]:  # fmt: skip
+        """(what this process keeps, with what is known already; the run's folder, where it is this one's to write).
+
+        `holding`: as long as that, no other run may begin or go on in the folder.
+        """
         whole = None if output is None else RunFolder(output)
         kept = Kept({}, {}, whole, recipe, files)
         if whole is None:
@@ -44,9 +49,9 @@ class Share:
 
         def make() -> None:
             if resume:
-                whole.state_data()
+                RunFolder.unfinished(output, holding)
                 return
-            RunFolder.create(output)
+            RunFolder.create(output, holding)
             whole.write_recipe(recipe)
             whole.write_json(ENVIRONMENT, environment())
             if self._crew is not None:  # so that the run can be gone on with, whichever process comes first

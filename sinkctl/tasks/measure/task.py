@@ -1,6 +1,7 @@
 """Measure checkpoints, one after the other, keeping what is found on disk."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +18,11 @@ from sinkctl.model.load import LoadedModel, load
 from sinkctl.model.parallel import asked_of_the_first
 from sinkctl.model.placement import own_device
 from sinkctl.model.settings import ModelSettings
-from sinkctl.recipe.checkpoints import checkpoints
+from sinkctl.recipe.checkpoints import Checkpoint, checkpoints
 from sinkctl.recipe.schema import MeasureRecipe
 from sinkctl.result.measure import CheckpointScore
 from sinkctl.result.schema import Result
-from sinkctl.result.store import RunFolder
+from sinkctl.result.store import RunFolder, resumable
 from sinkctl.tasks.finishing import Finish, finished
 from sinkctl.tasks.measure.checkpoint import Kept, Measuring, Progress
 from sinkctl.tasks.measure.heads import write_heads
@@ -69,12 +70,17 @@ def run(
     recipe, sources = settle(recipe), checkpoints(recipe)
     sources = sources if loaded is None else sources[-1:]  # an adapted model in hand comes without its base
     share = Share(len(sources), heads=recipe.model.parallel is not None if loaded is None else loaded.sharers > 1)
-    kept, folder = share.begun(
-        output,
-        resume,
-        recipe.model_dump(mode="json"),
-        _stamped([*recipe.input.files, *filter(None, [recipe.suspect.file])]),
-    )
+    files = _stamped([*recipe.input.files, *filter(None, [recipe.suspect.file])])
+    with ExitStack() as holding:
+        kept, folder = share.begun(output, resume, recipe.model_dump(mode="json"), files, holding)
+        return _run(recipe, sources, loaded, share, kept, folder, output, began, progress, stop, finish)
+
+
+def _run(
+    recipe: MeasureRecipe, sources: list[Checkpoint], loaded: LoadedModel | None, share: Share, kept: Kept,
+    folder: RunFolder | None, output: str | Path | None, began: float, progress: Callable[[Progress], None],
+    stop: Callable[[], bool], finish: Finish,
+) -> Outcome | None:  # fmt: skip
     found: list[Found] = []
     try:
         own = share.own(sources)
@@ -125,7 +131,11 @@ def _result(recipe: MeasureRecipe, found: list[Found], complete: bool = True) ->
 
 
 def _resumed(output: str | Path | None) -> str:
-    return "nothing was kept (no --output)" if output is None else f"continue with: sinkctl measure --resume {output}"
+    if output is None:
+        return "nothing was kept (no --output)"
+    if not resumable(Path(output)):
+        return "nothing is known yet that could be kept: start it again"
+    return f"continue with: sinkctl measure --resume {output}"
 
 
 def _stopped(

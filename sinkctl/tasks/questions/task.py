@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,9 +46,17 @@ def run(
     `stop` is asked after every text and question: where it says yes, Interrupted is raised; such a run is not resumed.
     `finish` adds to the folder of a finished run.
     """
+    with ExitStack() as holding:
+        return _run(recipe, loaded, output, holding, progress, stop, finish)
+
+
+def _run(
+    recipe: QuestionsRecipe, loaded: LoadedModel, output: str | Path | None, holding: ExitStack,
+    progress: Callable[[Progress], None], stop: Callable[[], bool], finish: Finish,
+) -> Outcome:  # fmt: skip
     with phase("preparing"):
         recipe = calibrated(recipe, loaded, lambda what, share: progress(Progress(0, 0, share, 0, {}, what)), stop)
-        folder = None if output is None else RunFolder.create(output)
+        folder = None if output is None else RunFolder.create(output, holding)
         asking = QuestionsRun(recipe, loaded)
         if folder is not None:
             folder.write_recipe(asking.recipe.model_dump(mode="json"))
