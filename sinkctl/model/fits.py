@@ -115,7 +115,8 @@ def check_fits(name: str, folder: Path, config: Mapping[str, Any]) -> None:
     shapes += [(*each, layout.of_layer[kind]) for (number, kind), each in numbered.items() if number < depth]
     if differing := _differing(layout, config, shapes):
         raise ModelError(f"{name}: {differing[0].said('config.json', more(differing))}; {WRONG['config.json']}")
-    kinds = {kind for _, kind in numbered}  # those of another name say nothing
+    # Those of another name say nothing, nor do layers past the last, which predict further tokens.
+    kinds = {kind for number, kind in numbered if number < depth}
     lacking = [
         f"{layout.layers}.{n}.{kind}" for n in range(min(depth, MOST)) for kind in kinds if (n, kind) not in numbered
     ]

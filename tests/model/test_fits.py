@@ -111,6 +111,17 @@ def test_sizes_of_a_class_are_not_taken_from_another(written):
         check_checkpoint(ModelSettings(name=written("llama", head_dim="left out", num_attention_heads=5)))
 
 
+def test_what_a_layer_that_predicts_further_tokens_holds_is_not_asked_of_the_others(written):
+    """An OLMo-2 has no norm in front of attention, and transformers has no place for that layer."""
+    ahead = {"num_hidden_layers": 1, "num_nextn_predict_layers": 1}
+    front = ("layers.1.post_attention_layernorm", "layers.1.input_layernorm")
+    folder = written("olmo2", renamed=lambda key: key.replace(*front), **ahead)
+    check_checkpoint(ModelSettings(name=folder))
+    _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert "model.layers.1.input_layernorm.weight" in report["unexpected_keys"]
+
+
 def test_a_damaged_depth_is_told_in_no_time(written):
     with pytest.raises(ModelError, match=r"layers\.10\.input_layernorm\.weight is not in the weights"):
         check_checkpoint(ModelSettings(name=written("llama", num_hidden_layers=10**12)))
