@@ -9,6 +9,7 @@ class InProcess:
     """Stands in for `Worker`."""
 
     def __init__(self, recipe, *, python, name, told):
+        self.name = name  # of the version
         self._session = Session(json.loads(json.dumps(recipe)), told)
 
     def ask(self, do, **request):

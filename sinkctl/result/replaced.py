@@ -17,8 +17,9 @@ def holds_run(path: Path) -> bool:
 
 
 def check_replaceable(path: str | Path, task: str) -> None:
-    """UsageError where a run of this task may not take the place of what is in this folder."""
+    """UsageError where a run of this task may not take the place of what is in this folder, or is at work there."""
     path = Path(path)
+    RunFolder(path).check_idle()
     if not holds_run(path):
         return RunFolder(path).check_free()
     if path.is_symlink():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from sinkctl.errors import Interrupted, UsageError
+from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.result.replaced import check_replaceable, replacing
 from sinkctl.result.store import CHECKPOINT, STATE, RunFolder
 
@@ -75,6 +75,18 @@ def test_no_other_folder_is_replaced(tmp_path):
             raise AssertionError
         assert (path / "result.json").exists()
     check_replaceable(tmp_path / "new", "stream")
+
+
+def test_a_run_that_is_at_work_is_not_replaced(tmp_path):
+    run = kept(tmp_path / "run", state=True)
+    with (
+        RunFolder(run).held(),
+        pytest.raises(ResumeError, match="another process is at work"),
+        replacing(run, "stream"),
+    ):
+        pass
+    with replacing(run, "stream"):
+        assert not run.exists()
 
 
 def test_a_full_disk_is_an_error_of_the_disk_whoever_writes(tmp_path, monkeypatch):

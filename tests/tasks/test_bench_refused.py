@@ -14,7 +14,7 @@ from in_process import InProcess
 from junitparser import JUnitXml, Skipped
 
 import sinkctl
-from sinkctl.errors import ModelError, SinkctlError, TextError, UnmeasuredError, UsageError, of_exit
+from sinkctl.errors import ModelError, SinkctlError, TextError, UnforeseenError, UnmeasuredError, UsageError, of_exit
 from sinkctl.model.probe import LearnedPositions
 from sinkctl.recipe.load import validate
 from sinkctl.report.benched import tables
@@ -130,10 +130,11 @@ def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_meas
     processes, in_this_process, monkeypatch
 ):  # fmt: skip
     """Ours at 4+13, a peer at 4+14; memory that the failed one held is free for the others."""
-    held, seen = [], []
+    held, seen, fine = [], [], Way(lambda: None, once=True)
 
     def group(case, subject, size):
-        fine, tensor = Way(lambda: None, once=True), torch.zeros(1)
+        calls, tensor = count(1), torch.zeros(1)
+        held.append(weakref.ref(tensor))
 
         def ours():
             if next(calls) > 4:
@@ -142,8 +143,6 @@ def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_meas
         def stock():
             seen.append(held[-1]() is None)
 
-        calls = count(1)
-        held.append(weakref.ref(tensor))
         ways = {OURS: Way(ours, once=True), "stock": Way(stock, once=True)}
         if size["window"] == 13:
             return Group("tokens_per_s", ways, "stock")
@@ -256,14 +255,22 @@ def test_a_size_that_does_not_run_leaves_the_others_in_every_process_and_version
     assert again.opened["refused"]["why"] in ("no", "stream at 4+13: cpu is out of memory")
 
 
-def test_what_another_version_refuses_is_noted(in_this_process, monkeypatch):
+@pytest.mark.parametrize("when", ["built", "timed"])
+def test_what_another_version_refuses_or_is_at_fault_in_is_noted(when, in_this_process, monkeypatch):
     lanes = iter(["here", "there"])
 
+    class Older(InProcess):
+        def ask(self, do, **request):
+            if when == "timed" and do == "round" and self.name:
+                raise UnforeseenError("no such attention yet")
+            return super().ask(do, **request)
+
     def group(*_):
-        if next(lanes) == "there":
+        if next(lanes) == "there" and when == "built":
             raise ModelError("no such attention yet")
         return Group("tokens_per_s", {OURS: Way(lambda: None)})
 
+    monkeypatch.setattr(driver, "Worker", Older)
     monkeypatch.setattr(stream, "group", group)
     monkeypatch.setattr(task, "checkout", lambda ref, told: nullcontext(Version(Path("python"), 40 * "0")))
     recipe = recipe_of({"kind": "stream", "peers": []}, shape="tiny")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from sinkctl.errors import REFUSALS, Interrupted, SinkctlError, named
+from sinkctl.errors import REFUSALS, Interrupted, SinkctlError, UnforeseenError, named
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import FRESH, Size, sizes
 from sinkctl.result.bench import OURS
@@ -237,14 +237,18 @@ class Driver:
         found: dict[str, Found] = {}
 
         def asked(lane: str, do: str, **request: Any) -> Any:
-            """Its answer; or, where it died, none: what it had measured by then is lost with it."""
+            """Its answer; or, where it died, or another version is at fault, none: so what it measured by then goes."""
             nonlocal died
             self._asked_to_stop()
             try:
                 return workers[lane].ask(do, **request)
             except DiedError as error:
                 died, found[lane] = True, self._refused(key, error)
-                return None
+            except UnforeseenError as error:
+                if lane == HERE:
+                    raise
+                found[lane] = self._refused(key, error)
+            return None
 
         for lane in workers:
             try:
