@@ -9,6 +9,10 @@ from collections.abc import Sequence
 REPORT = "This is a fault of sinkctl: please report it, with what SINKCTL_DEBUG=1 and `sinkctl doctor` print"
 
 
+# In what torch, cuBLAS and cuDNN say.
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+
+
 class SinkctlError(Exception):
     """A problem the user can act on: say what, where, and what to do next."""
 
@@ -36,6 +40,18 @@ class ModelError(SinkctlError):
 
 class TextError(SinkctlError):
     """A text that cannot be opened, decompressed or decoded."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, or it was raised from such an error.
+
+    On a CPU, and in a library that torch calls, that has no class of its own.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; this imports none
+        return True
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
 def of_exit(code: int) -> type[SinkctlError]:

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from sinkctl.cli.settings import applied
-from sinkctl.errors import SinkctlError, UnforeseenError, UsageError
+from sinkctl.errors import SinkctlError, UnforeseenError, UsageError, out_of_memory
 from sinkctl.launched import local_rank
 
 
@@ -81,6 +81,9 @@ def ended(error: Exception) -> int:
             f"the packages installed beside sinkctl do not fit together: {said}; "
             "install sinkctl anew in an environment of its own"
         )
+    elif not isinstance(error, SinkctlError) and out_of_memory(error):
+        said = " ".join(str(error).split())[:200].rstrip(".") or "memory does not suffice"
+        error = SinkctlError(f"out of memory ({said}); fewer tokens at once or a smaller model take less")
     elif not isinstance(error, SinkctlError):
         error = UnforeseenError.of(error)
     if not error.said:

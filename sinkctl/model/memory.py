@@ -10,9 +10,6 @@ import torch
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.recurrent import recurrent_cache
 
-# In what torch, cuBLAS and cuDNN say.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-
 
 def device_bytes(device: torch.device, peak: bool = False) -> int | None:
     """Bytes held on all accelerators of its kind by this process, now or at the most; None on a CPU."""
@@ -22,18 +19,6 @@ def device_bytes(device: torch.device, peak: bool = False) -> int | None:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, or it was raised from such an error.
-
-    On a CPU, and in a library that torch calls, that has no class of its own.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
-        return True
-    return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -250,6 +250,8 @@ def test_a_wrong_word_is_a_usage_error_of_one_line(sinkctl, words):
     [
         (ValueError("one\ntwo"), 70, "sinkctl: ValueError: one two. This is a fault of sinkctl: please report it"),
         (EOFError(), 70, "sinkctl: EOFError"),
+        (MemoryError(), 3, "out of memory (memory does not suffice); fewer tokens"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory:\n you tried 9"), 3, "allocate memory: you tried 9)"),
         (ImportError("b>=2 is required, found b==1."), 3, "do not fit together: b>=2 is required, found b==1; install"),
         (OSError(28, "No space left on device"), 3, "the disk is full; make room"),
         (UnmeasuredError("cost.first_key could not be measured"), 3, "could not be measured"),

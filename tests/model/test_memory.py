@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sinkctl.errors import ModelError
-from sinkctl.model.memory import in_waves, out_of_memory
+from sinkctl.errors import ModelError, out_of_memory
+from sinkctl.model.memory import in_waves
 
 
 @pytest.mark.parametrize(

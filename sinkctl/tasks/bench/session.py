@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from sinkctl.errors import REFUSALS, ModelError, named
-from sinkctl.model.memory import out_of_memory
+from sinkctl.errors import REFUSALS, ModelError, named, out_of_memory
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import sizes
 from sinkctl.result.bench import OURS

@@ -7,9 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from sinkctl.cache.policies import Dense, HeavyHitter, Policy, RandomKept, Recompute
-from sinkctl.errors import ModelError, SinkctlError, TextError
+from sinkctl.errors import ModelError, SinkctlError, TextError, out_of_memory
 from sinkctl.model.load import LoadedModel
-from sinkctl.model.memory import out_of_memory
 from sinkctl.recipe.bench import QualityCase
 from sinkctl.recipe.schema import StreamRecipe, TextSettings
 from sinkctl.recipe.sizes import ALL, Size, kept_in, sizes
