@@ -1,9 +1,10 @@
 """Seconds that a text takes to become tokens, beside another checkout: the clock's and the processor's.
 
-    python benchmarks/reading.py TEXT... [--model FOLDER|FILE.gguf] [--against WORKTREE] [--rounds 5]
+    python benchmarks/reading.py TEXT... [--model FOLDER|FILE.gguf] [--training] [--against WORKTREE] [--rounds 5]
 
 Each build has one process, which has read the tokenizer before the clock runs. Builds take turns, and the order turns
-every round. Ids, byte offsets, lines and positions of all rounds are held against each other.
+every round. Ids, byte offsets, lines and positions of all rounds are held against each other. With --training the
+texts are read as `convert --train-text` reads them, which needs ids alone.
 """
 
 import argparse
@@ -15,7 +16,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -24,6 +30,7 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs="+", help="files, in any form that can be read")
     parser.add_argument("--model", default=str(HERE / "sinkctl/model/demo"), help="the built-in model's tokenizer")
+    parser.add_argument("--training", action="store_true", help="as documents to train on")
     parser.add_argument("--against", type=Path, help="a checkout of another version, with sinkctl/ in it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -32,32 +39,46 @@ def flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def work(texts: list[str], model: str) -> None:
+def work(texts: list[str], model: str, training: bool) -> None:
     """A line of JSON on standard output for each line on standard input."""
     from transformers import AutoTokenizer
 
-    from sinkctl.text import TokenStream
-    from sinkctl.text.tokens import prepared
-
     path = Path(model)
     gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    tokenizer = prepared(AutoTokenizer.from_pretrained(path.parent if gguf else path, **gguf))
+    tokenizer = AutoTokenizer.from_pretrained(path.parent if gguf else path, **gguf)
+    read = _corpus if training else _blocks
+    for _ in read(texts[:1], tokenizer):  # what is examined once, is
+        break
     for _ in sys.stdin:
-        print(json.dumps(_round(TokenStream(texts, tokenizer))), flush=True)
+        digest, first, tokens = hashlib.sha256(), None, 0
+        began, busy = time.perf_counter(), _busy()
+        for ids, more in read(texts, tokenizer):
+            first = first or time.perf_counter() - began
+            tokens += len(ids)
+            digest.update(ids.tobytes() + more)
+        seconds = {"clock": time.perf_counter() - began, "cpu": _busy() - busy, "first": first or 0.0}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**seconds, "tokens": tokens, "peak": peak, "digest": digest.hexdigest()}), flush=True)
 
 
-def _round(stream) -> dict:
-    read, first, tokens = hashlib.sha256(), None, 0
-    began, busy = time.perf_counter(), _busy()
+def _blocks(texts: list[str], tokenizer: Any) -> Iterator[tuple[np.ndarray, bytes]]:
+    """The ids of each block, and all else that is known of it."""
+    from sinkctl.text import TokenStream
+
+    stream = TokenStream(texts, tokenizer)
     for block in stream:
-        first = first or time.perf_counter() - began
-        tokens += len(block.ids)
-        for array in (block.ids, block.byte_offsets, block.lines):
-            read.update(array.tobytes())
-        read.update(repr((block.start, stream.bytes_read, stream.share_read)).encode())
-    seconds = {"clock": time.perf_counter() - began, "cpu": _busy() - busy, "first": first or 0.0}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**seconds, "tokens": tokens, "bytes": stream.bytes_read, "peak": peak, "digest": read.hexdigest()}
+        told = repr((block.file, block.start, stream.bytes_read, stream.share_read))
+        yield block.ids, block.byte_offsets.tobytes() + block.lines.tobytes() + told.encode()
+
+
+def _corpus(texts: list[str], tokenizer: Any) -> Iterator[tuple[np.ndarray, bytes]]:
+    """The ids of all documents, and where they begin."""
+    from sinkctl.recipe.schema import TextFiles
+    from sinkctl.tasks.convert.training.corpus import of_files
+
+    model = SimpleNamespace(name=tokenizer.name_or_path, rows=len(tokenizer), tokenizer=tokenizer)
+    corpus = of_files(TextFiles(files=tuple(texts)), model, None)
+    yield corpus.tokens, corpus.starts.tobytes()
 
 
 def _busy() -> float:
@@ -68,9 +89,11 @@ def _busy() -> float:
 def main() -> None:
     asked = flags()
     if asked.worker:
-        return work(asked.texts, asked.model)
+        return work(asked.texts, asked.model, asked.training)
     builds = {"here": HERE} | ({"against": asked.against.resolve()} if asked.against else {})
     words = [sys.executable, "-P", __file__, *asked.texts, "--model", asked.model, "--worker"]
+    words += ["--training"] if asked.training else []
+    size = sum(Path(text).stat().st_size for text in asked.texts) / 1e6
     workers = {
         build: subprocess.Popen(
             words, env=os.environ | {"PYTHONPATH": str(tree)}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -91,7 +114,7 @@ def main() -> None:
             found[build].append(row)
             print(
                 f"{build:8} {row['clock']:7.2f} {row['cpu']:7.2f} {row['first']:12.3f} "
-                f"{row['bytes'] / 1e6 / row['clock']:6.2f} {row['peak']:8.0f}",
+                f"{size / row['clock']:6.2f} {row['peak']:8.0f}",
                 flush=True,
             )
     for worker in workers.values():
@@ -100,7 +123,7 @@ def main() -> None:
     rows = [row for each in found.values() for row in each]
     if len({row["digest"] for row in rows}) > 1:
         sys.exit("rounds gave different ids, byte offsets, lines or positions")
-    print(f"{rows[0]['tokens']:,} tokens of {rows[0]['bytes']:,} bytes, the same in all {len(rows)} rounds")
+    print(f"{rows[0]['tokens']:,} tokens of {size:.1f} MB, the same in all {len(rows)} rounds")
     median = {build: {k: statistics.median(row[k] for row in each) for k in ("clock", "cpu", "first")}
               for build, each in found.items()}  # fmt: skip
     for build, seconds in median.items():

@@ -20,7 +20,7 @@ from sinkctl.text.records import RecordDecoder
 from sinkctl.text.source import Source
 from sinkctl.text.stages import Stages
 
-Encode = Callable[[list[str]], Iterator[tuple[np.ndarray, np.ndarray]]]
+Encode = Callable[[list[str], bool], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 AT_ONCE = 16  # reads tokenized at once, by all cores: of 64 KB each they take some 100 MB
 
@@ -28,7 +28,7 @@ AT_ONCE = 16  # reads tokenized at once, by all cores: of 64 KB each they take s
 class Prepared(NamedTuple):
     """A tokenizer made ready for texts, once for many of them; see `prepared`."""
 
-    encode: Encode  # texts → of each (its ids, the first character of each)
+    encode: Encode  # (texts, whether places are asked for) → of each text (its ids, the first character of each)
     cuts: SafeCuts | NoCuts
 
 
@@ -37,8 +37,8 @@ class TokenBlock:
     """Consecutive tokens of one file; `TokenStream(..., start=block.start)` begins with this block again."""
 
     ids: np.ndarray  # int64 [n]
-    byte_offsets: np.ndarray  # int64 [n], first byte of each token's text in the decompressed file
-    lines: np.ndarray  # int64 [n], 1-based line of that byte
+    byte_offsets: np.ndarray  # int64 [n], first byte of each token's text in the decompressed file; without places, [0]
+    lines: np.ndarray  # int64 [n], 1-based line of that byte; without places, [0]
     file: int
     start: TextPosition
 
@@ -59,7 +59,8 @@ class TokenStream:
     when `field` is given) holds one object a line, and the text is the records' `field`s joined by blank lines. Files
     are tokenized separately. A read of `block_bytes` decompressed bytes gives at most one block. Blocks are tokenized
     on all cores, by the library's own threads (`TOKENIZERS_PARALLELISM`, `RAYON_NUM_THREADS`): the first alone, more of
-    them at once as the text goes on, and those of a pipe alone, as each comes.
+    them at once as the text goes on, and those of a pipe alone, as each comes. Without `places`, blocks hold ids alone,
+    which takes less time.
 
     Where no cut of a tokenizer is known to be exact, `bounded` is False, `bounded_reason` says why, and each file
     is read whole and comes as one block. Tokenizers without a fast implementation know no offsets and are refused.
@@ -75,10 +76,11 @@ class TokenStream:
         errors: Errors = "strict",
         start: TextPosition | None = None,
         block_bytes: int = 1 << 16,
+        places: bool = True,
     ) -> None:
         source.check(files)
         self._files = list(files)
-        self._field, self._errors, self._block_bytes = field, errors, block_bytes
+        self._field, self._errors, self._block_bytes, self._places = field, errors, block_bytes, places
         self._start = start or TextPosition()
         if start is not None:
             self._check_start(start)
@@ -113,7 +115,8 @@ class TokenStream:
 
     def _tokenized(self, pieces: list[_Piece]) -> Iterator[TokenBlock]:
         """A block of each piece, the tokens of its guard left out."""
-        encoded = self._encode([text for held, start, *_ in pieces for text in (held.text, held.text[: start.guard])])
+        texts = [text for held, start, *_ in pieces for text in (held.text, held.text[: start.guard])]
+        encoded = self._encode(texts, self._places)
         for held, start, bytes_read, share_read in pieces:
             self.bytes_read, self.share_read = bytes_read, share_read
             (ids, characters), (guard, _) = next(encoded), next(encoded)
@@ -255,10 +258,10 @@ def prepared(tokenizer: Any) -> Prepared:
         serialized = backend.to_str()
     except Exception as error:  # the bindings raise no narrower type
 
-        def encode_whole(texts: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def encode_whole(texts: list[str], places: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for text in texts:
                 out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-                yield _arrays(out["input_ids"], out["offset_mapping"])
+                yield _arrays(out["input_ids"], out["offset_mapping"] if places else [])
 
         return Prepared(encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})"))
     return _of_json(serialized, bool(getattr(tokenizer, "split_special_tokens", False)))
@@ -273,12 +276,13 @@ def _of_json(serialized: str, split_special_tokens: bool) -> Prepared:
     copy.post_processor = None
     copy.encode_special_tokens = split_special_tokens
 
-    def encode(texts: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def encode(texts: list[str], places: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batch = copy.encode_batch if places else copy.encode_batch_fast
         try:
-            encodings = copy.encode_batch(texts, add_special_tokens=False)
+            encodings = batch(texts, add_special_tokens=False)
         except Exception:  # by one of them: those before it come first
             encodings = (copy.encode(text, add_special_tokens=False) for text in texts)
-        return (_arrays(encoding.ids, encoding.offsets) for encoding in encodings)
+        return (_arrays(encoding.ids, encoding.offsets if places else []) for encoding in encodings)
 
     return Prepared(encode, SafeCuts(Stages(serialized)))
 

@@ -92,6 +92,10 @@ def test_ids_offsets_and_lines_are_those_of_the_whole_text(any_tokenizer, tmp_pa
     assert joined(blocks, "ids") == ids
     assert joined(blocks, "byte_offsets") == offsets
     assert joined(blocks, "lines") == lines
+    bare = list(TokenStream([path], any_tokenizer, block_bytes=block_bytes, places=False))
+    assert joined(bare, "ids") == ids
+    assert [block.start for block in bare] == [block.start for block in blocks]
+    assert not joined(bare, "byte_offsets") + joined(bare, "lines")
 
 
 @pytest.mark.parametrize("name", ["demo", "stories", "llama2_legacy", "stripping"])

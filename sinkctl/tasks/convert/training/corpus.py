@@ -159,7 +159,7 @@ def _holds_ids(name: str) -> bool:
 
 
 def _of_texts(names: Sequence[str], settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
-    stream = TokenStream(names, tokenizer, errors=settings.errors)
+    stream = TokenStream(names, tokenizer, errors=settings.errors, places=False)
     for block in stream:
         yield _Block(block.ids, NONE, stream.share_read or 0.0, block.file)
 
