@@ -34,6 +34,10 @@ class Characters:
             np.concatenate([part.lines for part in parts]),
         )
 
+    def before(self, count: int) -> "Characters":
+        """The first `count` characters."""
+        return Characters(self.text[:count], self.bytes[:count], self.lines[:count])
+
     def after(self, count: int) -> "Characters":
         """Everything but the first `count` characters, in memory of its own."""
         return Characters(self.text[count:], self.bytes[count:].copy(), self.lines[count:].copy())

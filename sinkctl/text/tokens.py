@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,15 @@ from sinkctl.text.records import RecordDecoder
 from sinkctl.text.source import Source
 from sinkctl.text.stages import Stages
 
-Encode = Callable[[str], tuple[np.ndarray, np.ndarray]]
+Encode = Callable[[list[str], bool], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+AT_ONCE = 16  # reads tokenized at once, by all cores: of 64 KB each they take some 100 MB
 
 
 class Prepared(NamedTuple):
     """A tokenizer made ready for texts, once for many of them; see `prepared`."""
 
-    encode: Encode  # a text → (its ids, the first character of each)
+    encode: Encode  # (texts, whether places are asked for) → of each text (its ids, the first character of each)
     cuts: SafeCuts | NoCuts
 
 
@@ -35,10 +37,19 @@ class TokenBlock:
     """Consecutive tokens of one file; `TokenStream(..., start=block.start)` begins with this block again."""
 
     ids: np.ndarray  # int64 [n]
-    byte_offsets: np.ndarray  # int64 [n], first byte of each token's text in the decompressed file
-    lines: np.ndarray  # int64 [n], 1-based line of that byte
+    byte_offsets: np.ndarray  # int64 [n], first byte of each token's text in the decompressed file; without places, [0]
+    lines: np.ndarray  # int64 [n], 1-based line of that byte; without places, [0]
     file: int
     start: TextPosition
+
+
+class _Piece(NamedTuple):
+    """Text that becomes a block: from its guard to an exact cut."""
+
+    held: Characters
+    start: TextPosition
+    bytes_read: int  # of all files, when the cut was found
+    share_read: float | None
 
 
 class TokenStream:
@@ -46,7 +57,10 @@ class TokenStream:
 
     `files` are paths, or `-` for standard input; .gz, .xz, .bz2 and .zst are decompressed; .jsonl (and standard input
     when `field` is given) holds one object a line, and the text is the records' `field`s joined by blank lines. Files
-    are tokenized separately. A read of `block_bytes` decompressed bytes gives at most one block.
+    are tokenized separately. A read of `block_bytes` decompressed bytes gives at most one block. Blocks are tokenized
+    on all cores, by the library's own threads (`TOKENIZERS_PARALLELISM`, `RAYON_NUM_THREADS`): the first alone, more of
+    them at once as the text goes on, and those of a pipe alone, as each comes. Without `places`, blocks hold ids alone,
+    which takes less time.
 
     Where no cut of a tokenizer is known to be exact, `bounded` is False, `bounded_reason` says why, and each file
     is read whole and comes as one block. Tokenizers without a fast implementation know no offsets and are refused.
@@ -62,10 +76,11 @@ class TokenStream:
         errors: Errors = "strict",
         start: TextPosition | None = None,
         block_bytes: int = 1 << 16,
+        places: bool = True,
     ) -> None:
         source.check(files)
         self._files = list(files)
-        self._field, self._errors, self._block_bytes = field, errors, block_bytes
+        self._field, self._errors, self._block_bytes, self._places = field, errors, block_bytes, places
         self._start = start or TextPosition()
         if start is not None:
             self._check_start(start)
@@ -73,39 +88,67 @@ class TokenStream:
         self.bounded, self.bounded_reason = self._cuts.bounded, self._cuts.reason
         self.largest_buffer = 0  # most characters ever held
         self._sizes = [None if source.is_pipe(name) else Path(name).stat().st_size for name in self._files]
+        # Bytes on disk before each file, and of all.
+        self._before = None if None in self._sizes else [0, *accumulate(self._sizes)]
         plain = all(source.compression(name) is None for name in self._files)
-        self.bytes_total = sum(self._sizes) if plain and None not in self._sizes else None
-        self._read_before = 0
-        self._source: Source | None = None
-        self._file = self._start.file
-
-    @property
-    def bytes_read(self) -> int:
-        """Decompressed bytes read so far."""
-        return self._read_before + (self._source.bytes_read if self._source else 0)
-
-    @property
-    def share_read(self) -> float | None:
-        """Share of the input's bytes on disk read so far; None when there is a pipe among the files."""
-        if None in self._sizes:
-            return None
-        taken = sum(self._sizes[: self._file]) + (self._source.bytes_taken() if self._source else 0)
-        return min(1.0, taken / max(1, sum(self._sizes)))
+        self.bytes_total = self._before[-1] if plain and self._before else None
+        # As the last block was cut, though more is read by now: decompressed bytes, and the share of the input's bytes
+        # on disk, which is None when there is a pipe among the files.
+        self.bytes_read = self._read_ahead = 0
+        self.share_read = self._share(0, 0)
 
     def __iter__(self) -> Iterator[TokenBlock]:
-        start = self._start
-        self._read_before = sum(size or 0 for size in self._sizes[: start.file]) if self.bytes_total else 0
-        for file in range(start.file, len(self._files)):
-            self._file, self._source = file, Source(self._files[file])
-            try:
-                yield from self._blocks(self._source, start if file == start.file else TextPosition(file=file))
-            finally:
-                self._read_before += self._source.bytes_read
-                self._source.close()
-                self._source = None
-        self._file = len(self._files)
+        waiting: list[_Piece] = []
+        given = room = 0  # bytes read when the last were tokenized, and to be read until the next are
+        for piece in self._pieces():
+            if isinstance(piece, _Piece):
+                waiting.append(piece)
+                if self._sizes[piece.start.file] is not None and piece.bytes_read < given + room:
+                    continue
+                given, room = piece.bytes_read, min(AT_ONCE * self._block_bytes, 2 * room or self._block_bytes)
+            yield from self._tokenized(waiting)
+            waiting = []
+            if isinstance(piece, Exception):
+                raise piece
+        yield from self._tokenized(waiting)
+        self.bytes_read, self.share_read = self._read_ahead, self._share(len(self._files), 0)
 
-    def _blocks(self, data: Source, start: TextPosition) -> Iterator[TokenBlock]:
+    def _tokenized(self, pieces: list[_Piece]) -> Iterator[TokenBlock]:
+        """A block of each piece, the tokens of its guard left out."""
+        texts = [text for held, start, *_ in pieces for text in (held.text, held.text[: start.guard])]
+        encoded = self._encode(texts, self._places)
+        for held, start, bytes_read, share_read in pieces:
+            self.bytes_read, self.share_read = bytes_read, share_read
+            (ids, characters), (guard, _) = next(encoded), next(encoded)
+            begin = len(guard) if start.guard else 0
+            assert np.array_equal(ids[:begin], guard[:begin]), "a cut was not exact"
+            if len(ids) > begin:
+                characters = np.minimum(characters[begin:], len(held.text) - 1)
+                yield TokenBlock(ids[begin:], held.bytes[characters], held.lines[characters], start.file, start)
+
+    def _pieces(self) -> Iterator[_Piece | Exception | None]:
+        """What becomes a block each, and the error that ends it; None before a pipe, which may keep one waiting."""
+        start = self._start
+        before = self._read_ahead = self._before[start.file] if self.bytes_total else 0
+        try:
+            for file in range(start.file, len(self._files)):
+                if self._sizes[file] is None:
+                    yield None
+                data = Source(self._files[file])
+                try:
+                    for held, begin in self._cut(data, start if file == start.file else TextPosition(file=file)):
+                        yield _Piece(held, begin, before + data.bytes_read, self._share(file, data.bytes_taken()))
+                    before = self._read_ahead = before + data.bytes_read
+                finally:
+                    data.close()
+        except Exception as error:
+            yield error
+
+    def _share(self, file: int, taken: int) -> float | None:
+        return min(1.0, (self._before[file] + taken) / max(1, self._before[-1])) if self._before else None
+
+    def _cut(self, data: Source, start: TextPosition) -> Iterator[tuple[Characters, TextPosition]]:
+        """Characters up to each cut, the guard first, and the start of what follows that."""
         buffer = _Buffer(self._decoder(data.name))
         self._replay(data, buffer, start)
         while raw := data.read(self._block_bytes):
@@ -117,19 +160,16 @@ class TokenStream:
                 continue
             buffer.gather()
             cut = self._cuts.last(buffer.held.text, start.guard)
-            if cut is None:
-                continue
-            block = self._block(buffer, cut, start)
-            start = buffer.cut(cut, start.file, data.bytes_read)
-            if len(block.ids):
-                yield block
+            if cut is not None:
+                held = buffer.held.before(cut)
+                following = buffer.cut(cut, start.file, data.bytes_read)
+                yield held, start
+                start = following
         buffer.feed(b"", final=True)
         buffer.gather()
         self.largest_buffer = max(self.largest_buffer, buffer.size)
         if buffer.size > start.guard:
-            block = self._block(buffer, len(buffer.held.text), start)
-            if len(block.ids):
-                yield block
+            yield buffer.held, start
 
     def _replay(self, data: Source, buffer: "_Buffer", start: TextPosition) -> None:
         """Read what the block at `start` had before it, keep the part not yet tokenized, and compare the rest."""
@@ -143,15 +183,6 @@ class TokenStream:
             raise ResumeError(
                 f"{data.name}: changed since the run was started (in its first {start.read} bytes); start a new run"
             )
-
-    def _block(self, buffer: "_Buffer", cut: int, start: TextPosition) -> TokenBlock:
-        """The tokens up to `cut`, those of the guard left out."""
-        held = buffer.held
-        ids, characters = self._encode(held.text[:cut])
-        guard, _ = self._encode(held.text[: start.guard]) if start.guard else (ids[:0], characters)
-        assert np.array_equal(ids[: len(guard)], guard), "a cut was not exact"
-        characters = np.minimum(characters[len(guard) :], cut - 1)
-        return TokenBlock(ids[len(guard) :], held.bytes[characters], held.lines[characters], start.file, start)
 
     def _decoder(self, name: str) -> TextDecoder | RecordDecoder:
         if source.holds_records(name, self._field):
@@ -227,9 +258,10 @@ def prepared(tokenizer: Any) -> Prepared:
         serialized = backend.to_str()
     except Exception as error:  # the bindings raise no narrower type
 
-        def encode_whole(text: str) -> tuple[np.ndarray, np.ndarray]:
-            out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            return _arrays(out["input_ids"], out["offset_mapping"])
+        def encode_whole(texts: list[str], places: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for text in texts:
+                out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                yield _arrays(out["input_ids"], out["offset_mapping"] if places else [])
 
         return Prepared(encode_whole, NoCuts(f"a part written in Python cannot be examined ({error})"))
     return _of_json(serialized, bool(getattr(tokenizer, "split_special_tokens", False)))
@@ -244,9 +276,13 @@ def _of_json(serialized: str, split_special_tokens: bool) -> Prepared:
     copy.post_processor = None
     copy.encode_special_tokens = split_special_tokens
 
-    def encode(text: str) -> tuple[np.ndarray, np.ndarray]:
-        encoding = copy.encode(text, add_special_tokens=False)
-        return _arrays(encoding.ids, encoding.offsets)
+    def encode(texts: list[str], places: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        batch = copy.encode_batch if places else copy.encode_batch_fast
+        try:
+            encodings = batch(texts, add_special_tokens=False)
+        except Exception:  # by one of them: those before it come first
+            encodings = (copy.encode(text, add_special_tokens=False) for text in texts)
+        return (_arrays(encoding.ids, encoding.offsets if places else []) for encoding in encodings)
 
     return Prepared(encode, SafeCuts(Stages(serialized)))
 

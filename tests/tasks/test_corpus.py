@@ -64,11 +64,28 @@ def test_every_file_and_every_record_is_a_document_of_the_tokenizer_s_own_ids(de
     novel.write_text(book)  # several blocks
     second.write_bytes(lzma.compress(b"Another text."))
     records.write_text("\n".join(json.dumps({"story": text}) for text in texts))
-    corpus = read(demo, novel, records, second, field="story")
-    expected = [book, *filter(None, texts), "Another text."]
+    third, empty, shares = tmp_path / "d.txt", tmp_path / "e.txt", []
+    third.write_text("A third text.")
+    empty.write_text("")
+    files = (
+        novel,
+        records,
+        second,
+        empty,
+        third,
+        third,
+        novel,
+    )  # the last five are one stream
+    corpus = of_files(TextFiles(files=tuple(map(str, files)), field="story"), demo, BOS, progress=shares.append)
+    expected = [book, *filter(None, texts), "Another text.", *["A third text."] * 2, book]
     assert documents(corpus) == [demo.tokenizer(text, add_special_tokens=False).input_ids for text in expected]
     assert corpus.tokens.dtype == np.uint16
-    assert corpus.name == f"{novel.name}, {records.name}, {second.name}"
+    assert corpus.name == ", ".join(file.name for file in files)
+    sizes = [file.stat().st_size for file in files]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    ends = np.cumsum(sizes) / sum(sizes)
+    assert {float(ends[0]), float(ends[1]), *map(float, ends[3:])} <= {*shares}
 
 
 def test_bos_ids_separate_the_documents_of_an_array_and_are_taken_out(demo, tmp_path, monkeypatch):

@@ -92,6 +92,10 @@ def test_ids_offsets_and_lines_are_those_of_the_whole_text(any_tokenizer, tmp_pa
     assert joined(blocks, "ids") == ids
     assert joined(blocks, "byte_offsets") == offsets
     assert joined(blocks, "lines") == lines
+    bare = list(TokenStream([path], any_tokenizer, block_bytes=block_bytes, places=False))
+    assert joined(bare, "ids") == ids
+    assert [block.start for block in bare] == [block.start for block in blocks]
+    assert not joined(bare, "byte_offsets") + joined(bare, "lines")
 
 
 @pytest.mark.parametrize("name", ["demo", "stories", "llama2_legacy", "stripping"])
@@ -127,6 +131,28 @@ def test_a_stream_restarted_at_a_block_goes_on_with_the_same_blocks(
     for index in {0, at, len(blocks) - 1} if blocks else ():
         start = TextPosition.model_validate_json(blocks[index].start.model_dump_json())
         assert_same(list(TokenStream([path, path], tokenizer, block_bytes=block_bytes, start=start)), blocks[index:])
+
+
+@pytest.mark.parametrize("name", ["gptneox", "stories", "unigram"])
+def test_blocks_tokenized_at_once_are_those_of_one_by_one_and_reading_is_known_at_each(
+    tokenizer_of, tmp_path: Path, monkeypatch, name
+):
+    path, other = tmp_path / "long.txt", tmp_path / "short.txt"
+    path.write_text(natural_text(20_000))
+    other.write_text(natural_text(300))
+    files, tokenizer = [path, other, path], tokenizer_of(name)
+    stream = TokenStream(files, tokenizer, block_bytes=256)
+    blocks = [(block, stream.bytes_read, stream.share_read) for block in stream]
+    assert len(blocks) > 8 * tokens_module.AT_ONCE
+    monkeypatch.setattr(tokens_module, "AT_ONCE", 0)
+    one_by_one = list(TokenStream(files, tokenizer, block_bytes=256))
+    assert_same([block for block, *_ in blocks], one_by_one)
+    sizes = [file.stat().st_size for file in files]
+    for (block, read, share), following in zip(blocks, one_by_one[1:], strict=False):
+        ends = following.start.read if following.file == block.file else sizes[block.file]
+        assert read == sum(sizes[: block.file]) + ends
+        assert share == read / sum(sizes)
+    assert (stream.bytes_read, stream.share_read) == (sum(sizes), 1)
 
 
 @given(data=st.binary(max_size=80), block_bytes=BLOCK_BYTES)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sinkctl.errors import ResumeError, TextError
 from sinkctl.text import TextPosition, TokenStream, fingerprint
+from sinkctl.text.tokens import AT_ONCE
 
 TEXT = "The first line.\nThe second, with é and 東京.\n" * 40
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -112,6 +115,60 @@ def test_standard_input_is_read_in_full_blocks(demo, monkeypatch: pytest.MonkeyP
     assert ids(stream) == expected(demo, TEXT)
     assert stream.share_read is None
     assert fingerprint(["-"]) == [{"path": "-", "size": None}]
+
+
+def test_nothing_waits_for_a_pipe_to_give_more(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, pipe = tmp_path / "text.txt", io.BytesIO(TEXT.encode())
+    path.write_text(TEXT)
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": pipe}))
+    taken = []
+    for block in TokenStream([path, "-", path], demo, block_bytes=100):
+        if block.file == 0:
+            assert pipe.tell() == 0
+        if block.file == 1:
+            taken.append((block.start.read, pipe.tell()))
+    assert len(taken) > AT_ONCE
+    assert [begin for begin, _ in taken[1:]] == [read for _, read in taken[:-1]]  # nothing is read ahead
+
+
+def until_error(stream: TokenStream) -> tuple[list[TextPosition], str]:
+    starts = []
+    try:
+        for block in stream:
+            starts.append(block.start)
+    except Exception as error:  # of the tokenizer, too
+        return starts, str(error)
+    raise AssertionError("no error")
+
+
+def test_an_error_comes_after_every_block_before_it(demo, tmp_path: Path):
+    good, bad, gone = (tmp_path / name for name in ("good.txt", "bad.txt", "gone.txt"))
+    good.write_text(TEXT)
+    bad.write_bytes(TEXT.encode() + b"\xff")
+    gone.write_text(TEXT)
+    starts = [block.start for block in TokenStream([good], demo, block_bytes=100)]
+    assert len(starts) > AT_ONCE
+    found, error = until_error(TokenStream([bad], demo, block_bytes=100))
+    assert found == starts[:-1]
+    assert "is not UTF-8" in error
+    stream = TokenStream([good, gone], demo, block_bytes=100)
+    gone.unlink()
+    found, error = until_error(stream)
+    assert found == starts
+    assert f"{gone}: cannot be opened" in error
+
+
+def test_a_character_that_a_tokenizer_refuses_costs_no_block_before_it(tmp_path: Path):
+    characters = Tokenizer(models.WordLevel({"a": 0, " ": 1}, unk_token="none"))
+    characters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    path, tokenizer = tmp_path / "text.txt", PreTrainedTokenizerFast(tokenizer_object=characters)
+    path.write_text("a " * 2000)
+    starts = [block.start for block in TokenStream([path], tokenizer, block_bytes=100)]
+    assert len(starts) > 2 * AT_ONCE
+    path.write_text("a " * 1900 + "b " + "a " * 99)
+    found, error = until_error(TokenStream([path], tokenizer, block_bytes=100))
+    assert found == [start for start in starts if start.read < 3800]
+    assert "WordLevel error" in error
 
 
 def test_standard_input_holds_records_when_a_field_is_named(demo, monkeypatch: pytest.MonkeyPatch):

@@ -43,7 +43,8 @@ def test_a_tokenizer_is_made_ready_once_until_it_reads_texts_otherwise(demo):
     assert prepared(copy.deepcopy(tokenizer)) is first
 
     def found() -> tuple[list[int], list[int]]:
-        return prepared(tokenizer).encode(TEXT)[0].tolist(), tokenizer(TEXT, add_special_tokens=False).input_ids
+        ids, _ = next(prepared(tokenizer).encode([TEXT], False))
+        return ids.tolist(), tokenizer(TEXT, add_special_tokens=False).input_ids
 
     before, expected = found()
     assert before == expected

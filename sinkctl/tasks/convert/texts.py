@@ -36,7 +36,8 @@ def read(
         raise ModelError(f"{loaded.name} has no tokenizer, so no text can be read")
     files = settings.files or (str(DEMO / "text.txt"),)
     blocks, held = [np.empty(0, np.int64)], 0
-    for block in TokenStream(files, loaded.tokenizer, field=settings.field, errors=settings.errors):
+    how = {"field": settings.field, "errors": settings.errors, "places": False}
+    for block in TokenStream(files, loaded.tokenizer, **how):
         blocks.append(block.ids)
         held += len(block.ids)
         if held >= calibration + held_out and not whole:

@@ -69,7 +69,8 @@ def _records(name: str, settings: InputSettings) -> list[str]:
 
 def _ids(name: str, tokenizer: Any, settings: InputSettings, most: int) -> tuple[np.ndarray, bool]:
     """Token ids of a file, `most` or a block more, and whether that is all of it."""
-    stream = TokenStream([name], tokenizer, errors=settings.errors) if getattr(tokenizer, "is_fast", False) else None
+    fast = getattr(tokenizer, "is_fast", False)
+    stream = TokenStream([name], tokenizer, errors=settings.errors, places=False) if fast else None
     if stream is None or not stream.bounded:  # it would read all of the file at once, or not at all
         return _first_ids(name, tokenizer, settings)
     blocks, held = [np.empty(0, np.int64)], 0

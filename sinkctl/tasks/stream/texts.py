@@ -109,7 +109,7 @@ class Separate:
         try:
             decoder = RecordDecoder(name, self._text.field or "text", self._text.errors)
             for record in decoder.records(source, before):
-                ids = self._tokenizer.encode(record.text)[0]
+                ids, _ = next(self._tokenizer.encode([record.text], False))
                 places = (np.full_like(ids, record.byte), np.full_like(ids, record.line))
                 block = TokenBlock(ids, *places, 0, TextPosition(byte=record.byte, line=record.line))
                 done = record._replace(text="")

@@ -1,8 +1,8 @@
 """The documents that a model is trained on, as token ids."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,28 +53,20 @@ def of_files(
     records = [holds_records(name, settings.field) for name in settings.files]
     if settings.field is not None and not any(records):
         raise UsageError(f"field {settings.field}: none of the texts to train on is a .jsonl file")
-    sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in settings.files]
     found, special = _Collected(loaded, bos_id), SpecialTokens(loaded.tokenizer, loaded.rows, None)
-    for index, name in enumerate(settings.files):
+    last = None
+    for name, block in _blocks(settings, loaded.tokenizer):
+        if stop():
+            raise Interrupted("stopped")
+        if block.file != last:
+            found.begin(name)
+            last = block.file
+        if not _holds_ids(name):
+            special.add(block.ids, None, name)
+        found.add(block)
         if most is not None and len(found) > most:
             break
-        holds_ids = Path(name).suffix.lower() == ".npy"
-        if holds_ids:
-            blocks = _of_array(name)
-        elif records[index]:
-            blocks = _of_records(name, settings, loaded.tokenizer)
-        else:
-            blocks = _of_text(name, settings, loaded.tokenizer)
-        found.begin(name)
-        for block in blocks:
-            if stop():
-                raise Interrupted("stopped")
-            if not holds_ids:
-                special.add(block.ids, None, name)
-            found.add(block)
-            if most is not None and len(found) > most:
-                break
-            progress((sum(sizes[:index]) + block.share * sizes[index]) / max(1, sum(sizes)))
+        progress(block.share)
     corpus = found.corpus(", ".join(settings.files))
     return replace(corpus, name=", ".join(Path(name).name for name in settings.files), notes=tuple(special.notes()))
 
@@ -96,7 +88,8 @@ def check_room(corpus: Corpus, length: int) -> None:
 class _Block(NamedTuple):
     ids: NDArray[np.integer]
     begins: NDArray[np.int64]  # where in it documents begin, the beginning of the file aside
-    share: float  # of the file, read so far
+    share: float  # of the files it was read from, by now
+    file: int = 0  # which of them it is of
 
 
 class _Collected:
@@ -138,10 +131,37 @@ class _Collected:
         return Corpus(np.frombuffer(self._held, self._dtype), starts[starts < len(self)], name)
 
 
-def _of_text(name: str, settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
-    stream = TokenStream([name], tokenizer, errors=settings.errors)
+def _blocks(settings: TextFiles, tokenizer: Any) -> Iterator[tuple[str, _Block]]:
+    """Blocks of all files, each with its file's name; texts one after the other are one stream, tokenized at once."""
+    files = settings.files
+    sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in files]
+
+    def alone(index: int) -> int | None:
+        name = files[index]
+        return index if _holds_ids(name) or holds_records(name, settings.field) or is_pipe(name) else None
+
+    for _, group in groupby(range(len(files)), alone):
+        first, *more = group
+        names = files[first : first + 1 + len(more)]
+        if _holds_ids(names[0]):
+            blocks = _of_array(names[0])
+        elif holds_records(names[0], settings.field):
+            blocks = _of_records(names[0], settings, tokenizer)
+        else:
+            blocks = _of_texts(names, settings, tokenizer)
+        for block in blocks:
+            share = sum(sizes[:first]) + block.share * sum(sizes[first : first + len(names)])
+            yield names[block.file], block._replace(share=share / max(1, sum(sizes)), file=first + block.file)
+
+
+def _holds_ids(name: str) -> bool:
+    return Path(name).suffix.lower() == ".npy"
+
+
+def _of_texts(names: Sequence[str], settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
+    stream = TokenStream(names, tokenizer, errors=settings.errors, places=False)
     for block in stream:
-        yield _Block(block.ids, NONE, stream.share_read or 0.0)
+        yield _Block(block.ids, NONE, stream.share_read or 0.0, block.file)
 
 
 def _of_records(name: str, settings: TextFiles, tokenizer: Any) -> Iterator[_Block]:
