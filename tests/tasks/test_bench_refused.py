@@ -4,28 +4,22 @@ import io
 import json
 import re
 import weakref
-from contextlib import nullcontext
 from itertools import count
-from pathlib import Path
 
 import pytest
 import torch
-from in_process import InProcess
 from junitparser import JUnitXml, Skipped
 
 import sinkctl
-from sinkctl.errors import ModelError, SinkctlError, TextError, UnforeseenError, UnmeasuredError, UsageError, of_exit
+from sinkctl.errors import ModelError, SinkctlError, TextError, UnmeasuredError, UsageError, of_exit
 from sinkctl.model.probe import LearnedPositions
 from sinkctl.recipe.load import validate
 from sinkctl.report.benched import tables
 from sinkctl.report.junit import junit
 from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
-from sinkctl.tasks.bench import driver, task
-from sinkctl.tasks.bench.against import Version
 from sinkctl.tasks.bench.cases import decode, quality, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
-from sinkctl.tasks.bench.process import DiedError
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.bench.worker import serve
 from sinkctl.tasks.stream.scoring import StreamRun
@@ -169,33 +163,6 @@ def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_meas
         judge(result, [parse_gate("stream.4+14.stock.tokens_per_s>=0")]).check()
 
 
-def test_a_process_that_is_killed_costs_its_row_and_the_next_ones_have_another(in_this_process, monkeypatch):
-    started, window = [], None
-
-    class Mortal(InProcess):
-        def __init__(self, *given, **named):
-            super().__init__(*given, **named)
-            started.append(self)
-
-        def ask(self, do, **request):
-            nonlocal window
-            window = request.get("label", window)
-            if (window, do) in (("4+12", "open"), ("4+13", "round")):
-                raise DiedError("ended by signal 9")
-            return super().ask(do, **request)
-
-    monkeypatch.setattr(driver, "Worker", Mortal)
-    case, kept = {"kind": "stream", "windows": [12, 13, 14], "chunks": [8], "peers": []}, []
-    recipe = recipe_of(case, shape="tiny")
-    taking = Driver(recipe, {HERE: "a"}, progress=lambda _: None, stop=bool, save=lambda now: kept.append(now.dump()))
-    found = taking.collect(Collected(), taking.keys()).found[HERE]
-    assert len(started) == 3
-    assert [one.refusal and one.refusal["why"] for one in found.values()] == ["ended by signal 9"] * 2 + [None]
-    assert [one.measured for one in found.values()] == [False, False, True]
-    with pytest.raises(SinkctlError, match=r"^ended by signal 9$"):
-        sinkctl.bench(recipe_of(case | {"windows": [12]}, shape="tiny"), progress=lambda _: None)
-
-
 @pytest.mark.parametrize("when", ["built", "timed"])
 def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(when, in_this_process, monkeypatch, tmp_path):
     case, times = (
@@ -253,30 +220,6 @@ def test_a_size_that_does_not_run_leaves_the_others_in_every_process_and_version
     assert [bool(found.seconds) for found in both["there"].values()] == [True, False, True]
     again = Collected.load(Collected(both, {}, set()).dump()).found["there"][taking.keys()[1]]
     assert again.opened["refused"]["why"] in ("no", "stream at 4+13: cpu is out of memory")
-
-
-@pytest.mark.parametrize("when", ["built", "timed"])
-def test_what_another_version_refuses_or_is_at_fault_in_is_noted(when, in_this_process, monkeypatch):
-    lanes = iter(["here", "there"])
-
-    class Older(InProcess):
-        def ask(self, do, **request):
-            if when == "timed" and do == "round" and self.name:
-                raise UnforeseenError("no such attention yet")
-            return super().ask(do, **request)
-
-    def group(*_):
-        if next(lanes) == "there" and when == "built":
-            raise ModelError("no such attention yet")
-        return Group("tokens_per_s", {OURS: Way(lambda: None)})
-
-    monkeypatch.setattr(driver, "Worker", Older)
-    monkeypatch.setattr(stream, "group", group)
-    monkeypatch.setattr(task, "checkout", lambda ref, told: nullcontext(Version(Path("python"), 40 * "0")))
-    recipe = recipe_of({"kind": "stream", "peers": []}, shape="tiny")
-    result = sinkctl.bench(recipe, against="main", progress=lambda _: None)
-    assert "stream 4+252: the other version did not run: no such attention yet" in result.notes
-    assert (len(result.bench.rows), result.bench.refused, result.bench.changes) == (1, [], [])
 
 
 def test_a_kind_of_refusal_that_only_the_worker_knows_is_one(monkeypatch):

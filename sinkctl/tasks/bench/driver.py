@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from sinkctl.errors import REFUSALS, Interrupted, SinkctlError, UnforeseenError, named
+from sinkctl.errors import REFUSALS, Interrupted, SinkctlError, named
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.recipe.sizes import FRESH, Size, sizes
 from sinkctl.result.bench import OURS
 from sinkctl.result.numbers import quantity
 from sinkctl.tasks.bench.pace import Pace
-from sinkctl.tasks.bench.process import DiedError, Worker
+from sinkctl.tasks.bench.process import DiedError, KilledError, Worker
 from sinkctl.tasks.bench.way import METRICS
 
 HERE = "here"  # the lane of this version
@@ -90,7 +90,7 @@ class Found:
         failed, refused = self.opened["failed"] | other.opened["failed"], self.refusal or other.refusal
         if refused:
             self.opened["refused"] = refused
-        for way in mine.keys() ^ others.keys():
+        for way in mine.keys() ^ (others.keys() & other.seconds.keys()):
             self.lose(way, {"why": failed.get(way, refused["why"] if refused else ALONE)})
         for way in mine:
             if mine[way] != others[way]:
@@ -237,26 +237,24 @@ class Driver:
         found: dict[str, Found] = {}
 
         def asked(lane: str, do: str, **request: Any) -> Any:
-            """Its answer; or, where it died, or another version is at fault, none: so what it measured by then goes."""
+            """Its answer; or none where this row cannot be measured, and what it measured by then goes."""
             nonlocal died
             self._asked_to_stop()
             try:
                 return workers[lane].ask(do, **request)
-            except DiedError as error:
-                died, found[lane] = True, self._refused(key, error)
-            except UnforeseenError as error:
-                if lane == HERE:
+            except Interrupted:
+                raise
+            except SinkctlError as error:
+                self._asked_to_stop()  # whoever stops us may have stopped our workers too
+                if lane == HERE and not isinstance(error, (KilledError, *REFUSALS)):
                     raise
-                found[lane] = self._refused(key, error)
+                died, found[lane] = died or isinstance(error, DiedError), self._refused(key, error)
             return None
 
         for lane in workers:
-            try:
-                opened = asked(lane, "open", number=key.case, label=key.label)
-            except REFUSALS as error:
-                found[lane] = self._refused(key, error)
-            else:
-                found.setdefault(lane, Found(opened))
+            opened = asked(lane, "open", number=key.case, label=key.label)
+            if opened is not None:
+                found[lane] = Found(opened)
         rounds = self.recipe.timing.rounds
         for number in range(rounds):
             timed = [lane for lane in workers if found[lane].opened["ways"]]
@@ -266,8 +264,13 @@ class Driver:
                 found[lane].add(asked(lane, "round") or {})
             self._say(f"{name}: round {number + 1} of {rounds}", share + step * (number + 1) / rounds)
         for lane in workers:
-            if not died:
-                workers[lane].ask("close")
+            try:
+                if not died:
+                    workers[lane].ask("close")
+            except DiedError as error:  # while the other one worked: what it measured stands
+                if lane == HERE and not isinstance(error, KilledError):
+                    raise
+                died = True
             kept = collected.found.setdefault(lane, {})
             if process == 0:
                 kept[key] = found[lane]

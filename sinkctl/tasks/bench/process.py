@@ -20,6 +20,10 @@ class DiedError(SinkctlError):
     """A worker ended by itself, or was killed."""
 
 
+class KilledError(DiedError):
+    """By signal 9, as the kernel does where memory does not suffice."""
+
+
 class Worker:
     """A worker process at work on a recipe; use it in a `with`."""
 
@@ -56,6 +60,8 @@ class Worker:
         except BrokenPipeError:
             raise self._died() from None
         for line in self._process.stdout:
+            if not line.endswith("\n"):  # it ended in the midst of it
+                break
             message = json.loads(line)
             if "told" in message:
                 self._told(*message["told"])
@@ -92,5 +98,6 @@ class Worker:
     def _died(self) -> DiedError:
         status = self._process.wait()
         said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        said += " (killed for memory?)" if status == -9 else ""
+        if status == -9:
+            return KilledError(f"{self._who}: {said} (killed for memory?)")
         return DiedError(f"{self._who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")
