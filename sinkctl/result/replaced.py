@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from sinkctl.errors import Interrupted, UsageError
+from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.result.store import RECIPE, RESULT, RunFolder, check_writable, resumable
 
 
@@ -40,7 +40,8 @@ def replacing(path: str | Path | None, task: str) -> Iterator[None]:
     """A run of this task into this folder, if any: the run that is there goes once the new one is finished.
 
     It goes too where the new one was stopped and can be resumed. Until then it stands beside the folder, and comes back
-    where the new one fails. Of several processes, let the first do this.
+    where the new one fails; it stays there where by then another process is at work in the folder, and the error says so.
+    Of several processes, let the first do this.
     """
     if path is None:
         yield
@@ -59,10 +60,21 @@ def replacing(path: str | Path | None, task: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (folder / RESULT).exists() or (isinstance(error, Interrupted) and holds_run(folder)):
+        if _at_work(folder):  # another began in the free folder: it is not ours to remove
+            error.args = (f"{error}; another run is at work in {folder} by now: the one from before is in {aside}",)
+        elif (folder / RESULT).exists() or (isinstance(error, Interrupted) and holds_run(folder)):
             shutil.rmtree(aside, ignore_errors=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _at_work(folder: Path) -> bool:
+    """Whether another process is, in a run of its own."""
+    try:
+        RunFolder(folder).check_idle()
+    except ResumeError:
+        return True
+    return False

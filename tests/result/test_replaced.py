@@ -1,6 +1,7 @@
 """`--overwrite`: the old run or the new one, and never a folder of anybody else."""
 
 import errno
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -87,6 +88,28 @@ def test_a_run_that_is_at_work_is_not_replaced(tmp_path):
         pass
     with replacing(run, "stream"):
         assert not run.exists()
+
+
+@pytest.mark.parametrize("error", [UsageError, Interrupted])
+def test_a_run_that_began_in_the_free_folder_meanwhile_stays_and_the_old_one_is_kept(error, tmp_path):
+    """While the model of the first one loads, which then fails: a second --overwrite, say."""
+    run, aside = kept(tmp_path / "run"), tmp_path / ".run.replaced"
+
+    def first(holding):
+        with replacing(run, "stream"):
+            folder = RunFolder.create(run, holding)
+            folder.write_recipe({"task": "stream"})
+            folder.save_state({"step": 1}, {})
+            raise error("no such model")
+
+    with ExitStack() as holding:
+        with pytest.raises(error, match=f"^no such model; another run is at work in {run} by now: .* in {aside}$"):
+            first(holding)
+        assert (run / "state/state.json").exists()
+        assert (aside / "result.json").read_text() == "old"
+    with pytest.raises(ValueError), replacing(run, "stream"):  # noqa: PT011
+        raise ValueError
+    assert (run / "result.json").read_text() == "old"
 
 
 def test_a_full_disk_is_an_error_of_the_disk_whoever_writes(tmp_path, monkeypatch):
