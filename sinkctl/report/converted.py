@@ -125,8 +125,9 @@ def checkpoint_table(detail: ConvertDetail) -> Table:
     metrics = {
         "checkpoint": of("checkpoint"), "in front": of("first"), "perplexity": of("perplexity", perplexity),
         "KL from the original, nats": of("kl", figures), sink_name(0): of("sink_percent", say.percent),
-        "largest α₁": of("alpha_max", share), MASS: of("mechanism_mass", share), "largest |h|": of("massive", figures),
-        "largest |h| / median": lambda line: say.times(line.massive_ratio, 1.0),
+        "largest α₁": of("alpha_max", share), MASS: of("mechanism_mass", share),
+        "largest |h|": of("massive_largest", figures), "largest |h|, mean of samples": of("massive", figures),
+        "that / median": lambda line: say.times(line.massive_ratio, 1.0),
         "massive layers": lambda line: NOTHING if line.massive_layers is None else count(line.massive_layers),
         "kurtosis": of("kurtosis", figures),
     }  # fmt: skip

@@ -36,7 +36,7 @@ def measured(detail: MeasureDetail) -> list[Figure]:
             continue
         hidden = [line for line in checkpoint.costs if line.hidden_from == SCORED] or checkpoint.costs
         shown += [(cost_said(line), f"perplexity, {line.name}") for line in hidden[:1]]
-        tops = [layer.massive.top[0] for s in checkpoint.inputs[:1] for layer in s.layers if layer.massive is not None]
+        tops = [x.massive.largest or x.massive.top[0] for s in checkpoint.inputs[:1] for x in s.layers if x.massive]
         shown += [(figures(max(tops)), "largest activation")] if tops and known(max(tops)) else []
     rates = [sink_percent(c.inputs[0], epsilon) for c in detail.checkpoints if c.inputs]
     if len(detail.checkpoints) == 2 and len(rates) == 2 and all(map(known, rates)):

@@ -8,7 +8,7 @@ from sinkctl.result import measure, numbers
 from sinkctl.result.measure import LATER, SCORED, CheckpointScore, InputScore, MeasureDetail
 from sinkctl.result.numbers import count, figures, part, percent, perplexity, place, quotient, share
 from sinkctl.result.suspects import SuspectReport
-from sinkctl.result.words import quoted, ranges
+from sinkctl.result.words import massive_layers, quoted, ranges
 
 CLASSES = {
     "sink": "sink-dominated", "local": "local", "diffuse": "diffuse", "retrieval": "retrieval-like", "mixed": "mixed",
@@ -226,7 +226,7 @@ def input_lines(score: InputScore) -> list[str]:
     said += [f"Heads: {heads}"] if (heads := class_line(score)) else []
     if any(layer.massive is not None for layer in score.layers):
         massive, layers = score.massive_layers, count(len(score.layers))
-        found = f"Massive activations in {count(len(massive))} of {layers} layers: {ranges(massive)}"
+        found = f"Massive activations in {count(len(massive))} of {layers} layers: {massive_layers(score)}"
         said.append(found if massive else "No massive activations")
     return said
 

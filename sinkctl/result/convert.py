@@ -71,7 +71,8 @@ class CheckpointLine(Record):
     )
     massive: float | None = Field(None, description="Largest activation, a mean over samples, the largest layer;")
     massive_ratio: float | None = Field(None, description="in medians of its layer.")
-    massive_layers: int | None = Field(None, description="Layers with massive activations.")
+    massive_largest: float | None = Field(None, description="The same of the sample that has the largest.")
+    massive_layers: int | None = Field(None, description="Layers with massive activations, in any of the samples.")
     kurtosis: float | None = Field(None, description="Kurtosis of the activations, a mean over samples, largest layer.")
 
 

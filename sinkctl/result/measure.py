@@ -33,14 +33,16 @@ class FoundSink(Record):
 
 
 class MassiveActivation(Record):
-    """The largest activation of a layer, means over the samples."""
+    """The largest activations of a layer, means over the samples unless something else is said."""
 
     top: tuple[float | None, float | None, float | None]
+    largest: float | None = Field(None, description="Top-1 of the sample that has the largest.")
     median: float | None
     token: int = Field(description="Where top-1 most often stands: index in the sample,")
     channel: int = Field(description="and its channel.")
     text: str = Field(description="That token.")
     count: float = Field(description="Massive elements a sample, by the definition in force.")
+    samples: int | None = Field(None, description="Samples that have any.")
     not_finite: float
 
 
@@ -208,7 +210,7 @@ class InputScore(Record):
     images: list[ImageMap] = Field(default_factory=list, description="The first images of a vision model.")
     balance_error: float | None = Field(description="Largest error of a head's mass balance.")
     alpha_max: float | None = Field(description="Largest α of the first key, any head.")
-    massive_layers: list[int] = Field(description="Layers with massive activations.")
+    massive_layers: list[int] = Field(description="Layers with massive activations, in any of the samples.")
     seconds: float
 
 

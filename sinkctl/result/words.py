@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sinkctl.result.numbers import percent
+from sinkctl.result.numbers import count, percent
 
 if TYPE_CHECKING:
-    from sinkctl.result.measure import KeyGroup
+    from sinkctl.result.measure import InputScore, KeyGroup
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -18,6 +18,13 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
+
+
+def massive_layers(score: "InputScore") -> str:
+    """11–27; where not all samples have massive activations: 11–27, in at most 6 of 8 samples."""
+    known = [layer.massive.samples for layer in score.layers if layer.massive and layer.massive.samples is not None]
+    said, most = ranges(score.massive_layers), max(known, default=score.samples)
+    return said if most == score.samples else f"{said}, in at most {count(most)} of {count(score.samples)} samples"
 
 
 def quoted(token: str) -> str:

@@ -63,9 +63,11 @@ def detail(**changes) -> ConvertDetail:
         calibration=calibration(), window=256, held_out=4096, scored=2032, streams=[stream(*line) for line in STREAMS],
         checkpoints=[
             CheckpointLine(checkpoint="original", first="BOS", perplexity=18.0, sink_percent=76.5, alpha_max=0.875,
-                           massive=42.1, massive_ratio=224.0, massive_layers=2),
+                           massive=42.1, massive_ratio=224.0, massive_largest=43.9,
+                           massive_layers=2),
             CheckpointLine(checkpoint="converted", first="nothing", perplexity=18.25, kl=0.0741, sink_percent=0.0,
-                           alpha_max=0.093, mechanism_mass=0.385, massive=9.28, massive_ratio=32.7, massive_layers=0),
+                           alpha_max=0.093, mechanism_mass=0.385, massive=9.28, massive_ratio=32.7,
+                           massive_largest=9.61, massive_layers=0),
         ],
     )  # fmt: skip
     return ConvertDetail(**(settings | changes))

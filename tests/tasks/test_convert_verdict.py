@@ -236,7 +236,7 @@ def test_a_start_that_is_worse_than_nothing_says_so_and_what_is_not():
 def test_every_number_has_a_name():
     lines = samples(original=(20.0, None, 76.5), converted=(22.0, 0.07, 0.0), control=(21.5, 0.05, 0.2))
     lines = [line.model_copy(update={"kurtosis": 10.0 * place}) for place, line in enumerate(lines, 1)]
-    lines[1] = lines[1].model_copy(update={"mechanism_mass": 0.4, "massive": 9.0})
+    lines[1] = lines[1].model_copy(update={"mechanism_mass": 0.4, "massive": 8.0, "massive_largest": 9.0})
     found = {m.name: m.value for m in measurements_of(detail(checkpoints=lines), 60.0)}
     assert found == {
         "perplexity": 25.0, "original.kept": 30.0, "original.bare": 40.0, "gap_closed": 150.0,

@@ -87,6 +87,35 @@ def test_the_demo_model_sinks_on_bos_and_pays_for_losing_it(demo):
     assert all(layer.massive.token == 0 for layer in with_bos[3:11])
 
 
+def test_what_one_sample_alone_has_is_massive_and_is_told_of_that_sample(demo, tmp_path):
+    """Sizes beside what the stock model's blocks put out; by the definition one sample's largest alone is massive."""
+    sentences = "It was a dark night. ", "Call me Ishmael now. ", "The sea was calm. "
+    path, texts = tmp_path / "records.jsonl", [5 * sentence for sentence in sentences]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tops = []
+    for text in texts:
+        tops.append([])
+        hooks = [
+            block.register_forward_hook(lambda _, __, out: tops[-1].append(float(out.abs().max())))
+            for block in demo.model.model.layers
+        ]
+        with torch.no_grad():
+            demo.model(torch.tensor([demo.tokenizer(text, add_special_tokens=False)["input_ids"]]))
+        for hook in hooks:
+            hook.remove()
+    tops_LN = torch.tensor(tops).T
+    layer, size = int(tops_LN.amax(1).argmax()), float(tops_LN.max())
+    definition = {"size": 0.999 * size, "ratio": 1.0}
+    outcome = run(recipe(samples=3, files=(str(path),), bos="off", massive=definition), demo)
+    (found,) = scores(outcome).values()
+    ours = [layer.massive for layer in found.layers]
+    assert [one.largest for one in ours] == pytest.approx(tops_LN.amax(1).tolist(), rel=1e-5)
+    assert [one.top[0] for one in ours] == pytest.approx(tops_LN.mean(1).tolist(), rel=1e-5)
+    assert (found.massive_layers, found.layers[layer].massive.samples) == ([layer], 1)
+    assert f"Massive activations in layers {layer}, in at most 1 of 3 samples: |h| = " in outcome.result.verdict[1]
+    assert outcome.result.measurement("massive_max").value == pytest.approx(size, rel=1e-5)
+
+
 def test_a_model_without_a_sink_is_told_so(stories):
     own = (str(DATA / "stories.txt"),)
     without_costs = run(recipe(samples=20, files=own), stories).result.verdict

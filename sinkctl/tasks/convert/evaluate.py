@@ -238,6 +238,7 @@ def _sinks(fed: Fed, sink: Sink, score: InputScore) -> dict[str, float | int | N
         "mechanism_mass": _taken(sink, score) if fed.label in (START, CONVERTED) else None,
         "massive": None if largest is None else largest.top[0],
         "massive_ratio": max(ratios, default=None),
+        "massive_largest": max((one.largest for one in massive), default=None),
         "massive_layers": len(score.massive_layers),
         "kurtosis": max((layer.kurtosis for layer in score.layers if layer.kurtosis is not None), default=None),
     }

@@ -49,7 +49,7 @@ def measurements_of(detail: ConvertDetail, seconds: float) -> list[Measurement]:
         add(f"{prefix}sink_rate", line.sink_percent, "% of heads", "neither")
         if checkpoint == CONVERTED:
             add("mechanism_mass", line.mechanism_mass, "mass", "neither")
-            add("massive_max", line.massive, "|h|", "lower")
+            add("massive_max", line.massive_largest, "|h|", "lower")
         add(f"{prefix}kurtosis", line.kurtosis, "kurtosis", "lower")
     for name, cost in rounded_costs(detail):
         add(name, cost, "% of perplexity", "lower")

@@ -81,7 +81,7 @@ def _measurements(score: CheckpointScore, suffix: str) -> list[Measurement]:
         dormant, errors = _of(layers, "dormant"), _of(score.inputs, "balance_error")
         add("dormant_heads", sum(dormant) if dormant else None, "heads", "lower")
         add("balance_error", max(errors, default=None), "mass", "lower")
-    add("massive_max", max((m.top[0] for m in massive if m.top[0] is not None), default=None), "|h|", "lower")
+    add("massive_max", max((m.largest for m in massive if m.largest is not None), default=None), "|h|", "lower")
     add("massive_ratio", max((m.top[0] / m.median for m in massive if m.median), default=None), "× median", "lower")
     add("kurtosis_max", max(_of(layers, "kurtosis"), default=None), "kurtosis", "lower")
     add("max_abs", max(_of(layers, "max_abs"), default=None), "|h|", "lower")

@@ -86,7 +86,7 @@ def input_score(
         else None,
         balance_error=_greatest(row.means["balance_error"].value for row in rows if "balance_error" in row.means),
         alpha_max=_greatest(row.means["alpha"].value[:, 0] for row in rows),
-        massive_layers=[layer for layer, found in massive.items() if float(found[:, 4].mean()) >= 1],
+        massive_layers=[layer for layer, found_N8 in massive.items() if bool((found_N8[:, 4] > 0).any())],
         seconds=seconds,
     )
 
@@ -179,7 +179,7 @@ def _attention(rows: list[Row], epsilon: float) -> dict[str, float | int | None]
 
 
 def _massive(found_N8: Tensor, shown: InputSet) -> MassiveActivation | None:
-    """Means over the samples that have finite numbers; None where none has."""
+    """Of the samples that have finite numbers; None where none has."""
     kept = found_N8[:, 0].isfinite().nonzero().flatten().tolist()
     if not kept:
         return None
@@ -188,11 +188,13 @@ def _massive(found_N8: Tensor, shown: InputSet) -> MassiveActivation | None:
     mean = found_N8[kept].double().mean(0)
     return MassiveActivation(
         top=tuple(mean[:3].tolist()),
+        largest=float(found_N8[kept, 0].max()),
         median=float(mean[3]),
         token=place[0],
         channel=place[1],
         text=shown.token_text(sample, place[0]),
         count=float(mean[4]),
+        samples=int((found_N8[kept, 4] > 0).sum()),
         not_finite=float(found_N8[:, 7].double().mean()),
     )
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from sinkctl.result.measure import LATER, SCORED, CostLine, InputScore, TakenOver
 from sinkctl.result.numbers import count, figures, percent, points
-from sinkctl.result.words import group_line, quoted, ranges
+from sinkctl.result.words import group_line, massive_layers, quoted, ranges
 from sinkctl.tasks.measure.advice import advice, kept
 from sinkctl.tasks.measure.reading import FREE, NO_SINK, elsewhere, first_percent, line_of, main_input, sentence
 
 DRAINED = 0.5  # of the others' norm
 NOTHING = 0.005  # a share of perplexity that is no cost
+APART = 1.1  # times the mean of samples that a maximum has to be to be told beside it
 
 
 def verdict(kind: str, inputs: Sequence[InputScore], costs: Sequence[CostLine]) -> list[str]:
@@ -144,12 +145,12 @@ def _carriers(main: InputScore) -> list[str]:
     if shown:
         top = max(shown, key=lambda layer: layer.massive.top[0])
         m = top.massive
-        size = (
-            f"|h| = {figures(m.top[0])} ({count(round(m.top[0] / m.median))}× the median) at {quoted(m.text)}, "
-            f"channel {m.channel}"
-        )
+        ratio, place = f"{count(round(m.top[0] / m.median))}× the median", f"at {quoted(m.text)}, channel {m.channel}"
+        if (m.largest or 0) > APART * m.top[0]:
+            place = f"in the mean of samples, up to {figures(m.largest)}, {place}"
+        size = f"|h| = {figures(m.top[0])} ({ratio}) {place}"
         if main.massive_layers:
-            said.append(f"Massive activations in layers {ranges(main.massive_layers)}: {size}")
+            said.append(f"Massive activations in layers {massive_layers(main)}: {size}")
         else:
             said.append(f"No massive activations by the definition; the largest is {size}, layer {top.number}")
         if any(layer.massive.not_finite for layer in shown):
