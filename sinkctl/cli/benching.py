@@ -9,7 +9,7 @@ from typing import Any
 from sinkctl.cli.build import MODEL, build
 from sinkctl.cli.conclude import show
 from sinkctl.cli.loading import importing
-from sinkctl.cli.printing import plan_words, show_recipe
+from sinkctl.cli.printing import plan_words, put, show_recipe, tables
 from sinkctl.cli.stopping import Stopping
 from sinkctl.errors import UsageError
 from sinkctl.result.compare import Judged
@@ -140,8 +140,6 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
     """`sinkctl bench compare A B…`: saved results (files, or run folders) side by side."""
     import json
 
-    from rich.console import Console
-
     from sinkctl.check.mistaken import check_meant
     from sinkctl.report.console import print_table
     from sinkctl.report.runs_compared import compared
@@ -155,9 +153,9 @@ def compare(files: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         names = dict.fromkeys(m.name for result in results for m in result.measurements)
         found = {name: [m and m.value for m in (result.measurement(name) for result in results)] for name in names}
-        print(json.dumps(found, indent=1))
+        put(json.dumps(found, indent=1))
     else:
-        print_table(compared(results, list(files)), Console())
+        print_table(compared(results, list(files)), tables())
 
 
 def _named(name: str) -> str:

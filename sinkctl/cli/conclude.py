@@ -4,15 +4,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sinkctl.cli.printing import put, tables
+
 
 def show(result, words: Console, *, as_json: bool, output: Path | None, kept: str) -> None:
     """The result on standard output, as JSON or, unless quiet, as the report; `kept` names the files in `output`."""
     if as_json:
-        print(result.model_dump_json(indent=1))
+        put(result.model_dump_json(indent=1))
     elif not words.quiet:
         from sinkctl.report.console import render
 
-        render(result.clocked(), Console())
+        render(result.clocked(), tables())
         if output is not None:
             words.print(f"kept in {output}: {kept}", highlight=False)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from sinkctl.cli.printing import unread
 from sinkctl.cli.settings import applied
 from sinkctl.errors import SinkctlError, UnforeseenError, UsageError, out_of_memory
 from sinkctl.launched import local_rank
@@ -63,7 +64,7 @@ def said_once() -> Iterator[None]:
 def ended(error: Exception) -> int:
     """Say what went wrong, with SINKCTL_DEBUG=1 the traceback too, and return the exit code."""
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unread()
         return 0
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

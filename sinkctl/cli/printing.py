@@ -22,9 +22,34 @@ def say(text: str) -> None:
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has enough (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        unread()
         raise SystemExit(0) from None
+
+
+def unread() -> None:
+    """The reader of standard output has enough (| head): what still comes goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def put(text: str) -> None:
+    """A result on standard output; where nobody reads it, the command goes on to its own end and exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        unread()
+
+
+def tables() -> Console:
+    """Standard output, as `put`: Rich itself would end the command with 1, which is for thresholds."""
+    from rich.console import Console
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            unread()
+
+    return Output()
 
 
 def show_recipe(recipe: BaseModel, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sinkctl.cli import options
+from sinkctl.cli.printing import put, tables
 from sinkctl.errors import UsageError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, what -o made, or its result.json.")]
@@ -40,11 +41,11 @@ def show(
     result = read(run)
     folder = run if run.is_dir() else run.parent
     if as_json:
-        print(result.model_dump_json(indent=1))
+        put(result.model_dump_json(indent=1))
     elif not as_html and plots is None and not save_as:
         from sinkctl.report.console import render
 
-        render(result, Console())
+        render(result, tables())
     words = Console(stderr=True)
     if as_html:
         from sinkctl.report.html import html
@@ -84,8 +85,6 @@ def compare(
     """Kept runs side by side; of two, what the second changes."""
     import json
 
-    from rich.console import Console
-
     from sinkctl.check.mistaken import check_meant
     from sinkctl.report.console import print_table
     from sinkctl.report.runs_compared import compared
@@ -102,6 +101,6 @@ def compare(
     table = compared(results, list(map(str, runs)))
     if as_json:
         shown = {"columns": table.columns, "rows": table.rows, "notes": table.legend}
-        print(json.dumps(shown, indent=1, ensure_ascii=False))
+        put(json.dumps(shown, indent=1, ensure_ascii=False))
     else:
-        print_table(table, Console())
+        print_table(table, tables())

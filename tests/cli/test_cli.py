@@ -276,6 +276,17 @@ def test_a_reader_that_has_enough_is_no_failure():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_whether_a_threshold_holds_is_no_matter_of_who_reads_the_report(sinkctl, monkeypatch, form):
+    """Codes of runs whose output nobody reads: 0, and 1 for a threshold that failed."""
+    for bound, code in (("perplexity>=1", 0), ("perplexity<=1", 1)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w") as closed:
+            monkeypatch.setattr(sys, "stdout", closed)
+            assert sinkctl("stream", "--limit", "64", "-p", "1+12", "--fail-on", bound, *form)[0] == code
+
+
 def test_a_metric_that_came_to_nothing_is_no_failed_threshold(sinkctl):  # the model has no learned sinks
     code, _, err = sinkctl("measure", "--samples", "2", "--no-cost", "--fail-on", "learned_mass<=1", "-q")
     assert code == 3
