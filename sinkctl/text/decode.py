@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from sinkctl.errors import TextError
+from sinkctl.formats import WORDS, format_of
 
 Errors = Literal["strict", "replace"]
 UTF16_32_BOMS = {
@@ -16,6 +17,7 @@ UTF16_32_BOMS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 LONGEST_BOM = 4
+UNPACK = {"gzip": "gzip -dc", "bzip2": "bzip2 -dc", "xz": "xz -dc", "zstd": "zstd -dc"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class TextDecoder:
         try:
             text, starts, used = decode_utf8(data, self.errors, final)
         except UnicodeDecodeError as error:
+            if not self._byte and (
+                tool := UNPACK.get(found := format_of(data) or "")
+            ):  # a pipe, which no name tells of
+                raise TextError(f"{self.name}: is {WORDS[found]}, not text; send it through {tool}") from error
             raise TextError(
                 f"{self.name}: byte {self._byte + error.start} is not UTF-8 (0x{data[error.start]:02x});"
                 " convert the file, or pass --errors replace"

@@ -183,6 +183,7 @@ def test_standard_input_holds_records_when_a_field_is_named(demo, monkeypatch: p
         ("a.txt", b"cut \xe2\x82", r"a\.txt: byte 4 is not UTF-8 \(0xe2\)"),
         ("a.txt", "hi".encode("utf-16"), r"a\.txt: is UTF-16, not UTF-8; .*iconv -f UTF-16"),
         ("a.txt", "hi".encode("utf-32"), r"a\.txt: is UTF-32, not UTF-8; .*iconv -f UTF-32"),
+        ("piped", gzip.compress(b"It was a dark night"), r"piped: is gzip data, not text; send it through gzip -dc"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": ', r"a\.jsonl:3: not JSON \(.*\); each line"),
         ("a.jsonl", b'["text"]', r"a\.jsonl:1: a JSON list, not an object"),
         ("a.jsonl", b'{"body": "x", "n": 1}', r"a\.jsonl:1: no field 'text'; --field .*\(string fields here: body\)"),

@@ -48,10 +48,12 @@ def streamed(
     window = window_of(recipe, loaded.context)
     kept, bare = SinkWindow(sinks=SINKS, window=window), SinkWindow(sinks=0, window=SINKS + window)
     settled = _settled(recipe, loaded, kept)
-    ids_T, target_T, text_T = _tokens(settled, loaded, tokens_of(recipe, loaded.context))
+    limit = tokens_of(recipe, loaded.context)
+    ids_T, target_T, text_T = _tokens(settled, loaded, limit)
     full = SINKS + window
     if len(ids_T) <= full + 1:
-        raise TextError(f"the text's {len(ids_T):,} tokens do not fill a cache of {kept.label}")
+        few = "the text's tokens" if len(ids_T) < limit - 1 else "as many tokens as cost.tokens asks for"
+        raise TextError(f"{few}, {len(ids_T):,} here, do not fill a cache of {kept.label}")
     bos, chunk = settled.bos_id is not None, settled.recipe.chunk
     with_sinks, without = (scorer_for(loaded, policy, bos) for policy in (kept, bare))
 
