@@ -1,5 +1,7 @@
 """Blocks as large as a GPU's multiprocessors share out evenly; and where memory does not suffice."""
 
+import errno
+
 import pytest
 import torch
 
@@ -20,5 +22,7 @@ def test_memory_that_does_not_suffice_is_told_from_a_fault_whoever_says_so():
     with pytest.raises(ModelError) as raised:
         raise ModelError("give a smaller --chunk") from torch.OutOfMemoryError("no")
     cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    assert all(map(out_of_memory, [cpu.value, raised.value, cublas, MemoryError(), torch.OutOfMemoryError("no")]))
-    assert not any(map(out_of_memory, [RuntimeError("shapes differ"), ValueError("out of memory of mine")]))
+    mapped = RuntimeError("unable to mmap 4096 bytes from file </dev/shm/x>: Cannot allocate memory (12)")
+    forked, full = OSError(errno.ENOMEM, "Cannot allocate memory"), OSError(errno.ENOSPC, "No space left on device")
+    assert all(map(out_of_memory, [cpu.value, raised.value, cublas, mapped, forked, torch.OutOfMemoryError("no")]))
+    assert not any(map(out_of_memory, [RuntimeError("shapes differ"), full, ValueError("out of memory of mine")]))
