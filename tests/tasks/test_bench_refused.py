@@ -194,6 +194,46 @@ def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(when, in_t
     assert again.notes == ["stream 4+12: could not be measured once more: memory is gone"]
 
 
+@pytest.mark.parametrize(("breaks", "when"), [("published", "again"), (OURS, "first"), ("stock", "again")])
+def test_a_gate_is_judged_twice_where_its_ways_ran_and_what_did_not_run_at_first_is_not_heard_later(
+    breaks, when, in_this_process, monkeypatch, tmp_path
+):  # fmt: skip
+    """Ours, beside stock; the gates are on both, all a million times slower than the baseline, and one way breaks."""
+    fine, built = Way(lambda: None, once=True), []
+
+    def group(*_):
+        built.append({OURS: fine, "stock": fine, "published": fine})
+        if (when == "first") == (len(built) == 1) and measuring:
+            built[-1][breaks] = breaking(4, torch.OutOfMemoryError("no"))
+        return Group("tokens_per_s", built[-1], "stock")
+
+    measuring = False
+    monkeypatch.setattr(stream, "group", group)
+    gates = ["stream.tokens_per_s:10%", "stream.4+12.stock.tokens_per_s:10%"]
+    timing = {"timing": {"rounds": 5, "warmup": 0, "seconds": 1e-4}}
+    recipe = recipe_of({"kind": "stream", "windows": [12]}, shape="tiny", fail_on=gates, **timing)
+    before = sinkctl.bench(recipe, progress=lambda _: None)
+    rows = [row.model_copy(update={
+        "yardstick": None, "samples": [[1e9 * x for x in one] for one in row.samples], "low": 1e15, "high": 2e15,
+    }) for row in before.bench.rows]  # fmt: skip
+    saved = before.model_copy(update={"bench": before.bench.model_copy(update={"rows": rows})})
+    (tmp_path / "base.json").write_text(saved.model_dump_json())
+    measuring = built.clear() is None
+    result = sinkctl.bench(recipe, baseline=tmp_path / "base.json", progress=lambda _: None)
+    changes = {change.name: (change.failed, change.reran) for change in result.bench.changes}
+    ours, stock = "stream.4+12.tokens_per_s", "stream.4+12.stock.tokens_per_s"
+    assert len(built) == 2
+    if breaks == OURS:
+        assert (ours in changes, changes[stock]) == (False, (True, True))
+        assert judge(result, [parse_gate(gates[0])]).unanswered
+    else:
+        assert (changes[ours], changes[stock]) == ((True, breaks == "published"),) * 2
+        once = "stream 4+12: could not be measured once more: out of memory"
+        assert result.notes == (
+            ["stream 4+12: published did not run: out of memory"] if breaks == "published" else [once]
+        )
+
+
 def test_where_every_row_is_refused_the_run_is(in_this_process):
     with pytest.raises(ModelError, match="alone: kv_keep predicted: no activation of demo is massive"):
         sinkctl.bench(recipe_of(ALONE), progress=lambda _: None)
@@ -240,4 +280,5 @@ def test_a_fault_is_no_refusal(in_this_process, monkeypatch):
     monkeypatch.setattr(decode, "group", broken)
     with pytest.raises(ZeroDivisionError):
         sinkctl.bench(recipe_of({"kind": "decode"}, shape="tiny"), progress=lambda _: None)
-    assert (of_exit(2), of_exit(3), of_exit(70), of_exit(-9)) == (ModelError, ModelError, SinkctlError, SinkctlError)
+    assert [of_exit(code) for code in (2, 3, -9)] == [ModelError] * 3  # the last one for memory
+    assert [of_exit(code) for code in (70, -11, -15)] == [SinkctlError] * 3
