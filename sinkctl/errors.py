@@ -5,7 +5,8 @@ and a threshold on what could not be measured; 70 a fault of sinkctl's own (EX_S
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 REPORT = "This is a fault of sinkctl: please report it, with what SINKCTL_DEBUG=1 and `sinkctl doctor` print"
 
@@ -56,6 +57,17 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
         return True
     return error.__cause__ is not None and out_of_memory(error.__cause__)
+
+
+@contextmanager
+def within_memory(device: object, hint: str) -> Iterator[None]:
+    """ModelError, which says what takes less, where memory does not suffice inside."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SinkctlError) or not out_of_memory(error):
+            raise
+        raise ModelError(f"{device} is out of memory: {hint}") from error
 
 
 def of_exit(code: int) -> type[SinkctlError]:
