@@ -20,6 +20,7 @@ from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
 from sinkctl.tasks.bench.cases import decode, quality, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
+from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.bench.worker import serve
 from sinkctl.tasks.stream.scoring import StreamRun
@@ -161,6 +162,26 @@ def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_meas
         judge(result, [parse_gate("stream.tokens_per_s>=0")]).check()
     with pytest.raises(UnmeasuredError, match=r"^stream.4\+14.stock.tokens_per_s could not be measured"):
         judge(result, [parse_gate("stream.4+14.stock.tokens_per_s>=0")]).check()
+
+
+def test_what_is_timed_after_another_way_failed_does_not_allocate_within_its_sample(in_this_process, monkeypatch):
+    """The memory that torch caches went with the failed way."""
+    ran = []
+    ways = {name: Way(lambda name=name: ran.append(name), once=True) for name in ("stock", "published")}
+    failing = breaking(4, torch.OutOfMemoryError("no"))
+    ways = {"stock": ways["stock"], OURS: failing, "published": ways["published"]}
+    monkeypatch.setattr(stream, "group", lambda *_: Group("tokens_per_s", ways))
+    recipe = recipe_of({"kind": "stream", "windows": [12]}, shape="tiny").model_dump(mode="json")
+    session, timed = Session(recipe), []
+    session.open(0, "4+12")
+    for _ in range(4):
+        ran.clear()
+        session.round()
+        timed.append(list(ran))
+    assert timed == [
+        ["stock", "published"], ["published", "stock", "stock"], ["stock", "published", "published"],
+        ["published", "stock"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("when", ["built", "timed"])
