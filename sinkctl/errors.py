@@ -4,13 +4,16 @@
 and a threshold on what could not be measured; 70 a fault of sinkctl's own (EX_SOFTWARE); 130 interrupted.
 """
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 REPORT = "This is a fault of sinkctl: please report it, with what SINKCTL_DEBUG=1 and `sinkctl doctor` print"
 
 
 # In what torch, cuBLAS and cuDNN say.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+KILLED = -9  # of a process: by signal 9, as the kernel does where memory does not suffice
 
 
 class SinkctlError(Exception):
@@ -49,14 +52,27 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; this imports none
         return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
     if isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY):
         return True
     return error.__cause__ is not None and out_of_memory(error.__cause__)
 
 
+@contextmanager
+def within_memory(device: object, hint: str) -> Iterator[None]:
+    """ModelError, which says what takes less, where memory does not suffice inside."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SinkctlError) or not out_of_memory(error):
+            raise
+        raise ModelError(f"{device} is out of memory: {hint}") from error
+
+
 def of_exit(code: int) -> type[SinkctlError]:
-    """What a command that ended so met: ModelError where it refused, SinkctlError where it broke."""
-    return ModelError if code in (UsageError.exit_code, ModelError.exit_code) else SinkctlError
+    """What a command that ended so met: ModelError where it refused or was killed for memory, else SinkctlError."""
+    return ModelError if code in (UsageError.exit_code, ModelError.exit_code, KILLED) else SinkctlError
 
 
 def named(error: BaseException) -> str | None:

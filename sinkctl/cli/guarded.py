@@ -71,7 +71,7 @@ def ended(error: Exception) -> int:
         return 2
     if os.environ.get("SINKCTL_DEBUG") == "1":
         traceback.print_exception(error)
-    if isinstance(error, OSError):  # a file that one may not read, say
+    if isinstance(error, OSError) and not out_of_memory(error):  # a file that one may not read, say
         what = f"{error.filename}: {error.strerror}" if error.filename is not None and error.strerror else str(error)
         error = SinkctlError(what + "; check who may read and write it" * isinstance(error, PermissionError))
     elif hasattr(error, "format_message"):  # of Typer, whose names for it are private

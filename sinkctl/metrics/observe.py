@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, modeling_outputs
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import ModelError, out_of_memory
 from sinkctl.kernels.column_sums import AttentionSums, Visible, select
 from sinkctl.metrics.cross import CrossView
 from sinkctl.metrics.samples import Part, Samples
@@ -171,9 +171,9 @@ def observe(model: PreTrainedModel, samples: Samples, measurer: Measurer) -> dic
             run(model, samples)
     except ModelError as error:
         raise ModelError(f"{name} cannot be measured: {error}") from None
-    except torch.OutOfMemoryError:
-        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        if out_of_memory(error):
+            raise
         said = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{name} cannot be measured with its attention replaced ({type(error).__name__}: {said})"

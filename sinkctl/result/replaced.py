@@ -40,8 +40,8 @@ def replacing(path: str | Path | None, task: str) -> Iterator[None]:
     """A run of this task into this folder, if any: the run that is there goes once the new one is finished.
 
     It goes too where the new one was stopped and can be resumed. Until then it stands beside the folder, and comes back
-    where the new one fails; it stays there where by then another process is at work in the folder, and the error says so.
-    Of several processes, let the first do this.
+    where the new one fails; it stays there where by then another process is at work in the folder, and the error says
+    that. Of several processes, let the first do this.
     """
     if path is None:
         yield

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -176,20 +177,29 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, no other process may run in it; ResumeError where one does already. A killed one lets go."""
+        """Inside, no other process may run in it; ResumeError where one does already.
+
+        A killed one lets go; where the file system has no locks and the file itself is one, on its own host alone.
+        """
         states = self.path / STATE
+        lock = FileLock(states / LOCK)
         try:
             states.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(states / LOCK)
-            lock.acquire(timeout=0)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a file system without locks
+                lock.acquire(timeout=0)
         except Timeout as error:
-            raise ResumeError(f"{self.path}: another process is at work in it; wait until that has ended") from error
+            said = "another process is at work in it; wait until that has ended"
+            with suppress(OSError):  # it has ended
+                said += f", or, if none is, remove {lock.lock_file}" * bool(
+                    (states / LOCK).stat().st_size
+                )  # whose it is
+            raise ResumeError(f"{self.path}: {said}") from error
         except (NotImplementedError, OSError) as error:
             code = getattr(error, "errno", None)
             if code not in (None, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 said = f"cannot be written ({error.strerror}); check who may write there"
                 raise ResumeError(f"{states}: {said}") from error
-            # else a file system without locks
+            # else without a lock
         try:
             yield
         finally:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +89,22 @@ def test_states_go_while_a_file_that_is_open_cannot_be_removed(tmp_path, monkeyp
         monkeypatch.setattr(os, "unlink", unlink)
         folder.drop_state()
         assert [path.name for path in (tmp_path / STATE).iterdir()] == [LOCK]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+@pytest.mark.filterwarnings("error")
+def test_without_locks_a_file_is_one_which_may_be_of_a_host_that_is_gone(tmp_path, monkeypatch):
+    """Lustre without its flock option; other hosts' processes cannot be seen from here."""
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    lock, folder = tmp_path / STATE / LOCK, RunFolder(tmp_path)
+    with folder.held():
+        lock.write_text(lock.read_text().replace(socket.gethostname(), "gone"))
+        with pytest.raises(ResumeError, match=f"until that has ended, or, if none is, remove {lock}$"):
+            folder.check_idle()
+    lock.unlink(missing_ok=True)
+    with folder.held():
+        pass

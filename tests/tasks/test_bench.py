@@ -196,7 +196,8 @@ def test_a_peer_that_ran_in_one_process_alone_is_left_out(asked):
     both.join(alone, "stream 4+12")
     assert (both.seconds, both.opened["yardstick"]) == ({"sinkctl": [[1.0], [3.0]]}, None)
     assert both.opened["failed"] == {"stock": "out of memory"}
-    wider = Found({"ways": {"sinkctl": Work(count=2).model_dump()}, "yardstick": None, "failed": {}}, {})
+    ways = {"sinkctl": Work(count=2).model_dump()}
+    wider = Found({"ways": ways, "yardstick": None, "failed": {}}, {"sinkctl": [[1.0]]})
     with pytest.raises(SinkctlError, match="does other work in another process"):
         both.join(wider, "stream 4+12")
 

@@ -20,6 +20,7 @@ from sinkctl.result.bench import OURS
 from sinkctl.result.compare import judge, parse_gate
 from sinkctl.tasks.bench.cases import decode, quality, stream
 from sinkctl.tasks.bench.driver import HERE, Collected, Driver
+from sinkctl.tasks.bench.session import Session
 from sinkctl.tasks.bench.way import Group, Way
 from sinkctl.tasks.bench.worker import serve
 from sinkctl.tasks.stream.scoring import StreamRun
@@ -163,6 +164,26 @@ def test_what_fails_in_a_timed_round_is_its_row_s_answer_and_the_others_are_meas
         judge(result, [parse_gate("stream.4+14.stock.tokens_per_s>=0")]).check()
 
 
+def test_what_is_timed_after_another_way_failed_does_not_allocate_within_its_sample(in_this_process, monkeypatch):
+    """The memory that torch caches went with the failed way."""
+    ran = []
+    ways = {name: Way(lambda name=name: ran.append(name), once=True) for name in ("stock", "published")}
+    failing = breaking(4, torch.OutOfMemoryError("no"))
+    ways = {"stock": ways["stock"], OURS: failing, "published": ways["published"]}
+    monkeypatch.setattr(stream, "group", lambda *_: Group("tokens_per_s", ways))
+    recipe = recipe_of({"kind": "stream", "windows": [12]}, shape="tiny").model_dump(mode="json")
+    session, timed = Session(recipe), []
+    session.open(0, "4+12")
+    for _ in range(4):
+        ran.clear()
+        session.round()
+        timed.append(list(ran))
+    assert timed == [
+        ["stock", "published"], ["published", "stock", "stock"], ["stock", "published", "published"],
+        ["published", "stock"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("when", ["built", "timed"])
 def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(when, in_this_process, monkeypatch, tmp_path):
     case, times = (
@@ -192,6 +213,46 @@ def test_a_failed_gate_stays_failed_where_it_cannot_be_measured_again(when, in_t
     (change,) = again.bench.changes
     assert (len(calls), change.failed, change.reran) == (2, True, False)
     assert again.notes == ["stream 4+12: could not be measured once more: memory is gone"]
+
+
+@pytest.mark.parametrize(("breaks", "when"), [("published", "again"), (OURS, "first"), ("stock", "again")])
+def test_a_gate_is_judged_twice_where_its_ways_ran_and_what_did_not_run_at_first_is_not_heard_later(
+    breaks, when, in_this_process, monkeypatch, tmp_path
+):  # fmt: skip
+    """Ours, beside stock; the gates are on both, all a million times slower than the baseline, and one way breaks."""
+    fine, built = Way(lambda: None, once=True), []
+
+    def group(*_):
+        built.append({OURS: fine, "stock": fine, "published": fine})
+        if (when == "first") == (len(built) == 1) and measuring:
+            built[-1][breaks] = breaking(4, torch.OutOfMemoryError("no"))
+        return Group("tokens_per_s", built[-1], "stock")
+
+    measuring = False
+    monkeypatch.setattr(stream, "group", group)
+    gates = ["stream.tokens_per_s:10%", "stream.4+12.stock.tokens_per_s:10%"]
+    timing = {"timing": {"rounds": 5, "warmup": 0, "seconds": 1e-4}}
+    recipe = recipe_of({"kind": "stream", "windows": [12]}, shape="tiny", fail_on=gates, **timing)
+    before = sinkctl.bench(recipe, progress=lambda _: None)
+    rows = [row.model_copy(update={
+        "yardstick": None, "samples": [[1e9 * x for x in one] for one in row.samples], "low": 1e15, "high": 2e15,
+    }) for row in before.bench.rows]  # fmt: skip
+    saved = before.model_copy(update={"bench": before.bench.model_copy(update={"rows": rows})})
+    (tmp_path / "base.json").write_text(saved.model_dump_json())
+    measuring = built.clear() is None
+    result = sinkctl.bench(recipe, baseline=tmp_path / "base.json", progress=lambda _: None)
+    changes = {change.name: (change.failed, change.reran) for change in result.bench.changes}
+    ours, stock = "stream.4+12.tokens_per_s", "stream.4+12.stock.tokens_per_s"
+    assert len(built) == 2
+    if breaks == OURS:
+        assert (ours in changes, changes[stock]) == (False, (True, True))
+        assert judge(result, [parse_gate(gates[0])]).unanswered
+    else:
+        assert (changes[ours], changes[stock]) == ((True, breaks == "published"),) * 2
+        once = "stream 4+12: could not be measured once more: out of memory"
+        assert result.notes == (
+            ["stream 4+12: published did not run: out of memory"] if breaks == "published" else [once]
+        )
 
 
 def test_where_every_row_is_refused_the_run_is(in_this_process):
@@ -240,4 +301,5 @@ def test_a_fault_is_no_refusal(in_this_process, monkeypatch):
     monkeypatch.setattr(decode, "group", broken)
     with pytest.raises(ZeroDivisionError):
         sinkctl.bench(recipe_of({"kind": "decode"}, shape="tiny"), progress=lambda _: None)
-    assert (of_exit(2), of_exit(3), of_exit(70), of_exit(-9)) == (ModelError, ModelError, SinkctlError, SinkctlError)
+    assert [of_exit(code) for code in (2, 3, -9)] == [ModelError] * 3  # the last one for memory
+    assert [of_exit(code) for code in (70, -11, -15)] == [SinkctlError] * 3

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import sinkctl.errors
-from sinkctl.errors import REPORT, SinkctlError, UnforeseenError
+from sinkctl.errors import KILLED, REPORT, SinkctlError, UnforeseenError
 from sinkctl.result.source import ROOT
 
 PROTOCOL = 1  # of the questions and answers; another version may have another
@@ -21,7 +21,7 @@ class DiedError(SinkctlError):
 
 
 class KilledError(DiedError):
-    """By signal 9, as the kernel does where memory does not suffice."""
+    """For memory, as it seems."""
 
 
 class Worker:
@@ -98,6 +98,6 @@ class Worker:
     def _died(self) -> DiedError:
         status = self._process.wait()
         said = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
-        if status == -9:
+        if status == KILLED:
             return KilledError(f"{self._who}: {said} (killed for memory?)")
         return DiedError(f"{self._who}: {said}; SINKCTL_DEBUG=1 shows all it wrote")

@@ -35,6 +35,7 @@ class Session:
         self._group: Group | None = None
         self._name = ""  # of what is open
         self._rounds = 0
+        self._cold: set[str] = set()  # ways that have to allocate anew what was let go of
 
     def facts(self, measured: bool = True) -> dict[str, Any]:
         """The machine, the model if a case has one, the environment; the hardware's rates if `measured`."""
@@ -69,6 +70,7 @@ class Session:
         case = self.recipe.cases[number]
         size = sizes(case)[label]
         self._name, self._rounds, failed, added = f"{case.label} at {label}", 0, {}, {}
+        self._cold.clear()
         try:
             self._group = group = CASES[case.kind].group(case, self.subject, size)
         except Exception as error:
@@ -116,6 +118,9 @@ class Session:
         with undisturbed():
             for name in list(ways)[:: 1 if self._rounds % 2 else -1]:
                 try:
+                    if name in self._cold:
+                        self.clock.once(ways[name].run)
+                        self._cold.remove(name)
                     found[name] = self.clock.sample(name, ways[name])
                 except Exception as error:
                     said = self._too_large if out_of_memory(error) else error
@@ -126,6 +131,7 @@ class Session:
                 if name in failed:  # and its traceback is gone
                     del ways[name]
                     self._tidy()
+                    self._cold = set(ways)
         return found | failed
 
     def close(self) -> None:

@@ -13,14 +13,14 @@ from sinkctl.clock import carry, phase, spent, timed
 from sinkctl.errors import Interrupted, ResumeError, UsageError
 from sinkctl.recipe.schema import BenchRecipe
 from sinkctl.result.baseline import mismatch
-from sinkctl.result.bench import BenchDetail, Change, Machine
+from sinkctl.result.bench import OURS, BenchDetail, Change, Machine
 from sinkctl.result.compare import Tolerance, parse_gate, thresholds
 from sinkctl.result.record import ModelReport
 from sinkctl.result.regression import changes
 from sinkctl.result.schema import Result
 from sinkctl.result.store import ENVIRONMENT, RunFolder
 from sinkctl.tasks.bench.against import checkout
-from sinkctl.tasks.bench.driver import HERE, Collected, Driver, Key, Progress
+from sinkctl.tasks.bench.driver import ALONE, HERE, Collected, Driver, Key, Progress
 from sinkctl.tasks.bench.held import Held, Mismatch
 from sinkctl.tasks.bench.outcome import detail_of, measurements
 from sinkctl.tasks.bench.verdict import verdict
@@ -111,12 +111,7 @@ def _run(
                 again = Driver(recipe, pythons, progress=progress, stop=stop)
                 with phase("measuring"):
                     anew = again.collect(Collected(), _keys(recipe, detail, first, again.keys()), "once more: ")
-                why = {
-                    key: said for lane, of_lane in anew.found.items() for key, x in of_lane.items()
-                    if (said := x.lost(collected.found[lane][key].seconds))
-                }  # fmt: skip
-                for lane, of_lane in anew.found.items():  # of what cannot be measured again, the first stays
-                    collected.found[lane] |= {key: x for key, x in of_lane.items() if key not in why}
+                why = _once_more(recipe, detail, first, collected, anew)
                 detail, found = _judged(recipe, suite, collected, gates, before)
                 once = {(recipe.cases[key.case].label, key.label): said for key, said in why.items()}
                 before.notes += [f"{' '.join(row)}: could not be measured once more: {once[row]}" for row in once]
@@ -132,6 +127,28 @@ def _run(
     if folder is not None:
         folder.write_json(ENVIRONMENT, collected.facts[HERE][-1]["environment"])
     return finished(result, folder, finish, lambda what: progress(Progress(what, 1.0)))
+
+
+def _once_more(
+    recipe: BenchRecipe, detail: BenchDetail, names: Container[str], collected: Collected, anew: Collected
+) -> dict[Key, str]:  # fmt: skip
+    """Take what was measured anew, of ways that ran at first; where these rows' ways do not, the first stays: why."""
+    why = {}
+    for key in anew.found[HERE]:
+        row_of = (recipe.cases[key.case].label, key.label)
+        rows = [row for row in detail.rows if row.name in names and (row.case, row.label) == row_of]
+        ways = {OURS} | {row.way for row in rows} | {row.yardstick for row in rows}
+        of_lanes = [(collected.found[lane], of_lane) for lane, of_lane in anew.found.items()]
+        lost = [again[key].lost(ways & first[key].seconds.keys()) for first, again in of_lanes]
+        if any(lost):
+            why[key] = next(filter(None, lost))
+            continue
+        for first, again in of_lanes:
+            for way in again[key].seconds.keys() - first[key].seconds.keys():  # it keeps its first answer
+                failed = first[key].opened["failed"].get(way, ALONE)
+                again[key].lose(way, first[key].refusal if way == OURS else {"why": failed})
+            first[key] = again[key]
+    return why
 
 
 def _check_measured(collected: Collected) -> None:

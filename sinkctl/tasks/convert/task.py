@@ -5,12 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from sinkctl import __version__
 from sinkctl.check import check
 from sinkctl.clock import phase, spent, timed
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted, within_memory
 from sinkctl.kernels.present import uncompiled
 from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel, load
@@ -91,20 +89,19 @@ def run(
         loaded = scratch(recipe.model, recipe.scratch, recipe.training.seed) if random else load(_plain(recipe.model))
     with phase("preparing"):
         conversion = Conversion(settle(recipe, loaded), loaded, told, stop)
+    less = "--no-eval compares nothing, and fewer --samples or a smaller --window take less"
+    less = "a smaller training.micro_batch or --length takes less" if recipe.steps else less
     try:
-        if recipe.steps:
-            result = _trained(conversion, output, finish)
-        else:
-            with uncompiled(spared_kernels(loaded.model, conversion.work.whole)):
-                result = _begun(conversion, output, finish)
+        with within_memory(loaded.device, less):
+            if recipe.steps:
+                result = _trained(conversion, output, finish)
+            else:
+                with uncompiled(spared_kernels(loaded.model, conversion.work.whole)):
+                    result = _begun(conversion, output, finish)
     except Interrupted as error:
         kept = resumable(output)
         left = f"go on with sinkctl convert --resume {shlex.quote(str(output))}" if kept else "nothing was written"
         raise Interrupted(f"{error}; {left}") from error
-    except torch.OutOfMemoryError as error:
-        hint = "--no-eval compares nothing, and fewer --samples or a smaller --window take less"
-        hint = "a smaller training.micro_batch or --length takes less" if recipe.steps else hint
-        raise ModelError(f"{loaded.device} is out of memory: {hint}") from error
     return None if result is None else Outcome(result, output)
 
 

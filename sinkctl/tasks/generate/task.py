@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sinkctl.clock import phase, timed
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted, within_memory
 from sinkctl.model.load import LoadedModel
 from sinkctl.model.parallel import tell
 from sinkctl.recipe.schema import GenerateRecipe
@@ -71,8 +70,9 @@ def _run(
         saved = time.monotonic()
         cost = saved - began
 
+    less = "--chunk takes fewer prompt tokens at once, --window keeps fewer, and fewer prompts side by side"
     try:
-        with phase("generating"):
+        with phase("generating"), within_memory(generation.loaded.device, less):
             for tokens in generation:
                 array.append(tokens.ids.ravel())
                 progress(tokens, generation)
@@ -97,9 +97,6 @@ def _run(
             save_arrays(folder.path / "tokens.npy", [ids])
             _write_texts(folder, array, generation)
         return Generated(finished(result, folder, finish), ids)
-    except torch.OutOfMemoryError as error:
-        hint = "--chunk takes fewer prompt tokens at once, --window keeps fewer, and fewer prompts side by side"
-        raise ModelError(f"{generation.loaded.device} is out of memory: {hint}") from error
     finally:
         array.close()
         if folder is not None and not resumable(folder.path):

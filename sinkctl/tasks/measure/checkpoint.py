@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sinkctl.clock import phase, spent
-from sinkctl.errors import ModelError, ResumeError
+from sinkctl.errors import ResumeError, within_memory
 from sinkctl.kernels.present import uncompiled
 from sinkctl.model.compiled import spared_kernels
 from sinkctl.model.load import LoadedModel
@@ -185,11 +184,8 @@ class Measuring:
             self.pace.do(tokens * (STREAMED if what == STREAMING else LOST))
             self.told(Progress(what, self.pace.share, self.pace.seconds_left))
 
-        try:
+        with within_memory(self.loaded.device, "--no-cost leaves the costs out, --set cost.window=N keeps less"):
             costs(self.recipe, self.loaded, self.inputs, told, self.stop, self.costs)
-        except torch.OutOfMemoryError as error:
-            hint = "--no-cost leaves the costs out, --set cost.window=N keeps less"
-            raise ModelError(f"{self.loaded.device} is out of memory: {hint}") from error
         found = self.costs
         self.kept.add(name, {
             "lines": [line.model_dump() for line in found.lines],

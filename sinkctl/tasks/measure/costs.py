@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sinkctl.errors import Interrupted, ModelError, TextError
+from sinkctl.errors import Interrupted, ModelError, TextError, within_memory
 from sinkctl.model.kinds import WORDS
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import MeasureRecipe
@@ -74,14 +74,11 @@ def costs(
     try:
         ids_NT, bos = _samples(recipe, loaded, found.notes)
         others = [sink.token for sink in elsewhere(main_input(shown))[:OTHERS]] if shown else []
-        ablations = Ablations(recipe, loaded, ids_NT, bos, others, progress, go_on)
-        ablations.run()
+        with within_memory(loaded.device, "--batch takes fewer samples"):
+            ablations = Ablations(recipe, loaded, ids_NT, bos, others, progress, go_on)
+            ablations.run()
     except (ModelError, TextError) as error:
         found.notes.append(f"Not all costs were measured: {error}.")
-    except torch.OutOfMemoryError:
-        found.notes.append(
-            f"Not all costs were measured: {loaded.device} is out of memory; --batch takes fewer samples."
-        )
     finally:
         if ablations is not None:
             found.lines.extend(ablations.lines)

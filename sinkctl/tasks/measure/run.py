@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sinkctl.clock import phase
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted, ModelError, within_memory
 from sinkctl.metrics import ATTENTION
 from sinkctl.metrics.maps import FROM_MAPS, observe_maps
 from sinkctl.metrics.observe import blocks_of, observe
@@ -130,14 +130,12 @@ class InputRun:
             samples = laid_out(batch, device, self.recipe.layout, self._pad_id, longest)
         else:
             samples = Samples({"pixel_values": torch.stack(list(batch)).to(device, self.loaded.dtype)})
-        try:
-            with restored(model):  # dynamic NTK would go on with the frequencies of the longest batch
-                self.choices |= observe(model, samples, self.tally)
-                if "attention" in self.recipe.parts and (self._mapped or not self.tally.rows):
-                    self._read_maps(samples)
-        except torch.OutOfMemoryError as error:
-            hint = "--batch takes fewer samples at once, --length shorter ones"
-            raise ModelError(f"{device} is out of memory: {hint}") from error
+        less = "--batch takes fewer samples at once, --length shorter ones"
+        # Dynamic NTK would go on with the frequencies of the longest batch.
+        with within_memory(device, less), restored(model):
+            self.choices |= observe(model, samples, self.tally)
+            if "attention" in self.recipe.parts and (self._mapped or not self.tally.rows):
+                self._read_maps(samples)
         self.tally.end(len(batch))
 
     def _read_maps(self, samples: Samples) -> None:

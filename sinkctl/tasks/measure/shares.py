@@ -40,7 +40,7 @@ class Share:
     ) -> tuple[Kept, RunFolder | None]:  # fmt: skip
         """(what this process keeps, with what is known already; the run's folder, where it is this one's to write).
 
-        `holding`: as long as that, no other run may begin or go on in the folder.
+        `holding`: as long as that, no other run may begin or go on in the folder; of several processes the first one's.
         """
         whole = None if output is None else RunFolder(output)
         kept = Kept({}, {}, whole, recipe, files)

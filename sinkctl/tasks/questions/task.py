@@ -6,10 +6,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from sinkctl.clock import phase, timed
-from sinkctl.errors import Interrupted, ModelError
+from sinkctl.errors import Interrupted, within_memory
 from sinkctl.model.load import LoadedModel
 from sinkctl.recipe.schema import QuestionsRecipe
 from sinkctl.result.environment import environment
@@ -62,8 +60,9 @@ def _run(
             folder.write_recipe(asking.recipe.model_dump(mode="json"))
             folder.write_json(ENVIRONMENT, environment())
     answers, shown = [], 0
+    less = "--chunk takes fewer tokens at once, --window keeps fewer, and dense keeps all"
     try:
-        with phase("asking"):
+        with phase("asking"), within_memory(loaded.device, less):
             for some in asking:
                 answers += some
                 if some or asking.tokens - shown >= asking.recipe.chunk:
@@ -74,9 +73,6 @@ def _run(
     except Interrupted as error:
         said = f"stopped after {asking.asked:,} questions"
         raise Interrupted(f"{said}; a run with questions cannot be resumed, start it again") from error
-    except torch.OutOfMemoryError as error:
-        hint = "--chunk takes fewer tokens at once, --window keeps fewer, and dense keeps all"
-        raise ModelError(f"{loaded.device} is out of memory: {hint}") from error
     result = result_of(asking, answers)
     if folder is not None:
         lines = (json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)

@@ -1,14 +1,14 @@
 """What one pass over texts keeps on disk while it runs: its losses as they come, and states to go on from."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sinkctl.errors import ModelError
+from sinkctl.errors import within_memory
 from sinkctl.model.parallel import tell
 from sinkctl.result.store import GrowingArray, RunFolder
 from sinkctl.tasks.stream.lines import PLACES
@@ -93,11 +93,6 @@ class Kept:
         return [*self.losses, *(each for each in (self.texts, self.places) if each is not None)]
 
 
-@contextmanager
-def memory_told(chunk: int, device: torch.device) -> Iterator[None]:
+def memory_told(chunk: int, device: torch.device) -> AbstractContextManager[None]:
     """ModelError where a block does not fit the device."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        hint = f"a block of {chunk} tokens does not fit; --chunk takes fewer"
-        raise ModelError(f"{device} is out of memory: {hint}") from error
+    return within_memory(device, f"a block of {chunk} tokens does not fit; --chunk takes fewer")
