@@ -199,11 +199,16 @@ def _entering(cache: StreamingCache, handler: _Attention):
 
     def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if cache_given(module, args, kwargs) is not cache:
-            raise ModelError("inside `with streaming(model) as cache`, call model.generate(..., past_key_values=cache)")
+            raise ModelError(
+                "inside `with streaming(model) as cache`, call model.generate(..., past_key_values=cache), which the "
+                "same model cannot assist"
+            )
         if kwargs.get("use_cache") is False:  # `generate` would feed everything again with every token
             raise ModelError("use_cache=False leaves nothing to a cache; leave it out")
         inputs = _inputs(args, kwargs)
         tokens = _tokens(args, kwargs)
+        if not tokens.shape[1]:  # a prompt that was fed before
+            raise ModelError("the cache has all of these tokens; give what follows them, or call cache.reset() first")
         mask = kwargs.get("attention_mask")
         if mask is not None and mask.ndim != 2:
             raise ModelError("the streaming cache takes attention masks of two dimensions (which tokens are padding)")

@@ -100,6 +100,11 @@ def test_the_cache_is_refused_where_it_would_be_wrong():
             model.generate(prompt[None], max_new_tokens=2, use_cache=False, past_key_values=cache)
         with pytest.raises(ModelError, match="gives no tokens back"):
             cache.crop(-1)
+        with pytest.raises(ModelError, match=r"has all of these tokens; .* cache.reset\(\)"):
+            model(input_ids=prompt[None, :0], past_key_values=cache)
+        cache.reset()
+        with pytest.raises(ModelError, match="cannot assist"):
+            model.generate(prompt[None], max_new_tokens=2, assistant_model=model, past_key_values=cache)
     cache.reset()
     with pytest.raises(ModelError, match="lives inside"):
         said(model, cache, prompt[None])
