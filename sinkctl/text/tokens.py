@@ -127,7 +127,7 @@ class TokenStream:
                 yield TokenBlock(ids[begin:], held.bytes[characters], held.lines[characters], start.file, start)
 
     def _pieces(self) -> Iterator[_Piece | Exception | None]:
-        """What becomes a block each, and the error that ends it; None before a pipe, which may keep one waiting."""
+        """What becomes a block each, the error that ends it; None where what follows may keep one waiting."""
         start = self._start
         before = self._read_ahead = self._before[start.file] if self.bytes_total else 0
         try:
@@ -136,8 +136,9 @@ class TokenStream:
                     yield None
                 data = Source(self._files[file])
                 try:
-                    for held, begin in self._cut(data, start if file == start.file else TextPosition(file=file)):
-                        yield _Piece(held, begin, before + data.bytes_read, self._share(file, data.bytes_taken()))
+                    for cut in self._cut(data, start if file == start.file else TextPosition(file=file)):
+                        read = before + data.bytes_read, self._share(file, data.bytes_taken())
+                        yield cut and _Piece(*cut, *read)
                     before = self._read_ahead = before + data.bytes_read
                 finally:
                     data.close()
@@ -147,8 +148,8 @@ class TokenStream:
     def _share(self, file: int, taken: int) -> float | None:
         return min(1.0, (self._before[file] + taken) / max(1, self._before[-1])) if self._before else None
 
-    def _cut(self, data: Source, start: TextPosition) -> Iterator[tuple[Characters, TextPosition]]:
-        """Characters up to each cut, the guard first, and the start of what follows that."""
+    def _cut(self, data: Source, start: TextPosition) -> Iterator[tuple[Characters, TextPosition] | None]:
+        """Characters up to each cut, the guard first, and where they start; None where a read gives no cut."""
         buffer = _Buffer(self._decoder(data.name))
         self._replay(data, buffer, start)
         while raw := data.read(self._block_bytes):
@@ -156,11 +157,13 @@ class TokenStream:
             self.largest_buffer = max(self.largest_buffer, buffer.size)
             if len(raw) < self._block_bytes:
                 break
-            if not (self.bounded and buffer.has_grown):
-                continue
-            buffer.gather()
-            cut = self._cuts.last(buffer.held.text, start.guard)
-            if cut is not None:
+            cut = None
+            if self.bounded and buffer.has_grown:
+                buffer.gather()
+                cut = self._cuts.last(buffer.held.text, start.guard)
+            if cut is None:
+                yield None
+            else:
                 held = buffer.held.before(cut)
                 following = buffer.cut(cut, start.file, data.bytes_read)
                 yield held, start

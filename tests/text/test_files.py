@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sinkctl.errors import ResumeError, TextError
 from sinkctl.text import TextPosition, TokenStream, fingerprint
+from sinkctl.text.source import Source
 from sinkctl.text.tokens import AT_ONCE
 
 TEXT = "The first line.\nThe second, with é and 東京.\n" * 40
@@ -169,6 +170,18 @@ def test_a_character_that_a_tokenizer_refuses_costs_no_block_before_it(tmp_path:
     found, error = until_error(TokenStream([path], tokenizer, block_bytes=100))
     assert found == [start for start in starts if start.read < 3800]
     assert "WordLevel error" in error
+
+
+def test_no_block_waits_for_a_file_that_gives_no_cut(demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One endless line, or a tokenizer without exact cuts: the whole file would be read before the blocks in front."""
+    files = [tmp_path / name for name in ("one.txt", "two.txt", "endless.txt")]
+    for path, text in zip(files, ("It was dark.", "It was cold.", "a" * 5000), strict=True):
+        path.write_text(text)
+    read, really = [], Source.read
+    monkeypatch.setattr(Source, "read", lambda self, size: read.append(self.name) or really(self, size))
+    blocks = iter(TokenStream(files, demo, block_bytes=64))
+    assert [next(blocks).file for _ in range(2)] == [0, 1]
+    assert read.count(str(files[2])) <= 1
 
 
 def test_standard_input_holds_records_when_a_field_is_named(demo, monkeypatch: pytest.MonkeyPatch):
