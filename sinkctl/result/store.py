@@ -190,9 +190,8 @@ class RunFolder:
         except Timeout as error:
             said = "another process is at work in it; wait until that has ended"
             with suppress(OSError):  # it has ended
-                said += f", or, if none is, remove {lock.lock_file}" * bool(
-                    (states / LOCK).stat().st_size
-                )  # whose it is
+                if (states / LOCK).stat().st_size:  # the file is the lock, and says whose
+                    said += f", or, if none is, remove {lock.lock_file}"
             raise ResumeError(f"{self.path}: {said}") from error
         except (NotImplementedError, OSError) as error:
             code = getattr(error, "errno", None)

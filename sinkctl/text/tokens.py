@@ -22,7 +22,7 @@ from sinkctl.text.stages import Stages
 
 Encode = Callable[[list[str], bool], Iterator[tuple[np.ndarray, np.ndarray]]]
 
-AT_ONCE = 16  # reads tokenized at once, by all cores: of 64 KB each they take some 100 MB
+AT_ONCE = 16  # reads tokenized at once, by all cores: of 64 KB each they take 100 to 200 MB
 
 
 class Prepared(NamedTuple):
@@ -95,7 +95,7 @@ class TokenStream:
         # As the last block was cut, though more is read by now: decompressed bytes, and the share of the input's bytes
         # on disk, which is None when there is a pipe among the files.
         self.bytes_read = self._read_ahead = 0
-        self.share_read = self._share(0, 0)
+        self.share_read = self._share(self._start.file, 0)
 
     def __iter__(self) -> Iterator[TokenBlock]:
         waiting: list[_Piece] = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +50,7 @@ def of_files(
     without .jsonl files, Interrupted for `stop`.
     """
     check(settings.files)
-    records = [holds_records(name, settings.field) for name in settings.files]
-    if settings.field is not None and not any(records):
+    if settings.field is not None and not any(holds_records(name, settings.field) for name in settings.files):
         raise UsageError(f"field {settings.field}: none of the texts to train on is a .jsonl file")
     found, special = _Collected(loaded, bos_id), SpecialTokens(loaded.tokenizer, loaded.rows, None)
     last = None
@@ -134,7 +133,7 @@ class _Collected:
 def _blocks(settings: TextFiles, tokenizer: Any) -> Iterator[tuple[str, _Block]]:
     """Blocks of all files, each with its file's name; texts one after the other are one stream, tokenized at once."""
     files = settings.files
-    sizes = [0 if is_pipe(name) else Path(name).stat().st_size for name in files]
+    before = [0, *accumulate(0 if is_pipe(name) else Path(name).stat().st_size for name in files)]  # bytes of those
 
     def alone(index: int) -> int | None:
         name = files[index]
@@ -150,8 +149,8 @@ def _blocks(settings: TextFiles, tokenizer: Any) -> Iterator[tuple[str, _Block]]
         else:
             blocks = _of_texts(names, settings, tokenizer)
         for block in blocks:
-            share = sum(sizes[:first]) + block.share * sum(sizes[first : first + len(names)])
-            yield names[block.file], block._replace(share=share / max(1, sum(sizes)), file=first + block.file)
+            read = before[first] + block.share * (before[first + len(names)] - before[first])
+            yield names[block.file], block._replace(share=read / max(1, before[-1]), file=first + block.file)
 
 
 def _holds_ids(name: str) -> bool:
